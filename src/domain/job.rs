@@ -1,0 +1,214 @@
+//! What a job is: its definition, which never changes, and where it stands in its life.
+
+use std::collections::{BTreeMap, HashSet};
+
+use time::OffsetDateTime;
+
+use super::ids::check;
+use super::{JobId, JobState, MAX_STAGES, StageKey, Violation};
+
+/// The most tasks that a job can have.
+pub const MAX_TASKS: u32 = 10_000_000;
+
+const MAX_DISPLAY_NAME_BYTES: usize = 256;
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_VALUE_BYTES: usize = 256;
+const DEFAULT_FAILURE_THRESHOLD: f64 = 0.5;
+
+/// A definition as a caller wrote it, not yet looked at.
+#[derive(Debug, Clone, Default)]
+pub struct NewJob {
+    /// Empty: generated.
+    pub job_id: String,
+    /// For people.
+    pub display_name: String,
+    /// For selecting.
+    pub labels: BTreeMap<String, String>,
+    /// The keys of the stages, in order.
+    pub stages: Vec<String>,
+    /// How many tasks.
+    pub task_count: i64,
+    /// Absent: 0.5.
+    pub failure_threshold: Option<f64>,
+}
+
+/// What a job is. Never changes once the job exists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// The job's id.
+    pub id: JobId,
+    /// For people.
+    pub display_name: String,
+    /// For selecting.
+    pub labels: BTreeMap<String, String>,
+    /// 1 to [`MAX_STAGES`] distinct keys, in the order in which a task passes them.
+    pub stages: Vec<StageKey>,
+    /// At most [`MAX_TASKS`].
+    pub task_count: u32,
+    /// The largest share of failed tasks with which the job still succeeds, 0 to 1.
+    pub failure_threshold: f64,
+}
+
+/// A job as Postgres holds it, without its snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// What it is.
+    pub definition: Definition,
+    /// Where it stands.
+    pub state: JobState,
+    /// Which tracker is its own; 0 before the first attempt to start it.
+    pub incarnation: u64,
+    /// By the clock of Postgres, as all three.
+    pub create_time: OffsetDateTime,
+    /// Absent before the start.
+    pub start_time: Option<OffsetDateTime>,
+    /// Absent before the end.
+    pub end_time: Option<OffsetDateTime>,
+    /// Why it was cancelled; empty in every other state.
+    pub cancel_reason: String,
+}
+
+impl NewJob {
+    /// Checks every field, and names all that are wrong.
+    pub fn validate(self) -> Result<Definition, Vec<Violation>> {
+        let mut violations = Vec::new();
+        let mut require = |holds: bool, field: &str, description: String| {
+            if !holds {
+                violations.push(Violation::new(field, description));
+            }
+        };
+        let id = if self.job_id.is_empty() { Ok(JobId::generate()) } else { self.job_id.parse() };
+        if let Err(fault) = &id {
+            require(false, "job_id", format!("{fault}"));
+        }
+        require(
+            self.display_name.len() <= MAX_DISPLAY_NAME_BYTES,
+            "display_name",
+            format!("must have at most {MAX_DISPLAY_NAME_BYTES} bytes"),
+        );
+        require(self.labels.len() <= MAX_LABELS, "labels", format!("must be at most {MAX_LABELS}"));
+        for (key, value) in &self.labels {
+            // NUL cannot be stored in Postgres, neither in text nor in jsonb.
+            let holds =
+                check(key, JobId::MAX_BYTES).is_ok() && value.len() <= MAX_LABEL_VALUE_BYTES && !value.contains('\0');
+            require(
+                holds,
+                "labels",
+                format!(
+                    "{key:?}: a key must be like a job id, a value at most {MAX_LABEL_VALUE_BYTES} bytes without NUL"
+                ),
+            );
+        }
+        require(!self.display_name.contains('\0'), "display_name", "must not contain NUL".to_owned());
+        require(
+            (1..=MAX_STAGES).contains(&self.stages.len()),
+            "stages",
+            format!("must be 1 to {MAX_STAGES} keys, not {}", self.stages.len()),
+        );
+        let mut seen = HashSet::new();
+        let mut stages = Vec::new();
+        for (index, key) in self.stages.iter().take(MAX_STAGES).enumerate() {
+            let field = format!("stages[{index}]");
+            match key.parse::<StageKey>() {
+                Ok(stage) => stages.push(stage),
+                Err(fault) => require(false, &field, format!("{fault}")),
+            }
+            require(seen.insert(key), &field, format!("must not repeat the key {key:?}"));
+        }
+        let task_count = u32::try_from(self.task_count).ok().filter(|count| *count <= MAX_TASKS);
+        require(task_count.is_some(), "task_count", format!("must be 0 to {MAX_TASKS}, not {}", self.task_count));
+        let failure_threshold = self.failure_threshold.unwrap_or(DEFAULT_FAILURE_THRESHOLD);
+        require(
+            (0.0..=1.0).contains(&failure_threshold),
+            "failure_threshold",
+            format!("must be 0 to 1, not {failure_threshold}"),
+        );
+        match (id, task_count) {
+            (Ok(id), Some(task_count)) if violations.is_empty() => Ok(Definition {
+                id,
+                display_name: self.display_name,
+                labels: self.labels,
+                stages,
+                task_count,
+                failure_threshold,
+            }),
+            _ => Err(violations),
+        }
+    }
+}
+
+impl Definition {
+    /// Which stage has this key.
+    pub fn stage_index(&self, key: &str) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.as_str() == key)
+    }
+
+    /// The names of the fields in which `other` is another job than this.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("display_name", self.display_name != other.display_name),
+            ("labels", self.labels != other.labels),
+            ("stages", self.stages != other.stages),
+            ("task_count", self.task_count != other.task_count),
+            ("failure_threshold", self.failure_threshold.to_bits() != other.failure_threshold.to_bits()),
+        ]
+        .into_iter()
+        .filter_map(|(field, differs)| differs.then_some(field))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new_job() -> NewJob {
+        NewJob { job_id: "a".into(), stages: vec!["s".into()], task_count: 1, ..NewJob::default() }
+    }
+
+    fn fields(new: NewJob) -> Vec<String> {
+        new.validate().unwrap_err().into_iter().map(|violation| violation.field).collect()
+    }
+
+    #[test]
+    fn defaults_are_a_generated_id_and_half() {
+        let definition = NewJob { job_id: String::new(), ..new_job() }.validate().unwrap();
+        assert_eq!(definition.id.as_str().len(), 36);
+        assert_eq!(definition.failure_threshold.to_bits(), 0.5_f64.to_bits());
+    }
+
+    #[test]
+    fn every_malformed_field_is_named_at_once() {
+        let new = NewJob {
+            job_id: "no good".into(),
+            display_name: "x".repeat(257),
+            labels: BTreeMap::from([("a b".into(), String::new())]),
+            stages: vec!["s".into(), "s".into(), String::new()],
+            task_count: -1,
+            failure_threshold: Some(f64::NAN),
+        };
+        assert_eq!(
+            fields(new),
+            ["job_id", "display_name", "labels", "stages[1]", "stages[2]", "task_count", "failure_threshold"]
+        );
+    }
+
+    #[test]
+    fn limits_hold_on_both_sides() {
+        let stages = |count: usize| NewJob { stages: (0..count).map(|i| format!("s{i}")).collect(), ..new_job() };
+        assert_eq!(fields(stages(0)), ["stages"]);
+        assert!(stages(8).validate().is_ok());
+        assert_eq!(fields(stages(9)), ["stages"]);
+        assert!(NewJob { task_count: 10_000_000, ..new_job() }.validate().is_ok());
+        assert_eq!(fields(NewJob { task_count: 10_000_001, ..new_job() }), ["task_count"]);
+        assert!(NewJob { failure_threshold: Some(1.0), ..new_job() }.validate().is_ok());
+    }
+
+    #[test]
+    fn differences_name_the_fields() {
+        let one = new_job().validate().unwrap();
+        let other = NewJob { task_count: 2, display_name: "b".into(), ..new_job() }.validate().unwrap();
+        assert_eq!(one.differences(&one.clone()), Vec::<&str>::new());
+        assert_eq!(one.differences(&other), ["display_name", "task_count"]);
+    }
+}

@@ -1,0 +1,313 @@
+//! Marks: two bits for each task and stage, `processed` and `succeeded`. A failure sets the first, a success both,
+//! so pending (00) < failed (01) < succeeded (11) and marks merge by bitwise OR: they only grow (invariant I3).
+//!
+//! A *cell* holds the bits of one task, its stages side by side, the first stage in the highest bits. Cells follow
+//! each other without gaps, the first bit of a byte being its highest.
+
+use super::counts::StageDelta;
+use super::{Counts, CountsDelta, MAX_STAGES, Outcome, StageCounts};
+
+const PROCESSED: u16 = 0b01;
+const SUCCEEDED: u16 = 0b11;
+const BITS_PER_STAGE: usize = 2;
+
+/// One mark: this task, at this stage, did this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The task's index.
+    pub task: u32,
+    /// The stage's index.
+    pub stage: usize,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// Where a task stands at a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Nobody reported it, and it stands failed at no earlier stage.
+    Pending,
+    /// It failed here.
+    Failed,
+    /// It succeeded here.
+    Succeeded,
+    /// Nobody reported it, and it stands failed at an earlier stage. Derived, never stored: storing it would not
+    /// commute with a retry.
+    Skipped,
+}
+
+/// The marks of one task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Cell(u16);
+
+/// How the cells of a job lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// How many tasks.
+    pub total: u32,
+    /// How many stages, 1 to [`MAX_STAGES`].
+    pub stages: usize,
+}
+
+/// The cells of a whole job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cells {
+    layout: Layout,
+    bytes: Vec<u8>,
+}
+
+/// Bytes that are not the cells of such a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CellsError {
+    /// Too many or too few bytes.
+    #[error("{found} bytes where the cells of the job take {expected}")]
+    Length {
+        /// What the layout asks for.
+        expected: usize,
+        /// What there is.
+        found: usize,
+    },
+    /// A cell says that a task succeeded without being processed, which no mark says.
+    #[error("task {task} holds bits that no mark sets")]
+    Impossible {
+        /// The first such task.
+        task: u32,
+    },
+}
+
+impl Mark {
+    /// The bits it sets in its task's cell.
+    pub fn bits(self, stages: usize) -> Cell {
+        let bits = match self.outcome {
+            Outcome::Succeeded => SUCCEEDED,
+            Outcome::Failed => PROCESSED,
+        };
+        Cell(bits << shift(self.stage, stages))
+    }
+}
+
+impl Cell {
+    /// Both marks: the only way in which marks come together.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Where the task stands at each stage.
+    pub fn statuses(self, stages: usize) -> impl Iterator<Item = Status> {
+        let mut failed_earlier = false;
+        (0..stages).map(move |stage| match (self.0 >> shift(stage, stages)) & SUCCEEDED {
+            0 if failed_earlier => Status::Skipped,
+            0 => Status::Pending,
+            PROCESSED => {
+                failed_earlier = true;
+                Status::Failed
+            }
+            _ => Status::Succeeded,
+        })
+    }
+
+    /// Whether marks can have led here: no stage succeeded without being processed.
+    fn is_possible(self) -> bool {
+        const EACH_PROCESSED: u16 = 0x5555;
+        (self.0 >> 1) & EACH_PROCESSED & !self.0 == 0
+    }
+}
+
+fn shift(stage: usize, stages: usize) -> usize {
+    BITS_PER_STAGE * (stages - 1 - stage)
+}
+
+impl Layout {
+    /// How many bytes all cells take.
+    pub fn bytes(self) -> usize {
+        (self.total as usize * self.cell_bits()).div_ceil(8)
+    }
+
+    fn cell_bits(self) -> usize {
+        BITS_PER_STAGE * self.stages
+    }
+
+    /// The bytes that hold any of the task's bits: at most three.
+    pub fn span(self, task: u32) -> std::ops::Range<usize> {
+        let first_bit = task as usize * self.cell_bits();
+        first_bit / 8..(first_bit + self.cell_bits()).div_ceil(8)
+    }
+
+    /// The task's cell, from `bytes` whose first is byte `offset` of all cells.
+    pub fn cell(self, task: u32, bytes: &[u8], offset: usize) -> Cell {
+        let (word, shift) = self.word(task, bytes, offset);
+        Cell(truncate((word >> shift) & self.cell_mask()))
+    }
+
+    /// Merges `cell` into the task's place in `bytes`, whose first is byte `offset` of all cells.
+    pub fn merge(self, task: u32, cell: Cell, bytes: &mut [u8], offset: usize) {
+        let (_, shift) = self.word(task, bytes, offset);
+        let word = (u32::from(cell.0) << shift).to_be_bytes();
+        for (index, byte) in self.span(task).enumerate() {
+            bytes[byte - offset] |= word[1 + index];
+        }
+    }
+
+    /// Three bytes from the task's first on, as one number, and how far right of its end the cell lies.
+    fn word(self, task: u32, bytes: &[u8], offset: usize) -> (u32, usize) {
+        let first_bit = task as usize * self.cell_bits();
+        let start = first_bit / 8 - offset;
+        let byte = |index: usize| u32::from(bytes.get(start + index).copied().unwrap_or(0));
+        ((byte(0) << 16) | (byte(1) << 8) | byte(2), 24 - first_bit % 8 - self.cell_bits())
+    }
+
+    fn cell_mask(self) -> u32 {
+        (1 << self.cell_bits()) - 1
+    }
+}
+
+/// The low 16 bits, which is all that a cell has.
+fn truncate(word: u32) -> u16 {
+    (word & 0xffff) as u16
+}
+
+impl CountsDelta {
+    /// Adds what it means that `old` became `new`.
+    pub fn add(&mut self, old: Cell, new: Cell) {
+        let stages = self.0.len();
+        for (delta, (before, after)) in self.0.iter_mut().zip(old.statuses(stages).zip(new.statuses(stages))) {
+            if before != after {
+                *delta.of(before) -= 1;
+                *delta.of(after) += 1;
+            }
+        }
+    }
+}
+
+impl StageDelta {
+    /// The number that counts `status`; pending is what the others leave, and goes nowhere.
+    fn of(&mut self, status: Status) -> &mut i64 {
+        match status {
+            Status::Succeeded => &mut self.succeeded,
+            Status::Failed => &mut self.failed,
+            Status::Skipped => &mut self.skipped,
+            Status::Pending => &mut self.pending,
+        }
+    }
+}
+
+impl Cells {
+    /// Takes bytes that should be the cells of such a job; refuses what no marks have written.
+    pub fn new(layout: Layout, bytes: Vec<u8>) -> Result<Self, CellsError> {
+        if bytes.len() != layout.bytes() {
+            return Err(CellsError::Length { expected: layout.bytes(), found: bytes.len() });
+        }
+        let cells = Self { layout, bytes };
+        match (0..layout.total).find(|task| !cells.cell(*task).is_possible()) {
+            Some(task) => Err(CellsError::Impossible { task }),
+            None => Ok(cells),
+        }
+    }
+
+    /// The marks of one task.
+    pub fn cell(&self, task: u32) -> Cell {
+        self.layout.cell(task, &self.bytes, 0)
+    }
+
+    /// The bytes, as the tracker and the snapshot hold them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Counts everything anew. A histogram of cells first: ten million tasks have at most 6,561 different ones.
+    pub fn count(&self) -> Counts {
+        let mut histogram = vec![0_u32; 1 << (BITS_PER_STAGE * MAX_STAGES.min(self.layout.stages))];
+        for task in 0..self.layout.total {
+            histogram[usize::from(self.cell(task).0)] += 1;
+        }
+        let mut counts = Counts::none(self.layout.total, self.layout.stages);
+        for (bits, tasks) in (0_u16..=u16::MAX).zip(histogram).filter(|(_, tasks)| *tasks > 0) {
+            for (stage, status) in counts.stages.iter_mut().zip(Cell(bits).statuses(self.layout.stages)) {
+                match status {
+                    Status::Pending => {}
+                    Status::Failed => stage.failed += tasks,
+                    Status::Succeeded => stage.succeeded += tasks,
+                    Status::Skipped => stage.skipped += tasks,
+                }
+            }
+        }
+        counts
+    }
+}
+
+impl StageCounts {
+    /// These counts after a change; `None` if no marks can lead there.
+    pub fn after(self, delta: StageDelta, total: u32) -> Option<Self> {
+        let add = |count: u32, delta: i64| u32::try_from(i64::from(count) + delta).ok();
+        let after = Self {
+            succeeded: add(self.succeeded, delta.succeeded)?,
+            failed: add(self.failed, delta.failed)?,
+            skipped: add(self.skipped, delta.skipped)?,
+        };
+        (after.done() <= u64::from(total)).then_some(after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status::{Failed, Pending, Skipped, Succeeded};
+    use super::*;
+
+    fn cell(marks: &[(usize, Outcome)], stages: usize) -> Cell {
+        let mark =
+            |(stage, outcome): &(usize, Outcome)| Mark { task: 0, stage: *stage, outcome: *outcome }.bits(stages);
+        marks.iter().map(mark).fold(Cell::default(), Cell::merge)
+    }
+
+    fn statuses(marks: &[(usize, Outcome)], stages: usize) -> Vec<Status> {
+        cell(marks, stages).statuses(stages).collect()
+    }
+
+    #[test]
+    fn failing_closes_the_later_stages_that_nobody_reported() {
+        assert_eq!(statuses(&[(0, Outcome::Failed)], 3), [Failed, Skipped, Skipped]);
+        assert_eq!(statuses(&[(1, Outcome::Failed)], 3), [Pending, Failed, Skipped]);
+        assert_eq!(statuses(&[(0, Outcome::Failed), (1, Outcome::Succeeded)], 3), [Failed, Succeeded, Skipped]);
+    }
+
+    #[test]
+    fn a_late_failure_after_a_success_closes_nothing_in_any_order() {
+        let marks = [(0, Outcome::Succeeded), (0, Outcome::Failed)];
+        let reversed = [marks[1], marks[0]];
+        assert_eq!(statuses(&marks, 3), [Succeeded, Pending, Pending]);
+        assert_eq!(statuses(&reversed, 3), statuses(&marks, 3));
+    }
+
+    #[test]
+    fn every_task_of_every_layout_has_its_own_bits() {
+        for stages in 1..=MAX_STAGES {
+            let layout = Layout { total: 13, stages };
+            let full = cell(&(0..stages).map(|stage| (stage, Outcome::Succeeded)).collect::<Vec<_>>(), stages);
+            for task in 0..layout.total {
+                let mut bytes = vec![0; layout.bytes()];
+                layout.merge(task, full, &mut bytes, 0);
+                for other in 0..layout.total {
+                    let expected = if other == task { full } else { Cell::default() };
+                    assert_eq!(layout.cell(other, &bytes, 0), expected, "{stages} stages, task {task}, {other}");
+                }
+                let span = layout.span(task);
+                assert_eq!(layout.cell(task, &bytes[span.clone()], span.start), full);
+            }
+        }
+    }
+
+    #[test]
+    fn ten_million_tasks_in_three_stages_take_seven_and_a_half_megabytes() {
+        assert_eq!(Layout { total: 10_000_000, stages: 3 }.bytes(), 7_500_000);
+    }
+
+    #[test]
+    fn bytes_that_no_marks_wrote_are_refused() {
+        let layout = Layout { total: 4, stages: 1 };
+        assert_eq!(Cells::new(layout, vec![]), Err(CellsError::Length { expected: 1, found: 0 }));
+        assert_eq!(Cells::new(layout, vec![0b1110_0000]), Err(CellsError::Impossible { task: 1 }));
+        let cells = Cells::new(layout, vec![0b1101_0000]).unwrap();
+        assert_eq!(cells.count().stages, [StageCounts { succeeded: 1, failed: 1, skipped: 0 }]);
+    }
+}

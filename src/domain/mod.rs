@@ -1,0 +1,24 @@
+//! The pure core: what jobs, marks and progress are, and every rule that needs no store to be decided.
+//! Knows no Redis, no SQL, no gRPC and no clock: times are handed in.
+
+mod counts;
+mod ids;
+mod job;
+mod marking;
+mod marks;
+mod progress;
+mod report;
+mod resolve;
+mod state;
+mod violation;
+
+pub use counts::{Counts, CountsDelta, StageCounts, StageDelta};
+pub use ids::{JobId, MAX_STAGES, NotAnId, StageKey};
+pub use job::{Definition, Job, MAX_TASKS, NewJob};
+pub use marking::{Change, Marking, dispositions};
+pub use marks::{Cell, Cells, CellsError, Layout, Mark, Status};
+pub use progress::{ErrorSample, Errors, KEPT_SAMPLES, Progress, Rate, Source, SourceReason, Tally};
+pub use report::{Batch, Disposition, Entry, Failure, MAX_RESULTS, Outcome, TaskResult};
+pub use resolve::{Resolution, Row, TrackerView, resolve};
+pub use state::{Cause, JobState, NotAState, verdict};
+pub use violation::Violation;

@@ -1,0 +1,207 @@
+//! A report: what workers say became of tasks, validated whole before anything is marked.
+
+use super::{Definition, Mark, Violation};
+
+/// The most results in one call.
+pub const MAX_RESULTS: usize = 10_000;
+
+/// How many malformed fields are named; the rest would only make the answer long.
+const MAX_VIOLATIONS: usize = 20;
+const MAX_CODE_BYTES: usize = 64;
+const KEPT_MESSAGE_BYTES: usize = 256;
+const NO_CODE: &str = "UNKNOWN";
+
+/// What became of a task at a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It succeeded.
+    Succeeded,
+    /// It failed, and nobody will try it again.
+    Failed,
+}
+
+/// Why a task failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// A word to count by.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// One result as a caller wrote it, not yet looked at.
+#[derive(Debug, Clone)]
+pub struct TaskResult {
+    /// The task's index.
+    pub task: i64,
+    /// The stage's key.
+    pub stage: String,
+    /// Absent: the caller gave none, which is an error.
+    pub outcome: Option<Outcome>,
+    /// Only with a failure.
+    pub failure: Option<Failure>,
+}
+
+/// What became of one result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// It was new and is marked.
+    Applied,
+    /// The task already stood there, or higher.
+    Duplicate,
+    /// The job has ended; nothing changed.
+    Superseded,
+    /// The job has no such task.
+    UnknownTask,
+}
+
+/// A validated report.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    results: Vec<Entry>,
+}
+
+/// One validated result.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What it marks; `None` for a task that the job has not.
+    pub mark: Option<Mark>,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+impl Batch {
+    /// Checks every result against the job's definition, and names what is wrong.
+    pub fn new(definition: &Definition, results: Vec<TaskResult>) -> Result<Self, Vec<Violation>> {
+        if results.is_empty() || results.len() > MAX_RESULTS {
+            let description = format!("must be 1 to {MAX_RESULTS} results, not {}", results.len());
+            return Err(vec![Violation::new("results", description)]);
+        }
+        let mut violations = Vec::new();
+        let mut entries = Vec::with_capacity(results.len());
+        for (index, result) in results.into_iter().enumerate() {
+            match result.validate(definition) {
+                Ok(entry) => entries.push(entry),
+                Err((field, description)) => {
+                    violations.push(Violation::new(format!("results[{index}].{field}"), description));
+                    if violations.len() == MAX_VIOLATIONS {
+                        break;
+                    }
+                }
+            }
+        }
+        if violations.is_empty() { Ok(Self { results: entries }) } else { Err(violations) }
+    }
+
+    /// The results, in the order of the request.
+    pub fn entries(&self) -> &[Entry] {
+        &self.results
+    }
+
+    /// The answer to a batch that came after the end.
+    pub fn superseded(&self) -> Vec<Disposition> {
+        vec![Disposition::Superseded; self.results.len()]
+    }
+}
+
+impl TaskResult {
+    fn validate(self, definition: &Definition) -> Result<Entry, (&'static str, String)> {
+        if self.task < 0 {
+            return Err(("task", format!("must not be negative, but is {}", self.task)));
+        }
+        let stage = definition.stage_index(&self.stage).ok_or_else(|| {
+            let known: Vec<_> = definition.stages.iter().map(ToString::to_string).collect();
+            let given: String = self.stage.chars().take(64).collect();
+            ("stage", format!("must be one of the job's stages ({}), not {given:?}", known.join(", ")))
+        })?;
+        let outcome = self.outcome.ok_or_else(|| ("outcome", "must be SUCCEEDED or FAILED".to_owned()))?;
+        let failure = match (outcome, self.failure) {
+            (Outcome::Succeeded, Some(_)) => {
+                return Err(("error", "must be absent unless the outcome is FAILED".to_owned()));
+            }
+            (Outcome::Succeeded, None) => None,
+            (Outcome::Failed, failure) => Some(failure.unwrap_or_default().kept()?),
+        };
+        let task = u32::try_from(self.task).ok().filter(|task| *task < definition.task_count);
+        Ok(Entry { mark: task.map(|task| Mark { task, stage, outcome }), failure })
+    }
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self { code: NO_CODE.to_owned(), message: String::new() }
+    }
+}
+
+impl Failure {
+    /// The part that is kept; an error if the code is too long to be one.
+    fn kept(mut self) -> Result<Self, (&'static str, String)> {
+        if self.code.len() > MAX_CODE_BYTES {
+            return Err(("error.code", format!("must have at most {MAX_CODE_BYTES} bytes")));
+        }
+        if self.code.is_empty() {
+            NO_CODE.clone_into(&mut self.code);
+        }
+        self.message.truncate(self.message.floor_char_boundary(KEPT_MESSAGE_BYTES));
+        // Postgres stores no NUL, and a sample must not make a snapshot impossible.
+        self.code = self.code.replace('\0', "\u{fffd}");
+        self.message = self.message.replace('\0', "\u{fffd}");
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::NewJob;
+
+    fn definition() -> Definition {
+        let stages = vec!["read".into(), "digest".into()];
+        NewJob { stages, task_count: 10, ..NewJob::default() }.validate().unwrap()
+    }
+
+    fn result(task: i64, stage: &str) -> TaskResult {
+        TaskResult { task, stage: stage.into(), outcome: Some(Outcome::Succeeded), failure: None }
+    }
+
+    #[test]
+    fn a_foreign_task_is_kept_apart_and_poisons_nothing() {
+        let batch =
+            Batch::new(&definition(), vec![result(9, "read"), result(10, "read"), result(1 << 40, "read")]).unwrap();
+        let marked: Vec<_> = batch.entries().iter().map(|entry| entry.mark.is_some()).collect();
+        assert_eq!(marked, [true, false, false]);
+    }
+
+    #[test]
+    fn each_malformed_result_is_named_by_its_place() {
+        let mut succeeded_with_error = result(0, "read");
+        succeeded_with_error.failure = Some(Failure::default());
+        let results = vec![
+            result(0, "read"),
+            result(-1, "read"),
+            result(0, "nowhere"),
+            TaskResult { outcome: None, ..result(0, "read") },
+            succeeded_with_error,
+        ];
+        let violations = Batch::new(&definition(), results).unwrap_err();
+        let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["results[1].task", "results[2].stage", "results[3].outcome", "results[4].error"]);
+    }
+
+    #[test]
+    fn sizes_are_checked_first() {
+        assert!(Batch::new(&definition(), vec![]).is_err());
+        assert!(Batch::new(&definition(), vec![result(0, "read"); MAX_RESULTS]).is_ok());
+        assert!(Batch::new(&definition(), vec![result(0, "read"); MAX_RESULTS + 1]).is_err());
+        let violations = Batch::new(&definition(), vec![result(-1, "read"); MAX_RESULTS]).unwrap_err();
+        assert_eq!(violations.len(), MAX_VIOLATIONS);
+    }
+
+    #[test]
+    fn messages_are_cut_between_characters() {
+        let failure = Failure { code: String::new(), message: "ä".repeat(200) };
+        let kept = failure.kept().unwrap();
+        assert_eq!((kept.code.as_str(), kept.message.chars().count()), ("UNKNOWN", 128));
+        assert!(Failure { code: "x".repeat(65), message: String::new() }.kept().is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! The states of a job, which of them can follow which, and the verdict on a complete one (invariants I1, I2).
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::StageCounts;
+
+/// What a job can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobState {
+    /// Created, not started.
+    Pending,
+    /// Started.
+    Running,
+    /// Complete, and not too many tasks failed.
+    Succeeded,
+    /// Complete, and too many tasks failed.
+    Failed,
+    /// Ended by a caller.
+    Cancelled,
+    /// Ended because no progress came for too long.
+    Revoked,
+}
+
+/// Why a tracker is sealed: what its job is about to end as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Nothing is pending: the verdict decides between SUCCEEDED and FAILED.
+    Complete,
+    /// A caller cancelled the job.
+    Cancelled,
+}
+
+impl JobState {
+    /// All of them, in the order of a job's life.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Revoked];
+
+    /// Whether the state is final.
+    pub const fn is_ended(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
+
+    /// Whether a job in this state may become `next`. A final state is never left (I1).
+    pub const fn can_become(self, next: Self) -> bool {
+        match self {
+            // A job without tasks succeeds at its start.
+            Self::Pending => matches!(next, Self::Running | Self::Cancelled | Self::Succeeded),
+            Self::Running => next.is_ended(),
+            _ => false,
+        }
+    }
+
+    /// The word for it: in Postgres, in messages, and (prefixed) in the interface.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+            Self::Revoked => "REVOKED",
+        }
+    }
+}
+
+/// A word that names no state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no state of a job")]
+pub struct NotAState(String);
+
+impl FromStr for JobState {
+    type Err = NotAState;
+
+    fn from_str(word: &str) -> Result<Self, NotAState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| NotAState(word.to_owned()))
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a complete job ends as: FAILED if the share of failed tasks is greater than `threshold`. `last` are the
+/// counts of the last stage, which speaks for the task: who was skipped there failed earlier.
+pub fn verdict(last: StageCounts, total: u32, threshold: f64) -> JobState {
+    let failed = last.failed + last.skipped;
+    // The quotient and a decimal threshold such as 0.29 round to the same double when they are equal, which
+    // threshold × total and failed do not.
+    if total > 0 && f64::from(failed) / f64::from(total) > threshold { JobState::Failed } else { JobState::Succeeded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_final_state_is_ever_left() {
+        for from in JobState::ALL.into_iter().filter(|state| state.is_ended()) {
+            assert!(JobState::ALL.into_iter().all(|to| !from.can_become(to)), "{from}");
+        }
+    }
+
+    #[test]
+    fn nothing_goes_back() {
+        assert!(!JobState::Running.can_become(JobState::Pending));
+        assert!(!JobState::Running.can_become(JobState::Running));
+        assert!(!JobState::Pending.can_become(JobState::Failed));
+    }
+
+    fn ends(failed: u32, skipped: u32, total: u32, threshold: f64) -> JobState {
+        verdict(StageCounts { succeeded: total - failed - skipped, failed, skipped }, total, threshold)
+    }
+
+    #[test]
+    fn exactly_the_threshold_succeeds_and_one_more_fails() {
+        assert_eq!(ends(5, 0, 10, 0.5), JobState::Succeeded);
+        assert_eq!(ends(6, 0, 10, 0.5), JobState::Failed);
+        assert_eq!(ends(3, 3, 10, 0.5), JobState::Failed);
+    }
+
+    #[test]
+    fn decimal_thresholds_are_exact() {
+        for hundredths in 0..=100_u32 {
+            let threshold: f64 = format!("0.{hundredths:02}").replace("0.100", "1.0").parse().unwrap();
+            assert_eq!(ends(hundredths, 0, 100, threshold), JobState::Succeeded, "{threshold}");
+            if hundredths < 100 {
+                assert_eq!(ends(hundredths + 1, 0, 100, threshold), JobState::Failed, "{threshold}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_round_trip() {
+        for state in JobState::ALL {
+            assert_eq!(state.as_str().parse(), Ok(state));
+        }
+        assert!("running".parse::<JobState>().is_err());
+    }
+}
