@@ -1,0 +1,310 @@
+//! The tracker's header: 256 bytes before the cells, big-endian, refused unless it is exactly what was written.
+//! `scripts/header.lua` reads and writes the same; a test holds the two together.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0 | `HWM` |
+//! | 3 | format version: 1 |
+//! | 4 | stages |
+//! | 5 | adopted: 0 or 1 |
+//! | 6 | seal: 0 open, 1 complete, 2 cancelled |
+//! | 7 | zero |
+//! | 8 | total (4 bytes) |
+//! | 12 | incarnation (8) |
+//! | 20 | generation (16 hexadecimal digits) |
+//! | 36 | times in milliseconds since 1970 by Redis's clock, 0 for none: opened, adopted, last new mark (8 each) |
+//! | 60 | revision (8) |
+//! | 68 | time of the seal (8) |
+//! | 76 | for each of 8 stages: succeeded, failed, skipped (4 each) |
+//! | 172 | number of the newest bucket of the rate: time / 4 s (8) |
+//! | 180 | 15 buckets, oldest first: results in those 4 s (4 each) |
+//! | 240 | checksum: the first 16 hexadecimal digits of the SHA-1 of all before |
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::generation::Generation;
+use crate::domain::{Cause, Counts, Layout, MAX_STAGES, Rate, StageCounts, Tally};
+
+/// How many bytes the header takes.
+pub const HEADER_BYTES: usize = 256;
+const BODY_BYTES: usize = 240;
+const MAGIC: &[u8] = b"HWM";
+const VERSION: u8 = 1;
+const BUCKETS: usize = 15;
+const BUCKET_MS: u64 = 4000;
+
+/// What a tracker says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    /// Which tracker of the job it is.
+    pub incarnation: u64,
+    /// Under which generation it was opened or adopted.
+    pub generation: Generation,
+    /// Confirmed against Postgres under that generation.
+    pub adopted: bool,
+    /// Why it is frozen, if it is.
+    pub seal: Option<Cause>,
+    /// Who stands where.
+    pub counts: Counts,
+    /// Grows with every change of the marks.
+    pub revision: u64,
+    /// When it was opened.
+    pub open_time: OffsetDateTime,
+    /// When it was adopted.
+    pub adopt_time: Option<OffsetDateTime>,
+    /// When the last new mark came.
+    pub last_mark_time: Option<OffsetDateTime>,
+    /// When it was sealed.
+    pub seal_time: Option<OffsetDateTime>,
+    newest_bucket: u64,
+    buckets: [u32; BUCKETS],
+}
+
+/// Why bytes are no header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Not what this codec writes.
+    #[error("not a tracker's header, or a damaged one")]
+    Corrupt,
+    /// A version that this codec does not know.
+    #[error("a tracker of format version {0}, which this gateway does not know")]
+    UnknownVersion(u8),
+}
+
+impl Header {
+    /// The header of a tracker that is opened now, blank and not adopted.
+    pub fn open(layout: Layout, incarnation: u64, generation: Generation, now: OffsetDateTime) -> Self {
+        Self {
+            incarnation,
+            generation,
+            adopted: false,
+            seal: None,
+            counts: Counts::none(layout.total, layout.stages),
+            revision: 0,
+            open_time: now,
+            adopt_time: None,
+            last_mark_time: None,
+            seal_time: None,
+            newest_bucket: 0,
+            buckets: [0; BUCKETS],
+        }
+    }
+
+    /// How the cells lie behind it.
+    pub fn layout(&self) -> Layout {
+        Layout { total: self.counts.total, stages: self.counts.stages.len() }
+    }
+
+    /// What is known of the marks.
+    pub fn tally(&self) -> Tally {
+        Tally { counts: self.counts.clone(), revision: self.revision, last_progress_time: self.last_mark_time }
+    }
+
+    /// How fast the job was within the window that ends at `now`, by Redis's clock.
+    pub fn rate(&self, now: OffsetDateTime) -> Rate {
+        let now_ms = millis(Some(now));
+        let oldest = (now_ms / BUCKET_MS).saturating_sub(BUCKETS as u64 - 1);
+        let numbers = (0..BUCKETS as u64).map(|index| (self.newest_bucket + 1 + index).saturating_sub(BUCKETS as u64));
+        let results =
+            numbers.zip(self.buckets).filter(|(number, _)| *number >= oldest).map(|(_, count)| u64::from(count)).sum();
+        let since = millis(Some(self.open_time)).max(oldest * BUCKET_MS);
+        Rate { results, span: Duration::from_millis(now_ms.saturating_sub(since)) }
+    }
+
+    /// The bytes.
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        bytes.extend_from_slice(MAGIC);
+        let seal = match self.seal {
+            None => 0,
+            Some(Cause::Complete) => 1,
+            Some(Cause::Cancelled) => 2,
+        };
+        let stages = u8::try_from(self.counts.stages.len()).unwrap_or(u8::MAX);
+        bytes.extend_from_slice(&[VERSION, stages, u8::from(self.adopted), seal, 0]);
+        bytes.extend_from_slice(&self.counts.total.to_be_bytes());
+        bytes.extend_from_slice(&self.incarnation.to_be_bytes());
+        bytes.extend_from_slice(&self.generation.0);
+        let times = [Some(self.open_time), self.adopt_time, self.last_mark_time].map(millis);
+        for number in [times[0], times[1], times[2], self.revision, millis(self.seal_time)] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        for index in 0..MAX_STAGES {
+            let stage = self.counts.stages.get(index).copied().unwrap_or_default();
+            for count in [stage.succeeded, stage.failed, stage.skipped] {
+                bytes.extend_from_slice(&count.to_be_bytes());
+            }
+        }
+        bytes.extend_from_slice(&self.newest_bucket.to_be_bytes());
+        bytes.extend(self.buckets.iter().flat_map(|count| count.to_be_bytes()));
+        let mut header = [0; HEADER_BYTES];
+        header[..BODY_BYTES].copy_from_slice(&bytes);
+        header[BODY_BYTES..].copy_from_slice(&checksum(&bytes));
+        header
+    }
+
+    /// Reads a header; refuses whatever `encode` and the scripts did not write.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let mut reader = Reader(bytes);
+        if reader.take::<3>()? != MAGIC {
+            return Err(HeaderError::Corrupt);
+        }
+        let [version, stages, adopted, seal, _] = reader.take::<5>()?;
+        if version != VERSION {
+            return Err(HeaderError::UnknownVersion(version));
+        }
+        let (body, sum) = bytes.split_at_checked(BODY_BYTES).ok_or(HeaderError::Corrupt)?;
+        if sum != checksum(body) || !(1..=MAX_STAGES).contains(&usize::from(stages)) {
+            return Err(HeaderError::Corrupt);
+        }
+        let total = reader.u32()?;
+        let incarnation = reader.u64()?;
+        let generation = Generation(reader.take()?);
+        let open_time = reader.time()?.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let (adopt_time, last_mark_time, revision, seal_time) =
+            (reader.time()?, reader.time()?, reader.u64()?, reader.time()?);
+        let mut stage_counts = Vec::with_capacity(MAX_STAGES);
+        for _ in 0..MAX_STAGES {
+            stage_counts.push(StageCounts { succeeded: reader.u32()?, failed: reader.u32()?, skipped: reader.u32()? });
+        }
+        stage_counts.truncate(usize::from(stages));
+        if stage_counts.iter().any(|stage| stage.done() > u64::from(total)) {
+            return Err(HeaderError::Corrupt);
+        }
+        let newest_bucket = reader.u64()?;
+        let mut buckets = [0; BUCKETS];
+        for bucket in &mut buckets {
+            *bucket = reader.u32()?;
+        }
+        let seal = match seal {
+            0 => None,
+            1 => Some(Cause::Complete),
+            2 => Some(Cause::Cancelled),
+            _ => return Err(HeaderError::Corrupt),
+        };
+        let counts = Counts { total, stages: stage_counts };
+        Ok(Self {
+            incarnation,
+            generation,
+            adopted: adopted == 1,
+            seal,
+            counts,
+            revision,
+            open_time,
+            adopt_time,
+            last_mark_time,
+            seal_time,
+            newest_bucket,
+            buckets,
+        })
+    }
+}
+
+/// The first 16 hexadecimal digits of the SHA-1: the one hash that a Redis script has.
+fn checksum(body: &[u8]) -> [u8; HEADER_BYTES - BODY_BYTES] {
+    let digest = sha1_smol::Sha1::from(body).digest().to_string();
+    let mut sum = [0; HEADER_BYTES - BODY_BYTES];
+    sum.copy_from_slice(&digest.as_bytes()[..HEADER_BYTES - BODY_BYTES]);
+    sum
+}
+
+/// Milliseconds since 1970; 0 for no time.
+fn millis(time: Option<OffsetDateTime>) -> u64 {
+    time.and_then(|time| u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()).unwrap_or(0)
+}
+
+/// The time that is so many milliseconds after 1970.
+pub(super) fn time_from_millis(millis: u64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()
+}
+
+/// Takes numbers off the front.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], HeaderError> {
+        let (front, rest) = self.0.split_first_chunk::<N>().ok_or(HeaderError::Corrupt)?;
+        self.0 = rest;
+        Ok(*front)
+    }
+
+    fn u32(&mut self) -> Result<u32, HeaderError> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, HeaderError> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn time(&mut self) -> Result<Option<OffsetDateTime>, HeaderError> {
+        match self.u64()? {
+            0 => Ok(None),
+            millis => time_from_millis(millis).map(Some).ok_or(HeaderError::Corrupt),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: u64) -> OffsetDateTime {
+        time_from_millis(millis).unwrap()
+    }
+
+    fn header() -> Header {
+        let layout = Layout { total: 1000, stages: 2 };
+        let mut header = Header::open(layout, 3, Generation(*b"0123456789abcdef"), at(1_700_000_000_123));
+        header.counts.stages[1] = StageCounts { succeeded: 500, failed: 20, skipped: 7 };
+        header.adopted = true;
+        header.seal = Some(Cause::Cancelled);
+        header.revision = 9;
+        header.last_mark_time = Some(at(1_700_000_001_000));
+        header
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        assert_eq!(Header::decode(&header().encode()), Ok(header()));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_other_length_is_refused() {
+        let good = header().encode();
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::decode(&bad).is_err(), "bit {bit}");
+        }
+        for length in 0..HEADER_BYTES {
+            assert!(Header::decode(&good[..length]).is_err(), "{length} bytes");
+        }
+        assert!(Header::decode(&[&good[..], &[0]].concat()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(Header::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn the_rate_counts_what_lies_within_the_window() {
+        let mut header = header();
+        header.open_time = at(0);
+        header.newest_bucket = 100;
+        header.buckets = [1; BUCKETS];
+        let rate = header.rate(at(100 * BUCKET_MS + 1000));
+        assert_eq!((rate.results, rate.span.as_millis()), (15, 14 * 4000 + 1000));
+        let later = header.rate(at(107 * BUCKET_MS));
+        assert_eq!((later.results, later.span.as_millis()), (8, 14 * 4000));
+        assert_eq!(header.rate(at(200 * BUCKET_MS)).results, 0);
+        header.open_time = at(99 * BUCKET_MS);
+        assert_eq!(header.rate(at(100 * BUCKET_MS)).span.as_millis(), 4000);
+    }
+}

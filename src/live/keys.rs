@@ -1,0 +1,28 @@
+//! The names of all keys in Redis. The braces are the cluster hash tag: all keys of a job live in one slot.
+
+use crate::domain::JobId;
+
+/// The tracker: header and cells.
+pub fn tracker(id: &JobId) -> String {
+    format!("hw:{{{id}}}:marks")
+}
+
+/// A tracker's image while it is uploaded, before it is put in place.
+pub fn image(id: &JobId, incarnation: u64) -> String {
+    format!("hw:{{{id}}}:image:{incarnation}")
+}
+
+/// The reason of a cancel whose seal is not committed yet.
+pub fn reason(id: &JobId) -> String {
+    format!("hw:{{{id}}}:reason")
+}
+
+/// The newest errors, a list.
+pub fn error_samples(id: &JobId) -> String {
+    format!("hw:{{{id}}}:error_samples")
+}
+
+/// How often each error code was reported, a hash.
+pub fn error_counts(id: &JobId) -> String {
+    format!("hw:{{{id}}}:error_counts")
+}

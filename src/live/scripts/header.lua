@@ -1,0 +1,97 @@
+-- Prepended to every script: reading, judging and writing the tracker's header (layout: src/live/header.rs).
+--
+-- load(key)         the header of a tracker that is whole, or nil and the status that tells what is there instead.
+-- own(key, number)  the same, and only if it is the tracker of that incarnation.
+-- write(key, h)     writes the header, its checksum included.
+-- generation()      which Redis answers; '' unless it is a master, so that nothing on a replica is ever adopted.
+-- believed(h)       adopted, and not been through a restart, an older dump or a failover since.
+
+local HEADER, BODY = 256, 240
+local STAGES, BUCKETS = 8, 15
+local FORMAT = '>c3BBBBBI4I8c16I8I8I8I8I8' .. string.rep('I4', 3 * STAGES) .. 'I8' .. string.rep('I4', BUCKETS)
+
+local function checksum(body)
+  return string.sub(redis.sha1hex(body), 1, HEADER - BODY)
+end
+
+local function load(key)
+  local header = redis.pcall('GETRANGE', key, '0', '255')
+  if type(header) ~= 'string' then
+    return nil, 'CORRUPT' -- WRONGTYPE: the key holds something else
+  end
+  if header == '' and redis.call('EXISTS', key) == 0 then
+    return nil, 'MISSING'
+  end
+  if string.sub(header, 1, 3) ~= 'HWM' then
+    return nil, 'CORRUPT'
+  end
+  if string.byte(header, 4) ~= 1 then
+    return nil, 'UNKNOWN_VERSION'
+  end
+  local body = string.sub(header, 1, BODY)
+  if #header ~= HEADER or string.sub(header, BODY + 1) ~= checksum(body) then
+    return nil, 'CORRUPT'
+  end
+  local v = { struct.unpack(FORMAT, body) }
+  local h = {
+    raw = header, stages = v[3], adopted = v[4], seal = v[5], total = v[7], incarnation = v[8], generation = v[9],
+    opened = v[10], adopt_time = v[11], last_mark = v[12], revision = v[13], seal_time = v[14],
+    counts = {}, bucket = v[15 + 3 * STAGES], buckets = {},
+  }
+  for i = 1, 3 * STAGES do h.counts[i] = v[14 + i] end
+  for i = 1, BUCKETS do h.buckets[i] = v[15 + 3 * STAGES + i] end
+  if redis.call('STRLEN', key) ~= HEADER + math.ceil(h.total * h.stages / 4) then
+    return nil, 'CORRUPT'
+  end
+  return h
+end
+
+local function own(key, incarnation)
+  local h, status = load(key)
+  if h and h.incarnation ~= tonumber(incarnation) then
+    return nil, 'OTHER_INCARNATION'
+  end
+  return h, status
+end
+
+local function write(key, h)
+  local v = { 'HWM', 1, h.stages, h.adopted, h.seal, 0, h.total, h.incarnation, h.generation, h.opened, h.adopt_time,
+    h.last_mark, h.revision, h.seal_time }
+  for i = 1, 3 * STAGES do v[14 + i] = h.counts[i] end
+  v[15 + 3 * STAGES] = h.bucket
+  for i = 1, BUCKETS do v[15 + 3 * STAGES + i] = h.buckets[i] end
+  local body = struct.pack(FORMAT, unpack(v))
+  h.raw = body .. checksum(body)
+  redis.call('SETRANGE', key, '0', h.raw)
+end
+
+local function generation()
+  local info = redis.call('INFO', 'server', 'replication')
+  if not string.find(info, 'role:master', 1, true) then
+    return ''
+  end
+  local _, run = string.find(info, 'run_id:', 1, true)
+  local _, replication = string.find(info, 'master_replid:', 1, true)
+  local ids = string.sub(info, run + 1, run + 40) .. string.sub(info, replication + 1, replication + 40)
+  return string.sub(redis.sha1hex(ids), 1, 16)
+end
+
+local function believed(h)
+  return h.adopted == 1 and h.generation == generation()
+end
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- What is pending over all stages, and whether every task succeeded at every stage.
+local function pending(h)
+  local sum, perfect = 0, true
+  for stage = 0, h.stages - 1 do
+    local succeeded = h.counts[3 * stage + 1]
+    sum = sum + h.total - succeeded - h.counts[3 * stage + 2] - h.counts[3 * stage + 3]
+    perfect = perfect and succeeded == h.total
+  end
+  return sum, perfect
+end

@@ -1,0 +1,29 @@
+-- Puts a job's new, not adopted tracker in place, before the job is committed as RUNNING.
+--
+-- KEYS[1]  the image that was uploaded: header and blank cells, of the incarnation that Postgres issued to this start
+-- KEYS[2]  the tracker
+-- ARGV[1]  the incarnation
+-- ARGV[2]  the tracker's time to live, in milliseconds
+-- Returns {status}: OPENED; STALE (the image was not made under the generation that answers now: make it again);
+--          OTHER_INCARNATION (a later start or a restore was here); CORRUPT, UNKNOWN_VERSION (the key is occupied).
+-- Guarantees: an incarnation is opened at most once, since Postgres issues it to one start and the image is renamed,
+--             not copied. What an earlier start left is replaced; nothing later is.
+
+local image_key, tracker_key = KEYS[1], KEYS[2]
+local incarnation, ttl = ARGV[1], ARGV[2]
+
+local image = own(image_key, incarnation)
+if not image or image.generation ~= generation() then
+  return { 'STALE' }
+end
+local existing, status = load(tracker_key)
+if not existing and status ~= 'MISSING' then
+  return { status }
+end
+if existing and existing.incarnation >= image.incarnation then
+  return { 'OTHER_INCARNATION' }
+end
+
+redis.call('RENAME', image_key, tracker_key)
+redis.call('PEXPIRE', tracker_key, ttl)
+return { 'OPENED' }

@@ -1,0 +1,73 @@
+-- Marks tasks: compares the bytes that hold them with what the caller computed from, writes the new ones, and adds to
+-- the counts. The caller computes (src/domain/marking.rs), so that nothing here loops over tasks.
+--
+-- KEYS[1]  the tracker
+-- ARGV[1]  the incarnation
+-- ARGV[2]  1: only if it is adopted; 0: the caller asks Postgres before and after
+-- ARGV[3]  the tracker's time to live, in milliseconds
+-- ARGV[4]  what is added to the counts: succeeded, failed, skipped of each of 8 stages, as 24 signed 32-bit numbers
+-- ARGV[5]  how many results leave pending: what the rate counts
+-- ARGV[6…] for each run of bytes: first byte, last byte (counted from the start of the key), expected, new
+-- Returns {status, header, …}: APPLIED; CONFLICT followed by the bytes of every run as they are (nothing was changed:
+--          compute again from these); SEALED; NOT_ADOPTED; OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+
+local key = KEYS[1]
+local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], tonumber(ARGV[5])
+local BUCKET_MS = 4000
+
+local h, status = own(key, incarnation)
+if not h then
+  return { status }
+end
+if h.seal ~= 0 then
+  return { 'SEALED', h.raw }
+end
+if only_adopted and not believed(h) then
+  return { 'NOT_ADOPTED', h.raw }
+end
+local found, conflict = { 'CONFLICT', h.raw }, false
+for i = 6, #ARGV, 4 do
+  local bytes = redis.call('GETRANGE', key, ARGV[i], ARGV[i + 1])
+  found[#found + 1] = bytes
+  conflict = conflict or bytes ~= ARGV[i + 2]
+end
+if conflict then
+  return found
+end
+local added, changed = { struct.unpack('>' .. string.rep('i4', 3 * STAGES), delta) }, false
+for stage = 0, STAGES - 1 do
+  local sum = 0
+  for i = 3 * stage + 1, 3 * stage + 3 do
+    h.counts[i] = h.counts[i] + added[i]
+    changed = changed or added[i] ~= 0
+    if h.counts[i] < 0 then
+      return { 'CORRUPT' }
+    end
+    sum = sum + h.counts[i]
+  end
+  if sum > h.total then
+    return { 'CORRUPT' } -- the counts were not those of the cells
+  end
+end
+
+if changed then
+  for i = 6, #ARGV, 4 do
+    if ARGV[i + 2] ~= ARGV[i + 3] then
+      redis.call('SETRANGE', key, ARGV[i], ARGV[i + 3])
+    end
+  end
+  local time = now()
+  local bucket = math.floor(time / BUCKET_MS)
+  if bucket > h.bucket then
+    local passed = bucket - h.bucket
+    for i = 1, BUCKETS do
+      h.buckets[i] = h.buckets[i + passed] or 0
+    end
+    h.bucket = bucket
+  end
+  h.buckets[BUCKETS] = h.buckets[BUCKETS] + done
+  h.last_mark, h.revision = time, h.revision + 1
+  write(key, h)
+end
+redis.call('PEXPIRE', key, ttl)
+return { 'APPLIED', h.raw }

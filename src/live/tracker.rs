@@ -1,0 +1,224 @@
+//! What is done to a tracker: opened, adopted, reported to, sealed, and let go. Each is one script that checks
+//! everything before its first write.
+
+use redis::{ScriptInvocation, Value};
+
+use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
+use crate::deadline::Deadline;
+use crate::domain::{Cause, Change, JobId, Layout, MAX_STAGES, Marking};
+
+/// Why a script left a tracker as it was.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refusal {
+    /// There is none.
+    Missing,
+    /// The key holds something else, or a damaged tracker.
+    Corrupt,
+    /// A tracker of a newer version.
+    UnknownVersion,
+    /// It is the tracker of another incarnation.
+    OtherIncarnation,
+    /// It is not adopted under the generation that answers.
+    NotAdopted,
+    /// It is sealed.
+    Sealed,
+    /// Something is pending.
+    Incomplete,
+    /// The image was made under another generation.
+    Stale,
+}
+
+/// What a report did to a tracker.
+#[derive(Debug, Clone)]
+pub enum Marked {
+    /// The change was applied.
+    Applied(Header),
+    /// Nothing was: the runs hold these bytes.
+    Conflict(Vec<Vec<u8>>),
+    /// Nothing was, nor would be.
+    Refused(Refusal),
+}
+
+/// What a seal says: the end that is to be committed.
+#[derive(Debug, Clone, Copy)]
+pub enum Seal<'a> {
+    /// Nothing is pending.
+    Complete,
+    /// A caller cancelled the job, for this reason.
+    Cancelled(&'a str),
+}
+
+struct Reply {
+    status: String,
+    header: Option<Header>,
+    rest: Vec<Vec<u8>>,
+}
+
+impl Live {
+    /// Opens a blank tracker that is not adopted, for the start that Postgres issued `incarnation` to.
+    pub async fn open(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        incarnation: u64,
+        deadline: Deadline,
+    ) -> Result<Result<(), Refusal>, Error> {
+        let (generation, now) = self.generation(deadline).await?;
+        let mut image = Header::open(layout, incarnation, generation, now).encode().to_vec();
+        image.resize(HEADER_BYTES + layout.bytes(), 0);
+        // Uploaded beside and renamed: letting Redis make twenty megabytes of zeros would hold it for 26 ms.
+        let mut upload = redis::pipe();
+        let image_ttl = ttl_millis(deadline.remaining()).max(1000);
+        upload.cmd("SET").arg(keys::image(id, incarnation)).arg(image).arg("PX").arg(image_ttl);
+        if let Some(Value::ServerError(error)) =
+            self.connection.pipeline(&mut upload, deadline).await?.into_iter().next()
+        {
+            return Err(Error::Refused(error.to_string()));
+        }
+        let mut call = scripts::OPEN.key(keys::image(id, incarnation));
+        call.key(keys::tracker(id)).arg(incarnation).arg(ttl_millis(self.tracker_ttl));
+        let reply = self.call(&call, deadline).await?;
+        Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
+    }
+
+    /// Adopts the tracker of a job that Postgres says runs with this incarnation.
+    pub async fn adopt(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        deadline: Deadline,
+    ) -> Result<Result<Header, Refusal>, Error> {
+        let mut call = scripts::ADOPT.key(keys::tracker(id));
+        call.arg(incarnation);
+        self.call(&call, deadline).await?.header_if("ADOPTED")
+    }
+
+    /// Applies a change that was computed from the bytes `expected`. `only_adopted` is false for a caller that asks
+    /// Postgres, before and after, whether the job runs with this incarnation.
+    pub async fn report(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        only_adopted: bool,
+        (marking, expected, change): (&Marking, &[Vec<u8>], &Change),
+        deadline: Deadline,
+    ) -> Result<Marked, Error> {
+        let mut call = scripts::REPORT.key(keys::tracker(id));
+        call.arg(incarnation).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
+        call.arg(delta(change)?).arg(change.delta.done());
+        for ((run, old), new) in marking.runs().iter().zip(expected).zip(&change.bytes) {
+            call.arg(HEADER_BYTES + run.start).arg(HEADER_BYTES + run.end - 1).arg(old.as_slice()).arg(new.as_slice());
+        }
+        let reply = self.call(&call, deadline).await?;
+        Ok(match reply.status.as_str() {
+            "APPLIED" => Marked::Applied(reply.header()?),
+            "CONFLICT" => Marked::Conflict(reply.rest),
+            _ => Marked::Refused(reply.refusal()?),
+        })
+    }
+
+    /// Freezes a tracker; the header says for which cause, which is another's if that was first.
+    pub async fn seal(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        seal: Seal<'_>,
+        deadline: Deadline,
+    ) -> Result<Result<Header, Refusal>, Error> {
+        let (cause, reason) = match seal {
+            Seal::Complete => (1, ""),
+            Seal::Cancelled(reason) => (2, reason),
+        };
+        let mut call = scripts::SEAL.key(keys::tracker(id));
+        call.key(keys::reason(id)).arg(incarnation).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
+        self.call(&call, deadline).await?.header_if("SEALED")
+    }
+
+    /// The reason that was left beside the seal of a cancel; empty if there is none.
+    pub async fn reason(&self, id: &JobId, deadline: Deadline) -> Result<String, Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("GET").arg(keys::reason(id));
+        match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
+            Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// Lets the sealed tracker of a job whose end is committed go away by itself.
+    pub async fn expire(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<(), Error> {
+        let mut call = scripts::EXPIRE.key(keys::tracker(id));
+        call.key(keys::reason(id)).key(keys::error_samples(id)).key(keys::error_counts(id));
+        call.arg(incarnation).arg(ttl_millis(self.sealed_ttl));
+        self.call(&call, deadline).await.map(drop)
+    }
+
+    /// Replaces the header `found` by `right`; false if it is another by now.
+    pub async fn repair(&self, id: &JobId, found: &Header, right: &Header, deadline: Deadline) -> Result<bool, Error> {
+        let mut call = scripts::REPAIR.key(keys::tracker(id));
+        call.arg(&found.encode()[..]).arg(&right.encode()[..]);
+        Ok(self.call(&call, deadline).await?.status == "REPAIRED")
+    }
+
+    /// Gives running jobs' trackers, and what lies beside them, their whole time to live again.
+    pub async fn renew(&self, ids: &[JobId], deadline: Deadline) -> Result<(), Error> {
+        let mut commands = redis::pipe();
+        for id in ids {
+            for key in [keys::tracker(id), keys::error_samples(id), keys::error_counts(id)] {
+                commands.cmd("PEXPIRE").arg(key).arg(ttl_millis(self.tracker_ttl));
+            }
+        }
+        self.connection.pipeline(&mut commands, deadline).await.map(drop)
+    }
+
+    async fn call(&self, call: &ScriptInvocation<'_>, deadline: Deadline) -> Result<Reply, Error> {
+        let parts: Vec<Vec<u8>> = self.connection.script(call, deadline).await?;
+        let mut parts = parts.into_iter();
+        let status = String::from_utf8(parts.next().unwrap_or_default()).unwrap_or_default();
+        let header = match parts.next().map(|bytes| Header::decode(&bytes)) {
+            None => None,
+            Some(Ok(header)) => Some(header),
+            // The script read what this codec does not: the two have come apart.
+            Some(Err(error @ (HeaderError::Corrupt | HeaderError::UnknownVersion(_)))) => {
+                return Err(Error::Unexpected(error.to_string()));
+            }
+        };
+        Ok(Reply { status, header, rest: parts.collect() })
+    }
+}
+
+impl Reply {
+    fn header(self) -> Result<Header, Error> {
+        self.header.ok_or_else(|| Error::Unexpected(format!("{} without a header", self.status)))
+    }
+
+    fn header_if(self, status: &str) -> Result<Result<Header, Refusal>, Error> {
+        if self.status == status { self.header().map(Ok) } else { self.refusal().map(Err) }
+    }
+
+    fn refusal(self) -> Result<Refusal, Error> {
+        Ok(match self.status.as_str() {
+            "MISSING" => Refusal::Missing,
+            "CORRUPT" => Refusal::Corrupt,
+            "UNKNOWN_VERSION" => Refusal::UnknownVersion,
+            "OTHER_INCARNATION" => Refusal::OtherIncarnation,
+            "NOT_ADOPTED" => Refusal::NotAdopted,
+            "SEALED" => Refusal::Sealed,
+            "INCOMPLETE" => Refusal::Incomplete,
+            "STALE" => Refusal::Stale,
+            _ => return Err(Error::Unexpected(format!("the status {:?}", self.status))),
+        })
+    }
+}
+
+/// What is added to the counts, as the script takes it.
+fn delta(change: &Change) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::with_capacity(MAX_STAGES * 12);
+    for stage in 0..MAX_STAGES {
+        let stage = change.delta.0.get(stage).copied().unwrap_or_default();
+        for count in [stage.succeeded, stage.failed, stage.skipped] {
+            let count = i32::try_from(count).map_err(|_| Error::Unexpected("a report of billions".to_owned()))?;
+            bytes.extend_from_slice(&count.to_be_bytes());
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,181 @@
+//! Looking at trackers: one pipeline for any number of them, which ends with the generation, so that an answer is
+//! believed only if the Redis that gave it is the one that the tracker was adopted under, even when the connection was
+//! remade since the last look.
+
+use redis::{Pipeline, Value};
+use time::OffsetDateTime;
+
+use super::header::time_from_millis;
+use super::noted_errors::{self, ANSWERS as ERROR_ANSWERS};
+use super::{Error, Generation, HEADER_BYTES, Header, HeaderError, Live, keys};
+use crate::deadline::Deadline;
+use crate::domain::{Cells, Errors, JobId, Layout, TrackerView};
+
+/// How much of the cells one command reads: well under a millisecond of Redis's time.
+const CHUNK_BYTES: usize = 512 * 1024;
+
+/// What a job's tracker key holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tracker {
+    /// Nothing.
+    Missing,
+    /// Something else, or a damaged tracker.
+    Corrupt,
+    /// A tracker of a newer version.
+    UnknownVersion,
+    /// A tracker.
+    Present {
+        /// What it says of itself.
+        header: Header,
+        /// It is adopted, under the generation that answered this look.
+        believed: bool,
+    },
+}
+
+/// A look at one job.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Its tracker.
+    pub tracker: Tracker,
+    /// The errors beside it.
+    pub errors: Errors,
+    /// The moment of the look, by Redis's clock.
+    pub time: OffsetDateTime,
+}
+
+impl Tracker {
+    /// What the read table needs to know.
+    pub fn view(&self) -> TrackerView {
+        match self {
+            Self::Missing => TrackerView::Missing,
+            Self::Corrupt => TrackerView::Corrupt,
+            Self::UnknownVersion => TrackerView::UnknownVersion,
+            Self::Present { header, believed } => TrackerView::Present {
+                incarnation: header.incarnation,
+                adopted: *believed,
+                sealed: header.seal.is_some(),
+                marked: header.revision > 0,
+            },
+        }
+    }
+}
+
+impl Live {
+    /// Looks at a job's tracker and errors.
+    pub async fn look(&self, id: &JobId, deadline: Deadline) -> Result<View, Error> {
+        let mut commands = redis::pipe();
+        ask_header(&mut commands, id);
+        noted_errors::ask(&mut commands, id);
+        let mut answers = self.ask(commands, deadline).await?;
+        let tracker = answers.tracker()?;
+        let errors = noted_errors::read(answers.values.by_ref().take(ERROR_ANSWERS));
+        Ok(View { tracker, errors, time: answers.time })
+    }
+
+    /// Looks at many trackers in one round trip.
+    pub async fn look_at_all(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Tracker>, Error> {
+        let mut commands = redis::pipe();
+        for id in ids {
+            ask_header(&mut commands, id);
+        }
+        let mut answers = self.ask(commands, deadline).await?;
+        ids.iter().map(|_| answers.tracker()).collect()
+    }
+
+    /// The generation that answers now, and the time by its clock; an error on a replica.
+    pub async fn generation(&self, deadline: Deadline) -> Result<(Generation, OffsetDateTime), Error> {
+        let answers = self.ask(redis::pipe(), deadline).await?;
+        let generation = answers.generation.ok_or_else(|| Error::Refused("it is a replica".to_owned()))?;
+        Ok((generation, answers.time))
+    }
+
+    /// All cells of a sealed tracker; `None` if it is not, or not any more, the one with this header.
+    pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Vec<u8>>, Error> {
+        let length = header.layout().bytes();
+        let mut cells = Vec::with_capacity(length);
+        while cells.len() < length {
+            let start = HEADER_BYTES + cells.len();
+            let end = HEADER_BYTES + length.min(cells.len() + CHUNK_BYTES) - 1;
+            let mut commands = redis::pipe();
+            commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(start).arg(end);
+            match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
+                Some(Value::BulkString(bytes)) if bytes.len() == end + 1 - start => cells.extend(bytes),
+                Some(Value::BulkString(_)) => return Ok(None),
+                other => return Err(unexpected(other)),
+            }
+        }
+        // A seal freezes header and cells: if the header is still the same behind the last chunk, so was all before.
+        let still =
+            matches!(self.look(id, deadline).await?.tracker, Tracker::Present { header: now, .. } if now == *header);
+        Ok(still.then_some(cells))
+    }
+
+    async fn ask(&self, mut commands: Pipeline, deadline: Deadline) -> Result<Answers, Error> {
+        commands.cmd("TIME").cmd("INFO").arg("server").arg("replication");
+        let mut values = self.connection.pipeline(&mut commands, deadline).await?;
+        let generation = match values.pop() {
+            Some(Value::BulkString(bytes)) => Generation::parse(&String::from_utf8_lossy(&bytes)),
+            Some(Value::VerbatimString { text, .. }) => Generation::parse(&text),
+            other => return Err(unexpected(other)),
+        };
+        let time = values.pop().and_then(|value| redis::from_redis_value::<(u64, u64)>(value).ok());
+        let time = time.and_then(|(seconds, micros)| time_from_millis(seconds * 1000 + micros / 1000));
+        let time = time.ok_or_else(|| Error::Unexpected("TIME answered no time".to_owned()))?;
+        Ok(Answers { values: values.into_iter(), generation, time })
+    }
+}
+
+impl Header {
+    /// The cells behind this header, refused unless marks can have led there.
+    pub fn cells(&self, bytes: Vec<u8>) -> Result<Cells, crate::domain::CellsError> {
+        Cells::new(Layout { total: self.counts.total, stages: self.counts.stages.len() }, bytes)
+    }
+}
+
+struct Answers {
+    values: std::vec::IntoIter<Value>,
+    generation: Option<Generation>,
+    time: OffsetDateTime,
+}
+
+fn ask_header(commands: &mut Pipeline, id: &JobId) {
+    commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(0).arg(HEADER_BYTES - 1);
+    commands.cmd("STRLEN").arg(keys::tracker(id));
+    // An empty string and no key at all look the same to both.
+    commands.cmd("EXISTS").arg(keys::tracker(id));
+}
+
+impl Answers {
+    /// Reads what `ask_header` asked.
+    fn tracker(&mut self) -> Result<Tracker, Error> {
+        let (range, length, exists) = (self.values.next(), self.values.next(), self.values.next());
+        let bytes = match range {
+            Some(Value::BulkString(bytes)) => bytes,
+            // The key holds something that is not a string.
+            Some(Value::ServerError(error)) if error.code() == "WRONGTYPE" => return Ok(Tracker::Corrupt),
+            other => return Err(unexpected(other)),
+        };
+        if bytes.is_empty() && exists == Some(Value::Int(0)) {
+            return Ok(Tracker::Missing);
+        }
+        let header = match Header::decode(&bytes) {
+            Ok(header) => header,
+            Err(HeaderError::UnknownVersion(_)) => return Ok(Tracker::UnknownVersion),
+            Err(HeaderError::Corrupt) => return Ok(Tracker::Corrupt),
+        };
+        let expected = i64::try_from(HEADER_BYTES + header.layout().bytes()).unwrap_or(i64::MAX);
+        if length != Some(Value::Int(expected)) {
+            return Ok(Tracker::Corrupt);
+        }
+        let believed = header.adopted && self.generation == Some(header.generation);
+        Ok(Tracker::Present { header, believed })
+    }
+}
+
+fn unexpected(value: Option<Value>) -> Error {
+    match value {
+        Some(Value::ServerError(error)) => Error::Refused(error.to_string()),
+        Some(_) => Error::Unexpected("an answer of another kind than the command has".to_owned()),
+        None => Error::Unexpected("fewer answers than commands".to_owned()),
+    }
+}
