@@ -1,0 +1,1 @@
+//! Configuration: flags, variables and one file, the same names in each.

@@ -1,0 +1,53 @@
+//! Fault points: named places in start, report and finish where a test stalls or kills a real gateway process.
+//! Compiled in by the feature `fault-points` only; a released build has nothing here.
+//!
+//! A test names a directory in `HIGHWATER_FAULT_DIR` and puts a file there that has the name of a point and says
+//! `stall` or `kill`. The first task that comes by takes it (the file becomes `NAME.reached`, so one order is obeyed
+//! once), and then dies with its process, or waits until that file is removed.
+
+/// Every point, in the order in which a job passes them.
+pub const POINTS: [&str; 17] = [
+    "start.begun",
+    "start.opened",
+    "start.committed",
+    "start.adopted",
+    "report.computed",
+    "report.marked",
+    "report.confirmed",
+    "cancel.checked",
+    "finish.begun",
+    "finish.sealed",
+    "finish.read",
+    "commit.locked",
+    "commit.written",
+    "finish.committed",
+    "finish.expired",
+    "repair.found",
+    "repair.done",
+];
+
+/// Passes the point `name`.
+#[cfg(not(feature = "fault-points"))]
+#[inline]
+#[expect(clippy::unused_async, reason = "the other build waits here")]
+pub async fn point(_name: &'static str) {}
+
+/// Passes the point `name`, or does there what a test ordered.
+#[cfg(feature = "fault-points")]
+pub async fn point(name: &'static str) {
+    debug_assert!(POINTS.contains(&name), "{name} is not listed");
+    let Ok(directory) = std::env::var("HIGHWATER_FAULT_DIR") else { return };
+    let order = std::path::Path::new(&directory).join(name);
+    let Ok(what) = std::fs::read_to_string(&order) else { return };
+    let reached = order.with_file_name(format!("{name}.reached"));
+    if std::fs::rename(&order, &reached).is_err() {
+        return; // another task was first
+    }
+    if what.trim() == "kill" {
+        // SAFETY: signals the own process, which is always there.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+    while reached.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}

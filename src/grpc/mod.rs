@@ -1,0 +1,1 @@
+//! The interface: alone knows tonic and the generated types.
