@@ -1,11 +1,23 @@
-//! The server: the tower stack in reading order, health, reflection, and how it stops.
+//! The server: the tower stack in reading order, what is served, readiness, and how it stops.
+
+mod connections;
+mod readiness;
 
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
 
 use crate::gateway::Gateway;
+use crate::grpc::pb::{
+    self, job_service_server::JobServiceServer, progress_service_server::ProgressServiceServer,
+    report_service_server::ReportServiceServer,
+};
+use crate::grpc::{DeadlineLayer, Jobs, OwnErrorsLayer, ProgressReads, Reports};
+use connections::Connections;
+use readiness::Readiness;
 
 /// How the server behaves.
 #[derive(Debug, Clone)]
@@ -18,14 +30,51 @@ pub struct Settings {
     pub max_message_bytes: usize,
 }
 
-/// Serves until `shutdown`, then drains.
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves until `shutdown`, then drains: says that it is not ready, accepts no more, and gives calls in flight
+/// `drain_timeout` to finish. Serves from the beginning: a call that needs a store which is away is told so.
 pub async fn serve(
     listener: TcpListener,
     gateway: Gateway,
     settings: &Settings,
     shutdown: CancellationToken,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let _ = (listener, gateway, settings);
-    shutdown.cancelled().await;
+) -> Result<(), Fault> {
+    let (readiness, health) = Readiness::new().await;
+    let routes = routes(&gateway, settings.max_message_bytes)?.add_service(health);
+    let service = ServiceBuilder::new()
+        // Outermost, so that what the layers below let through is explained as well.
+        .layer(OwnErrorsLayer)
+        .layer(DeadlineLayer::new(settings.request_timeout))
+        .service(routes.prepare());
+    let mut connections = Connections::default();
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        never = connections.accept(&listener, &service) => match never {},
+        never = readiness.follow(&gateway) => match never {},
+    }
+    readiness.end().await;
+    drop(listener);
+    connections.drain(settings.drain_timeout).await;
     Ok(())
+}
+
+/// The services, and reflection for both of its versions (clients differ in which they speak) with the descriptors
+/// of google.rpc, without which clients cannot print error details.
+fn routes(gateway: &Gateway, max_message_bytes: usize) -> Result<Routes, Fault> {
+    let jobs = JobServiceServer::new(Jobs::new(gateway.clone())).max_decoding_message_size(max_message_bytes);
+    let reports = ReportServiceServer::new(Reports::new(gateway.clone())).max_decoding_message_size(max_message_bytes);
+    let progress =
+        ProgressServiceServer::new(ProgressReads::new(gateway.clone())).max_decoding_message_size(max_message_bytes);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(jobs)
+        .add_service(reports)
+        .add_service(progress)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
 }

@@ -1,0 +1,51 @@
+//! What every handler needs: the call's deadline, and a way to finish a write that nobody waits for any more.
+
+use std::future::Future;
+
+use tonic::Request;
+
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+
+/// The deadline that [`DeadlineLayer`](super::DeadlineLayer) gave the call.
+pub fn deadline<T>(request: &Request<T>) -> Result<Deadline> {
+    let missing = || Error::Internal("the service stands outside of the deadline layer".to_owned());
+    request.extensions().get().copied().ok_or_else(missing)
+}
+
+/// Runs a use case that writes on a task of its own. A caller that goes away drops its handler, but not the write
+/// between two of its steps: it goes on until it is done or its deadline passes.
+pub async fn to_the_end<T: Send + 'static>(write: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(write).await.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_goes_on_when_its_caller_goes_away() {
+        let (go, gone) = oneshot::channel::<()>();
+        let (done, finished) = oneshot::channel();
+        let write = to_the_end(async move {
+            gone.await.unwrap();
+            done.send(()).unwrap();
+            Ok(())
+        });
+        tokio::select! {
+            biased;
+            _ = write => panic!("it cannot be done yet"),
+            () = tokio::task::yield_now() => {}
+        }
+        go.send(()).unwrap();
+        finished.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_fault() {
+        let answer = to_the_end::<()>(async { panic!("on purpose") }).await;
+        assert!(matches!(answer, Err(Error::Internal(_))));
+    }
+}

@@ -1,0 +1,118 @@
+//! Jobs: definitions come in, jobs go out.
+
+use super::{parse_job_id, pb, timestamp};
+use crate::domain::{Job, JobId, NewJob, StageKey, Violation};
+use crate::error::Error;
+
+const MAX_REASON_BYTES: usize = 1024;
+
+/// The definition that a caller wrote, and whether to start it.
+pub fn new_job(request: pb::CreateJobRequest) -> (NewJob, bool) {
+    let new = NewJob {
+        job_id: request.job_id,
+        display_name: request.display_name,
+        labels: request.labels,
+        stages: request.stages,
+        task_count: request.task_count,
+        failure_threshold: request.failure_threshold,
+    };
+    (new, request.start)
+}
+
+/// Which job to cancel, and why.
+pub fn cancel(request: pb::CancelJobRequest) -> Result<(JobId, String), Error> {
+    let pb::CancelJobRequest { job_id: id, reason } = request;
+    let mut violations = Vec::new();
+    let id = parse_job_id(&id).map_err(|violation| violations.push(violation));
+    if reason.len() > MAX_REASON_BYTES {
+        violations.push(Violation::new("reason", format!("must have at most {MAX_REASON_BYTES} bytes")));
+    }
+    // Postgres stores no NUL in text.
+    if reason.contains('\0') {
+        violations.push(Violation::new("reason", "must not contain NUL"));
+    }
+    match id {
+        Ok(id) if violations.is_empty() => Ok((id, reason)),
+        _ => Err(Error::Invalid(violations)),
+    }
+}
+
+impl From<Job> for pb::Job {
+    fn from(job: Job) -> Self {
+        let definition = job.definition;
+        Self {
+            job_id: definition.id.to_string(),
+            display_name: definition.display_name,
+            labels: definition.labels,
+            stages: definition.stages.iter().map(StageKey::to_string).collect(),
+            task_count: i64::from(definition.task_count),
+            failure_threshold: definition.failure_threshold,
+            state: pb::JobState::from(job.state).into(),
+            create_time: Some(timestamp(job.create_time)),
+            start_time: job.start_time.map(timestamp),
+            end_time: job.end_time.map(timestamp),
+            cancel_reason: job.cancel_reason,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::domain::JobState;
+
+    fn request() -> pb::CreateJobRequest {
+        pb::CreateJobRequest {
+            job_id: "j".into(),
+            display_name: "A job".into(),
+            labels: BTreeMap::from([("team".into(), "a".into())]),
+            stages: vec!["read".into(), "digest".into()],
+            task_count: 3,
+            failure_threshold: Some(0.25),
+            start: true,
+        }
+    }
+
+    #[test]
+    fn what_is_created_is_what_is_shown() {
+        let (new, start) = new_job(request());
+        let job = Job {
+            definition: new.validate().unwrap(),
+            state: JobState::Pending,
+            incarnation: 0,
+            create_time: OffsetDateTime::UNIX_EPOCH,
+            start_time: None,
+            end_time: None,
+            cancel_reason: String::new(),
+        };
+        let shown = pb::Job::from(job);
+        assert!(start);
+        assert_eq!((shown.job_id, shown.display_name, shown.labels), ("j".into(), "A job".into(), request().labels));
+        assert_eq!((shown.stages, shown.task_count), (request().stages, 3));
+        assert_eq!(shown.failure_threshold.to_bits(), 0.25_f64.to_bits());
+        assert_eq!(shown.state, i32::from(pb::JobState::Pending));
+        assert_eq!(
+            (shown.create_time.map(|time| time.seconds), shown.start_time, shown.end_time),
+            (Some(0), None, None)
+        );
+    }
+
+    #[test]
+    fn a_cancel_names_every_malformed_field() {
+        let fields = |job_id: &str, reason: &str| match cancel(pb::CancelJobRequest {
+            job_id: job_id.into(),
+            reason: reason.into(),
+        }) {
+            Err(Error::Invalid(violations)) => violations.into_iter().map(|violation| violation.field).collect(),
+            Err(other) => panic!("{other}"),
+            Ok(_) => vec![],
+        };
+        assert_eq!(fields("j", &"x".repeat(1024)), Vec::<String>::new());
+        assert_eq!(fields("j", &"x".repeat(1025)), ["reason"]);
+        assert_eq!(fields("", "a\0b"), ["job_id", "reason"]);
+    }
+}

@@ -1,0 +1,70 @@
+//! Between the interface's messages and the domain's types: every conversion, by the service that needs it.
+
+mod job;
+mod progress;
+mod report;
+
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+
+use super::pb;
+use crate::domain::{JobId, JobState, NotAnId, Violation};
+use crate::error::Error;
+
+pub use job::{cancel, new_job};
+pub use progress::progress;
+pub use report::{reported, results};
+
+/// The id that the field `job_id` names.
+pub fn job_id(text: &str) -> Result<JobId, Error> {
+    parse_job_id(text).map_err(|violation| Error::Invalid(vec![violation]))
+}
+
+fn parse_job_id(text: &str) -> Result<JobId, Violation> {
+    text.parse().map_err(|fault: NotAnId| Violation::new("job_id", fault.to_string()))
+}
+
+fn timestamp(time: OffsetDateTime) -> Timestamp {
+    // Below a second's nanoseconds no number needs more than an i32.
+    Timestamp { seconds: time.unix_timestamp(), nanos: i32::try_from(time.nanosecond()).unwrap_or_default() }
+}
+
+impl From<JobState> for pb::JobState {
+    fn from(state: JobState) -> Self {
+        match state {
+            JobState::Pending => Self::Pending,
+            JobState::Running => Self::Running,
+            JobState::Succeeded => Self::Succeeded,
+            JobState::Failed => Self::Failed,
+            JobState::Cancelled => Self::Cancelled,
+            JobState::Revoked => Self::Revoked,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn a_state_is_written_as_the_domain_writes_it() {
+        for state in JobState::ALL {
+            assert_eq!(pb::JobState::from(state).as_str_name(), format!("JOB_STATE_{state}"));
+        }
+    }
+
+    #[test]
+    fn a_moment_keeps_its_nanoseconds() {
+        let moment = timestamp(datetime!(2026-01-02 03:04:05.000000007 UTC));
+        assert_eq!((moment.to_string().as_str(), moment.nanos), ("2026-01-02T03:04:05.000000007Z", 7));
+    }
+
+    #[test]
+    fn an_id_that_is_none_is_a_violation_of_its_field() {
+        assert_eq!(job_id("a").unwrap().as_str(), "a");
+        assert_eq!(parse_job_id("a b").unwrap_err().field, "job_id");
+        assert!(matches!(job_id(""), Err(Error::Invalid(_))));
+    }
+}

@@ -1,0 +1,171 @@
+//! Progress: what is known goes out as a number, what is not known is absent (I5, I7).
+
+use super::{pb, timestamp};
+use crate::domain::{Counts, Definition, Errors, Progress, Rate, Source, SourceReason, Tally};
+
+/// How far the job is, as the interface tells it.
+pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
+    let Progress { state, source, lower_bound, observe_time, tally, rate, errors, cancel_reason } = progress;
+    let (source, source_reason) = source_of(source);
+    let counts = tally.as_ref().map(|tally| &tally.counts);
+    let last = counts.map(Counts::last);
+    let eta = counts.and_then(|counts| rate?.eta(counts.total_pending()));
+    pb::Progress {
+        job_id: definition.id.to_string(),
+        state: pb::JobState::from(state).into(),
+        source: source.into(),
+        source_reason: source_reason.into(),
+        lower_bound,
+        observe_time: Some(timestamp(observe_time)),
+        last_progress_time: tally.as_ref().and_then(|tally| tally.last_progress_time).map(timestamp),
+        revision: tally.as_ref().and_then(revision),
+        task_count: i64::from(definition.task_count),
+        pending_task_count: counts.map(|counts| number(counts.pending(counts.last()))),
+        succeeded_task_count: last.map(|last| last.succeeded.into()),
+        // Who was skipped at the last stage failed at an earlier one.
+        failed_task_count: last.map(|last| i64::from(last.failed) + i64::from(last.skipped)),
+        stages: stages(definition, counts),
+        fraction: counts.map(Counts::fraction),
+        percent: counts.map(|counts| counts.percent().into()),
+        results_per_second: rate.and_then(Rate::per_second),
+        eta: eta.and_then(|eta| eta.try_into().ok()),
+        error_counts: error_counts(&errors),
+        error_samples: error_samples(definition, errors),
+        cancel_reason,
+    }
+}
+
+fn stages(definition: &Definition, counts: Option<&Counts>) -> Vec<pb::StageProgress> {
+    let stage_progress = |(index, stage): (usize, &crate::domain::StageKey)| {
+        let here = counts.and_then(|counts| counts.stages.get(index).map(|here| (counts.pending(*here), *here)));
+        pb::StageProgress {
+            stage: stage.to_string(),
+            total_count: definition.task_count.into(),
+            pending_count: here.map(|(pending, _)| number(pending)),
+            succeeded_count: here.map(|(_, here)| here.succeeded.into()),
+            failed_count: here.map(|(_, here)| here.failed.into()),
+            skipped_count: here.map(|(_, here)| here.skipped.into()),
+        }
+    };
+    definition.stages.iter().enumerate().map(stage_progress).collect()
+}
+
+fn error_counts(errors: &Errors) -> Vec<pb::ErrorCount> {
+    let counts = errors.counts.iter();
+    counts.map(|(code, count)| pb::ErrorCount { code: code.clone(), count: number(*count) }).collect()
+}
+
+fn error_samples(definition: &Definition, errors: Errors) -> Vec<pb::ErrorSample> {
+    let samples = errors.samples.into_iter().map(|sample| pb::ErrorSample {
+        task: sample.task.into(),
+        stage: definition.stages.get(sample.stage).map(ToString::to_string).unwrap_or_default(),
+        code: sample.code,
+        message: sample.message,
+        report_time: Some(timestamp(sample.report_time)),
+    });
+    samples.collect()
+}
+
+fn revision(tally: &Tally) -> Option<i64> {
+    tally.revision.try_into().ok()
+}
+
+/// A count as the interface writes it.
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn source_of(source: Source) -> (pb::Source, pb::SourceReason) {
+    match source {
+        Source::Live => (pb::Source::Live, pb::SourceReason::Unspecified),
+        Source::Snapshot => (pb::Source::Snapshot, pb::SourceReason::Unspecified),
+        Source::Fallback(reason) => (pb::Source::Fallback, reason_of(reason)),
+    }
+}
+
+fn reason_of(reason: SourceReason) -> pb::SourceReason {
+    match reason {
+        SourceReason::RedisUnreachable => pb::SourceReason::RedisUnreachable,
+        SourceReason::TrackerMissing => pb::SourceReason::TrackerMissing,
+        SourceReason::TrackerCorrupt => pb::SourceReason::TrackerCorrupt,
+        SourceReason::TrackerUnknownVersion => pb::SourceReason::TrackerUnknownVersion,
+        SourceReason::TrackerNotAdopted => pb::SourceReason::TrackerNotAdopted,
+        SourceReason::PostgresUnreachable => pb::SourceReason::PostgresUnreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::domain::{ErrorSample, JobState, NewJob, StageCounts};
+
+    fn definition() -> Definition {
+        let stages = vec!["read".into(), "digest".into()];
+        NewJob { job_id: "j".into(), stages, task_count: 10, ..NewJob::default() }.validate().unwrap()
+    }
+
+    fn running(tally: Option<Tally>) -> Progress {
+        Progress {
+            state: JobState::Running,
+            source: Source::Live,
+            lower_bound: false,
+            observe_time: OffsetDateTime::UNIX_EPOCH,
+            tally,
+            rate: Some(Rate { results: 13, span: Duration::from_secs(13) }),
+            errors: Errors::default(),
+            cancel_reason: String::new(),
+        }
+    }
+
+    fn tally() -> Tally {
+        let read = StageCounts { succeeded: 7, failed: 1, skipped: 0 };
+        let digest = StageCounts { succeeded: 3, failed: 1, skipped: 1 };
+        Tally { counts: Counts { total: 10, stages: vec![read, digest] }, revision: 13, last_progress_time: None }
+    }
+
+    /// The last stage speaks for the task.
+    #[test]
+    fn tasks_are_counted_at_the_last_stage_and_skipped_ones_have_failed() {
+        let shown = progress(&definition(), running(Some(tally())));
+        let tasks = (shown.pending_task_count, shown.succeeded_task_count, shown.failed_task_count);
+        assert_eq!(tasks, (Some(5), Some(3), Some(2)));
+        assert_eq!((shown.percent, shown.fraction, shown.revision), (Some(65), Some(0.65), Some(13)));
+        assert_eq!((shown.results_per_second, shown.eta.map(|eta| eta.seconds)), (Some(1.0), Some(7)));
+        let stages: Vec<_> = shown.stages.iter().map(|at| (at.stage.as_str(), at.pending_count)).collect();
+        assert_eq!(stages, [("read", Some(2)), ("digest", Some(5))]);
+        assert_eq!(shown.stages[1].skipped_count, Some(1));
+    }
+
+    /// I5: unknown is not zero.
+    #[test]
+    fn where_nothing_is_known_counts_are_absent_but_totals_are_not() {
+        let mut unknown = running(None);
+        unknown.source = Source::Fallback(SourceReason::TrackerMissing);
+        unknown.rate = None;
+        let shown = progress(&definition(), unknown);
+        assert_eq!((shown.source(), shown.source_reason()), (pb::Source::Fallback, pb::SourceReason::TrackerMissing));
+        assert_eq!((shown.task_count, shown.stages.len(), shown.stages[0].total_count), (10, 2, 10));
+        assert_eq!((shown.pending_task_count, shown.stages[0].pending_count, shown.percent), (None, None, None));
+        assert_eq!((shown.fraction, shown.revision, shown.eta, shown.results_per_second), (None, None, None, None));
+    }
+
+    #[test]
+    fn errors_name_the_stage_by_its_key() {
+        let mut failing = running(Some(tally()));
+        let sample = ErrorSample {
+            task: 4,
+            stage: 1,
+            code: "TIMEOUT".into(),
+            message: "slow".into(),
+            report_time: OffsetDateTime::UNIX_EPOCH,
+        };
+        failing.errors = Errors { counts: vec![("TIMEOUT".into(), 2)], samples: vec![sample] };
+        let shown = progress(&definition(), failing);
+        assert_eq!((shown.error_counts[0].code.as_str(), shown.error_counts[0].count), ("TIMEOUT", 2));
+        assert_eq!((shown.error_samples[0].task, shown.error_samples[0].stage.as_str()), (4, "digest"));
+    }
+}

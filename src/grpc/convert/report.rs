@@ -1,0 +1,77 @@
+//! Reports: results come in, dispositions go out.
+
+use super::pb;
+use crate::domain::{Disposition, Failure, Outcome, TaskResult};
+use crate::gateway::Reported;
+
+/// The results as the domain takes them.
+pub fn results(results: Vec<pb::TaskResult>) -> Vec<TaskResult> {
+    results.into_iter().map(TaskResult::from).collect()
+}
+
+/// What a report is answered.
+pub fn reported(reported: &Reported) -> pb::ReportResultsResponse {
+    pb::ReportResultsResponse {
+        dispositions: reported.dispositions.iter().map(|disposition| disposition_of(*disposition).into()).collect(),
+        job_state: pb::JobState::from(reported.state).into(),
+        stop: reported.state.is_ended(),
+    }
+}
+
+impl From<pb::TaskResult> for TaskResult {
+    fn from(result: pb::TaskResult) -> Self {
+        let outcome = match result.outcome() {
+            pb::Outcome::Succeeded => Some(Outcome::Succeeded),
+            pb::Outcome::Failed => Some(Outcome::Failed),
+            // Also a number that only a newer interface knows.
+            pb::Outcome::Unspecified => None,
+        };
+        let failure = result.error.map(|error| Failure { code: error.code, message: error.message });
+        Self { task: result.task, stage: result.stage, outcome, failure }
+    }
+}
+
+fn disposition_of(disposition: Disposition) -> pb::Disposition {
+    match disposition {
+        Disposition::Applied => pb::Disposition::Applied,
+        Disposition::Duplicate => pb::Disposition::Duplicate,
+        Disposition::Superseded => pb::Disposition::Superseded,
+        Disposition::UnknownTask => pb::Disposition::UnknownTask,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::JobState;
+
+    fn result(outcome: i32, error: Option<pb::TaskError>) -> TaskResult {
+        pb::TaskResult { task: 7, stage: "read".into(), outcome, error }.into()
+    }
+
+    #[test]
+    fn an_outcome_that_is_not_known_is_none() {
+        let outcomes = [0, 1, 2, 99, -1].map(|outcome| result(outcome, None).outcome);
+        assert_eq!(outcomes, [None, Some(Outcome::Succeeded), Some(Outcome::Failed), None, None]);
+    }
+
+    #[test]
+    fn a_result_keeps_its_error() {
+        let error = pb::TaskError { code: "TIMEOUT".into(), message: "slow".into() };
+        let result = result(2, Some(error));
+        assert_eq!((result.task, result.stage.as_str()), (7, "read"));
+        assert_eq!(result.failure, Some(Failure { code: "TIMEOUT".into(), message: "slow".into() }));
+    }
+
+    #[test]
+    fn dispositions_keep_their_order_and_an_ended_job_stops_its_worker() {
+        let dispositions =
+            vec![Disposition::Applied, Disposition::Duplicate, Disposition::Superseded, Disposition::UnknownTask];
+        let mut answer = Reported { dispositions, state: JobState::Running };
+        assert_eq!(reported(&answer).dispositions, [1, 2, 3, 4]);
+        assert!(!reported(&answer).stop);
+        answer.state = JobState::Cancelled;
+        assert!(reported(&answer).stop);
+        assert_eq!(reported(&answer).job_state(), pb::JobState::Cancelled);
+    }
+}

@@ -1,0 +1,59 @@
+//! JobService: the life of a job.
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::calls::{deadline, to_the_end};
+use super::{convert, pb};
+use crate::gateway::Gateway;
+
+/// For dispatchers and operators.
+pub struct Jobs {
+    gateway: Gateway,
+}
+
+impl Jobs {
+    /// The service over these use cases.
+    pub fn new(gateway: Gateway) -> Self {
+        Self { gateway }
+    }
+}
+
+#[async_trait]
+impl pb::job_service_server::JobService for Jobs {
+    async fn create_job(
+        &self,
+        request: Request<pb::CreateJobRequest>,
+    ) -> Result<Response<pb::CreateJobResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let (new, start) = convert::new_job(request.into_inner());
+        let gateway = self.gateway.clone();
+        let job = to_the_end(async move { gateway.create(new, start, deadline).await }).await?;
+        Ok(Response::new(pb::CreateJobResponse { job: Some(job.into()) }))
+    }
+
+    async fn start_job(&self, request: Request<pb::StartJobRequest>) -> Result<Response<pb::StartJobResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let id = convert::job_id(&request.get_ref().job_id)?;
+        let gateway = self.gateway.clone();
+        let job = to_the_end(async move { gateway.start(&id, deadline).await }).await?;
+        Ok(Response::new(pb::StartJobResponse { job: Some(job.into()) }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<pb::CancelJobRequest>,
+    ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let (id, reason) = convert::cancel(request.into_inner())?;
+        let gateway = self.gateway.clone();
+        let job = to_the_end(async move { gateway.cancel(&id, &reason, deadline).await }).await?;
+        Ok(Response::new(pb::CancelJobResponse { job: Some(job.into()) }))
+    }
+
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let id = convert::job_id(&request.get_ref().job_id)?;
+        let job = self.gateway.get(&id, deadline).await?;
+        Ok(Response::new(pb::GetJobResponse { job: Some(job.into()) }))
+    }
+}

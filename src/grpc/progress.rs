@@ -1,0 +1,33 @@
+//! ProgressService: how far a job is.
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::calls::deadline;
+use super::{convert, pb};
+use crate::gateway::Gateway;
+
+/// For UI backends.
+pub struct ProgressReads {
+    gateway: Gateway,
+}
+
+impl ProgressReads {
+    /// The service over these use cases.
+    pub fn new(gateway: Gateway) -> Self {
+        Self { gateway }
+    }
+}
+
+#[async_trait]
+impl pb::progress_service_server::ProgressService for ProgressReads {
+    async fn get_progress(
+        &self,
+        request: Request<pb::GetProgressRequest>,
+    ) -> Result<Response<pb::GetProgressResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let id = convert::job_id(&request.get_ref().job_id)?;
+        let (definition, progress) = self.gateway.progress(&id, deadline).await?;
+        let progress = convert::progress(&definition, progress);
+        Ok(Response::new(pb::GetProgressResponse { progress: Some(progress) }))
+    }
+}

@@ -1,0 +1,209 @@
+//! The only mapping of errors to a gRPC status. Every status carries an ErrorInfo, and what else of google.rpc fits.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use super::pb::ErrorReason;
+use crate::domain::{JobId, Violation};
+use crate::error::{Error, Unavailable};
+
+const DOMAIN: &str = "highwater";
+const JOB: &str = "highwater.v1.Job";
+
+/// How much of a caller's own words an answer repeats, in bytes. A status travels in headers, three times over, and
+/// clients refuse more than 8 KiB of them.
+const TOLD_BYTES: usize = 1200;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        let about = |id: &JobId, details: &mut ErrorDetails| {
+            details.set_resource_info(JOB, id.to_string(), "", message.clone());
+        };
+        let precondition = |kind: &str, id: &JobId, details: &mut ErrorDetails| {
+            details.add_precondition_failure_violation(kind, id.to_string(), message.clone());
+        };
+        match &error {
+            Error::Invalid(violations) => invalid(violations),
+            Error::NotFound(id) => {
+                status(Code::NotFound, ErrorReason::JobNotFound, &message, |details| about(id, details))
+            }
+            Error::Exists { id, .. } => {
+                status(Code::AlreadyExists, ErrorReason::JobExists, &message, |details| about(id, details))
+            }
+            Error::NotStarted(id) => {
+                status(Code::FailedPrecondition, ErrorReason::JobNotStarted, &message, |details| {
+                    precondition("JOB_NOT_STARTED", id, details);
+                })
+            }
+            Error::Ended(id, state) => {
+                let metadata = HashMap::from([("state".to_owned(), state.to_string())]);
+                told(Code::FailedPrecondition, ErrorReason::JobEnded, metadata, &message, |details| {
+                    precondition("JOB_ENDED", id, details);
+                })
+            }
+            Error::Unavailable(what) => status(Code::Unavailable, unavailable(*what), &message, |details| {
+                details.set_retry_info(Some(what.retry_after()));
+            }),
+            Error::DeadlineExceeded => plain(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, &message),
+            Error::Internal(fault) => internal(fault),
+        }
+    }
+}
+
+/// A status that says no more than its reason and message.
+pub fn plain(code: Code, reason: ErrorReason, message: &str) -> Status {
+    status(code, reason, message, |_| ())
+}
+
+fn status(code: Code, reason: ErrorReason, message: &str, more: impl FnOnce(&mut ErrorDetails)) -> Status {
+    told(code, reason, HashMap::new(), message, more)
+}
+
+fn told(
+    code: Code,
+    reason: ErrorReason,
+    metadata: HashMap<String, String>,
+    message: &str,
+    more: impl FnOnce(&mut ErrorDetails),
+) -> Status {
+    let name = reason.as_str_name();
+    let name = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
+    let mut details = ErrorDetails::with_error_info(name, DOMAIN, metadata);
+    more(&mut details);
+    Status::with_error_details(code, message, details)
+}
+
+/// Names the fields, as many as fit.
+fn invalid(violations: &[Violation]) -> Status {
+    let mut left = TOLD_BYTES;
+    let mut fields = Vec::new();
+    for violation in violations {
+        let field = cut(&violation.field, left);
+        let description = cut(&violation.description, left - field.len());
+        left -= field.len() + description.len();
+        fields.push(FieldViolation::new(field, description));
+        if left == 0 {
+            break;
+        }
+    }
+    let message = match fields.first() {
+        Some(first) if violations.len() == 1 => format!("{}: {}", first.field, first.description),
+        Some(first) => format!("{}: {} (and {} more)", first.field, first.description, violations.len() - 1),
+        None => "the request is malformed".to_owned(),
+    };
+    status(Code::InvalidArgument, ErrorReason::InvalidField, &message, |details| {
+        details.set_bad_request(fields);
+    })
+}
+
+fn unavailable(what: Unavailable) -> ErrorReason {
+    match what {
+        Unavailable::Redis => ErrorReason::RedisUnavailable,
+        Unavailable::Postgres => ErrorReason::PostgresUnavailable,
+        Unavailable::Tracker => ErrorReason::TrackerUnavailable,
+        Unavailable::Contention => ErrorReason::Contention,
+    }
+}
+
+/// The log gets the fault, the caller an id to find it by.
+fn internal(fault: &str) -> Status {
+    let error_id = uuid::Uuid::now_v7().to_string();
+    tracing::error!(error_id, fault, "internal fault");
+    let message = format!("a fault of the gateway; its log has it under the error id {error_id}");
+    let metadata = HashMap::from([("error_id".to_owned(), error_id)]);
+    told(Code::Internal, ErrorReason::Internal, metadata, &message, |_| ())
+}
+
+/// The start of `text`, at most `bytes` long, whole characters.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::JobState;
+
+    fn id() -> JobId {
+        "j".parse().unwrap()
+    }
+
+    /// Code, reason, and the details beside ErrorInfo.
+    fn row(error: Error) -> String {
+        let status = Status::from(error);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!(info.domain, DOMAIN);
+        let mut row = format!("{:?} {}", status.code(), info.reason);
+        for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
+            row += &format!(" field={}", violation.field);
+        }
+        if let Some(resource) = details.resource_info() {
+            row += &format!(" resource={}/{}", resource.resource_type, resource.resource_name);
+        }
+        for violation in details.precondition_failure().into_iter().flat_map(|failure| &failure.violations) {
+            row += &format!(" precondition={}/{}", violation.r#type, violation.subject);
+        }
+        if let Some(retry) = details.retry_info() {
+            row += &format!(" retry={:?}", retry.retry_delay.unwrap_or(Duration::MAX));
+        }
+        if let Some(state) = info.metadata.get("state") {
+            row += &format!(" state={state}");
+        }
+        row
+    }
+
+    #[test]
+    fn every_error_has_its_code_reason_and_details() {
+        let errors = [
+            Error::Invalid(vec![Violation::new("job_id", "no"), Violation::new("reason", "no")]),
+            Error::NotFound(id()),
+            Error::Exists { id: id(), fields: vec!["labels"] },
+            Error::NotStarted(id()),
+            Error::Ended(id(), JobState::Failed),
+            Error::Unavailable(Unavailable::Redis),
+            Error::Unavailable(Unavailable::Postgres),
+            Error::Unavailable(Unavailable::Tracker),
+            Error::Unavailable(Unavailable::Contention),
+            Error::DeadlineExceeded,
+            Error::Internal("secret".to_owned()),
+        ];
+        let table: Vec<_> = errors.into_iter().map(row).collect();
+        insta::assert_snapshot!(table.join("\n"), @r"
+        InvalidArgument INVALID_FIELD field=job_id field=reason
+        NotFound JOB_NOT_FOUND resource=highwater.v1.Job/j
+        AlreadyExists JOB_EXISTS resource=highwater.v1.Job/j
+        FailedPrecondition JOB_NOT_STARTED precondition=JOB_NOT_STARTED/j
+        FailedPrecondition JOB_ENDED precondition=JOB_ENDED/j state=FAILED
+        Unavailable REDIS_UNAVAILABLE retry=1s
+        Unavailable POSTGRES_UNAVAILABLE retry=1s
+        Unavailable TRACKER_UNAVAILABLE retry=5s
+        Unavailable CONTENTION retry=50ms
+        DeadlineExceeded DEADLINE_EXCEEDED
+        Internal INTERNAL
+        ");
+    }
+
+    #[test]
+    fn an_internal_fault_is_told_by_its_id_only() {
+        let status = Status::from(Error::Internal("secret".to_owned()));
+        let details = status.get_error_details();
+        let error_id = &details.error_info().unwrap().metadata["error_id"];
+        assert!(status.message().contains(error_id.as_str()));
+        assert!(!String::from_utf8_lossy(status.details()).contains("secret"));
+    }
+
+    #[test]
+    fn an_answer_fits_into_headers_whatever_the_caller_wrote() {
+        let violations = (0..1000).map(|i| Violation::new(format!("labels[{i}]"), "ä".repeat(i))).collect();
+        let mut headers = http::HeaderMap::new();
+        Status::from(Error::Invalid(violations)).add_header(&mut headers).unwrap();
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(size < 8000, "{size}");
+    }
+}
