@@ -1,6 +1,31 @@
-//! Postgres: jobs and the snapshots of ended ones. The only place that knows SQL.
+//! Postgres: jobs, and how ended ones ended. The only place that knows SQL; knows nothing of trackers.
+//!
+//! Every write is a guarded statement that says whether it won; the schema (`migrations/`) enforces invariant I1
+//! besides, whoever writes.
 
+mod check;
+mod ending;
+mod error;
+mod jobs;
+mod lease;
+mod migrate;
+
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+pub use check::CheckError;
+pub use ending::{Ending, Snapshot};
+pub use error::Error;
+pub use migrate::MigrateError;
+
+/// How long a commit may take: it may carry twenty megabytes of cells.
+const COMMIT_WITHIN: Duration = Duration::from_secs(30);
+/// How long a transaction may wait for its gateway.
+const STALL_WITHIN: Duration = Duration::from_secs(5);
 
 /// How to reach Postgres.
 #[derive(Clone)]
@@ -13,29 +38,40 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
+impl fmt::Debug for Settings {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url: _, max_connections, timeout } = self;
+        f.debug_struct("Settings").field("max_connections", max_connections).field("timeout", timeout).finish()
+    }
+}
+
 /// The URL is no address of a Postgres.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ConfigError(pub(super) String);
+pub struct ConfigError(String);
 
 /// Postgres. Cheap to clone; all clones share one pool.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    pool: PgPool,
+    timeout: Duration,
+}
 
 impl Store {
     /// Connects to nothing yet: works with Postgres away.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
-        let _ = settings;
-        Ok(Self {})
-    }
-
-    /// Brings the schema up to date; returns what was applied, oldest first. The error is for people.
-    pub async fn migrate(&self) -> Result<Vec<String>, MigrateError> {
-        todo!()
+        let options = PgConnectOptions::from_str(&settings.url).map_err(|error| ConfigError(error.to_string()))?;
+        let options = options.application_name("highwater").options([
+            // Whatever became of the caller, Postgres stops working for it, and a gateway that stalls within a
+            // transaction does not keep a job's row locked.
+            ("statement_timeout", COMMIT_WITHIN.as_millis()),
+            ("idle_in_transaction_session_timeout", STALL_WITHIN.as_millis()),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections)
+            .acquire_timeout(settings.timeout)
+            .connect_lazy_with(options);
+        Ok(Self { pool, timeout: settings.timeout })
     }
 }
-
-/// The schema could not be brought up to date.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct MigrateError(pub(super) String);

@@ -1,0 +1,174 @@
+//! Jobs: created, looked at, started. Each write is guarded and says whether it won.
+
+use std::collections::BTreeMap;
+
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+use super::{Error, Store};
+use crate::deadline::Deadline;
+use crate::domain::{Definition, Job, JobId};
+
+/// A row without its snapshot, as it is read.
+struct JobRow {
+    job_id: String,
+    display_name: String,
+    labels: Json<BTreeMap<String, String>>,
+    stages: Vec<String>,
+    task_count: i32,
+    failure_threshold: f64,
+    state: String,
+    incarnation: i64,
+    create_time: OffsetDateTime,
+    start_time: Option<OffsetDateTime>,
+    end_time: Option<OffsetDateTime>,
+    cancel_reason: String,
+}
+
+impl Store {
+    /// Creates a PENDING job unless its id is taken; whether it did.
+    pub async fn create(&self, new: &Definition, deadline: Deadline) -> Result<bool, Error> {
+        let stages: Vec<String> = new.stages.iter().map(ToString::to_string).collect();
+        let mut lease = self.lease(deadline).await?;
+        let created = lease
+            .deadline
+            .bound(
+                sqlx::query!(
+                    "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold)
+                     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (job_id) DO NOTHING",
+                    new.id.as_str(),
+                    new.display_name,
+                    Json(&new.labels) as _,
+                    &stages,
+                    i32::try_from(new.task_count).unwrap_or(i32::MAX),
+                    new.failure_threshold
+                )
+                .execute(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        Ok(created.rows_affected() == 1)
+    }
+
+    /// The job, if there is one.
+    pub async fn job(&self, id: &JobId, deadline: Deadline) -> Result<Option<Job>, Error> {
+        let mut lease = self.lease(deadline).await?;
+        let row = lease
+            .deadline
+            .bound(
+                sqlx::query_as!(
+                    JobRow,
+                    r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
+                              task_count, failure_threshold, state, incarnation, create_time, start_time, end_time,
+                              cancel_reason
+                       FROM jobs WHERE job_id = $1"#,
+                    id.as_str()
+                )
+                .fetch_optional(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        row.map(Job::try_from).transpose()
+    }
+
+    /// Issues the next incarnation to a start of a PENDING job; `None` if it is not PENDING.
+    pub async fn issue_incarnation(&self, id: &JobId, deadline: Deadline) -> Result<Option<u64>, Error> {
+        let mut lease = self.lease(deadline).await?;
+        let issued = lease
+            .deadline
+            .bound(
+                sqlx::query_scalar!(
+                    "UPDATE jobs SET incarnation = incarnation + 1 WHERE job_id = $1 AND state = 'PENDING'
+                     RETURNING incarnation",
+                    id.as_str()
+                )
+                .fetch_optional(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        issued.map(from_bigint).transpose()
+    }
+
+    /// Commits PENDING → RUNNING for the start that `incarnation` was issued to; whether it won. A later start, a
+    /// cancel or an earlier commit of the same makes it lose.
+    pub async fn start(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<bool, Error> {
+        let mut lease = self.lease(deadline).await?;
+        let started = lease
+            .deadline
+            .bound(
+                sqlx::query!(
+                    "UPDATE jobs SET state = 'RUNNING', start_time = now()
+                     WHERE job_id = $1 AND state = 'PENDING' AND incarnation = $2",
+                    id.as_str(),
+                    to_bigint(incarnation)?
+                )
+                .execute(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        Ok(started.rows_affected() == 1)
+    }
+
+    /// Running jobs whose ids come after `after`, ascending, with their incarnations: a page of at most `limit`.
+    pub async fn running(
+        &self,
+        after: Option<&JobId>,
+        limit: u32,
+        deadline: Deadline,
+    ) -> Result<Vec<(JobId, u64)>, Error> {
+        let after = after.map_or("", JobId::as_str);
+        let mut lease = self.lease(deadline).await?;
+        let rows = lease
+            .deadline
+            .bound(
+                sqlx::query!(
+                    "SELECT job_id, incarnation FROM jobs WHERE state = 'RUNNING' AND job_id > $1
+                     ORDER BY job_id LIMIT $2",
+                    after,
+                    i64::from(limit)
+                )
+                .fetch_all(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        rows.into_iter().map(|row| Ok((parse(&row.job_id)?, from_bigint(row.incarnation)?))).collect()
+    }
+}
+
+impl TryFrom<JobRow> for Job {
+    type Error = Error;
+
+    fn try_from(row: JobRow) -> Result<Self, Error> {
+        let definition = Definition {
+            id: parse(&row.job_id)?,
+            display_name: row.display_name,
+            labels: row.labels.0,
+            stages: row.stages.iter().map(|stage| parse(stage)).collect::<Result<_, _>>()?,
+            task_count: u32::try_from(row.task_count).map_err(|error| Error::Unexpected(error.to_string()))?,
+            failure_threshold: row.failure_threshold,
+        };
+        Ok(Self {
+            definition,
+            state: parse(&row.state)?,
+            incarnation: from_bigint(row.incarnation)?,
+            create_time: row.create_time,
+            start_time: row.start_time,
+            end_time: row.end_time,
+            cancel_reason: row.cancel_reason,
+        })
+    }
+}
+
+/// Reads a word that somebody else may have written.
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T, Error> {
+    word.parse().map_err(|error| Error::Unexpected(format!("{word:?}: {error}")))
+}
+
+fn from_bigint(number: i64) -> Result<u64, Error> {
+    u64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
+}
+
+/// A number as Postgres takes it.
+pub(super) fn to_bigint(number: u64) -> Result<i64, Error> {
+    i64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
+}

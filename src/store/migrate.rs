@@ -1,0 +1,34 @@
+//! Bringing the schema up to date: numbered steps from `migrations/`, each applied once, under a lock.
+
+use sqlx::migrate::Migrator;
+
+use super::Store;
+
+/// All steps, compiled in.
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// The schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+#[error("the schema could not be brought up to date: {0}")]
+pub struct MigrateError(String);
+
+impl Store {
+    /// Brings the schema up to date; returns what was applied, oldest first.
+    pub async fn migrate(&self) -> Result<Vec<String>, MigrateError> {
+        let before = self.applied().await?;
+        MIGRATIONS.run(&self.pool).await.map_err(|error| MigrateError(error.to_string()))?;
+        let new = MIGRATIONS.iter().filter(|migration| !before.contains(&migration.version));
+        Ok(new.map(|migration| format!("{:04} {}", migration.version, migration.description)).collect())
+    }
+
+    async fn applied(&self) -> Result<Vec<i64>, MigrateError> {
+        let fault = |error: sqlx::Error| MigrateError(error.to_string());
+        // Not checked at compile time: the table is the migrator's own, and may not exist yet.
+        let exists = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL");
+        if !exists.fetch_one(&self.pool).await.map_err(fault)? {
+            return Ok(Vec::new());
+        }
+        let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
+        versions.fetch_all(&self.pool).await.map_err(fault)
+    }
+}
