@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use time::OffsetDateTime;
 
 use super::ids::check;
-use super::{JobId, JobState, MAX_STAGES, StageKey, Violation};
+use super::{JobId, JobState, Layout, MAX_STAGES, StageKey, Violation};
 
 /// The most tasks that a job can have.
 pub const MAX_TASKS: u32 = 10_000_000;
@@ -138,6 +138,11 @@ impl NewJob {
 }
 
 impl Definition {
+    /// How the cells of its marks lie.
+    pub fn layout(&self) -> Layout {
+        Layout { total: self.task_count, stages: self.stages.len() }
+    }
+
     /// Which stage has this key.
     pub fn stage_index(&self, key: &str) -> Option<usize> {
         self.stages.iter().position(|stage| stage.as_str() == key)

@@ -1,6 +1,7 @@
 //! The newest errors of a job and how often each code came: best effort, beside the marks and never needed to be
 //! right. A fault here is no fault of a report or a read.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use redis::{Pipeline, Value};
@@ -11,16 +12,15 @@ use crate::domain::{ErrorSample, Errors, JobId, KEPT_SAMPLES};
 
 /// How many different codes are counted apart.
 const COUNTED_CODES: usize = 64;
+/// What the rest counts as, here and in `note_errors.lua`.
+const OTHER_CODES: &str = "OTHER";
 /// How many answers [`ask`] adds to a pipeline.
 pub(super) const ANSWERS: usize = 2;
 
 impl Live {
     /// Notes new errors, oldest first.
     pub async fn note_errors(&self, id: &JobId, errors: &[ErrorSample], deadline: Deadline) -> Result<(), Error> {
-        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-        for error in errors {
-            *counts.entry(&error.code).or_default() += 1;
-        }
+        let counts = counts(errors);
         let newest = &errors[errors.len().saturating_sub(KEPT_SAMPLES)..];
         let mut call = scripts::NOTE_ERRORS.key(keys::error_samples(id));
         call.key(keys::error_counts(id));
@@ -35,6 +35,22 @@ impl Live {
     }
 }
 
+/// How often each code comes, most frequent first; what comes after the codes that are counted apart is one sum, so
+/// that the script's work is bounded.
+fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
+    let mut by_code: BTreeMap<&str, u64> = BTreeMap::new();
+    for error in errors {
+        *by_code.entry(&error.code).or_default() += 1;
+    }
+    let mut counts: Vec<_> = by_code.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let others: u64 = counts.split_off(counts.len().min(COUNTED_CODES)).into_iter().map(|(_, count)| count).sum();
+    if others > 0 {
+        counts.push((OTHER_CODES, others));
+    }
+    counts
+}
+
 /// Asks for what was noted.
 pub(super) fn ask(commands: &mut Pipeline, id: &JobId) {
     commands.cmd("LRANGE").arg(keys::error_samples(id)).arg(0).arg(-1);
@@ -47,6 +63,6 @@ pub(super) fn read(mut answers: impl Iterator<Item = Value>) -> Errors {
     let samples: Vec<Vec<u8>> = redis::from_redis_value(next()).unwrap_or_default();
     let counts: BTreeMap<String, u64> = redis::from_redis_value(next()).unwrap_or_default();
     let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.sort_by_key(|(_, count)| Reverse(*count));
     Errors { counts, samples: samples.iter().filter_map(|sample| serde_json::from_slice(sample).ok()).collect() }
 }

@@ -5,7 +5,7 @@ use redis::{ScriptInvocation, Value};
 
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{Cause, Change, JobId, Layout, MAX_STAGES, Marking};
+use crate::domain::{Change, JobId, Layout, MAX_STAGES, Marking};
 
 /// Why a script left a tracker as it was.
 #[derive(Debug, Clone, PartialEq)]

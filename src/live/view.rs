@@ -9,7 +9,7 @@ use super::header::time_from_millis;
 use super::noted_errors::{self, ANSWERS as ERROR_ANSWERS};
 use super::{Error, Generation, HEADER_BYTES, Header, HeaderError, Live, keys};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Errors, JobId, Layout, TrackerView};
+use crate::domain::{Errors, JobId, TrackerView};
 
 /// How much of the cells one command reads: well under a millisecond of Redis's time.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -57,6 +57,11 @@ impl Tracker {
                 marked: header.revision > 0,
             },
         }
+    }
+
+    /// Whether it says that nothing is pending.
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Present { header, .. } if header.counts.is_complete())
     }
 }
 
@@ -122,13 +127,6 @@ impl Live {
         let time = time.and_then(|(seconds, micros)| time_from_millis(seconds * 1000 + micros / 1000));
         let time = time.ok_or_else(|| Error::Unexpected("TIME answered no time".to_owned()))?;
         Ok(Answers { values: values.into_iter(), generation, time })
-    }
-}
-
-impl Header {
-    /// The cells behind this header, refused unless marks can have led there.
-    pub fn cells(&self, bytes: Vec<u8>) -> Result<Cells, crate::domain::CellsError> {
-        Cells::new(Layout { total: self.counts.total, stages: self.counts.stages.len() }, bytes)
     }
 }
 
