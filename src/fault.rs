@@ -6,8 +6,9 @@
 //! once), and then dies with its process, or waits until that file is removed.
 
 /// Every point, in the order in which a job passes them.
-pub const POINTS: [&str; 17] = [
+pub const POINTS: [&str; 16] = [
     "start.begun",
+    "start.issued",
     "start.opened",
     "start.committed",
     "start.adopted",
@@ -22,8 +23,6 @@ pub const POINTS: [&str; 17] = [
     "commit.written",
     "finish.committed",
     "finish.expired",
-    "repair.found",
-    "repair.done",
 ];
 
 /// Passes the point `name`.

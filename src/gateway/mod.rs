@@ -1,30 +1,42 @@
 //! The use cases; the only place that sees both stores.
+//!
+//! | file | what |
+//! |---|---|
+//! | `jobs` | create, get, cancel |
+//! | `start` | open, commit, adopt |
+//! | `report` | the way of a report (invariants I3, I4, I10) |
+//! | `read` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
+//! | `finish` | seal, commit, expire (I1, I2) |
+//! | `known` | what this gateway remembers of jobs |
+//! | `upkeep` | what the reconciler asks for |
+
+mod finish;
+mod jobs;
+mod known;
+mod read;
+mod report;
+mod start;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::domain::{Definition, Disposition, Job, JobId, JobState, NewJob, Progress, TaskResult};
-use crate::error::Result;
-use crate::live::Live;
-use crate::store::Store;
+use crate::domain::JobId;
+use crate::error::{Error, Unavailable};
+use crate::live::{self, Live};
+use crate::store::{self, Store};
+
+pub use report::Reported;
+pub use upkeep::Look;
 
 /// How the gateway behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// For how long a job that this gateway itself saw running is believed to run without asking Postgres again.
     pub seen_running_for: Duration,
-    /// How many ended jobs' final snapshots are kept in memory.
+    /// How many jobs are remembered: definitions, and the final snapshots of ended ones.
     pub cached_snapshots: usize,
-}
-
-/// What a report is answered.
-#[derive(Debug, Clone)]
-pub struct Reported {
-    /// One for each result, in the order of the request.
-    pub dispositions: Vec<Disposition>,
-    /// The job's state after the batch.
-    pub state: JobState,
 }
 
 /// What a look at the stores found.
@@ -36,49 +48,78 @@ pub struct Check {
     pub warnings: Vec<String>,
 }
 
-/// The use cases. Cheap to clone.
+/// The use cases. Cheap to clone; all clones share stores and memory.
 #[derive(Clone)]
-pub struct Gateway {}
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    live: Live,
+    store: Store,
+    known: known::Known,
+    finishes: finish::Finishes,
+}
 
 impl Gateway {
     /// A gateway over both stores, neither of which has to be there yet.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
-        let _ = (live, store, settings);
-        Self {}
+        let known = known::Known::new(settings.cached_snapshots, settings.seen_running_for);
+        Self { shared: Arc::new(Shared { live, store, known, finishes: finish::Finishes::default() }) }
     }
 
     /// Looks at what the gateway stands on: versions, settings, schema.
     pub async fn check(&self, deadline: Deadline) -> Check {
-        todo!()
+        let (live, store) = tokio::join!(self.live().check(deadline), self.store().check(deadline));
+        let mut check = Check::default();
+        for outcome in [live.map_err(|error| error.to_string()), store.map_err(|error| error.to_string())] {
+            match outcome {
+                Ok(warnings) => check.warnings.extend(warnings),
+                Err(fault) => check.faults.push(fault),
+            }
+        }
+        check
     }
 
-    /// Creates a job, idempotently by id, and starts it if asked.
-    pub async fn create(&self, new: NewJob, start: bool, deadline: Deadline) -> Result<Job> {
-        todo!()
+    fn live(&self) -> &Live {
+        &self.shared.live
     }
 
-    /// Starts a PENDING job.
-    pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
-        todo!()
+    fn store(&self) -> &Store {
+        &self.shared.store
     }
 
-    /// Ends a job as CANCELLED. The reason has been validated (at most 1,024 bytes, no NUL).
-    pub async fn cancel(&self, id: &JobId, reason: &str, deadline: Deadline) -> Result<Job> {
-        todo!()
+    fn known(&self) -> &known::Known {
+        &self.shared.known
     }
+}
 
-    /// The job as Postgres holds it.
-    pub async fn get(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
-        todo!()
+impl From<live::Error> for Error {
+    fn from(error: live::Error) -> Self {
+        match error {
+            live::Error::Unreachable(_) | live::Error::Refused(_) => {
+                tracing::debug!(%error, "a call to Redis failed");
+                Self::Unavailable(Unavailable::Redis)
+            }
+            live::Error::Unexpected(_) => Self::Internal(error.to_string()),
+        }
     }
+}
 
-    /// Takes a report.
-    pub async fn report(&self, id: &JobId, results: Vec<TaskResult>, deadline: Deadline) -> Result<Reported> {
-        todo!()
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Unreachable(_) => {
+                tracing::debug!(%error, "a call to Postgres failed");
+                Self::Unavailable(Unavailable::Postgres)
+            }
+            store::Error::Unexpected(_) => Self::Internal(error.to_string()),
+        }
     }
+}
 
-    /// How far the job is, with its definition (for the stages' keys).
-    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> Result<(Arc<Definition>, Progress)> {
-        todo!()
-    }
+/// The error of a call for a job whose tracker cannot be used: for the log why, for the caller to try again.
+fn tracker_unavailable(id: &JobId, why: &live::Refusal) -> Error {
+    tracing::warn!(job = %id, ?why, "the tracker of a running job cannot be used");
+    Error::Unavailable(Unavailable::Tracker)
 }

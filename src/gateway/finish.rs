@@ -1,0 +1,160 @@
+//! Finish: seal → commit → expire. Level-triggered: whoever sees a complete or sealed tracker may do it, any number at
+//! once, and a crash between any two steps is finished by the next. Holds invariants I1 and I2: one guarded commit
+//! wins, and its verdict is computed from the very marks that it stores.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+
+use super::Gateway;
+use crate::deadline::Deadline;
+use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState, verdict};
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::live::{Header, Seal};
+use crate::store::{Ending, Snapshot};
+
+/// How long one finish may take, whoever waits for it: the cells of ten million tasks are read, counted and stored.
+const FINISH_WITHIN: Duration = Duration::from_secs(30);
+
+/// The finishes under way in this gateway: one a job, however many wait for it.
+#[derive(Default)]
+pub(super) struct Finishes(Mutex<HashMap<JobId, Finish>>);
+
+/// The state that the job has ended in, by whoever; `None` if it cannot end now.
+type Finish = Shared<BoxFuture<'static, Result<Option<JobState>>>>;
+
+impl Finishes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Finish>> {
+        // Entries are put in and taken out whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a finish off the list however it went.
+struct UnderWay(Gateway, JobId);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.shared.finishes.lock().remove(&self.1);
+    }
+}
+
+impl Gateway {
+    /// Begins to finish the job whose tracker has this incarnation, or joins who does. It goes on whether or not
+    /// somebody waits for it.
+    pub fn finish(&self, id: &JobId, incarnation: u64) -> Finish {
+        let mut under_way = self.shared.finishes.lock();
+        if let Some(finish) = under_way.get(id) {
+            return finish.clone();
+        }
+        let listed = UnderWay(self.clone(), id.clone());
+        let task = tokio::spawn(async move {
+            let UnderWay(gateway, id) = &listed;
+            let outcome = gateway.try_finish(id, incarnation, Deadline::after(FINISH_WITHIN)).await;
+            if let Err(error) = &outcome {
+                tracing::warn!(job = %id, %error, "could not finish; whoever looks next tries again");
+            }
+            outcome
+        });
+        let finish = task.map(|ended| ended.unwrap_or_else(|error| Err(Error::Internal(error.to_string()))));
+        let finish = finish.boxed().shared();
+        under_way.insert(id.clone(), finish.clone());
+        finish
+    }
+
+    async fn try_finish(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<Option<JobState>> {
+        let definition = self.definition(id, deadline).await?;
+        fault::point("finish.begun").await;
+        let header = match self.live().seal(id, incarnation, Seal::Complete, deadline).await? {
+            Ok(header) => header,
+            Err(refusal) => {
+                tracing::debug!(job = %id, ?refusal, "cannot be finished now");
+                return Ok(None);
+            }
+        };
+        fault::point("finish.sealed").await;
+        let Some(ending) = self.ending(&definition, header, deadline).await? else { return Ok(None) };
+        fault::point("finish.read").await;
+        let won = self.store().end(id, incarnation, &ending, deadline).await?;
+        fault::point("finish.committed").await;
+        metrics::counter!("highwater_finish_total", "won" => if won { "true" } else { "false" }).increment(1);
+        if won {
+            let last = ending.snapshot.counts.last();
+            tracing::info!(job = %id, state = %ending.state, succeeded = last.succeeded, "ended");
+        }
+        let state = self.get(id, deadline).await?.state;
+        if !state.is_ended() {
+            tracing::warn!(job = %id, incarnation, "the seal is that of a tracker that is not the job's any more");
+            return Ok(None);
+        }
+        // Best effort: a sealed tracker that stays goes away with its time to live.
+        if let Err(error) = self.live().expire(id, incarnation, deadline).await {
+            tracing::debug!(job = %id, %error, "the sealed tracker stays for now");
+        }
+        fault::point("finish.expired").await;
+        Ok(Some(state))
+    }
+
+    /// The end that a seal leads to, from the cells themselves; `None` if it turns out to lead to none.
+    async fn ending(&self, definition: &Definition, sealed: Header, deadline: Deadline) -> Result<Option<Ending>> {
+        let id = &definition.id;
+        if sealed.layout() != definition.layout() {
+            return Err(Error::Internal(format!("the tracker of job {id} is that of another job")));
+        }
+        let Some(bytes) = self.live().cells(id, &sealed, deadline).await? else { return Ok(None) };
+        let (cells, counts) = recount(&sealed, bytes).await?;
+        let Some(header) = self.repaired(id, sealed, counts, deadline).await? else { return Ok(None) };
+        let errors = self.live().look(id, deadline).await?.errors;
+        let (state, cancel_reason) = match header.seal {
+            Some(Cause::Cancelled) => (JobState::Cancelled, self.live().reason(id, deadline).await?),
+            Some(Cause::Complete) => {
+                (verdict(header.counts.last(), header.counts.total, definition.failure_threshold), String::new())
+            }
+            None => return Ok(None),
+        };
+        let snapshot = Snapshot {
+            // A seal that was set while the tracker was not believed says so by not being adopted. Then marks may be
+            // missing, except where every task succeeded at every stage.
+            lower_bound: !header.adopted && !header.counts.all_succeeded(),
+            revision: header.revision,
+            last_progress_time: header.last_mark_time,
+            counts: header.counts,
+            errors,
+        };
+        Ok(Some(Ending { state, cancel_reason, snapshot, cells }))
+    }
+
+    /// The header with the counts of the cells. That they differ from its own is a broken invariant: said, counted,
+    /// and put right before anything is stored. `None` if the job is not complete after all: the seal is taken off.
+    async fn repaired(&self, id: &JobId, found: Header, counts: Counts, deadline: Deadline) -> Result<Option<Header>> {
+        if found.counts == counts {
+            return Ok(Some(found));
+        }
+        metrics::counter!("highwater_invariant_violations_total").increment(1);
+        tracing::error!(job = %id, header = ?found.counts, cells = ?counts, "the counts were not those of the cells");
+        let stands = found.seal == Some(Cause::Cancelled) || counts.is_complete();
+        let mut right = found.clone();
+        right.counts = counts;
+        if !stands {
+            (right.seal, right.seal_time) = (None, None);
+        }
+        let repaired = self.live().repair(id, &found, &right, deadline).await?;
+        Ok((repaired && stands).then_some(right))
+    }
+}
+
+/// Reads and counts cells, off the runtime: ten million take a while.
+async fn recount(header: &Header, bytes: Vec<u8>) -> Result<(Cells, Counts)> {
+    let layout = header.layout();
+    let counted = tokio::task::spawn_blocking(move || {
+        let cells = Cells::new(layout, bytes)?;
+        let counts = cells.count();
+        Ok::<_, crate::domain::CellsError>((cells, counts))
+    });
+    let counted = counted.await.map_err(|error| Error::Internal(error.to_string()))?;
+    counted.map_err(|error| Error::Internal(error.to_string()))
+}

@@ -1,0 +1,102 @@
+//! Jobs: created, looked at, cancelled.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Gateway, tracker_unavailable};
+use crate::deadline::Deadline;
+use crate::domain::{Cells, Counts, Definition, Job, JobId, JobState, NewJob};
+use crate::error::{Error, Result, Unavailable};
+use crate::fault;
+use crate::live::Seal;
+use crate::store::{Ending, Snapshot};
+
+/// How often a cancel looks again after others were faster.
+const CANCEL_ATTEMPTS: usize = 5;
+
+impl Gateway {
+    /// Creates a job, idempotently by id, and starts it if asked.
+    pub async fn create(&self, new: NewJob, start: bool, deadline: Deadline) -> Result<Job> {
+        let definition = new.validate().map_err(Error::Invalid)?;
+        let created = self.store().create(&definition, deadline).await?;
+        let job = self.get(&definition.id, deadline).await?;
+        let fields = job.definition.differences(&definition);
+        if !fields.is_empty() {
+            return Err(Error::Exists { id: definition.id, fields });
+        }
+        if created {
+            tracing::info!(job = %definition.id, tasks = definition.task_count, "created");
+        }
+        if start && job.state == JobState::Pending { self.start(&definition.id, deadline).await } else { Ok(job) }
+    }
+
+    /// The job as Postgres holds it.
+    pub async fn get(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
+        self.ask(id, deadline).await?.ok_or_else(|| Error::NotFound(id.clone()))
+    }
+
+    /// Ends a job as CANCELLED. The reason has been validated (at most 1,024 bytes, no NUL).
+    pub async fn cancel(&self, id: &JobId, reason: &str, deadline: Deadline) -> Result<Job> {
+        for _ in 0..CANCEL_ATTEMPTS {
+            // Also shows that Postgres answers: a seal that cannot be committed would only stop the job.
+            let job = self.get(id, deadline).await?;
+            fault::point("cancel.checked").await;
+            match job.state {
+                JobState::Cancelled => return Ok(job),
+                JobState::Pending => self.cancel_pending(&job, reason, deadline).await?,
+                JobState::Running => self.cancel_running(&job, reason, deadline).await?,
+                ended => return Err(Error::Ended(id.clone(), ended)),
+            }
+        }
+        Err(Error::Unavailable(Unavailable::Contention))
+    }
+
+    async fn cancel_pending(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
+        let ending = blank_ending(&job.definition, JobState::Cancelled, reason)?;
+        if self.store().end_pending(&job.definition.id, &ending, deadline).await? {
+            tracing::info!(job = %job.definition.id, reason, "cancelled before its start");
+        }
+        Ok(())
+    }
+
+    async fn cancel_running(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
+        let id = &job.definition.id;
+        match self.live().seal(id, job.incarnation, Seal::Cancelled(reason), deadline).await? {
+            Ok(_) => {
+                let finished = deadline.bound(self.finish(id, job.incarnation)).await;
+                finished.map_err(|_| Error::DeadlineExceeded)?.map(drop)
+            }
+            // Another may have ended the job since it was looked at, and its tracker may be gone already.
+            Err(refusal) => match self.get(id, deadline).await?.state {
+                JobState::Running => Err(tracker_unavailable(id, &refusal)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// What Postgres says of the job now, remembered.
+    pub(super) async fn ask(&self, id: &JobId, deadline: Deadline) -> Result<Option<Job>> {
+        let asked = Instant::now();
+        let job = self.store().job(id, deadline).await?;
+        if let Some(job) = &job {
+            self.known().saw(job, asked);
+        }
+        Ok(job)
+    }
+
+    /// What the job is; asks Postgres once for each job.
+    pub(super) async fn definition(&self, id: &JobId, deadline: Deadline) -> Result<Arc<Definition>> {
+        match self.known().definition(id) {
+            Some(definition) => Ok(definition),
+            None => self.get(id, deadline).await.map(|job| Arc::new(job.definition)),
+        }
+    }
+}
+
+/// The end of a job in which nothing was ever marked.
+pub(super) fn blank_ending(definition: &Definition, state: JobState, reason: &str) -> Result<Ending> {
+    let layout = definition.layout();
+    let cells = Cells::new(layout, vec![0; layout.bytes()]).map_err(|error| Error::Internal(error.to_string()))?;
+    let snapshot = Snapshot::blank(Counts::none(layout.total, layout.stages));
+    Ok(Ending { state, cancel_reason: reason.to_owned(), snapshot, cells })
+}

@@ -1,0 +1,142 @@
+//! What this gateway remembers of jobs, bounded: definitions and final snapshots, which never change, and which jobs
+//! it saw running, when. Nothing here is needed to be right: what is forgotten is asked again.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use crate::domain::{Definition, Job, JobId, JobState};
+use crate::store::Snapshot;
+
+/// A job that has ended, and how.
+pub(super) struct Ended {
+    pub job: Job,
+    pub snapshot: Snapshot,
+}
+
+pub(super) struct Known {
+    jobs: Mutex<LruCache<JobId, Entry>>,
+    seen_running_for: Duration,
+}
+
+struct Entry {
+    definition: Arc<Definition>,
+    /// The incarnation with which it was last seen running, and when Postgres was asked (not: answered).
+    running: Option<(u64, Instant)>,
+    /// The state, once it is final.
+    ended: Option<JobState>,
+    snapshot: Option<Arc<Ended>>,
+}
+
+impl Known {
+    pub fn new(capacity: usize, seen_running_for: Duration) -> Self {
+        let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
+        Self { jobs: Mutex::new(LruCache::new(capacity)), seen_running_for }
+    }
+
+    /// Remembers what Postgres said when it was asked at `asked`.
+    pub fn saw(&self, job: &Job, asked: Instant) {
+        let mut jobs = self.jobs();
+        let entry = jobs.get_or_insert_mut(job.definition.id.clone(), || Entry {
+            definition: Arc::new(job.definition.clone()),
+            running: None,
+            ended: None,
+            snapshot: None,
+        });
+        match job.state {
+            JobState::Pending => {}
+            JobState::Running => {
+                // Of two answers that come in the wrong order, the one that was asked for later holds.
+                let newer = entry.running.is_none_or(|(_, at)| at <= asked);
+                if newer && entry.ended.is_none() {
+                    entry.running = Some((job.incarnation, asked));
+                }
+            }
+            ended => {
+                entry.ended = Some(ended);
+                entry.running = None;
+            }
+        }
+    }
+
+    /// Remembers a final snapshot.
+    pub fn saw_snapshot(&self, ended: Arc<Ended>) {
+        if let Some(entry) = self.jobs().get_mut(&ended.job.definition.id) {
+            entry.snapshot = Some(ended);
+        }
+    }
+
+    pub fn definition(&self, id: &JobId) -> Option<Arc<Definition>> {
+        self.jobs().get(id).map(|entry| entry.definition.clone())
+    }
+
+    /// The final state, if this gateway knows that the job has ended.
+    pub fn ended(&self, id: &JobId) -> Option<JobState> {
+        self.jobs().get(id)?.ended
+    }
+
+    pub fn snapshot(&self, id: &JobId) -> Option<Arc<Ended>> {
+        self.jobs().get(id)?.snapshot.clone()
+    }
+
+    /// The incarnation with which the job was last seen running, whenever that was: for calls that the tracker checks.
+    pub fn incarnation(&self, id: &JobId) -> Option<u64> {
+        self.jobs().get(id)?.running.map(|(incarnation, _)| incarnation)
+    }
+
+    /// The same, if it was so lately that the job may be shown as running without asking again.
+    pub fn seen_running(&self, id: &JobId) -> Option<u64> {
+        let (incarnation, asked) = self.jobs().get(id)?.running?;
+        (asked.elapsed() < self.seen_running_for).then_some(incarnation)
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, LruCache<JobId, Entry>> {
+        // Every change is one assignment: what a panic leaves behind is whole.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::domain::NewJob;
+
+    fn job(state: JobState, incarnation: u64) -> Job {
+        let new = NewJob { job_id: "a".into(), stages: vec!["s".into()], task_count: 1, ..NewJob::default() };
+        Job {
+            definition: new.validate().unwrap(),
+            state,
+            incarnation,
+            create_time: OffsetDateTime::UNIX_EPOCH,
+            start_time: None,
+            end_time: None,
+            cancel_reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn an_answer_that_arrives_late_brings_no_ended_job_back() {
+        let known = Known::new(8, Duration::from_secs(60));
+        let asked = Instant::now();
+        let running = job(JobState::Running, 1);
+        let id = running.definition.id.clone();
+        known.saw(&running, asked);
+        assert_eq!((known.seen_running(&id), known.ended(&id)), (Some(1), None));
+        known.saw(&job(JobState::Cancelled, 1), asked);
+        known.saw(&running, Instant::now());
+        assert_eq!((known.seen_running(&id), known.ended(&id)), (None, Some(JobState::Cancelled)));
+    }
+
+    #[test]
+    fn seen_running_fades_and_the_incarnation_stays() {
+        let known = Known::new(8, Duration::ZERO);
+        let running = job(JobState::Running, 3);
+        let id = running.definition.id.clone();
+        known.saw(&running, Instant::now());
+        assert_eq!((known.seen_running(&id), known.incarnation(&id)), (None, Some(3)));
+    }
+}

@@ -1,0 +1,171 @@
+//! The way of a read: look at the tracker, ask Postgres unless this gateway saw the job running just now, and let the
+//! read table (`domain::resolve`) decide what that means. Never waits for an end that it sees coming.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::Gateway;
+use super::known::Ended;
+use crate::deadline::Deadline;
+use crate::domain::{
+    Counts, Definition, Errors, Job, JobId, JobState, Progress, Resolution, Row, Source, SourceReason, Tally,
+    TrackerView, resolve,
+};
+use crate::error::{Error, Result, Unavailable};
+use crate::live::{Tracker, View};
+
+impl Gateway {
+    /// How far the job is, with its definition (for the stages' keys).
+    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> Result<(Arc<Definition>, Progress)> {
+        if let Some(ended) = self.known().snapshot(id) {
+            return Ok((Arc::new(ended.job.definition.clone()), ended.progress()));
+        }
+        let (look, resolution) = match self.known().seen_running(id) {
+            Some(incarnation) => {
+                let look = self.look(id, deadline).await;
+                let seen = resolve(tracker_view(look.as_ref()), Row::NotAsked { seen_running: Some(incarnation) });
+                match seen {
+                    Resolution::AskPostgres => {
+                        let row = self.row(id, deadline).await?;
+                        let resolution = resolve(tracker_view(look.as_ref()), row);
+                        (look, resolution)
+                    }
+                    decided => (look, decided),
+                }
+            }
+            None => {
+                let (look, row) = tokio::join!(self.look(id, deadline), self.row(id, deadline));
+                let resolution = resolve(tracker_view(look.as_ref()), row?);
+                (look, resolution)
+            }
+        };
+        self.answer(id, resolution, look, deadline).await
+    }
+
+    async fn answer(
+        &self,
+        id: &JobId,
+        resolution: Resolution,
+        look: Option<View>,
+        deadline: Deadline,
+    ) -> Result<(Arc<Definition>, Progress)> {
+        let definition = match resolution {
+            Resolution::NotFound => return Err(Error::NotFound(id.clone())),
+            Resolution::Unavailable | Resolution::AskPostgres => {
+                return Err(Error::Unavailable(Unavailable::Postgres));
+            }
+            Resolution::Snapshot => {
+                let ended = self.ended(id, deadline).await?;
+                return Ok((Arc::new(ended.job.definition.clone()), ended.progress()));
+            }
+            Resolution::Pending | Resolution::Unknown(_) | Resolution::Tracker { .. } => {
+                self.definition(id, deadline).await?
+            }
+        };
+        let progress = match (resolution, look) {
+            (
+                Resolution::Tracker { source, lower_bound },
+                Some(View { tracker: Tracker::Present { header, .. }, errors, time }),
+            ) => {
+                if header.counts.is_complete() || header.seal.is_some() {
+                    drop(self.finish(id, header.incarnation));
+                }
+                Progress {
+                    source,
+                    lower_bound,
+                    observe_time: time,
+                    tally: Some(header.tally()),
+                    rate: Some(header.rate(time)),
+                    errors,
+                    ..running_unknown()
+                }
+            }
+            (Resolution::Unknown(reason), look) => Progress {
+                source: Source::Fallback(reason),
+                errors: look.map_or_else(Errors::default, |look| look.errors),
+                ..running_unknown()
+            },
+            _ => pending(&definition),
+        };
+        Ok((definition, progress))
+    }
+
+    /// Looks at the tracker; leaves time to ask Postgres when Redis hangs.
+    async fn look(&self, id: &JobId, deadline: Deadline) -> Option<View> {
+        let look = self.live().look(id, deadline.half()).await;
+        look.inspect_err(|error| tracing::debug!(job = %id, %error, "a look at the tracker failed")).ok()
+    }
+
+    /// What Postgres says of the job now.
+    async fn row(&self, id: &JobId, deadline: Deadline) -> Result<Row> {
+        match self.ask(id, deadline).await {
+            Ok(job) => Ok(row(job.as_ref())),
+            Err(Error::Unavailable(_)) => Ok(Row::Unreachable),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The ended job with its snapshot, from Postgres, and remembered.
+    async fn ended(&self, id: &JobId, deadline: Deadline) -> Result<Arc<Ended>> {
+        let snapshot = self.store().snapshot(id, deadline).await?;
+        let snapshot = snapshot.ok_or_else(|| Error::Internal(format!("job {id} has ended without a snapshot")))?;
+        let ended = Arc::new(Ended { job: self.get(id, deadline).await?, snapshot });
+        self.known().saw_snapshot(ended.clone());
+        Ok(ended)
+    }
+}
+
+impl Ended {
+    fn progress(&self) -> Progress {
+        Progress {
+            state: self.job.state,
+            source: Source::Snapshot,
+            lower_bound: self.snapshot.lower_bound,
+            observe_time: self.job.end_time.unwrap_or(self.job.create_time),
+            tally: Some(self.snapshot.tally()),
+            rate: None,
+            errors: self.snapshot.errors.clone(),
+            cancel_reason: self.job.cancel_reason.clone(),
+        }
+    }
+}
+
+/// A running job of which nothing more is known.
+fn running_unknown() -> Progress {
+    Progress {
+        state: JobState::Running,
+        source: Source::Fallback(SourceReason::TrackerMissing),
+        lower_bound: false,
+        observe_time: OffsetDateTime::now_utc(),
+        tally: None,
+        rate: None,
+        errors: Errors::default(),
+        cancel_reason: String::new(),
+    }
+}
+
+/// A job that was not started: all is pending, and that is known for certain.
+fn pending(definition: &Definition) -> Progress {
+    let layout = definition.layout();
+    let counts = Counts::none(layout.total, layout.stages);
+    Progress {
+        state: JobState::Pending,
+        source: Source::Snapshot,
+        tally: Some(Tally { counts, revision: 0, last_progress_time: None }),
+        ..running_unknown()
+    }
+}
+
+fn row(job: Option<&Job>) -> Row {
+    match job.map(|job| (job.state, job.incarnation)) {
+        None => Row::Absent,
+        Some((JobState::Pending, _)) => Row::Pending,
+        Some((JobState::Running, incarnation)) => Row::Running(incarnation),
+        Some(_) => Row::Ended,
+    }
+}
+
+fn tracker_view(look: Option<&View>) -> TrackerView {
+    look.map_or(TrackerView::Unreachable, |look| look.tracker.view())
+}

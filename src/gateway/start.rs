@@ -1,0 +1,68 @@
+//! Start: open a tracker that nobody believes yet → commit PENDING → RUNNING → adopt the tracker.
+//!
+//! In this order, since a starter that stalls must not be able to open a believable tracker for a job that others have
+//! started, cancelled or finished meanwhile. Each start has an incarnation of its own, issued by Postgres.
+
+use super::Gateway;
+use super::jobs::blank_ending;
+use super::tracker_unavailable;
+use crate::deadline::Deadline;
+use crate::domain::{Job, JobId, JobState};
+use crate::error::{Error, Result, Unavailable};
+use crate::fault;
+use crate::live::Refusal;
+
+/// How often a start begins again after another one was faster, or Redis was restarted under it.
+const ATTEMPTS: usize = 8;
+
+impl Gateway {
+    /// Starts a PENDING job; a RUNNING one is answered as it is. A job without tasks succeeds at once, and again.
+    pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
+        for _ in 0..ATTEMPTS {
+            let job = self.get(id, deadline).await?;
+            match job.state {
+                JobState::Pending if job.definition.task_count == 0 => self.succeed_at_start(&job, deadline).await?,
+                JobState::Pending => self.try_start(&job, deadline).await?,
+                JobState::Running => return Ok(job),
+                JobState::Succeeded if job.definition.task_count == 0 => return Ok(job),
+                ended => return Err(Error::Ended(id.clone(), ended)),
+            }
+        }
+        Err(Error::Unavailable(Unavailable::Contention))
+    }
+
+    async fn succeed_at_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
+        let ending = blank_ending(&job.definition, JobState::Succeeded, "")?;
+        if self.store().end_pending(&job.definition.id, &ending, deadline).await? {
+            tracing::info!(job = %job.definition.id, "succeeded at its start: it has no tasks");
+        }
+        Ok(())
+    }
+
+    /// One attempt; whether it won is seen by looking at the job again.
+    async fn try_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
+        let id = &job.definition.id;
+        fault::point("start.begun").await;
+        let Some(incarnation) = self.store().issue_incarnation(id, deadline).await? else { return Ok(()) };
+        fault::point("start.issued").await;
+        match self.live().open(id, job.definition.layout(), incarnation, deadline).await? {
+            Ok(()) => {}
+            Err(Refusal::Stale | Refusal::OtherIncarnation) => return Ok(()),
+            Err(refusal) => return Err(tracker_unavailable(id, &refusal)),
+        }
+        fault::point("start.opened").await;
+        if !self.store().start(id, incarnation, deadline).await? {
+            return Ok(());
+        }
+        tracing::info!(job = %id, incarnation, "started");
+        fault::point("start.committed").await;
+        // The job runs, whatever becomes of this: until the reconciler adopts it, it is read and reported to by way
+        // of Postgres.
+        match self.live().adopt(id, incarnation, deadline).await {
+            Ok(Ok(_)) => {}
+            outcome => tracing::debug!(job = %id, ?outcome, "not adopted at its start"),
+        }
+        fault::point("start.adopted").await;
+        Ok(())
+    }
+}
