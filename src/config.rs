@@ -1,1 +1,0 @@
-//! Configuration: flags, variables and one file, the same names in each.

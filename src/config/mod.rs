@@ -1,0 +1,137 @@
+//! Configuration: one struct for each collaborator, in which a setting's name, default and help stand once.
+//!
+//! A setting is given as a flag (`--redis-url`), as a variable (`HIGHWATER_REDIS_URL`) or in one file (`redis-url`),
+//! in this order of precedence: see [`sources`]. Addresses hold passwords and are shown without them.
+
+pub mod sources;
+mod store_url;
+mod values;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+pub use store_url::StoreUrl;
+
+use crate::{gateway, live, reconciler, server, store};
+
+/// How long a job that the gateway itself saw running is believed to run. Not a setting: readers rely on it (I6).
+const SEEN_RUNNING_FOR: Duration = Duration::from_secs(1);
+
+/// Where Redis is.
+#[derive(Debug, Clone, Args)]
+pub struct RedisAddress {
+    /// Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH
+    ///
+    /// Its maxmemory-policy must be noeviction, or it may throw running jobs' marks away. Give a password by the
+    /// variable or the file: command lines are readable by everybody on the machine.
+    #[arg(long, value_name = "URL", required = true)]
+    pub redis_url: StoreUrl,
+}
+
+/// Where Postgres is.
+#[derive(Debug, Clone, Args)]
+pub struct PostgresAddress {
+    /// Postgres: postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE, or …@localhost/DATABASE?host=/SOCKET/DIRECTORY
+    ///
+    /// Give a password by the variable or the file: command lines are readable by everybody on the machine.
+    #[arg(long, value_name = "URL", required = true)]
+    pub postgres_url: StoreUrl,
+    #[command(flatten)]
+    pub limits: PostgresLimits,
+}
+
+/// How Redis is used.
+#[derive(Debug, Clone, Args)]
+pub struct RedisLimits {
+    /// How long one call to Redis may take
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
+    pub redis_timeout: Duration,
+    /// How long a running job's marks stay in Redis when nothing renews them: reports do, and every gateway
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = values::positive_duration)]
+    pub tracker_ttl: Duration,
+    /// How long an ended job's marks stay in Redis, for a Postgres that fails over and forgets the end
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::positive_duration)]
+    pub sealed_ttl: Duration,
+}
+
+/// How Postgres is used.
+#[derive(Debug, Clone, Args)]
+pub struct PostgresLimits {
+    /// How long one call to Postgres may take
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::positive_duration)]
+    pub postgres_timeout: Duration,
+    /// How many connections to Postgres at most
+    #[arg(long, value_name = "COUNT", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    pub postgres_connections: u32,
+}
+
+/// Where and how the gateway serves.
+#[derive(Debug, Clone, Args)]
+pub struct Serving {
+    /// The address to listen on; port 0 takes a free one
+    ///
+    /// There is no authentication yet: whoever reaches this address may report results and cancel jobs.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+    /// How long a call may take: its own if it names no deadline, and the most that it can ask for
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::positive_duration)]
+    pub request_timeout: Duration,
+    /// How long calls in flight may take to finish once the gateway stops
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
+    pub drain_timeout: Duration,
+    /// The largest message; 10,000 results with all that is kept of an error are below 4MiB
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
+    pub max_message_size: usize,
+    /// How many ended jobs' snapshots are kept in memory
+    #[arg(long, value_name = "COUNT", default_value = "10000")]
+    pub cached_snapshots: usize,
+    /// How often a gateway looks for what others left unfinished
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::positive_duration)]
+    pub reconcile_interval: Duration,
+}
+
+impl RedisLimits {
+    /// With the address, all that `live` needs.
+    pub fn at(&self, url: &str) -> live::Settings {
+        live::Settings {
+            url: url.to_owned(),
+            timeout: self.redis_timeout,
+            tracker_ttl: self.tracker_ttl,
+            sealed_ttl: self.sealed_ttl,
+        }
+    }
+}
+
+impl PostgresLimits {
+    /// With the address, all that `store` needs.
+    pub fn at(&self, url: &str) -> store::Settings {
+        store::Settings {
+            url: url.to_owned(),
+            max_connections: self.postgres_connections,
+            timeout: self.postgres_timeout,
+        }
+    }
+}
+
+impl Serving {
+    /// What the gateway needs.
+    pub fn gateway(&self) -> gateway::Settings {
+        gateway::Settings { seen_running_for: SEEN_RUNNING_FOR, cached_snapshots: self.cached_snapshots }
+    }
+
+    /// What the server needs.
+    pub fn server(&self) -> server::Settings {
+        server::Settings {
+            request_timeout: self.request_timeout,
+            drain_timeout: self.drain_timeout,
+            max_message_bytes: self.max_message_size,
+        }
+    }
+
+    /// What the reconciler needs.
+    pub fn reconciler(&self) -> reconciler::Settings {
+        reconciler::Settings { interval: self.reconcile_interval }
+    }
+}
