@@ -33,6 +33,7 @@ pub async fn point(_name: &'static str) {}
 
 /// Passes the point `name`, or does there what a test ordered.
 #[cfg(feature = "fault-points")]
+#[expect(unsafe_code, reason = "kill(2)")]
 pub async fn point(name: &'static str) {
     debug_assert!(POINTS.contains(&name), "{name} is not listed");
     let Ok(directory) = std::env::var("HIGHWATER_FAULT_DIR") else { return };

@@ -1,6 +1,8 @@
 //! Processes by their ids: children, states, signals. A Postgres is many processes, each in a group of its own, so a
 //! signal to a process group does not reach them.
 
+#![expect(unsafe_code, reason = "kill(2)")]
+
 use std::time::{Duration, Instant};
 
 /// How long a signal that cannot be caught may take to show.

@@ -4,6 +4,8 @@
 //! never outlives the process that started it, however that ends. Every call here blocks until it is done.
 //! Knows how servers are run; knows nothing of what Highwater keeps in them. Linux only: it reads `/proc`.
 
+#![expect(clippy::disallowed_methods, reason = "every call here blocks until it is done")]
+
 mod children;
 mod cluster;
 mod files;

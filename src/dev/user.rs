@@ -1,5 +1,7 @@
 //! Whom Postgres runs as: it refuses root, so root runs it as somebody else, in a directory that they can reach.
 
+#![expect(unsafe_code, reason = "geteuid(2)")]
+
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 

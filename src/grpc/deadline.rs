@@ -160,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_has_its_callers_budget_at_most_the_limit() {
         let soon = Duration::from_millis(10);
-        let near = |left: Duration, budget: Duration| left <= budget && left > budget - Duration::from_secs(1);
+        let near = |left: Duration, budget: Duration| left <= budget && left + Duration::from_secs(1) > budget;
         assert!(near(call(None, soon).await.unwrap(), LIMIT));
         assert!(near(call(Some("2S"), soon).await.unwrap(), Duration::from_secs(2)));
         assert!(near(call(Some("1H"), soon).await.unwrap(), LIMIT));

@@ -20,7 +20,14 @@ pub use reports::Reports;
 
 /// What `build.rs` generates from `proto/`.
 pub mod pb {
-    #![allow(clippy::all, clippy::pedantic, missing_docs, rustdoc::all, reason = "generated")]
+    #![allow(
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        missing_docs,
+        rustdoc::all,
+        reason = "generated"
+    )]
 
     tonic::include_proto!("highwater.v1");
 

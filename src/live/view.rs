@@ -16,6 +16,7 @@ const CHUNK_BYTES: usize = 512 * 1024;
 
 /// What a job's tracker key holds.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly always the large one, and one at a time, on the stack")]
 pub enum Tracker {
     /// Nothing.
     Missing,

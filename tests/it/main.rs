@@ -1,1 +1,5 @@
-fn main() {}
+//! Tests against the outside: the interface, real servers, real processes, and the source itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so at once")]
+
+mod layers;

@@ -1,0 +1,341 @@
+//! Dependencies point one way. Reads every path that each module of `src` uses, and fails where one crosses a layer.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::{self, Visit};
+
+/// The layers (a layer is a top-level module, with all below it), and which others each may use. To let a layer use
+/// another, write it here, and say in the commit why the design still holds.
+const MAY_USE: [(&str, &[&str]); 15] = [
+    ("domain", &[]),
+    ("deadline", &[]),
+    ("fault", &[]),
+    ("dev", &[]),
+    ("error", &["domain"]),
+    ("live", &["domain", "deadline", "fault"]),
+    ("store", &["domain", "deadline", "fault"]),
+    ("gateway", &["live", "store", "domain", "error", "deadline", "fault"]),
+    ("reconciler", &["gateway", "domain", "error", "deadline", "fault"]),
+    ("grpc", &["gateway", "domain", "error", "deadline"]),
+    ("server", &["grpc", "gateway", "deadline"]),
+    ("config", &["server", "reconciler", "gateway", "live", "store"]),
+    ("cli", &["config", "server", "reconciler", "gateway", "live", "store", "dev", "grpc", "deadline"]),
+    ("main", &["cli"]),
+    // The map: declares the modules.
+    ("lib", &[]),
+];
+
+/// Crates that only some layers know.
+const ONLY_IN: [(&str, &[&str]); 8] = [
+    ("redis", &["live"]),
+    // `dev` creates databases on the private servers that it starts.
+    ("sqlx", &["store", "dev"]),
+    ("tonic", &["grpc", "server", "cli"]),
+    ("tonic_prost", &["grpc"]),
+    ("tonic_health", &["server"]),
+    ("tonic_reflection", &["server"]),
+    ("tonic_types", &["grpc", "server"]),
+    ("prost", &["grpc", "server", "cli"]),
+];
+
+/// The crates that the pure core may use: no store, no network, no runtime, no clock.
+const DOMAIN_CRATES: [&str; 4] = ["serde", "thiserror", "time", "uuid"];
+
+/// What test modules may use beside what their layer may.
+const TESTS_MAY_USE: [&str; 1] = ["dev"];
+
+#[test]
+fn no_layer_is_crossed() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = rust_files(&source);
+    assert!(files.len() > 30, "only {} files: is {} the source?", files.len(), source.display());
+    let crates = dependencies();
+    let crossed: Vec<_> = files
+        .iter()
+        .flat_map(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            crossings(file.strip_prefix(&source).unwrap(), &text, &crates)
+        })
+        .collect();
+    assert!(crossed.is_empty(), "layers are crossed (the table: tests/it/layers.rs):\n{}", crossed.join("\n"));
+}
+
+#[test]
+fn the_layers_point_one_way() {
+    let mut settled = BTreeSet::new();
+    while settled.len() < MAY_USE.len() {
+        let before = settled.len();
+        settled.extend(
+            MAY_USE
+                .iter()
+                .filter(|(_, uses)| uses.iter().all(|used| settled.contains(used)))
+                .map(|(layer, _)| *layer)
+                .collect::<Vec<_>>(),
+        );
+        assert!(settled.len() > before, "a circle, or a layer that is none; without it: {settled:?}");
+    }
+}
+
+#[test]
+fn planted_crossings_are_found() {
+    let crates = dependencies();
+    for (file, text, expected) in [
+        ("domain/marks.rs", "use crate::live::Live;", "1: domain uses live"),
+        ("domain/mod.rs", "use crate::{domain::Job, store::{self, Store}};", "1: domain uses store"),
+        ("live/tracker.rs", "\nfn f(job: crate::store::Row) {}", "2: live uses store"),
+        ("live/tracker.rs", "use super::super::gateway::Gateway;", "1: live uses gateway"),
+        ("live/mod.rs", "mod inner { use super::super::gateway; }", "1: live uses gateway"),
+        ("store/jobs.rs", "fn f() { let x = vec![crate::live::Header::new()]; }", "1: store uses live"),
+        ("store/jobs.rs", "use ::redis as r;", "1: store uses the crate redis"),
+        ("gateway/read.rs", "async fn f() { sqlx::query!(\"SELECT 1\"); }", "1: gateway uses the crate sqlx"),
+        ("gateway/read.rs", "fn f() -> Result<(), tonic::Status> { Ok(()) }", "1: gateway uses the crate tonic"),
+        ("gateway/read.rs", "#[derive(Clone, prost::Message)] struct S;", "1: gateway uses the crate prost"),
+        ("domain/resolve.rs", "use tokio::time::Instant;", "1: domain uses the crate tokio"),
+        ("domain/resolve.rs", "fn f() { tracing::info!(\"x\"); }", "1: domain uses the crate tracing"),
+        ("grpc/jobs.rs", "use crate::live;", "1: grpc uses live"),
+        ("grpc/jobs.rs", "#[cfg(test)] mod tests { use crate::store::Store; }", "1: grpc uses store"),
+        ("gateway/mod.rs", "pub use crate::live::Live;", "1: gateway exports live as its own"),
+        ("main.rs", "use highwater::gateway::Gateway;", "1: main uses gateway"),
+        ("grpc/mod.rs", "use crate::*;", "1: grpc uses everything"),
+        ("lib.rs", "mod surprise;\nuse surprise::Thing;", "2: lib uses surprise"),
+        ("surprise.rs", "fn f() {}", "0: surprise is in no layer"),
+    ] {
+        let expected = format!("{file}:{expected}");
+        assert_eq!(crossings(Path::new(file), text, &crates), [expected], "{text}");
+    }
+}
+
+#[test]
+fn what_the_layers_allow_is_no_crossing() {
+    let crates = dependencies();
+    for (file, text) in [
+        ("gateway/read.rs", "use crate::{live::Live, store::Store, domain::resolve}; use super::Gateway;"),
+        ("live/view.rs", "use redis::Value; use crate::live::keys; fn f() { self::g(); super::h(); }"),
+        // Not the crate: a module beside it has the name.
+        ("dev/mod.rs", "mod redis; pub use redis::Redis;"),
+        ("store/mod.rs", "#[cfg(test)] mod tests { use crate::dev::Postgres; use super::*; }"),
+        ("main.rs", "fn main() { highwater::cli::main() }"),
+        ("domain/ids.rs", "/// Not `crate::live`.\npub(crate) struct Id(uuid::Uuid);"),
+    ] {
+        assert_eq!(crossings(Path::new(file), text, &crates), [""; 0], "{text}");
+    }
+}
+
+/// The crossings in one file, as `file:line: what`. `file` is relative to `src`.
+fn crossings(file: &Path, text: &str, crates: &BTreeSet<String>) -> Vec<String> {
+    let module = module_of(file);
+    let layer = module.first().cloned().unwrap_or_else(|| file.with_extension("").display().to_string());
+    let mut reader = Reader { layer, module, crates, in_tests: false, siblings: vec![], found: BTreeSet::new() };
+    if reader.allowed().is_none() {
+        reader.cross(0, "is in no layer");
+    } else {
+        let parsed = syn::parse_file(text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        reader.siblings = modules_in(&parsed.items);
+        reader.visit_file(&parsed);
+    }
+    reader.found.into_iter().map(|(line, what)| format!("{}:{line}: {what}", file.display())).collect()
+}
+
+/// Walks one file, knowing in which module it is.
+struct Reader<'a> {
+    layer: String,
+    /// Where the walk is, from the crate's root.
+    module: Vec<String>,
+    crates: &'a BTreeSet<String>,
+    in_tests: bool,
+    /// The modules that are declared where the walk is: their names hide crates.
+    siblings: Vec<String>,
+    found: BTreeSet<(usize, String)>,
+}
+
+impl Reader<'_> {
+    fn allowed(&self) -> Option<&'static [&'static str]> {
+        MAY_USE.iter().find(|(layer, _)| *layer == self.layer).map(|(_, uses)| *uses)
+    }
+
+    fn cross(&mut self, line: usize, what: &str) {
+        self.found.insert((line, format!("{} {what}", self.layer)));
+    }
+
+    /// Judges one path; `exported` if it is given a name here that others may use.
+    fn judge(&mut self, path: &[String], global: bool, exported: bool, line: usize) {
+        let Some(first) = path.first() else { return };
+        let from_root = match first.as_str() {
+            _ if global => None,
+            "crate" => Some(path[1..].to_vec()),
+            "highwater" if self.layer == "main" => Some(path[1..].to_vec()),
+            "self" => Some([&self.module[..], &path[1..]].concat()),
+            "super" => {
+                let up = path.iter().take_while(|segment| *segment == "super").count();
+                Some([&self.module[..self.module.len().saturating_sub(up)], &path[up..]].concat())
+            }
+            name if self.siblings.iter().any(|sibling| sibling == name) => Some([&self.module[..], path].concat()),
+            _ => None,
+        };
+        match from_root {
+            Some(path) => self.judge_layer(&path, exported, line),
+            None => self.judge_crate(first, line),
+        }
+    }
+
+    fn judge_layer(&mut self, path: &[String], exported: bool, line: usize) {
+        let Some(used) = path.first() else { return };
+        if *used == self.layer {
+            return;
+        }
+        let allowed = self.allowed().is_some_and(|uses| uses.contains(&used.as_str()))
+            || self.in_tests && TESTS_MAY_USE.contains(&used.as_str());
+        match used.as_str() {
+            "*" => self.cross(line, "uses everything"),
+            _ if !allowed => self.cross(line, &format!("uses {used}")),
+            _ if exported => self.cross(line, &format!("exports {used} as its own")),
+            _ => {}
+        }
+    }
+
+    fn judge_crate(&mut self, name: &str, line: usize) {
+        let only_in = ONLY_IN.iter().find(|(only, _)| *only == name).map(|(_, layers)| *layers);
+        let elsewhere = only_in.is_some_and(|layers| !layers.contains(&self.layer.as_str()));
+        let impure = self.layer == "domain" && self.crates.contains(name) && !DOMAIN_CRATES.contains(&name);
+        if (elsewhere || impure) && !self.in_tests {
+            self.cross(line, &format!("uses the crate {name}"));
+        }
+    }
+
+    /// A `use` tree, branch by branch.
+    fn judge_tree(&mut self, tree: &syn::UseTree, before: &[String], global: bool, exported: bool) {
+        let with = |ident: &syn::Ident| [before, &[ident.to_string()]].concat();
+        match tree {
+            syn::UseTree::Path(path) => self.judge_tree(&path.tree, &with(&path.ident), global, exported),
+            syn::UseTree::Name(name) => self.judge(&with(&name.ident), global, exported, line(&name.ident)),
+            syn::UseTree::Rename(name) => self.judge(&with(&name.ident), global, exported, line(&name.ident)),
+            syn::UseTree::Glob(glob) => {
+                let line = glob.star_token.spans[0].start().line;
+                self.judge(&[before, &["*".to_owned()]].concat(), global, exported, line);
+            }
+            syn::UseTree::Group(group) => {
+                group.items.iter().for_each(|tree| self.judge_tree(tree, before, global, exported));
+            }
+        }
+    }
+
+    /// Inside a macro's arguments there are only tokens: a path is a run of names with `::` between them.
+    fn judge_tokens(&mut self, tokens: TokenStream) {
+        let (mut path, mut colons, mut global) = (Vec::<String>::new(), 0, false);
+        let mut at = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(ident) => {
+                    if colons != 2 || path.is_empty() {
+                        self.judge_run(&path, global, at);
+                        (path, global) = (vec![], colons == 2);
+                    }
+                    at = line(&ident);
+                    path.push(ident.to_string());
+                    colons = 0;
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                other => {
+                    self.judge_run(&path, global, at);
+                    (path, colons, global) = (vec![], 0, false);
+                    if let TokenTree::Group(group) = other {
+                        self.judge_tokens(group.stream());
+                    }
+                }
+            }
+        }
+        self.judge_run(&path, global, at);
+    }
+
+    /// A single name in a macro is a variable or a key, not a path.
+    fn judge_run(&mut self, path: &[String], global: bool, line: usize) {
+        if path.len() > 1 {
+            self.judge(path, global, false, line);
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Reader<'_> {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        let exported = !matches!(item.vis, syn::Visibility::Inherited);
+        self.judge_tree(&item.tree, &[], item.leading_colon.is_some(), exported);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let names: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        // One name alone is something in scope, and how it came there was judged.
+        if names.len() > 1 {
+            self.judge(&names, path.leading_colon.is_some(), false, line(&path.segments[0].ident));
+        }
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        self.judge_tokens(item.tokens.clone());
+        visit::visit_macro(self, item);
+    }
+
+    fn visit_meta_list(&mut self, list: &'ast syn::MetaList) {
+        self.judge_tokens(list.tokens.clone());
+        visit::visit_meta_list(self, list);
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        let Some((_, items)) = &item.content else { return };
+        let tests = item.attrs.iter().any(is_cfg_test);
+        let outside = (std::mem::replace(&mut self.siblings, modules_in(items)), self.in_tests);
+        self.in_tests |= tests;
+        self.module.push(item.ident.to_string());
+        visit::visit_item_mod(self, item);
+        self.module.pop();
+        (self.siblings, self.in_tests) = outside;
+    }
+}
+
+fn is_cfg_test(attribute: &syn::Attribute) -> bool {
+    attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
+}
+
+fn line(ident: &syn::Ident) -> usize {
+    ident.span().start().line
+}
+
+fn modules_in(items: &[syn::Item]) -> Vec<String> {
+    let modules = items.iter().filter_map(|item| match item {
+        syn::Item::Mod(module) => Some(module.ident.to_string()),
+        _ => None,
+    });
+    modules.collect()
+}
+
+/// The module that a file is, from the crate's root: `live/mod.rs` is `live`, `lib.rs` and `main.rs` are the root.
+fn module_of(file: &Path) -> Vec<String> {
+    let path = file.with_extension("");
+    let names = path.iter().map(|name| name.to_string_lossy().into_owned());
+    names.filter(|name| !["mod", "lib", "main"].contains(&name.as_str())).collect()
+}
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = vec![];
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The crates that Cargo.toml names, as code writes them.
+fn dependencies() -> BTreeSet<String> {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let names = manifest["dependencies"].as_table().unwrap().keys().map(|name| name.replace('-', "_"));
+    names.collect()
+}
