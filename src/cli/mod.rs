@@ -1,1 +1,98 @@
-//! The commands.
+//! The commands. Each reads its flags, runs to its end, and says by its exit code how that was: 0 well, 1 not, 2 used
+//! wrongly. What people asked for goes to stdout, the log and errors to stderr.
+
+mod migrate;
+mod output;
+mod running;
+mod serve;
+mod signals;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{sources, values};
+
+/// Why a command failed. For people.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const SETTINGS_HELP: &str = "\
+Settings:
+  Every option that takes a value can also be given as a variable or in a file, by the same name: --redis-url URL is
+  HIGHWATER_REDIS_URL=URL, or redis-url = \"URL\" in the TOML file that --config names. A flag wins over a variable,
+  a variable over the file. Durations are written 500ms, 2s, 1h30m or 7d, sizes 65536, 512KiB or 8MiB.
+
+Exit codes:
+  0 it went well, 1 it did not, 2 the command was not understood.";
+
+const EXAMPLES: &str = "\
+Examples:
+  highwater demo                      track a real job, on private servers
+  highwater dev                       a gateway with a Redis and a Postgres of its own
+  highwater watch JOB                 follow a job until it ends
+  highwater migrate --config hw.toml  make or update the tables
+  highwater serve --config hw.toml    serve, with the Redis and the Postgres that the file names";
+
+/// Tells, at any moment and truthfully, how far a job is
+///
+/// Workers report what became of tasks, by gRPC. While a job runs, its progress is computed from Redis when it is
+/// asked for, and nothing is written to Postgres; once it has ended, the stored snapshot is served from there.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(after_help = SETTINGS_HELP)]
+    Serve(serve::Flags),
+    #[command(after_help = SETTINGS_HELP)]
+    Migrate(migrate::Flags),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "This command")]
+pub struct Common {
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// What is logged to stderr: off, error, warn, info, debug, trace, or by module: info,highwater::live=debug
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = values::log_filter)]
+    log: EnvFilter,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let matches = sources::parse(&Cli::command(), &arguments, variable);
+    let command = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(command) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::complain(&failure.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve(flags) => serve::run(flags).await,
+            Command::Migrate(flags) => migrate::run(flags).await,
+        }
+    })
+}

@@ -5,7 +5,7 @@
 
 pub mod sources;
 mod store_url;
-mod values;
+pub mod values;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,6 +21,7 @@ const SEEN_RUNNING_FOR: Duration = Duration::from_secs(1);
 
 /// Where Redis is.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Redis")]
 pub struct RedisAddress {
     /// Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH
     ///
@@ -32,18 +33,18 @@ pub struct RedisAddress {
 
 /// Where Postgres is.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Postgres")]
 pub struct PostgresAddress {
     /// Postgres: postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE, or …@localhost/DATABASE?host=/SOCKET/DIRECTORY
     ///
     /// Give a password by the variable or the file: command lines are readable by everybody on the machine.
     #[arg(long, value_name = "URL", required = true)]
     pub postgres_url: StoreUrl,
-    #[command(flatten)]
-    pub limits: PostgresLimits,
 }
 
 /// How Redis is used.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Redis")]
 pub struct RedisLimits {
     /// How long one call to Redis may take
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
@@ -58,6 +59,7 @@ pub struct RedisLimits {
 
 /// How Postgres is used.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Postgres")]
 pub struct PostgresLimits {
     /// How long one call to Postgres may take
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::positive_duration)]
@@ -69,6 +71,7 @@ pub struct PostgresLimits {
 
 /// Where and how the gateway serves.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Gateway")]
 pub struct Serving {
     /// The address to listen on; port 0 takes a free one
     ///

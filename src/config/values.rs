@@ -1,6 +1,8 @@
-//! Durations and sizes as people write them: `500ms`, `2s`, `1h30m`, `7d`; `65536`, `512KiB`, `8MiB`.
+//! Values as people write them. Durations and sizes: `500ms`, `2s`, `1h30m`, `7d`; `65536`, `512KiB`, `8MiB`.
 
 use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
 
 /// The longest: no sum with a point in time overflows.
 const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
@@ -41,6 +43,11 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
         Ok(1..) => usize::try_from(bytes).map_err(|error| error.to_string()),
         _ => Err("must be from 1 byte to 2GiB".to_owned()),
     }
+}
+
+/// What is logged. Directives that are wrong are refused; by itself the filter would drop them.
+pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
 }
 
 fn split_number(text: &str) -> Option<(u64, &str)> {

@@ -1,0 +1,24 @@
+//! What commands print. A reader that has gone away (`| head`) is not worth a panic.
+
+use std::io::{self, IsTerminal, Write};
+
+use tracing_subscriber::EnvFilter;
+
+/// Prints a line that was asked for.
+pub fn say(line: impl std::fmt::Display) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+/// Prints why a command failed.
+pub fn complain(failure: &str) {
+    let _ = writeln!(io::stderr().lock(), "error: {failure}");
+}
+
+/// Starts logging to stderr, with colours if that is a terminal.
+pub fn start_log(filter: EnvFilter) {
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    // Only a second call could fail.
+    let _ = log.try_init();
+}

@@ -1,0 +1,31 @@
+//! How a command is stopped from outside.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The exit code of a command that was not let stop in order.
+const STOPPED_AT_ONCE: i32 = 1;
+
+/// Cancelled by the first SIGINT or SIGTERM, to stop in order. The second one stops the process at once.
+pub fn shutdown() -> io::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let token = CancellationToken::new();
+    let stopping = token.clone();
+    tokio::spawn(async move {
+        either(&mut interrupt, &mut terminate).await;
+        tracing::info!("stopping; a second signal stops at once");
+        stopping.cancel();
+        either(&mut interrupt, &mut terminate).await;
+        std::process::exit(STOPPED_AT_ONCE);
+    });
+    Ok(token)
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
