@@ -1,4 +1,4 @@
-//! JobService: the life of a job.
+//! `JobService`: the life of a job.
 
 use tonic::{Request, Response, Status, async_trait};
 

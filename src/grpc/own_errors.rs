@@ -1,9 +1,9 @@
 //! The layer that sees to errors that no handler made: what tonic answers by itself gets the right code and an
-//! ErrorInfo, and a panic becomes an internal fault like any other.
+//! `ErrorInfo`, and a panic becomes an internal fault like any other.
 //!
 //! Handlers answer only statuses of `status`, which all carry details. A status without details is therefore tonic's
 //! own, and says what is wrong with the request; tonic calls a message that it cannot read INTERNAL, and one that is
-//! too large OUT_OF_RANGE.
+//! too large `OUT_OF_RANGE`.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;

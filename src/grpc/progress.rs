@@ -1,4 +1,4 @@
-//! ProgressService: how far a job is.
+//! `ProgressService`: how far a job is.
 
 use tonic::{Request, Response, Status, async_trait};
 

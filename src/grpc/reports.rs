@@ -1,4 +1,4 @@
-//! ReportService: what workers say became of tasks.
+//! `ReportService`: what workers say became of tasks.
 
 use tonic::{Request, Response, Status, async_trait};
 

@@ -1,4 +1,4 @@
-//! The only mapping of errors to a gRPC status. Every status carries an ErrorInfo, and what else of google.rpc fits.
+//! The only mapping of errors to a gRPC status. Every status carries an `ErrorInfo`, and what else of google.rpc fits.
 
 use std::collections::HashMap;
 
@@ -124,8 +124,6 @@ fn cut(text: &str, bytes: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::domain::JobState;
 
@@ -133,29 +131,22 @@ mod tests {
         "j".parse().unwrap()
     }
 
-    /// Code, reason, and the details beside ErrorInfo.
+    /// Code, reason, and the details beside `ErrorInfo`.
     fn row(error: Error) -> String {
         let status = Status::from(error);
         let details = status.get_error_details();
         let info = details.error_info().unwrap();
         assert_eq!(info.domain, DOMAIN);
-        let mut row = format!("{:?} {}", status.code(), info.reason);
-        for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
-            row += &format!(" field={}", violation.field);
-        }
-        if let Some(resource) = details.resource_info() {
-            row += &format!(" resource={}/{}", resource.resource_type, resource.resource_name);
-        }
-        for violation in details.precondition_failure().into_iter().flat_map(|failure| &failure.violations) {
-            row += &format!(" precondition={}/{}", violation.r#type, violation.subject);
-        }
-        if let Some(retry) = details.retry_info() {
-            row += &format!(" retry={:?}", retry.retry_delay.unwrap_or(Duration::MAX));
-        }
-        if let Some(state) = info.metadata.get("state") {
-            row += &format!(" state={state}");
-        }
-        row
+        let mut row = vec![format!("{:?} {}", status.code(), info.reason)];
+        let fields = details.bad_request().into_iter().flat_map(|bad| &bad.field_violations);
+        row.extend(fields.map(|violation| format!("field={}", violation.field)));
+        let resource = details.resource_info();
+        row.extend(resource.map(|resource| format!("resource={}/{}", resource.resource_type, resource.resource_name)));
+        let preconditions = details.precondition_failure().into_iter().flat_map(|failure| &failure.violations);
+        row.extend(preconditions.map(|violation| format!("precondition={}/{}", violation.r#type, violation.subject)));
+        row.extend(details.retry_info().map(|retry| format!("retry={:?}", retry.retry_delay.unwrap())));
+        row.extend(info.metadata.get("state").map(|state| format!("state={state}")));
+        row.join(" ")
     }
 
     #[test]

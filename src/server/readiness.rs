@@ -1,5 +1,5 @@
-//! Readiness, told by the standard health service: NOT_SERVING until both stores have answered and will do, SERVING
-//! from then on, NOT_SERVING again once the server stops.
+//! Readiness, told by the standard health service: `NOT_SERVING` until both stores have answered and will do,
+//! `SERVING` from then on, `NOT_SERVING` again once the server stops.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -62,9 +62,12 @@ impl Readiness {
         std::future::pending().await
     }
 
-    /// Not ready, and will not be again.
-    pub async fn end(&self) {
+    /// Not ready, and will not be again. Ends the streams of those who watch, which would otherwise hold the drain.
+    pub async fn end(mut self) {
         self.tell(ServingStatus::NotServing).await;
+        for service in SERVICES {
+            self.reporter.clear_service_status(service).await;
+        }
     }
 
     async fn tell(&self, status: ServingStatus) {

@@ -1,7 +1,7 @@
 //! Progress: what is known goes out as a number, what is not known is absent (I5, I7).
 
 use super::{pb, timestamp};
-use crate::domain::{Counts, Definition, Errors, Progress, Rate, Source, SourceReason, Tally};
+use crate::domain::{Counts, Definition, Errors, Progress, Rate, Source, SourceReason, StageKey, Tally};
 
 /// How far the job is, as the interface tells it.
 pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
@@ -36,7 +36,7 @@ pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
 }
 
 fn stages(definition: &Definition, counts: Option<&Counts>) -> Vec<pb::StageProgress> {
-    let stage_progress = |(index, stage): (usize, &crate::domain::StageKey)| {
+    let stage_progress = |(index, stage): (usize, &StageKey)| {
         let here = counts.and_then(|counts| counts.stages.get(index).map(|here| (counts.pending(*here), *here)));
         pb::StageProgress {
             stage: stage.to_string(),

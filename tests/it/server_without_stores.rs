@@ -1,0 +1,183 @@
+//! The server as its clients see it, without stores: what never reaches a use case, and how it stops.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::uri::PathAndQuery;
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_prost::ProstCodec;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_types::StatusExt;
+
+use highwater::grpc::pb;
+use highwater::grpc::pb::progress_service_client::ProgressServiceClient;
+use highwater::{gateway, live, server, store};
+
+const DRAIN: Duration = Duration::from_millis(500);
+const GET_JOB: &str = "/highwater.v1.JobService/GetJob";
+
+struct Server {
+    address: SocketAddr,
+    channel: Channel,
+    shutdown: CancellationToken,
+    served: JoinHandle<Result<(), Box<dyn Error + Send + Sync>>>,
+}
+
+/// A server over stores at ports that nobody listens on.
+async fn start() -> Server {
+    let within = Duration::from_millis(100);
+    let redis = live::Settings {
+        url: "redis://127.0.0.1:1".to_owned(),
+        timeout: within,
+        tracker_ttl: Duration::from_secs(60),
+        sealed_ttl: Duration::from_secs(60),
+    };
+    let postgres =
+        store::Settings { url: "postgres://nobody@127.0.0.1:1/none".to_owned(), max_connections: 1, timeout: within };
+    let settings = gateway::Settings { seen_running_for: Duration::from_secs(1), cached_snapshots: 1 };
+    let gateway =
+        gateway::Gateway::new(live::Live::new(&redis).unwrap(), store::Store::new(&postgres).unwrap(), &settings);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn({
+        let shutdown = shutdown.clone();
+        let settings = server::Settings {
+            request_timeout: Duration::from_secs(10),
+            drain_timeout: DRAIN,
+            max_message_bytes: 1000,
+        };
+        async move { server::serve(listener, gateway, &settings, shutdown).await }
+    });
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    Server { address, channel, shutdown, served }
+}
+
+impl Server {
+    /// What a call of any path with any message is refused with.
+    async fn refusal<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> String {
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        client.ready().await.unwrap();
+        let codec = ProstCodec::<M, pb::GetJobResponse>::default();
+        let status = client.unary(request, PathAndQuery::from_static(path), codec).await.unwrap_err();
+        let info = status.get_details_error_info().unwrap();
+        let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        let fields: Vec<_> = violations.into_iter().map(|violation| violation.field).collect();
+        format!("{:?} {} {}", status.code(), info.reason, fields.join(" ")).trim_end().to_owned()
+    }
+
+    async fn health(&self, service: &str) -> Result<ServingStatus, Status> {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(self.channel.clone()).check(request).await?;
+        Ok(answer.into_inner().status())
+    }
+}
+
+fn get_job(job_id: &str) -> Request<pb::GetJobRequest> {
+    Request::new(pb::GetJobRequest { job_id: job_id.to_owned() })
+}
+
+fn with_header(name: &'static str, value: &'static str) -> Request<pb::GetJobRequest> {
+    let mut request = get_job("j");
+    request.metadata_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn what_reaches_no_use_case_is_refused_with_code_and_details() {
+    let server = start().await;
+    // Another message: its first field is a number where the method takes text.
+    let undecodable = Request::new(pb::TaskResult { task: 7, ..pb::TaskResult::default() });
+    let table = [
+        ("malformed id", server.refusal(GET_JOB, get_job("no id")).await),
+        ("too large", server.refusal(GET_JOB, get_job(&"x".repeat(2000))).await),
+        ("far too large", server.refusal(GET_JOB, get_job(&"x".repeat(10_000_000))).await),
+        ("undecodable", server.refusal(GET_JOB, undecodable).await),
+        ("unknown method", server.refusal("/highwater.v1.JobService/Nothing", get_job("j")).await),
+        ("unknown service", server.refusal("/highwater.v1.Nothing/Nothing", get_job("j")).await),
+        ("compressed", server.refusal(GET_JOB, with_header("grpc-encoding", "gzip")).await),
+        ("garbage timeout", server.refusal(GET_JOB, with_header("grpc-timeout", "soon")).await),
+    ];
+    let table = table.map(|(case, answer)| format!("{case}: {answer}"));
+    insta::assert_snapshot!(table.join("\n"), @r"
+    malformed id: InvalidArgument INVALID_FIELD job_id
+    too large: ResourceExhausted MESSAGE_TOO_LARGE
+    far too large: ResourceExhausted MESSAGE_TOO_LARGE
+    undecodable: InvalidArgument INVALID_MESSAGE
+    unknown method: Unimplemented UNIMPLEMENTED
+    unknown service: Unimplemented UNIMPLEMENTED
+    compressed: Unimplemented UNIMPLEMENTED
+    garbage timeout: InvalidArgument INVALID_TIMEOUT
+    ");
+}
+
+#[tokio::test]
+async fn without_stores_nothing_is_ready_and_calls_are_told_to_come_again() {
+    let server = start().await;
+    for service in ["", "highwater.v1.JobService", "highwater.v1.ReportService", "highwater.v1.ProgressService"] {
+        assert_eq!(server.health(service).await.unwrap(), ServingStatus::NotServing, "{service}");
+    }
+    let request = pb::GetProgressRequest { job_id: "j".to_owned() };
+    let refused = ProgressServiceClient::new(server.channel.clone()).get_progress(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.get_details_retry_info().unwrap().retry_delay.is_some());
+    assert_eq!(server.health("nothing").await.unwrap_err().code(), Code::NotFound);
+}
+
+/// A client that never speaks and a stream that never ends hold the stop no longer than it may take.
+#[tokio::test]
+async fn stopping_is_bounded() {
+    let server = start().await;
+    let silent = TcpStream::connect(server.address).await.unwrap();
+    let questions = futures_util::stream::pending();
+    let mut answers = ServerReflectionClient::new(server.channel.clone())
+        .server_reflection_info(questions)
+        .await
+        .unwrap()
+        .into_inner();
+
+    let asked = Instant::now();
+    server.shutdown.cancel();
+    server.served.await.unwrap().unwrap();
+    assert!((DRAIN..DRAIN * 10).contains(&asked.elapsed()));
+    assert!(answers.message().await.is_err());
+    assert!(TcpStream::connect(server.address).await.is_err());
+    drop(silent);
+}
+
+#[tokio::test]
+async fn who_watches_health_is_told_of_the_stop_and_does_not_hold_it() {
+    let server = start().await;
+    let request = HealthCheckRequest { service: String::new() };
+    let mut watch = HealthClient::new(server.channel.clone()).watch(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+
+    let asked = Instant::now();
+    server.shutdown.cancel();
+    server.served.await.unwrap().unwrap();
+    assert!(asked.elapsed() < DRAIN);
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(watch.message().await.unwrap(), None);
+}
+
+/// Clients resolve what they find in one file by asking for the files that it imports.
+#[test]
+fn reflection_has_every_file_that_is_imported() {
+    let sets = [pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+    let files: Vec<_> = sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).unwrap().file).collect();
+    let names: HashSet<_> = files.iter().map(|file| file.name().to_owned()).collect();
+    let imported: HashSet<_> = files.iter().flat_map(|file| file.dependency.clone()).collect();
+    assert!(imported.is_subset(&names), "{:?}", imported.difference(&names));
+    assert!(names.contains("error_details.proto"), "{names:?}");
+    assert!(names.contains("highwater/v1/error_reason.proto"), "{names:?}");
+}
