@@ -1,8 +1,10 @@
 //! The commands. Each reads its flags, runs to its end, and says by its exit code how that was: 0 well, 1 not, 2 used
 //! wrongly. What people asked for goes to stdout, the log and errors to stderr.
 
+mod dev;
 mod migrate;
 mod output;
+mod private;
 mod running;
 mod serve;
 mod signals;
@@ -52,6 +54,8 @@ enum Command {
     Serve(serve::Flags),
     #[command(after_help = SETTINGS_HELP)]
     Migrate(migrate::Flags),
+    #[command(after_help = SETTINGS_HELP)]
+    Dev(dev::Flags),
 }
 
 /// What every command takes.
@@ -93,6 +97,17 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         match command {
             Command::Serve(flags) => serve::run(flags).await,
             Command::Migrate(flags) => migrate::run(flags).await,
+            Command::Dev(flags) => dev::run(flags).await,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

@@ -15,6 +15,11 @@ pub fn complain(failure: &str) {
     let _ = writeln!(io::stderr().lock(), "error: {failure}");
 }
 
+/// How this program was called, for lines that people can copy.
+pub fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "highwater".to_owned())
+}
+
 /// Starts logging to stderr, with colours if that is a terminal.
 pub fn start_log(filter: EnvFilter) {
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

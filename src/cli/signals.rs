@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 const STOPPED_AT_ONCE: i32 = 1;
 
 /// Cancelled by the first SIGINT or SIGTERM, to stop in order. The second one stops the process at once.
+#[expect(clippy::disallowed_methods, reason = "whoever asks twice wants no destructors; servers die with us anyway")]
 pub fn shutdown() -> io::Result<CancellationToken> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let token = CancellationToken::new();

@@ -17,16 +17,19 @@ const LONGEST_SOCKET_PATH: usize = 107;
 /// How much of a log an error quotes.
 const QUOTED_LINES: usize = 8;
 
+/// Makes the directory that servers are given, unless it is there. Others may pass it, but not look into it: Postgres
+/// may have to run as somebody else.
+pub fn make_base(base: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(base);
+    made.map_err(|error| Error::new(format!("cannot make the directory {}", base.display()), error))
+}
+
 /// Makes the directory `name` below `base`, for its owner alone, unless it is there; returns its absolute path.
-/// A base that is not there is made so that others may pass it: Postgres may have to run as somebody else.
 pub(super) fn make_directory(base: &Path, name: &str) -> Result<PathBuf> {
+    make_base(base)?;
     let directory = base.join(name);
-    let make = || {
-        DirBuilder::new().recursive(true).mode(0o711).create(base)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        directory.canonicalize()
-    };
-    make().map_err(|error| Error::new(format!("cannot make the directory {}", directory.display()), error))
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory).and_then(|()| directory.canonicalize());
+    made.map_err(|error| Error::new(format!("cannot make the directory {}", directory.display()), error))
 }
 
 /// The path of the socket `name` in `directory`, refused if it is too long for one.

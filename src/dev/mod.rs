@@ -14,8 +14,10 @@ mod process;
 mod redis;
 mod user;
 
+pub use files::make_base;
 pub use postgres::Postgres;
 pub use redis::Redis;
+pub use user::we_are_root;
 
 /// A private server could not be started, asked or stopped. For people: says what was tried, and what the server's
 /// log ends with.

@@ -12,6 +12,12 @@ const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 /// The permission of everybody to pass through a directory.
 const OTHERS_MAY_PASS: u32 = 0o001;
 
+/// Whether this process may do anything.
+pub fn we_are_root() -> bool {
+    // SAFETY: reads a number of our own process and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// A user of this machine.
 #[derive(Debug, PartialEq)]
 pub(super) struct User {
@@ -23,8 +29,7 @@ pub(super) struct User {
 impl User {
     /// Whom to run Postgres as; `None` for ourselves, who are not root.
     pub fn for_postgres() -> Result<Option<Self>> {
-        // SAFETY: reads a number of our own process and cannot fail.
-        if unsafe { libc::geteuid() } != 0 {
+        if !we_are_root() {
             return Ok(None);
         }
         let users =

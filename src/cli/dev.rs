@@ -1,0 +1,56 @@
+//! `highwater dev`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output::{program, say, start_log};
+use super::private::{self, Private};
+use super::{Common, Failure, signals};
+
+/// Runs a gateway with a Redis and a Postgres of its own
+///
+/// Both are private: they answer on sockets in the data directory, to you alone, and stop when this command does,
+/// however it ends. What was stored is there again at the next start.
+#[derive(Debug, Args)]
+pub struct Flags {
+    #[command(flatten)]
+    private: private::Options,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs it until it is told to stop.
+pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
+    start_log(flags.common.log);
+    let shutdown = signals::shutdown()?;
+    let private = Private::start("dev", &flags.private, shutdown).await?;
+    say(summary(&private));
+    private.run_until_shutdown().await?;
+    say("stopped; the data are kept");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(private: &Private) -> String {
+    let (address, program) = (private.address(), program());
+    let call = |data: &str, method: &str| format!("  grpcurl -plaintext -d '{data}' {address} highwater.v1.{method}");
+    [
+        format!("listening on {address}"),
+        String::new(),
+        format!("  Redis     {}", private.redis_cli()),
+        format!("  Postgres  {}", private.psql()),
+        format!("  data      {} (delete it to start afresh)", private.directory().display()),
+        String::new(),
+        "The first own job, from another terminal:".to_owned(),
+        call(r#"{"job_id":"first","stages":["work"],"task_count":3,"start":true}"#, "JobService/CreateJob"),
+        call(
+            r#"{"job_id":"first","results":[{"task":0,"stage":"work","outcome":"OUTCOME_SUCCEEDED"}]}"#,
+            "ReportService/ReportResults",
+        ),
+        call(r#"{"job_id":"first"}"#, "ProgressService/GetProgress"),
+        format!("  {program} watch --address {address} first"),
+        String::new(),
+        "Ctrl-C stops all of it.".to_owned(),
+    ]
+    .join("\n")
+}
