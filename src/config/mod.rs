@@ -3,6 +3,8 @@
 //! A setting is given as a flag (`--redis-url`), as a variable (`HIGHWATER_REDIS_URL`) or in one file (`redis-url`),
 //! in this order of precedence: see [`sources`]. Addresses hold passwords and are shown without them.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "the docs of a setting are its help: brackets mean optional")]
+
 pub mod sources;
 mod store_url;
 pub mod values;

@@ -38,7 +38,7 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let wrong = || "a size is a number of bytes, or a number with KiB, MiB or GiB, such as 8MiB".to_owned();
     let (number, unit) = split_number(text.trim()).ok_or_else(wrong)?;
-    let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(wrong)?.checked_mul(number).unwrap_or(u64::MAX);
+    let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(wrong)?.saturating_mul(number);
     match i32::try_from(bytes) {
         Ok(1..) => usize::try_from(bytes).map_err(|error| error.to_string()),
         _ => Err("must be from 1 byte to 2GiB".to_owned()),
