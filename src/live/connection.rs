@@ -51,6 +51,10 @@ impl Connection {
     /// Sends commands in one go, over one connection, and returns every answer; a refused command's is an error value
     /// in its place.
     pub async fn pipeline(&self, commands: &mut Pipeline, deadline: Deadline) -> Result<Vec<Value>, Error> {
+        // redis-rs calls an empty pipeline an error.
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut manager = self.manager.clone();
         let call = commands.ignore_errors().query_async(&mut manager);
         Ok(deadline.at_most(self.timeout).bound(call).await??)
