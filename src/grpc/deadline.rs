@@ -76,8 +76,9 @@ where
         let call = self.inner.call(request);
         Box::pin(async move {
             match deadline.bound(call).await {
-                Ok(response) => response,
-                Err(_) => Ok(Status::from(Error::DeadlineExceeded).into_http()),
+                Ok(response) if !deadline.passed() => response,
+                // Also where a store gave up at that very moment, or an acknowledgement came too late to be one.
+                _ => Ok(Status::from(Error::DeadlineExceeded).into_http()),
             }
         })
     }
@@ -171,6 +172,20 @@ mod tests {
         let exceeded = Err((Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()));
         assert_eq!(call(Some("20m"), Duration::from_secs(60)).await, exceeded);
         assert_eq!(call(Some("0S"), Duration::ZERO).await, exceeded);
+    }
+
+    /// A store that gives up at the deadline answers UNAVAILABLE then, and may be faster than our timer.
+    #[tokio::test]
+    async fn an_answer_that_comes_too_late_is_none() {
+        let late = service_fn(|request: Request<()>| async move {
+            // Does not yield, so that no timer is seen before the answer.
+            while !request.extensions().get::<Deadline>().unwrap().passed() {}
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        let mut request = Request::new(());
+        request.headers_mut().insert(HEADER, "5m".parse().unwrap());
+        let response = DeadlineLayer::new(LIMIT).layer(late).oneshot(request).await.unwrap();
+        assert_eq!(Status::from_header_map(response.headers()).unwrap().code(), Code::DeadlineExceeded);
     }
 
     #[tokio::test]
