@@ -16,6 +16,7 @@ mod user;
 
 pub use files::make_base;
 pub use postgres::Postgres;
+pub use process::Process;
 pub use redis::Redis;
 pub use user::we_are_root;
 

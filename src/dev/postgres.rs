@@ -143,7 +143,7 @@ fn run(directory: &Path, settings: &[(String, String)], port: u16) -> Result<Pro
     let theirs = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     command.extend(ours.chain(theirs).flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]));
     let log = log(directory);
-    let mut process = Process::start(&command, directory, User::for_postgres()?.as_ref(), &log)?;
+    let mut process = Process::start_as(User::for_postgres()?.as_ref(), &command, directory, &log)?;
     let (begun, url) = (Instant::now(), socket_url(directory, port, "postgres"));
     while ask(&url, "SELECT 1").is_err() {
         if process.ended() || begun.elapsed() > STARTS_WITHIN {

@@ -1,4 +1,4 @@
-//! One server process and what belongs to it: never outlives us, in a process group of its own (Ctrl-C at the
+//! One process of ours and what belongs to it: never outlives us, in a process group of its own (Ctrl-C at the
 //! terminal reaches only us, who stop the servers in order), its output in a file.
 //!
 //! The kernel's own way, `PR_SET_PDEATHSIG`, fires when the *thread* ends that started the child, which threads of
@@ -25,15 +25,20 @@ kill -KILL "$1" $children"#;
 /// How long a server may take to stop before it is killed.
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
-/// A running server.
-pub(super) struct Process {
+/// A running server, or any other process that must not outlive us.
+pub struct Process {
     server: Child,
     watchdog: Child,
 }
 
 impl Process {
-    /// Starts `command`, as `user` if there is one, with its output appended to `log`.
-    pub fn start(command: &[String], directory: &Path, user: Option<&User>, log: &Path) -> Result<Self> {
+    /// Starts `command` in `directory`, with its output appended to `log`.
+    pub fn start(command: &[String], directory: &Path, log: &Path) -> Result<Self> {
+        Self::start_as(None, command, directory, log)
+    }
+
+    /// Starts `command`, as `user` if there is one.
+    pub(super) fn start_as(user: Option<&User>, command: &[String], directory: &Path, log: &Path) -> Result<Self> {
         let doing = format_args!("cannot start {}", command.first().map_or("nothing", String::as_str)).to_string();
         let output = files::append_to(log)?;
         let error_output = output.try_clone().map_err(|error| Error::new(&doing, error))?;
@@ -149,7 +154,7 @@ mod tests {
     /// A server with one child of its own.
     fn start(directory: &Path) -> Process {
         let command = ["sh", "-c", "sleep 600 & wait"].map(str::to_owned);
-        let process = Process::start(&command, directory, None, &directory.join("log")).unwrap();
+        let process = Process::start(&command, directory, &directory.join("log")).unwrap();
         while children::of(process.pid()).is_empty() {
             std::thread::yield_now();
         }
@@ -166,7 +171,7 @@ mod tests {
     fn a_server_can_be_stopped_and_a_paused_one_killed_with_its_children() {
         let directory = directory("process");
         let sleep = ["sleep", "600"].map(str::to_owned);
-        let mut stopped = Process::start(&sleep, &directory, None, &directory.join("log")).unwrap();
+        let mut stopped = Process::start(&sleep, &directory, &directory.join("log")).unwrap();
         stopped.pause();
         stopped.stop(libc::SIGTERM);
         assert!(stopped.ended());

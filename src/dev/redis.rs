@@ -124,7 +124,7 @@ fn run(directory: &Path, socket: &Path, settings: &[(String, String)], port: u16
     let mut command = vec![program.display().to_string()];
     command.extend(ours.into_iter().chain(theirs).flat_map(|(name, value)| [format!("--{name}"), value.to_owned()]));
     let log = log(directory);
-    let mut process = Process::start(&command, directory, None, &log)?;
+    let mut process = Process::start(&command, directory, &log)?;
     let begun = Instant::now();
     while !answers(socket) {
         if process.ended() || begun.elapsed() > STARTS_WITHIN {
