@@ -1,0 +1,82 @@
+//! A client of one gateway: each call with its plain arguments.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::pb;
+use pb::job_service_client::JobServiceClient;
+use pb::progress_service_client::ProgressServiceClient;
+use pb::report_service_client::ReportServiceClient;
+
+/// So that a test never hangs; longer than the gateway lets any call take.
+const CALL_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a call answers.
+pub type Answer<T> = Result<T, Status>;
+
+/// Clones share one connection, which is made when it is needed.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    pub fn new(address: SocketAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        Self { channel: endpoint.timeout(CALL_WITHIN).tcp_nodelay(true).connect_lazy() }
+    }
+
+    pub async fn create(&self, request: pb::CreateJobRequest) -> Answer<pb::Job> {
+        let response = self.jobs().create_job(request).await?;
+        Ok(response.into_inner().job.expect("a created job is answered"))
+    }
+
+    pub async fn start(&self, id: &str) -> Answer<pb::Job> {
+        let response = self.jobs().start_job(pb::StartJobRequest { job_id: id.to_owned() }).await?;
+        Ok(response.into_inner().job.expect("a started job is answered"))
+    }
+
+    pub async fn cancel(&self, id: &str, reason: &str) -> Answer<pb::Job> {
+        let request = pb::CancelJobRequest { job_id: id.to_owned(), reason: reason.to_owned() };
+        let response = self.jobs().cancel_job(request).await?;
+        Ok(response.into_inner().job.expect("a cancelled job is answered"))
+    }
+
+    pub async fn get(&self, id: &str) -> Answer<pb::Job> {
+        let response = self.jobs().get_job(pb::GetJobRequest { job_id: id.to_owned() }).await?;
+        Ok(response.into_inner().job.expect("a job is answered"))
+    }
+
+    pub async fn report(&self, id: &str, results: Vec<pb::TaskResult>) -> Answer<pb::ReportResultsResponse> {
+        let request = pb::ReportResultsRequest { job_id: id.to_owned(), results };
+        let mut reports = ReportServiceClient::new(self.channel.clone());
+        Ok(reports.report_results(request).await?.into_inner())
+    }
+
+    pub async fn progress(&self, id: &str) -> Answer<pb::Progress> {
+        let mut reads = ProgressServiceClient::new(self.channel.clone());
+        let response = reads.get_progress(pb::GetProgressRequest { job_id: id.to_owned() }).await?;
+        Ok(response.into_inner().progress.expect("progress is answered"))
+    }
+
+    /// Whether the gateway says that it is ready; an error if it does not answer.
+    pub async fn is_ready(&self) -> Answer<bool> {
+        let response = HealthClient::new(self.channel.clone()).check(HealthCheckRequest::default()).await?;
+        Ok(response.into_inner().status == ServingStatus::Serving as i32)
+    }
+
+    /// For calls that the methods above do not make: other headers, deadlines, garbage.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel.clone())
+    }
+}

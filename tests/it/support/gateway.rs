@@ -1,0 +1,189 @@
+//! A real gateway process.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use highwater::dev::Process;
+use highwater::fault::POINTS;
+
+use super::Client;
+use super::proxy::Proxy;
+use super::wait::eventually;
+
+const LISTENING: &str = "listening on ";
+/// How much of the log is shown when a test fails.
+const SHOWN_LINES: usize = 200;
+
+/// What a gateway is to do when it comes by a fault point.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// Waits there until it is released.
+    Stall,
+    /// SIGKILL.
+    Kill,
+}
+
+/// A gateway; calls go through its [`Client`].
+pub struct Gateway {
+    directory: PathBuf,
+    flags: Vec<String>,
+    process: Process,
+    client: Client,
+    links: Option<Links>,
+}
+
+/// The connections of one gateway.
+pub struct Links {
+    pub redis: Proxy,
+    pub postgres: Proxy,
+}
+
+impl Gateway {
+    /// Starts a gateway with these flags; it listens, but may not be ready.
+    pub async fn start(directory: PathBuf, flags: Vec<String>, links: Option<Links>) -> Self {
+        std::fs::create_dir(&directory).unwrap();
+        let (process, address) = run(&directory, &flags).await;
+        Self { directory, flags, process, client: Client::new(address), links }
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self) {
+        let ready = async || self.client.is_ready().await.is_ok_and(|ready| ready).then_some(());
+        eventually("a gateway is ready", ready).await;
+    }
+
+    /// Starts the program again, with nothing in its memory; the next call goes to it. It may not be ready.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        let (process, address) = run(&self.directory, &self.flags).await;
+        self.process = process;
+        self.client = Client::new(address);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM, and waits until it has stopped.
+    pub fn terminate(&mut self) {
+        self.process.stop(libc::SIGTERM);
+    }
+
+    /// SIGSTOP: it stands still, with its connections open.
+    pub fn pause(&mut self) {
+        self.process.pause();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self) {
+        self.process.resume();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) {
+        eventually("a gateway ends", async || self.process.ended().then_some(())).await;
+    }
+
+    /// Between this gateway and the stores; the stack must have been built with links.
+    pub fn links(&self) -> &Links {
+        self.links.as_ref().expect("the stack was built without links")
+    }
+
+    /// Its own client; clones of it can be moved into tasks.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log(&self.directory)).unwrap_or_default()
+    }
+
+    /// The last lines of its log, for a test that fails.
+    pub fn end_of_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+
+    /// Orders a fault for whoever comes by `point` first.
+    pub fn order(&self, point: &str, fault: Fault) {
+        let what = match fault {
+            Fault::Stall => "stall",
+            Fault::Kill => "kill",
+        };
+        // Put in place whole: the gateway may look at any moment.
+        let unfinished = faults(&self.directory).join("unfinished");
+        std::fs::write(&unfinished, what).unwrap();
+        std::fs::rename(unfinished, self.order_file(point)).unwrap();
+    }
+
+    /// Takes an order back that nobody has come by yet.
+    pub fn withdraw(&self, point: &str) {
+        std::fs::remove_file(self.order_file(point)).unwrap();
+    }
+
+    /// Waits until the order is obeyed: the gateway stalls there, or dies.
+    pub async fn reached(&self, point: &str) {
+        let reached = self.reached_file(point);
+        eventually(point, async || reached.exists().then_some(())).await;
+    }
+
+    /// Lets what stalls at `point` go on.
+    pub fn release(&self, point: &str) {
+        std::fs::remove_file(self.reached_file(point)).unwrap();
+    }
+
+    fn order_file(&self, point: &str) -> PathBuf {
+        assert!(POINTS.contains(&point), "there is no fault point {point}");
+        faults(&self.directory).join(point)
+    }
+
+    fn reached_file(&self, point: &str) -> PathBuf {
+        self.order_file(point).with_file_name(format!("{point}.reached"))
+    }
+}
+
+impl Deref for Gateway {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+fn log(directory: &Path) -> PathBuf {
+    directory.join("log")
+}
+
+fn faults(directory: &Path) -> PathBuf {
+    directory.join("faults")
+}
+
+/// Runs the program, without what our own environment says to it, and without orders that an earlier run obeyed.
+async fn run(directory: &Path, flags: &[String]) -> (Process, SocketAddr) {
+    let faults = faults(directory);
+    let _ = std::fs::remove_dir_all(&faults);
+    std::fs::create_dir(&faults).unwrap();
+    let environment = [format!("HIGHWATER_FAULT_DIR={}", faults.display()), "RUST_BACKTRACE=1".to_owned()];
+    let program = [env!("CARGO_BIN_EXE_highwater"), "serve", "--listen=127.0.0.1:0"].map(str::to_owned);
+    let mut command = vec!["env".to_owned(), "-i".to_owned()];
+    command.extend(environment.into_iter().chain(program).chain(flags.iter().cloned()));
+    let log = log(directory);
+    let before = std::fs::metadata(&log).map_or(0, |log| usize::try_from(log.len()).unwrap());
+    let mut process = Process::start(&command, directory, &log).unwrap();
+    let address = eventually("a gateway listens", async || {
+        let written = std::fs::read_to_string(&log).unwrap();
+        assert!(!process.ended(), "the gateway does not start: {}", &written[before..]);
+        let (line, _) = written[before..].split_once(LISTENING)?.1.split_once('\n')?;
+        Some(line.parse().expect("an address"))
+    });
+    let address = address.await;
+    (process, address)
+}

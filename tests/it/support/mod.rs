@@ -1,0 +1,26 @@
+//! What the tests stand on: private stores, real gateway processes with their clients, faults between and within them.
+//!
+//! A test starts a [`Stack`], calls its gateways by their number, `stack[0].report(…)`, and looks into the stores
+//! themselves through `stack.redis` and `stack.postgres`. Everything ends with the stack, or with our process.
+
+#![allow(dead_code, unused_imports, reason = "a capability belongs to the support before a test needs it")]
+
+mod client;
+mod directory;
+mod gateway;
+mod postgres;
+mod proxy;
+mod redis;
+mod requests;
+mod stack;
+mod wait;
+
+pub use client::{Answer, Client};
+pub use gateway::{Fault, Gateway};
+pub use highwater::grpc::pb;
+pub use postgres::Database;
+pub use proxy::{Link, Proxy};
+pub use redis::Redis;
+pub use requests::{failed, failed_with, job, succeeded};
+pub use stack::{Builder, Stack};
+pub use wait::{eventually, holds_for};

@@ -1,0 +1,138 @@
+//! A database of the test's own, migrated: in the Postgres that all tests share, or in one that the test may stop.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use highwater::dev;
+use highwater::store::{self, Store};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+
+use super::directory::Directory;
+
+/// As the gateway itself reads and writes, but nobody needs these data after a power cut.
+const SETTINGS: [(&str, &str); 3] = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
+/// What every test's database is copied from.
+const TEMPLATE: &str = "highwater";
+
+/// A server and its template.
+struct Server {
+    postgres: dev::Postgres,
+    _directory: Directory,
+}
+
+/// A database.
+pub struct Database {
+    name: String,
+    /// `None`: the shared one.
+    own: Option<Server>,
+}
+
+impl Server {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let directory = Directory::new();
+        let settings: Vec<_> = SETTINGS.iter().chain(settings).copied().collect();
+        let postgres = dev::Postgres::start(&directory, &settings).unwrap();
+        postgres.create_database(TEMPLATE).unwrap();
+        let url = postgres.url(TEMPLATE);
+        blocking(async move {
+            let settings = store::Settings { url, max_connections: 1, timeout: Duration::from_secs(10) };
+            Store::new(&settings).unwrap().migrate().await.unwrap();
+        });
+        Self { postgres, _directory: directory }
+    }
+
+    /// The one that all tests share, which ends with our process.
+    fn shared() -> &'static Self {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(&[]))
+    }
+}
+
+impl Database {
+    /// A database in the shared server.
+    pub async fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let database = Self { name, own: None };
+        let mut connection = connect(&Server::shared().postgres.url("postgres")).await;
+        let create = format!("CREATE DATABASE {} TEMPLATE {TEMPLATE}", database.name);
+        connection.execute(AssertSqlSafe(create)).await.unwrap();
+        database
+    }
+
+    /// A database in a server of its own, with these settings (by the names of postgresql.conf).
+    pub fn in_own_server(settings: &[(&str, &str)]) -> Self {
+        Self { name: TEMPLATE.to_owned(), own: Some(Server::start(settings)) }
+    }
+
+    pub fn url(&self) -> String {
+        self.server().postgres.url(&self.name)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.server().postgres.port()
+    }
+
+    /// The server, to be killed, paused and restarted.
+    pub fn own_server(&mut self) -> &mut dev::Postgres {
+        &mut self.own.as_mut().expect("only a server of the test's own may be touched").postgres
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.server().postgres.log()).unwrap();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// A connection as the superuser, as a person in psql has it, that no proxy is between.
+    pub async fn connection(&self) -> PgConnection {
+        connect(&self.url()).await
+    }
+
+    /// Runs statements as a person in psql would.
+    pub async fn run(&self, sql: &str) -> Result<(), sqlx::Error> {
+        let mut connection = self.connection().await;
+        connection.execute(AssertSqlSafe(sql.to_owned())).await?;
+        Ok(())
+    }
+
+    /// The one row that a query answers.
+    pub async fn row(&self, sql: &str) -> PgRow {
+        self.connection().await.fetch_one(AssertSqlSafe(sql.to_owned())).await.unwrap()
+    }
+
+    /// The one value that a query answers.
+    pub async fn value<T>(&self, sql: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        self.row(sql).await.get(0)
+    }
+
+    fn server(&self) -> &Server {
+        self.own.as_ref().unwrap_or_else(|| Server::shared())
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if self.own.is_none() {
+            let url = self.server().postgres.url("postgres");
+            let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+            // Only its room is wanted back.
+            blocking(async move { connect(&url).await.execute(AssertSqlSafe(drop)).await.ok() });
+        }
+    }
+}
+
+async fn connect(url: &str) -> PgConnection {
+    PgConnection::connect(url).await.unwrap()
+}
+
+/// Runs `work` on a thread of its own, for callers that cannot wait or whose runtime must not.
+fn blocking<T: Send>(work: impl Future<Output = T> + Send) -> T {
+    let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap())
+}

@@ -1,0 +1,182 @@
+//! A TCP proxy between a gateway and a store, which can be made to fail as networks do. Runs on a thread of its own, so
+//! that a test that blocks does not.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// How the link is now. What was held back is delivered once it is open again, as TCP would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// As if it were not there.
+    Open,
+    /// Everything arrives late, in both directions.
+    Slow(Duration),
+    /// Nothing arrives in either direction; connections stay, new ones too.
+    Blackhole,
+    /// Requests arrive, answers do not.
+    HalfOpen,
+    /// Connections are closed, new ones as well.
+    Cut,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Answer,
+}
+
+/// A proxy in front of a port of 127.0.0.1; ends when dropped.
+pub struct Proxy {
+    address: SocketAddr,
+    link: watch::Sender<Link>,
+}
+
+impl Proxy {
+    pub fn start(target: u16) -> Self {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (link, state) = watch::channel(Link::Open);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { accept(TcpListener::from_std(listener).unwrap(), target, state).await });
+        });
+        Self { address, link }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// From now on the link is like this.
+    pub fn set(&self, link: Link) {
+        self.link.send_replace(link);
+    }
+}
+
+/// Accepts until the proxy is dropped.
+async fn accept(listener: TcpListener, target: u16, mut link: watch::Receiver<Link>) {
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((client, _)) = accepted else { continue };
+                tokio::spawn(connection(client, target, link.clone()));
+            }
+            changed = link.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn connection(client: TcpStream, target: u16, mut link: watch::Receiver<Link>) {
+    if *link.borrow() == Link::Cut {
+        return;
+    }
+    // A store that is away refuses, and so does the proxy, as far as it can.
+    let Ok(store) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
+    let _ = (client.set_nodelay(true), store.set_nodelay(true));
+    let (from_client, to_client) = client.into_split();
+    let (from_store, to_store) = store.into_split();
+    let requests = pump(from_client, to_store, Direction::Request, link.clone());
+    let answers = pump(from_store, to_client, Direction::Answer, link.clone());
+    tokio::select! {
+        _ = async { tokio::join!(requests, answers) } => {}
+        _ = link.wait_for(|link| *link == Link::Cut) => {}
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut link: watch::Receiver<Link>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = from.read(&mut buffer).await.unwrap_or(0);
+        let Ok(now) = link.wait_for(|link| passes(*link, direction)).await.map(|link| *link) else { return };
+        if let Link::Slow(delay) = now {
+            tokio::time::sleep(delay).await;
+        }
+        if read == 0 {
+            let _ = to.shutdown().await;
+            return;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn passes(link: Link, direction: Direction) -> bool {
+    match link {
+        Link::Open | Link::Slow(_) => true,
+        Link::HalfOpen => direction == Direction::Request,
+        Link::Blackhole | Link::Cut => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that answers each byte by itself, behind a proxy; and a connection to it.
+    async fn echo() -> (Proxy, TcpStream) {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let proxy = Proxy::start(server.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = server.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        let stream = TcpStream::connect(proxy.address).await.unwrap();
+        (proxy, stream)
+    }
+
+    /// The answer to one byte, if there is one soon; 0 at the end of the connection.
+    async fn ask(stream: &mut TcpStream, byte: u8) -> Option<u8> {
+        stream.write_all(&[byte]).await.ok()?;
+        answer(stream).await
+    }
+
+    async fn answer(stream: &mut TcpStream) -> Option<u8> {
+        let answer = tokio::time::timeout(Duration::from_millis(100), stream.read_u8()).await.ok()?;
+        Some(answer.unwrap_or(0))
+    }
+
+    #[tokio::test]
+    async fn what_was_held_back_arrives_once_the_link_is_open_again() {
+        for link in [Link::Blackhole, Link::HalfOpen] {
+            let (proxy, mut stream) = echo().await;
+            assert_eq!(ask(&mut stream, 1).await, Some(1));
+            proxy.set(link);
+            assert_eq!(ask(&mut stream, 2).await, None);
+            proxy.set(Link::Open);
+            assert_eq!(answer(&mut stream).await, Some(2));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_closes_connections_old_and_new_until_it_is_mended() {
+        let (proxy, mut stream) = echo().await;
+        proxy.set(Link::Cut);
+        assert_eq!(answer(&mut stream).await, Some(0));
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        assert_eq!(answer(&mut stream).await, Some(0));
+        proxy.set(Link::Open);
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        assert_eq!(ask(&mut stream, 3).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn a_slow_link_is_late_in_both_directions() {
+        let (proxy, mut stream) = echo().await;
+        let delay = Duration::from_millis(20);
+        proxy.set(Link::Slow(delay));
+        let begun = std::time::Instant::now();
+        assert_eq!(ask(&mut stream, 4).await, Some(4));
+        assert!(begun.elapsed() >= 2 * delay);
+    }
+}

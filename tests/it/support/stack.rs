@@ -1,0 +1,180 @@
+//! Stores and gateways of one test.
+
+use std::ops::{Index, IndexMut};
+
+use super::directory::Directory;
+use super::gateway::{Gateway, Links};
+use super::{Database, Proxy, Redis};
+
+/// Both stores and gateways over them. The gateways stop first.
+pub struct Stack {
+    gateways: Vec<Gateway>,
+    pub redis: Redis,
+    pub postgres: Database,
+    directory: Directory,
+}
+
+/// What a stack is made of, where that is not the ordinary.
+#[derive(Default)]
+pub struct Builder {
+    gateways: usize,
+    flags: Vec<String>,
+    links: bool,
+    redis_settings: Vec<(String, String)>,
+    postgres_settings: Option<Vec<(String, String)>>,
+}
+
+impl Stack {
+    /// So many gateways over fresh stores, all ready.
+    pub async fn start(gateways: usize) -> Self {
+        Self::of(gateways).start().await
+    }
+
+    /// To say more about it before it starts.
+    pub fn of(gateways: usize) -> Builder {
+        Builder { gateways, ..Builder::default() }
+    }
+
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
+    }
+}
+
+impl Builder {
+    /// A setting of every gateway, by its flag: `.setting("tracker-ttl", "2s")`.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.flags.push(format!("--{name}={value}"));
+        self
+    }
+
+    /// Each gateway reaches the stores through proxies of its own.
+    pub fn links(mut self) -> Self {
+        self.links = true;
+        self
+    }
+
+    /// Settings of Redis, by the names of redis.conf.
+    pub fn redis(mut self, settings: &[(&str, &str)]) -> Self {
+        self.redis_settings = owned(settings);
+        self
+    }
+
+    /// A Postgres that no other test uses, with settings by the names of postgresql.conf.
+    pub fn own_postgres(mut self, settings: &[(&str, &str)]) -> Self {
+        self.postgres_settings = Some(owned(settings));
+        self
+    }
+
+    /// Starts it all, and waits until every gateway is ready.
+    pub async fn start(self) -> Stack {
+        let directory = Directory::new();
+        let redis = Redis::start(&directory, &borrowed(&self.redis_settings));
+        let postgres = match &self.postgres_settings {
+            None => Database::new().await,
+            Some(settings) => Database::in_own_server(&borrowed(settings)),
+        };
+        let mut stack = Stack { gateways: Vec::new(), redis, postgres, directory: directory };
+        for number in 0..self.gateways {
+            let links = self.links.then(|| Links {
+                redis: Proxy::start(stack.redis.port()),
+                postgres: Proxy::start(stack.postgres.port()),
+            });
+            let flags = flags(&stack, links.as_ref(), &self.flags);
+            let directory = stack.directory.join(format!("gateway-{number}"));
+            stack.gateways.push(Gateway::start(directory, flags, links).await);
+        }
+        for gateway in &stack.gateways {
+            gateway.ready().await;
+        }
+        stack
+    }
+}
+
+/// Where the stores are, what else the test wants, and a log that tells a failing test what happened.
+fn flags(stack: &Stack, links: Option<&Links>, settings: &[String]) -> Vec<String> {
+    let (redis, postgres) = (stack.redis.url(), stack.postgres.url());
+    let through = |url: String, port: u16, proxy: Option<u16>| {
+        proxy.map_or(url.clone(), |proxy| url.replace(&format!(":{port}"), &format!(":{proxy}")))
+    };
+    let redis = through(redis, stack.redis.port(), links.map(|links| links.redis.port()));
+    let postgres = through(postgres, stack.postgres.port(), links.map(|links| links.postgres.port()));
+    let mut flags = vec![format!("--redis-url={redis}"), format!("--postgres-url={postgres}")];
+    flags.push("--log=info,highwater=debug".to_owned());
+    flags.extend_from_slice(settings);
+    flags
+}
+
+fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn borrowed(settings: &[(String, String)]) -> Vec<(&str, &str)> {
+    settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+impl Index<usize> for Stack {
+    type Output = Gateway;
+
+    fn index(&self, number: usize) -> &Gateway {
+        &self.gateways[number]
+    }
+}
+
+impl IndexMut<usize> for Stack {
+    fn index_mut(&mut self, number: usize) -> &mut Gateway {
+        &mut self.gateways[number]
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (number, gateway) in self.gateways.iter().enumerate() {
+                eprintln!("---- the log of gateway {number} ends with\n{}", gateway.end_of_log());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::{Fault, Link, eventually, job, pb, succeeded};
+
+    #[tokio::test]
+    async fn a_gateway_stalls_where_it_is_told_and_goes_on_when_it_is_released() {
+        let stack = Stack::start(1).await;
+        stack[0].create(job("a", &["s"], 2)).await.unwrap();
+        stack[0].order("report.marked", Fault::Stall);
+        let report = tokio::spawn({
+            let client = stack[0].client();
+            async move { client.report("a", succeeded(0..1, "s")).await }
+        });
+        stack[0].reached("report.marked").await;
+        assert!(!report.is_finished());
+        stack[0].release("report.marked");
+        report.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_gateway_dies_where_it_is_told_and_starts_again() {
+        let mut stack = Stack::start(1).await;
+        stack[0].create(job("a", &["s"], 2)).await.unwrap();
+        stack[0].order("report.marked", Fault::Kill);
+        stack[0].report("a", succeeded(0..1, "s")).await.unwrap_err();
+        stack[0].ended().await;
+        stack[0].restart().await;
+        stack[0].ready().await;
+        assert_eq!(stack[0].progress("a").await.unwrap().succeeded_task_count, Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_can_be_cut_off_from_one_store() {
+        let stack = Stack::of(2).links().start().await;
+        stack[0].create(job("a", &["s"], 2)).await.unwrap();
+        stack[0].links().redis.set(Link::Cut);
+        let fallen_back = async || (stack[0].progress("a").await.ok()?.source() == pb::Source::Fallback).then_some(());
+        eventually("a read without Redis", fallen_back).await;
+        assert_eq!(stack[1].progress("a").await.unwrap().source(), pb::Source::Live);
+    }
+}
