@@ -29,6 +29,7 @@ pub struct Gateway {
     directory: PathBuf,
     flags: Vec<String>,
     process: Process,
+    address: SocketAddr,
     client: Client,
     links: Option<Links>,
 }
@@ -44,7 +45,7 @@ impl Gateway {
     pub async fn start(directory: PathBuf, flags: Vec<String>, links: Option<Links>) -> Self {
         std::fs::create_dir(&directory).unwrap();
         let (process, address) = run(&directory, &flags).await;
-        Self { directory, flags, process, client: Client::new(address), links }
+        Self { directory, flags, process, address, client: Client::new(address), links }
     }
 
     /// Waits until it says that it is ready.
@@ -58,6 +59,7 @@ impl Gateway {
         self.process.kill();
         let (process, address) = run(&self.directory, &self.flags).await;
         self.process = process;
+        self.address = address;
         self.client = Client::new(address);
     }
 
@@ -79,6 +81,11 @@ impl Gateway {
     /// SIGCONT.
     pub fn resume(&mut self) {
         self.process.resume();
+    }
+
+    /// Where it listens, for clients that are none of ours.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,0 +1,195 @@
+"""A real client that knows nothing of Highwater but an address: Python on gRPC's C core, by reflection (v1alpha).
+
+Drives a job from its creation to its snapshot, and looks at errors with their details. Exits 0 if all was as it
+should be; else a traceback says what was not. Usage: grpcio_client.py HOST:PORT
+"""
+
+import sys
+import time
+import uuid
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+
+SECONDS = 10
+
+
+class Client:
+    """Calls any method by name; messages are dictionaries."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.reflection = ProtoReflectionDescriptorDatabase(channel)
+        self.pool = DescriptorPool(self.reflection)
+
+    def call(self, service, method, **request):
+        descriptor = self.pool.FindServiceByName(f"highwater.v1.{service}").methods_by_name[method]
+        invoke = self.channel.unary_unary(
+            f"/highwater.v1.{service}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(descriptor.output_type).FromString,
+        )
+        return invoke(GetMessageClass(descriptor.input_type)(**request), timeout=SECONDS)
+
+    def refused(self, code, service, method, **request):
+        """The details of the error that the call must be answered with, by type."""
+        try:
+            answer = self.call(service, method, **request)
+        except grpc.RpcError as error:
+            assert error.code() == code, f"{method}: {error.code()}, not {code}: {error.details()}"
+            return self.details(error)
+        raise AssertionError(f"{method} was answered {answer}, not {code}")
+
+    def details(self, error):
+        details = {}
+        for packed in rpc_status.from_call(error).details:
+            # The types of the details come by reflection too.
+            message = GetMessageClass(self.pool.FindMessageTypeByName(packed.TypeName()))()
+            assert packed.Unpack(message)
+            details[message.DESCRIPTOR.name] = message
+        assert details["ErrorInfo"].domain == "highwater"
+        return details
+
+    def name(self, enum, number):
+        return self.pool.FindEnumTypeByName(f"highwater.v1.{enum}").values_by_number[number].name
+
+    def dispositions(self, answer):
+        return [self.name("Disposition", each).removeprefix("DISPOSITION_") for each in answer.dispositions]
+
+    def progress(self, job):
+        return self.call("ProgressService", "GetProgress", job_id=job).progress
+
+    def report(self, job, results):
+        return self.call("ReportService", "ReportResults", job_id=job, results=results)
+
+
+def result(task, stage, code=None, message=""):
+    if code is None:
+        return {"task": task, "stage": stage, "outcome": 1}
+    return {"task": task, "stage": stage, "outcome": 2, "error": {"code": code, "message": message}}
+
+
+def ready(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ["", "highwater.v1.JobService"]:
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING, (service, answer)
+
+
+def services(client):
+    found = set(client.reflection.get_services())
+    wanted = {f"highwater.v1.{name}Service" for name in ["Job", "Report", "Progress"]}
+    assert wanted <= found, found
+
+
+def create(client, job):
+    definition = {"job_id": job, "stages": ["fetch", "parse"], "task_count": 10, "labels": {"of": "python"}}
+    created = client.call("JobService", "CreateJob", start=True, **definition).job
+    assert client.name("JobState", created.state) == "JOB_STATE_RUNNING", created
+    assert created.failure_threshold == 0.5, created
+    assert client.call("JobService", "CreateJob", **definition).job == created, "the same again is the same job"
+
+    details = client.refused(
+        grpc.StatusCode.ALREADY_EXISTS, "JobService", "CreateJob", **{**definition, "task_count": 11}
+    )
+    assert details["ErrorInfo"].reason == "JOB_EXISTS", details
+    assert details["ResourceInfo"].resource_name == job, details
+
+    fresh = client.progress(job)
+    assert client.name("Source", fresh.source) == "SOURCE_LIVE", fresh
+    assert fresh.HasField("succeeded_task_count") and fresh.succeeded_task_count == 0, "zero is said, not left out"
+    assert fresh.percent == 0 and fresh.pending_task_count == 10, fresh
+
+
+def report(client, job):
+    first = [result(task, "fetch") for task in range(9)] + [result(9, "fetch", "TIMEOUT", "no answer in 5 s")]
+    answer = client.report(job, first)
+    assert client.dispositions(answer) == ["APPLIED"] * 10 and not answer.stop, answer
+    answer = client.report(job, [result(0, "parse"), result(0, "fetch"), result(10, "fetch"), result(2**40, "parse")])
+    assert client.dispositions(answer) == ["APPLIED", "DUPLICATE", "UNKNOWN_TASK", "UNKNOWN_TASK"], answer
+
+    live = client.progress(job)
+    fetch, parse = live.stages
+    assert (fetch.pending_count, fetch.succeeded_count, fetch.failed_count, fetch.skipped_count) == (0, 9, 1, 0), live
+    assert (parse.pending_count, parse.succeeded_count, parse.failed_count, parse.skipped_count) == (8, 1, 0, 1), live
+    assert live.percent == 60, live
+    assert [(each.code, each.count) for each in live.error_counts] == [("TIMEOUT", 1)], live
+
+
+def errors(client, job):
+    before = client.progress(job)
+    details = client.refused(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "ReportService",
+        "ReportResults",
+        job_id=job,
+        results=[result(1, "parse"), result(1, "nowhere")],
+    )
+    assert details["BadRequest"].field_violations[0].field == "results[1].stage", details
+    assert client.progress(job).revision == before.revision, "nothing of a refused batch is marked"
+
+    details = client.refused(grpc.StatusCode.INVALID_ARGUMENT, "JobService", "CreateJob", job_id="-", task_count=-1)
+    fields = {violation.field for violation in details["BadRequest"].field_violations}
+    assert fields >= {"job_id", "task_count", "stages"}, details
+
+    details = client.refused(grpc.StatusCode.NOT_FOUND, "ProgressService", "GetProgress", job_id="no-such-job")
+    assert details["ErrorInfo"].reason == "JOB_NOT_FOUND", details
+    assert details["ResourceInfo"].resource_name == "no-such-job", details
+
+    waiting = client.call("JobService", "CreateJob", stages=["only"], task_count=1).job.job_id
+    details = client.refused(
+        grpc.StatusCode.FAILED_PRECONDITION, "ReportService", "ReportResults", job_id=waiting, results=[result(0, "only")]
+    )
+    assert details["PreconditionFailure"].violations[0].type == "JOB_NOT_STARTED", details
+    cancelled = client.call("JobService", "CancelJob", job_id=waiting, reason="only to see").job
+    assert cancelled.cancel_reason == "only to see", cancelled
+
+
+def ended(client, job):
+    """The progress once the end is committed, which follows the last report without being asked for."""
+    give_up = time.monotonic() + SECONDS
+    while client.name("JobState", (progress := client.progress(job)).state) == "JOB_STATE_RUNNING":
+        assert progress.percent == 100 and time.monotonic() < give_up, progress
+    return progress
+
+
+def end(client, job):
+    answer = client.report(job, [result(task, "parse") for task in range(1, 9)])
+    assert client.dispositions(answer) == ["APPLIED"] * 8, answer
+    final = ended(client, job)
+    assert client.name("JobState", final.state) == "JOB_STATE_SUCCEEDED", final
+    assert client.name("Source", final.source) == "SOURCE_SNAPSHOT", final
+    assert (final.succeeded_task_count, final.failed_task_count, final.pending_task_count) == (9, 1, 0), final
+    assert final.percent == 100 and final.fraction == 1.0, final
+    sample = final.error_samples[0]
+    assert (sample.task, sample.stage, sample.code, sample.message) == (9, "fetch", "TIMEOUT", "no answer in 5 s"), final
+    assert client.call("JobService", "GetJob", job_id=job).job.HasField("end_time")
+
+    answer = client.report(job, [result(0, "parse")])
+    assert client.dispositions(answer) == ["SUPERSEDED"] and answer.stop, answer
+    assert client.name("JobState", answer.job_state) == "JOB_STATE_SUCCEEDED", answer
+
+    details = client.refused(grpc.StatusCode.FAILED_PRECONDITION, "JobService", "CancelJob", job_id=job)
+    assert details["ErrorInfo"].metadata["state"] == "SUCCEEDED", details
+    assert details["PreconditionFailure"].violations[0].subject == job, details
+
+
+def main(address):
+    job = f"python-{uuid.uuid4()}"
+    with grpc.insecure_channel(address) as channel:
+        client = Client(channel)
+        ready(channel)
+        services(client)
+        create(client, job)
+        report(client, job)
+        errors(client, job)
+        end(client, job)
+    print(f"{job}: all as it should be")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

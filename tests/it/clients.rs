@@ -1,0 +1,174 @@
+//! Two clients that are none of ours take a job from its creation to its snapshot: Python on gRPC's C core, and
+//! `buf curl`. Both learn the interface by reflection, the one by v1alpha, the other by v1.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use prost::Message;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tonic::Code;
+use tonic_types::pb::{BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo};
+
+use crate::support::{Stack, eventually};
+
+#[tokio::test]
+async fn python_drives_a_job_from_create_to_snapshot() {
+    let stack = Stack::start(1).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/grpcio_client.py");
+    let python = tool("HIGHWATER_TEST_PYTHON", "python");
+    let ran = run(Command::new(python).arg(script).arg(stack[0].address().to_string())).await;
+    assert!(ran.status.success(), "{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+}
+
+#[tokio::test]
+async fn buf_curl_drives_a_job_from_create_to_snapshot() {
+    let stack = Stack::start(1).await;
+    let buf = BufCurl { address: stack[0].address().to_string() };
+    let definition = json!({"jobId": "17", "stages": ["read", "digest"], "taskCount": 3, "failureThreshold": 0.2});
+
+    let job = &buf.call("JobService/CreateJob", &definition).await.unwrap()["job"];
+    assert_eq!(job["state"], "JOB_STATE_PENDING");
+    let started = &buf.call("JobService/StartJob", &json!({"jobId": "17"})).await.unwrap()["job"];
+    assert_eq!(started["state"], "JOB_STATE_RUNNING");
+
+    let answer = buf.report(&[(0, "read", true), (1, "read", true), (2, "read", false)]).await.unwrap();
+    assert_eq!(answer["dispositions"], json!(["DISPOSITION_APPLIED", "DISPOSITION_APPLIED", "DISPOSITION_APPLIED"]));
+    let answer = buf.report(&[(0, "read", true), (3, "read", true)]).await.unwrap();
+    assert_eq!(answer["dispositions"], json!(["DISPOSITION_DUPLICATE", "DISPOSITION_UNKNOWN_TASK"]));
+
+    let live = buf.progress().await;
+    assert_eq!((&live["source"], &live["percent"]), (&json!("SOURCE_LIVE"), &json!(66)));
+    assert_eq!(
+        live["stages"][1],
+        json!({
+            "stage": "digest", "totalCount": "3", "pendingCount": "2",
+            "succeededCount": "0", "failedCount": "0", "skippedCount": "1",
+        })
+    );
+
+    buf.report(&[(0, "digest", true), (1, "digest", true)]).await.unwrap();
+    let ended = eventually("the job ends", async || {
+        let progress = buf.progress().await;
+        (progress["state"] != "JOB_STATE_RUNNING").then_some(progress)
+    });
+    let ended = ended.await;
+    assert_eq!((&ended["state"], &ended["source"]), (&json!("JOB_STATE_FAILED"), &json!("SOURCE_SNAPSHOT")));
+    assert_eq!((&ended["succeededTaskCount"], &ended["failedTaskCount"]), (&json!("2"), &json!("1")));
+    assert_eq!(ended["pendingTaskCount"], "0", "zero is said, not left out");
+
+    let late = buf.report(&[(2, "digest", true)]).await.unwrap();
+    assert_eq!((&late["dispositions"], &late["stop"]), (&json!(["DISPOSITION_SUPERSEDED"]), &json!(true)));
+}
+
+#[tokio::test]
+async fn buf_curl_is_shown_what_was_wrong_with_a_call() {
+    let stack = Stack::start(1).await;
+    let buf = BufCurl { address: stack[0].address().to_string() };
+    let definition = json!({"jobId": "17", "stages": ["read"], "taskCount": 1});
+    buf.call("JobService/CreateJob", &definition).await.unwrap();
+
+    let early = buf.report(&[(0, "read", true)]).await.unwrap_err();
+    assert_eq!((early.code, early.reason().as_str()), (Code::FailedPrecondition, "JOB_NOT_STARTED"));
+    assert_eq!(early.detail::<PreconditionFailure>("PreconditionFailure").violations[0].subject, "17");
+
+    buf.call("JobService/StartJob", &json!({"jobId": "17"})).await.unwrap();
+    let nowhere = buf.report(&[(0, "read", true), (0, "nowhere", true)]).await.unwrap_err();
+    assert_eq!((nowhere.code, nowhere.reason().as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    assert_eq!(nowhere.detail::<BadRequest>("BadRequest").field_violations[0].field, "results[1].stage");
+
+    let other = json!({"jobId": "17", "stages": ["other"], "taskCount": 1});
+    let other = buf.call("JobService/CreateJob", &other).await.unwrap_err();
+    assert_eq!((other.code, other.reason().as_str()), (Code::AlreadyExists, "JOB_EXISTS"));
+
+    let unknown = buf.call("ProgressService/GetProgress", &json!({"jobId": "71"})).await.unwrap_err();
+    assert_eq!((unknown.code, unknown.reason().as_str()), (Code::NotFound, "JOB_NOT_FOUND"));
+    assert_eq!(unknown.detail::<ResourceInfo>("ResourceInfo").resource_name, "71");
+}
+
+/// Calls by `buf curl`, all about job 17.
+struct BufCurl {
+    address: String,
+}
+
+impl BufCurl {
+    /// What the call answers, or the error that it prints.
+    async fn call(&self, method: &str, request: &Value) -> Result<Value, Refused> {
+        let url = format!("http://{}/highwater.v1.{method}", self.address);
+        let mut command = Command::new(tool("HIGHWATER_TEST_BUF", "buf"));
+        let ran = run(command.args(["curl", "--protocol=grpc", "--data", &request.to_string(), &url])).await;
+        if ran.status.success() {
+            return Ok(serde_json::from_slice(&ran.stdout).unwrap());
+        }
+        let printed = String::from_utf8_lossy(&ran.stderr);
+        let exit_code = ran.status.code().unwrap();
+        // Less than 8 is a fault of buf's own; from there on it is the code of gRPC, shifted.
+        assert!(exit_code >= 8, "buf curl failed with {exit_code}: {printed}");
+        Err(Refused { code: Code::from_i32(exit_code >> 3), printed: serde_json::from_str(&printed).unwrap() })
+    }
+
+    async fn report(&self, results: &[(i64, &str, bool)]) -> Result<Value, Refused> {
+        let result = |(task, stage, succeeded): &(i64, &str, bool)| {
+            let outcome = if *succeeded { "OUTCOME_SUCCEEDED" } else { "OUTCOME_FAILED" };
+            json!({"task": task, "stage": stage, "outcome": outcome})
+        };
+        let results: Vec<Value> = results.iter().map(result).collect();
+        self.call("ReportService/ReportResults", &json!({"jobId": "17", "results": results})).await
+    }
+
+    async fn progress(&self) -> Value {
+        let answer = self.call("ProgressService/GetProgress", &json!({"jobId": "17"})).await.unwrap();
+        answer["progress"].clone()
+    }
+}
+
+/// An error as `buf curl` shows it.
+#[derive(Debug)]
+struct Refused {
+    code: Code,
+    printed: Value,
+}
+
+impl Refused {
+    fn reason(&self) -> String {
+        self.detail::<ErrorInfo>("ErrorInfo").reason
+    }
+
+    /// The detail of type `google.rpc.NAME`.
+    fn detail<T: Message + Default>(&self, name: &str) -> T {
+        let details = self.printed["details"].as_array().unwrap_or_else(|| panic!("no details: {}", self.printed));
+        let detail = details.iter().find(|detail| detail["type"] == format!("google.rpc.{name}"));
+        let detail = detail.unwrap_or_else(|| panic!("no {name}: {}", self.printed));
+        T::decode(from_base64(detail["value"].as_str().unwrap()).as_slice()).unwrap()
+    }
+}
+
+/// Base64 without padding, as the details are printed.
+fn from_base64(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = Vec::new();
+    let (mut held, mut bits) = (0_u32, 0);
+    for digit in text.trim_end_matches('=').bytes() {
+        let value = DIGITS.iter().position(|known| *known == digit).unwrap();
+        held = (held << 6 | u32::try_from(value).unwrap()) & 0xffff;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits & 0xff).try_into().unwrap());
+        }
+    }
+    bytes
+}
+
+/// A program that `./dev setup` installs; the variable names another one.
+fn tool(variable: &str, name: &str) -> PathBuf {
+    let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/venv/bin").join(name);
+    let program = env::var_os(variable).map_or_else(ours, PathBuf::from);
+    assert!(program.exists(), "there is no {}: run ./dev setup", program.display());
+    program
+}
+
+async fn run(command: &mut Command) -> Output {
+    command.kill_on_drop(true).output().await.unwrap()
+}
