@@ -92,8 +92,9 @@ impl Gateway {
             return Ok(None);
         }
         // Best effort: a sealed tracker that stays goes away with its time to live.
-        if let Err(error) = self.live().expire(id, incarnation, deadline).await {
-            tracing::debug!(job = %id, %error, "the sealed tracker stays for now");
+        match self.live().expire(id, incarnation, deadline).await {
+            Ok(Ok(_)) => {}
+            outcome => tracing::debug!(job = %id, ?outcome, "the sealed tracker stays for now"),
         }
         fault::point("finish.expired").await;
         Ok(Some(state))
@@ -143,7 +144,7 @@ impl Gateway {
             (right.seal, right.seal_time) = (None, None);
         }
         let repaired = self.live().repair(id, &found, &right, deadline).await?;
-        Ok((repaired && stands).then_some(right))
+        Ok((repaired.is_ok() && stands).then_some(right))
     }
 }
 

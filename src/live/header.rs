@@ -1,5 +1,5 @@
 //! The tracker's header: 256 bytes before the cells, big-endian, refused unless it is exactly what was written.
-//! `scripts/header.lua` reads and writes the same; a test holds the two together.
+//! `scripts/header.lua` reads, refuses and writes the same; `tests/it/tracker_header.rs` holds the two together.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -19,6 +19,8 @@
 //! | 172 | number of the newest bucket of the rate: time / 4 s (8) |
 //! | 180 | 15 buckets, oldest first: results in those 4 s (4 each) |
 //! | 240 | checksum: the first 16 hexadecimal digits of the SHA-1 of all before |
+//!
+//! Magic and version stay where they are in every version to come.
 
 use std::time::Duration;
 
@@ -34,6 +36,9 @@ const MAGIC: &[u8] = b"HWM";
 const VERSION: u8 = 1;
 const BUCKETS: usize = 15;
 const BUCKET_MS: u64 = 4000;
+/// The last millisecond of the year 9999: no time, and no 8-byte number either, is above. Lua computes with doubles,
+/// which are exact up to there.
+const LARGEST: u64 = 253_402_300_799_999;
 
 /// What a tracker says of itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,36 +152,11 @@ impl Header {
 
     /// Reads a header; refuses whatever `encode` and the scripts did not write.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
-        let mut reader = Reader(bytes);
-        if reader.take::<3>()? != MAGIC {
+        let mut reader = Reader::checked(bytes)?;
+        let [stages, adopted, seal, zero] = reader.take()?;
+        let stages = usize::from(stages);
+        if !(1..=MAX_STAGES).contains(&stages) || adopted > 1 || zero != 0 {
             return Err(HeaderError::Corrupt);
-        }
-        let [version, stages, adopted, seal, _] = reader.take::<5>()?;
-        if version != VERSION {
-            return Err(HeaderError::UnknownVersion(version));
-        }
-        let (body, sum) = bytes.split_at_checked(BODY_BYTES).ok_or(HeaderError::Corrupt)?;
-        if sum != checksum(body) || !(1..=MAX_STAGES).contains(&usize::from(stages)) {
-            return Err(HeaderError::Corrupt);
-        }
-        let total = reader.u32()?;
-        let incarnation = reader.u64()?;
-        let generation = Generation(reader.take()?);
-        let open_time = reader.time()?.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let (adopt_time, last_mark_time, revision, seal_time) =
-            (reader.time()?, reader.time()?, reader.u64()?, reader.time()?);
-        let mut stage_counts = Vec::with_capacity(MAX_STAGES);
-        for _ in 0..MAX_STAGES {
-            stage_counts.push(StageCounts { succeeded: reader.u32()?, failed: reader.u32()?, skipped: reader.u32()? });
-        }
-        stage_counts.truncate(usize::from(stages));
-        if stage_counts.iter().any(|stage| stage.done() > u64::from(total)) {
-            return Err(HeaderError::Corrupt);
-        }
-        let newest_bucket = reader.u64()?;
-        let mut buckets = [0; BUCKETS];
-        for bucket in &mut buckets {
-            *bucket = reader.u32()?;
         }
         let seal = match seal {
             0 => None,
@@ -184,7 +164,21 @@ impl Header {
             2 => Some(Cause::Cancelled),
             _ => return Err(HeaderError::Corrupt),
         };
-        let counts = Counts { total, stages: stage_counts };
+        let total = reader.u32()?;
+        let incarnation = reader.u64()?;
+        let generation = reader.generation()?;
+        let open_time = reader.time()?.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let (adopt_time, last_mark_time, revision, seal_time) =
+            (reader.time()?, reader.time()?, reader.u64()?, reader.time()?);
+        let counts = Counts { total, stages: reader.stages(stages, total)? };
+        if seal == Some(Cause::Complete) && !counts.is_complete() {
+            return Err(HeaderError::Corrupt);
+        }
+        let newest_bucket = reader.u64()?;
+        let mut buckets = [0; BUCKETS];
+        for bucket in &mut buckets {
+            *bucket = reader.u32()?;
+        }
         Ok(Self {
             incarnation,
             generation,
@@ -223,7 +217,21 @@ pub(super) fn time_from_millis(millis: u64) -> Option<OffsetDateTime> {
 /// Takes numbers off the front.
 struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// What comes after magic and version of a header that is whole.
+    fn checked(bytes: &'a [u8]) -> Result<Self, HeaderError> {
+        let mut reader = Self(bytes);
+        let (magic, [version]) = (reader.take::<3>()?, reader.take()?);
+        if magic != MAGIC {
+            return Err(HeaderError::Corrupt);
+        }
+        if version != VERSION {
+            return Err(HeaderError::UnknownVersion(version));
+        }
+        let (body, sum) = bytes.split_at_checked(BODY_BYTES).ok_or(HeaderError::Corrupt)?;
+        if sum == checksum(body) { Ok(reader) } else { Err(HeaderError::Corrupt) }
+    }
+
     fn take<const N: usize>(&mut self) -> Result<[u8; N], HeaderError> {
         let (front, rest) = self.0.split_first_chunk::<N>().ok_or(HeaderError::Corrupt)?;
         self.0 = rest;
@@ -235,7 +243,14 @@ impl Reader<'_> {
     }
 
     fn u64(&mut self) -> Result<u64, HeaderError> {
-        self.take().map(u64::from_be_bytes)
+        let number = u64::from_be_bytes(self.take()?);
+        if number <= LARGEST { Ok(number) } else { Err(HeaderError::Corrupt) }
+    }
+
+    fn generation(&mut self) -> Result<Generation, HeaderError> {
+        let digits = self.take()?;
+        let hexadecimal = digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        if hexadecimal { Ok(Generation(digits)) } else { Err(HeaderError::Corrupt) }
     }
 
     fn time(&mut self) -> Result<Option<OffsetDateTime>, HeaderError> {
@@ -243,6 +258,20 @@ impl Reader<'_> {
             0 => Ok(None),
             millis => time_from_millis(millis).map(Some).ok_or(HeaderError::Corrupt),
         }
+    }
+
+    /// The counts of so many stages; where there is no stage, there are none.
+    fn stages(&mut self, stages: usize, total: u32) -> Result<Vec<StageCounts>, HeaderError> {
+        let mut counts = Vec::with_capacity(MAX_STAGES);
+        for stage in 0..MAX_STAGES {
+            let here = StageCounts { succeeded: self.u32()?, failed: self.u32()?, skipped: self.u32()? };
+            if here.done() > if stage < stages { u64::from(total) } else { 0 } {
+                return Err(HeaderError::Corrupt);
+            }
+            counts.push(here);
+        }
+        counts.truncate(stages);
+        Ok(counts)
     }
 }
 

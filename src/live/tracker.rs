@@ -22,10 +22,14 @@ pub enum Refusal {
     NotAdopted,
     /// It is sealed.
     Sealed,
+    /// It is not sealed.
+    NotSealed,
     /// Something is pending.
     Incomplete,
     /// The image was made under another generation.
     Stale,
+    /// Its header is another by now.
+    Changed,
 }
 
 /// What a report did to a tracker.
@@ -145,18 +149,29 @@ impl Live {
     }
 
     /// Lets the sealed tracker of a job whose end is committed go away by itself.
-    pub async fn expire(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<(), Error> {
+    pub async fn expire(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        deadline: Deadline,
+    ) -> Result<Result<Header, Refusal>, Error> {
         let mut call = scripts::EXPIRE.key(keys::tracker(id));
         call.key(keys::reason(id)).key(keys::error_samples(id)).key(keys::error_counts(id));
         call.arg(incarnation).arg(ttl_millis(self.sealed_ttl));
-        self.call(&call, deadline).await.map(drop)
+        self.call(&call, deadline).await?.header_if("EXPIRES")
     }
 
-    /// Replaces the header `found` by `right`; false if it is another by now.
-    pub async fn repair(&self, id: &JobId, found: &Header, right: &Header, deadline: Deadline) -> Result<bool, Error> {
+    /// Replaces the header `found` by `right`, which is `found` with other counts or without the seal.
+    pub async fn repair(
+        &self,
+        id: &JobId,
+        found: &Header,
+        right: &Header,
+        deadline: Deadline,
+    ) -> Result<Result<Header, Refusal>, Error> {
         let mut call = scripts::REPAIR.key(keys::tracker(id));
         call.arg(&found.encode()[..]).arg(&right.encode()[..]);
-        Ok(self.call(&call, deadline).await?.status == "REPAIRED")
+        self.call(&call, deadline).await?.header_if("REPAIRED")
     }
 
     /// Gives running jobs' trackers, and what lies beside them, their whole time to live again.
@@ -203,8 +218,10 @@ impl Reply {
             "OTHER_INCARNATION" => Refusal::OtherIncarnation,
             "NOT_ADOPTED" => Refusal::NotAdopted,
             "SEALED" => Refusal::Sealed,
+            "NOT_SEALED" => Refusal::NotSealed,
             "INCOMPLETE" => Refusal::Incomplete,
             "STALE" => Refusal::Stale,
+            "CHANGED" => Refusal::Changed,
             _ => return Err(Error::Unexpected(format!("the status {:?}", self.status))),
         })
     }

@@ -1,5 +1,7 @@
 -- Prepended to every script: reading, judging and writing the tracker's header (layout: src/live/header.rs).
 --
+-- parse(bytes)      the header that these bytes are, or nil and the status that tells what they are instead. Refuses what
+--                   `Header::decode` refuses, and for the same reasons.
 -- load(key)         the header of a tracker that is whole, or nil and the status that tells what is there instead.
 -- own(key, number)  the same, and only if it is the tracker of that incarnation.
 -- write(key, h)     writes the header, its checksum included.
@@ -8,42 +10,83 @@
 
 local HEADER, BODY = 256, 240
 local STAGES, BUCKETS = 8, 15
+local COMPLETE = 1
+-- The last millisecond of the year 9999: no time, and no number either, is above. Lua's numbers are exact up to there.
+local LARGEST = 253402300799999
 local FORMAT = '>c3BBBBBI4I8c16I8I8I8I8I8' .. string.rep('I4', 3 * STAGES) .. 'I8' .. string.rep('I4', BUCKETS)
 
 local function checksum(body)
   return string.sub(redis.sha1hex(body), 1, HEADER - BODY)
 end
 
-local function load(key)
-  local header = redis.pcall('GETRANGE', key, '0', '255')
-  if type(header) ~= 'string' then
-    return nil, 'CORRUPT' -- WRONGTYPE: the key holds something else
+-- What is pending over all stages, and whether every task succeeded at every stage.
+local function pending(h)
+  local sum, perfect = 0, true
+  for stage = 0, h.stages - 1 do
+    local succeeded = h.counts[3 * stage + 1]
+    sum = sum + h.total - succeeded - h.counts[3 * stage + 2] - h.counts[3 * stage + 3]
+    perfect = perfect and succeeded == h.total
   end
-  if header == '' and redis.call('EXISTS', key) == 0 then
-    return nil, 'MISSING'
+  return sum, perfect
+end
+
+-- Whether the fields can have been written by us: each within its range, and none against another.
+local function possible(h, zero)
+  if h.stages < 1 or h.stages > STAGES or h.adopted > 1 or h.seal > 2 or zero ~= 0 then
+    return false
   end
-  if string.sub(header, 1, 3) ~= 'HWM' then
+  for _, number in ipairs({ h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time, h.bucket }) do
+    if number > LARGEST then
+      return false
+    end
+  end
+  for stage = 0, STAGES - 1 do
+    local done = h.counts[3 * stage + 1] + h.counts[3 * stage + 2] + h.counts[3 * stage + 3]
+    if done > (stage < h.stages and h.total or 0) then
+      return false
+    end
+  end
+  return string.find(h.generation, '^[0-9a-f]+$') ~= nil and (h.seal ~= COMPLETE or pending(h) == 0)
+end
+
+local function parse(bytes)
+  if #bytes < 4 or string.sub(bytes, 1, 3) ~= 'HWM' then
     return nil, 'CORRUPT'
   end
-  if string.byte(header, 4) ~= 1 then
+  if string.byte(bytes, 4) ~= 1 then
     return nil, 'UNKNOWN_VERSION'
   end
-  local body = string.sub(header, 1, BODY)
-  if #header ~= HEADER or string.sub(header, BODY + 1) ~= checksum(body) then
+  local body = string.sub(bytes, 1, BODY)
+  if #bytes ~= HEADER or string.sub(bytes, BODY + 1) ~= checksum(body) then
     return nil, 'CORRUPT'
   end
   local v = { struct.unpack(FORMAT, body) }
   local h = {
-    raw = header, stages = v[3], adopted = v[4], seal = v[5], total = v[7], incarnation = v[8], generation = v[9],
+    raw = bytes, stages = v[3], adopted = v[4], seal = v[5], total = v[7], incarnation = v[8], generation = v[9],
     opened = v[10], adopt_time = v[11], last_mark = v[12], revision = v[13], seal_time = v[14],
     counts = {}, bucket = v[15 + 3 * STAGES], buckets = {},
   }
   for i = 1, 3 * STAGES do h.counts[i] = v[14 + i] end
   for i = 1, BUCKETS do h.buckets[i] = v[15 + 3 * STAGES + i] end
-  if redis.call('STRLEN', key) ~= HEADER + math.ceil(h.total * h.stages / 4) then
+  if not possible(h, v[6]) then
     return nil, 'CORRUPT'
   end
   return h
+end
+
+local function load(key)
+  local bytes = redis.pcall('GETRANGE', key, '0', '255')
+  if type(bytes) ~= 'string' then
+    return nil, 'CORRUPT' -- WRONGTYPE: the key holds something else
+  end
+  if bytes == '' and redis.call('EXISTS', key) == 0 then
+    return nil, 'MISSING'
+  end
+  local h, status = parse(bytes)
+  if h and redis.call('STRLEN', key) ~= HEADER + math.ceil(h.total * h.stages / 4) then
+    return nil, 'CORRUPT'
+  end
+  return h, status
 end
 
 local function own(key, incarnation)
@@ -83,15 +126,4 @@ end
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-
--- What is pending over all stages, and whether every task succeeded at every stage.
-local function pending(h)
-  local sum, perfect = 0, true
-  for stage = 0, h.stages - 1 do
-    local succeeded = h.counts[3 * stage + 1]
-    sum = sum + h.total - succeeded - h.counts[3 * stage + 2] - h.counts[3 * stage + 3]
-    perfect = perfect and succeeded == h.total
-  end
-  return sum, perfect
 end

@@ -5,7 +5,8 @@
 -- KEYS[1]  the tracker, sealed
 -- ARGV[1]  the header as it was found
 -- ARGV[2]  the header as it should be
--- Returns {status, header}: REPAIRED; CONFLICT (the header is another by now); MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Returns {status, header}: REPAIRED; CHANGED (the header is another by now); INVALID (it should not be that: no
+--          header, or another tracker's); MISSING, CORRUPT, UNKNOWN_VERSION.
 
 local key, found, right = KEYS[1], ARGV[1], ARGV[2]
 
@@ -14,7 +15,11 @@ if not h then
   return { status }
 end
 if h.raw ~= found then
-  return { 'CONFLICT', h.raw }
+  return { 'CHANGED', h.raw }
+end
+local r = parse(right)
+if not r or r.incarnation ~= h.incarnation or r.total ~= h.total or r.stages ~= h.stages then
+  return { 'INVALID' }
 end
 
 redis.call('SETRANGE', key, '0', right)

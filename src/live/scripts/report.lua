@@ -9,7 +9,8 @@
 -- ARGV[5]  how many results leave pending: what the rate counts
 -- ARGV[6…] for each run of bytes: first byte, last byte (counted from the start of the key), expected, new
 -- Returns {status, header, …}: APPLIED; CONFLICT followed by the bytes of every run as they are (nothing was changed:
---          compute again from these); SEALED; NOT_ADOPTED; OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+--          compute again from these); SEALED; NOT_ADOPTED; INVALID (new bytes that are not for where the expected ones
+--          are); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 
 local key = KEYS[1]
 local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -25,14 +26,18 @@ end
 if only_adopted and not believed(h) then
   return { 'NOT_ADOPTED', h.raw }
 end
-local found, conflict = { 'CONFLICT', h.raw }, false
+local found, conflict, valid = { 'CONFLICT', h.raw }, false, done ~= nil
 for i = 6, #ARGV, 4 do
   local bytes = redis.call('GETRANGE', key, ARGV[i], ARGV[i + 1])
   found[#found + 1] = bytes
   conflict = conflict or bytes ~= ARGV[i + 2]
+  valid = valid and #bytes == #ARGV[i + 3] and tonumber(ARGV[i]) >= HEADER
 end
 if conflict then
   return found
+end
+if not valid then
+  return { 'INVALID' }
 end
 local added, changed = { struct.unpack('>' .. string.rep('i4', 3 * STAGES), delta) }, false
 for stage = 0, STAGES - 1 do

@@ -13,7 +13,6 @@
 
 local key, reason_key = KEYS[1], KEYS[2]
 local incarnation, cause, reason, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local COMPLETE = 1
 
 local h, status = own(key, incarnation)
 if not h then
