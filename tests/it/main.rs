@@ -7,3 +7,4 @@ mod counting;
 mod layers;
 mod server_without_stores;
 mod support;
+mod tracker;

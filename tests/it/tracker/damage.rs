@@ -1,0 +1,185 @@
+//! No script changes a key that does not hold a whole tracker: whatever the damage, the bytes and their time to live
+//! are the same afterwards, nothing lies beside them, and the refusal says what is there.
+
+use std::fmt;
+
+use futures_util::future::join_all;
+use highwater::domain::{JobId, Mark, Marking};
+use highwater::live::{Error, HEADER_BYTES, Header, Marked, Refusal, Seal};
+
+use super::header::{self, INCARNATION, Judgement, LAYOUT};
+use super::{Bench, TTL_BEFORE, job, marks, script, soon, succeeded};
+
+/// Everything that is done to a tracker.
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Open,
+    Adopt,
+    Report,
+    ReportWithPostgres,
+    ReportNothing,
+    SealComplete,
+    SealCancelled,
+    Expire,
+    Repair,
+}
+
+use Operation::{Adopt, Expire, Open, Repair, Report, ReportNothing, ReportWithPostgres, SealCancelled, SealComplete};
+
+const OPERATIONS: [Operation; 9] =
+    [Open, Adopt, Report, ReportWithPostgres, ReportNothing, SealComplete, SealCancelled, Expire, Repair];
+
+/// What the tracker's key holds.
+struct Damage {
+    name: String,
+    /// The command that puts it there, after the key.
+    command: &'static str,
+    arguments: Vec<Vec<u8>>,
+    judgement: Judgement,
+}
+
+impl Damage {
+    fn bytes(name: impl fmt::Display, judgement: Judgement, bytes: &[u8]) -> Self {
+        Self { name: name.to_string(), command: "SET", arguments: vec![bytes.to_vec()], judgement }
+    }
+
+    fn other(command: &'static str, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect();
+        Self { name: format!("what {command} makes"), command, arguments, judgement: Judgement::Corrupt }
+    }
+}
+
+/// Everything that can be wrong with a tracker, from a good one.
+fn damages(good: &[u8]) -> Vec<Damage> {
+    let (header, cells) = good.split_at(HEADER_BYTES);
+    let mut damages = Vec::new();
+    for place in 0..HEADER_BYTES {
+        let mut bytes = good.to_vec();
+        bytes[place] ^= 0x20;
+        let judgement = if place == 3 { Judgement::UnknownVersion } else { Judgement::Corrupt };
+        damages.push(Damage::bytes(format_args!("byte {place} is another"), judgement, &bytes));
+    }
+    for length in 0..=HEADER_BYTES {
+        damages.push(Damage::bytes(format_args!("{length} bytes"), Judgement::Corrupt, &header[..length]));
+    }
+    let short = &good[..good.len() - 1];
+    damages.push(Damage::bytes("cells one byte too short", Judgement::Corrupt, short));
+    damages.push(Damage::bytes("cells one byte too long", Judgement::Corrupt, &[good, &[0]].concat()));
+    damages.push(Damage::bytes("a megabyte of cells", Judgement::Corrupt, &[header, &vec![0; 1 << 20]].concat()));
+    damages.push(Damage::bytes("a number", Judgement::Corrupt, b"12345"));
+    damages.push(Damage::bytes("a version to come, short", Judgement::UnknownVersion, b"HWM\x02"));
+    damages.push(Damage::bytes("a version to come", Judgement::UnknownVersion, &[b"HWM\x02", &good[4..]].concat()));
+    for (name, judgement, header) in header::contents(header) {
+        // Good ones are no damage; eight stages have longer cells.
+        if judgement != Judgement::Header {
+            damages.push(Damage::bytes(name, judgement, &[&header[..], cells].concat()));
+        }
+    }
+    damages.push(Damage::other("RPUSH", &["HWM"]));
+    damages.push(Damage::other("HSET", &["HWM", "1"]));
+    damages.push(Damage::other("SADD", &["HWM"]));
+    damages.push(Damage::other("ZADD", &["1", "HWM"]));
+    damages.push(Damage::other("XADD", &["*", "HWM", "1"]));
+    damages
+}
+
+impl Bench {
+    /// What an operation answers, with arguments that are right for a tracker in order.
+    async fn operate(&self, operation: Operation, id: &JobId, good: &Header) -> Result<Result<(), Refusal>, Error> {
+        let live = &self.live;
+        let done = match operation {
+            Open => return live.open(id, LAYOUT, INCARNATION + 1, soon()).await,
+            Adopt => live.adopt(id, INCARNATION, soon()).await?,
+            Report => return self.report_one(id, true, &[succeeded(6, 1)]).await,
+            ReportWithPostgres => return self.report_one(id, false, &[succeeded(6, 1)]).await,
+            ReportNothing => return self.report_one(id, false, &[]).await,
+            SealComplete => live.seal(id, INCARNATION, Seal::Complete, soon()).await?,
+            SealCancelled => live.seal(id, INCARNATION, Seal::Cancelled("no need"), soon()).await?,
+            Expire => live.expire(id, INCARNATION, soon()).await?,
+            Repair => {
+                let mut right = good.clone();
+                right.revision += 1;
+                live.repair(id, good, &right, soon()).await?
+            }
+        };
+        Ok(done.map(drop))
+    }
+
+    async fn report_one(&self, id: &JobId, only_adopted: bool, marks: &[Mark]) -> Result<Result<(), Refusal>, Error> {
+        let step = Marking::plan(LAYOUT, marks.iter().copied()).remove(0);
+        let blank = step.blank();
+        let change = step.apply(&blank).unwrap();
+        let marked = self.live.report(id, INCARNATION, only_adopted, (&step, &blank, &change), soon()).await?;
+        Ok(match marked {
+            Marked::Refused(refusal) => Err(refusal),
+            other => panic!("{id}: {other:?}"),
+        })
+    }
+
+    /// Puts the damage in place and lets every operation at it.
+    async fn stays_as_it_is(&self, id: JobId, damage: Damage, good: &Header) {
+        let key = marks(&id);
+        let mut command = vec![damage.command.as_bytes(), key.as_bytes()];
+        command.extend(damage.arguments.iter().map(Vec::as_slice));
+        let _: redis::Value = self.ask(&command).await;
+        let () = self.ask(&[b"PEXPIRE", key.as_bytes(), TTL_BEFORE.as_millis().to_string().as_bytes()]).await;
+        let before = self.dump(&key).await;
+        let expected = match damage.judgement {
+            Judgement::Corrupt => Refusal::Corrupt,
+            Judgement::UnknownVersion => Refusal::UnknownVersion,
+            Judgement::Header => panic!("{} is no damage", damage.name),
+        };
+        for operation in OPERATIONS {
+            let refused = self.operate(operation, &id, good).await;
+            assert_eq!(refused, Ok(Err(expected.clone())), "{operation:?} on {}", damage.name);
+            assert!(self.dump(&key).await == before, "{operation:?} changed {}", damage.name);
+            assert!(self.ttl(&key).await <= TTL_BEFORE, "{operation:?} renewed {}", damage.name);
+            let beside: Vec<_> = self.keys(&id).await.into_iter().filter(|beside| *beside != key).collect();
+            let image = format!("hw:{{{id}}}:image:{}", INCARNATION + 1);
+            match operation {
+                // What was uploaded for an opening that is refused goes away soon.
+                Open => {
+                    assert_eq!(beside, [image.clone()], "{operation:?} on {}", damage.name);
+                    assert!(self.ttl(&image).await <= std::time::Duration::from_secs(10));
+                    let () = self.ask(&[b"DEL", image.as_bytes()]).await;
+                }
+                _ => assert_eq!(beside, [""; 0], "{operation:?} on {}", damage.name),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_operation_changes_a_damaged_tracker() {
+    let bench = Bench::start(&[]).await;
+    let id = job("good");
+    let good = header::valid(bench.adopted(&id, LAYOUT, INCARNATION).await);
+    let header = Header::decode(&good).unwrap();
+    let damages = damages(&[&good[..], &vec![0; LAYOUT.bytes()]].concat());
+    assert!(damages.len() > 550, "{}", damages.len());
+    let (bench, header) = (&bench, &header);
+    let each = |(number, damage)| bench.stays_as_it_is(job(&format!("damaged-{number}")), damage, header);
+    join_all(damages.into_iter().enumerate().map(each)).await;
+}
+
+#[tokio::test]
+async fn a_damaged_image_becomes_no_tracker() {
+    let bench = Bench::start(&[]).await;
+    let id = job("opened");
+    let good = header::valid(bench.adopted(&id, LAYOUT, INCARNATION).await);
+    let before = bench.dump(&marks(&id)).await;
+    let open = script!("open.lua");
+    for damage in damages(&[&good[..], &vec![0; LAYOUT.bytes()]].concat()) {
+        let image = format!("hw:{{{id}}}:image:6");
+        for tracker in [marks(&id), "hw:{opened}:none".to_owned()] {
+            let mut command = vec![damage.command.as_bytes(), image.as_bytes()];
+            command.extend(damage.arguments.iter().map(Vec::as_slice));
+            let () = bench.ask(&[b"DEL", image.as_bytes()]).await;
+            let _: redis::Value = bench.ask(&command).await;
+            let status = bench.run(&open, &[image.clone(), tracker], &[b"5", b"1000"]).await;
+            assert_eq!(status, Ok("STALE".to_owned()), "{}", damage.name);
+            assert!(bench.dump(&marks(&id)).await == before, "{}", damage.name);
+            assert_eq!(bench.dump("hw:{opened}:none").await, None, "{}", damage.name);
+        }
+    }
+}
