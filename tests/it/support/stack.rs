@@ -73,7 +73,7 @@ impl Builder {
             None => Database::new().await,
             Some(settings) => Database::in_own_server(&borrowed(settings)),
         };
-        let mut stack = Stack { gateways: Vec::new(), redis, postgres, directory: directory };
+        let mut stack = Stack { gateways: Vec::new(), redis, postgres, directory };
         for number in 0..self.gateways {
             let links = self.links.then(|| Links {
                 redis: Proxy::start(stack.redis.port()),
