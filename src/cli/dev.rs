@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{program, say, start_log};
+use super::output::{QUIET_LOG, program, say, start_log};
 use super::private::{self, Private};
 use super::{Common, Failure, signals};
 
@@ -22,7 +22,7 @@ pub struct Flags {
 
 /// Runs it until it is told to stop.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log);
+    start_log(flags.common.log, QUIET_LOG);
     let shutdown = signals::shutdown()?;
     let private = Private::start("dev", &flags.private, shutdown).await?;
     say(summary(&private));

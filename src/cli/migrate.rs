@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{say, start_log};
+use super::output::{SERVER_LOG, say, start_log};
 use super::{Common, Failure};
 use crate::config::{PostgresAddress, PostgresLimits};
 use crate::store::Store;
@@ -25,7 +25,7 @@ pub struct Flags {
 
 /// Brings the schema up to date, and says what was applied.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log);
+    start_log(flags.common.log, SERVER_LOG);
     let settings = flags.limits.at(flags.postgres.postgres_url.expose());
     let store = Store::new(&settings).map_err(|error| format!("--postgres-url: {error}"))?;
     let applied = store.migrate().await.map_err(|error| format!("{}: {error}", flags.postgres.postgres_url))?;

@@ -1,13 +1,18 @@
 //! The commands. Each reads its flags, runs to its end, and says by its exit code how that was: 0 well, 1 not, 2 used
 //! wrongly. What people asked for goes to stdout, the log and errors to stderr.
 
+mod client;
+mod demo;
 mod dev;
+mod display;
 mod migrate;
 mod output;
 mod private;
 mod running;
 mod serve;
 mod signals;
+mod watch;
+mod words;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -56,6 +61,12 @@ enum Command {
     Migrate(migrate::Flags),
     #[command(after_help = SETTINGS_HELP)]
     Dev(dev::Flags),
+    #[command(after_help = SETTINGS_HELP)]
+    Demo(demo::Flags),
+    Watch(watch::Flags),
+    /// One worker of the demo
+    #[command(name = demo::worker::COMMAND, hide = true)]
+    DemoWorker(demo::worker::Share),
 }
 
 /// What every command takes.
@@ -66,8 +77,9 @@ pub struct Common {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
     /// What is logged to stderr: off, error, warn, info, debug, trace, or by module: info,highwater::live=debug
-    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = values::log_filter)]
-    log: EnvFilter,
+    /// [default: info; warn for dev, demo and watch]
+    #[arg(long, value_name = "FILTER", value_parser = values::log_filter)]
+    log: Option<EnvFilter>,
 }
 
 /// The program.
@@ -98,6 +110,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Serve(flags) => serve::run(flags).await,
             Command::Migrate(flags) => migrate::run(flags).await,
             Command::Dev(flags) => dev::run(flags).await,
+            Command::Demo(flags) => demo::run(flags).await,
+            Command::Watch(flags) => watch::run(flags).await,
+            Command::DemoWorker(share) => demo::worker::run(share).await,
         }
     })
 }
@@ -109,5 +124,21 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_worker_understands_what_the_demo_tells_it() {
+        let told = demo::worker::Share {
+            address: "127.0.0.1:7070".into(),
+            job: "job".into(),
+            list: "a list".into(),
+            digests: "digests".into(),
+            number: 1,
+            of: 2,
+            interval_micros: 3,
+        };
+        let arguments = std::iter::once("highwater".into()).chain(told.arguments());
+        let Command::DemoWorker(understood) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
+        assert_eq!(understood, told);
     }
 }

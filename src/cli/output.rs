@@ -20,8 +20,14 @@ pub fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "highwater".to_owned())
 }
 
+/// What a server logs: sqlx's notices are about its own bookkeeping.
+pub const SERVER_LOG: &str = "info,sqlx=warn";
+/// What a command logs that people look at for other things.
+pub const QUIET_LOG: &str = "warn";
+
 /// Starts logging to stderr, with colours if that is a terminal.
-pub fn start_log(filter: EnvFilter) {
+pub fn start_log(filter: Option<EnvFilter>, default: &str) {
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     // Only a second call could fail.

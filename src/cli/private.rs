@@ -51,6 +51,7 @@ impl Private {
     pub async fn start(name: &str, options: &Options, shutdown: CancellationToken) -> Result<Self, Failure> {
         let directory = options.data_dir.clone().map_or_else(|| default_directory(name), Ok)?;
         let lock = lock(&directory)?;
+        let directory = directory.canonicalize()?;
         let at = directory.clone();
         let servers = tokio::task::spawn_blocking(move || start_servers(&at));
         let (redis, postgres) = servers.await??;

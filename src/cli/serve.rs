@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{say, start_log};
+use super::output::{SERVER_LOG, say, start_log};
 use super::running::Running;
 use super::{Common, Failure, signals};
 use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits, Serving};
@@ -32,7 +32,7 @@ pub struct Flags {
 
 /// Serves until it is told to stop.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log);
+    start_log(flags.common.log, SERVER_LOG);
     let shutdown = signals::shutdown()?;
     tracing::info!(redis = %flags.redis.redis_url, postgres = %flags.postgres.postgres_url, "starting");
     let live = flags.redis_limits.at(flags.redis.redis_url.expose());

@@ -31,7 +31,8 @@ pub fn parse(
         .mut_subcommands(|sub| sub.mut_args(|arg| if is_setting(&arg) { arg.required(false) } else { arg }));
     let first = lenient.try_get_matches_from(arguments)?;
     let Some((chosen, flags)) = first.subcommand() else { return Ok(first) };
-    let path = flags.get_one::<String>(CONFIG).cloned().or_else(|| variable(&variable_name(CONFIG)));
+    let path = flags.try_get_one::<String>(CONFIG).ok().flatten().cloned();
+    let path = path.or_else(|| variable(&variable_name(CONFIG)));
     let file = path.map_or_else(|| Ok(BTreeMap::new()), |path| read(command, &path))?;
     let given = |name: &str| {
         let by_variable = variable(&variable_name(name)).map(|value| (variable_name(name), value));

@@ -11,7 +11,7 @@ const DURATION_UNITS: [(&str, u64); 5] =
 const SIZE_UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Numbers with units, the larger ones first or not: `1h30m`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number with ms, s, m, h or d, such as 500ms, 2s or 1h30m".to_owned();
     let (mut rest, mut millis) = (text.trim(), 0_u64);
     if rest.is_empty() {
@@ -29,13 +29,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration that is not zero.
-pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 
 /// A number of bytes, at least one, at most what a message can have (2 GiB).
-pub(super) fn size(text: &str) -> Result<usize, String> {
+pub fn size(text: &str) -> Result<usize, String> {
     let wrong = || "a size is a number of bytes, or a number with KiB, MiB or GiB, such as 8MiB".to_owned();
     let (number, unit) = split_number(text.trim()).ok_or_else(wrong)?;
     let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(wrong)?.saturating_mul(number);

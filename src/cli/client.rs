@@ -1,0 +1,67 @@
+//! Calling a gateway: the channel, and trying again what may be tried again. Retries of every call are harmless.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use super::Failure;
+
+/// How long one call may take: more than a gateway gives it, so that the gateway's own answer comes first.
+const CALL_WITHIN: Duration = Duration::from_secs(15);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// A channel to `HOST:PORT`, or to the address as a URL with `http://`. Connects when it is used, and again when that
+/// breaks.
+pub fn channel(address: &str) -> Result<Channel, Failure> {
+    let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let wrong = |why: &str| format!("`{address}` is no address of a gateway, such as 127.0.0.1:7070: {why}");
+    let endpoint = Endpoint::from_shared(url).map_err(|error| wrong(&error.to_string()))?;
+    if endpoint.uri().scheme_str() != Some("http") {
+        return Err(wrong("only http:// is spoken").into());
+    }
+    Ok(endpoint.connect_timeout(CONNECT_WITHIN).timeout(CALL_WITHIN).connect_lazy())
+}
+
+/// Whether the same call may go well later: nobody was there, or somebody who could not say. The client's own timeout
+/// is a CANCELLED.
+pub fn passes(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled)
+}
+
+/// A status in words.
+pub fn words(status: &Status) -> String {
+    format!("{} ({:?})", status.message(), status.code())
+}
+
+/// Calls until an answer comes that will not change by calling again, for at most `patience`.
+pub async fn again<T, F>(patience: Duration, mut call: impl FnMut() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let begun = Instant::now();
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) if passes(&status) && begun.elapsed() < patience => tokio::time::sleep(PAUSE).await,
+            Err(status) => return Err(words(&status).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_no_scheme_and_a_wrong_one_is_named() {
+        for right in ["127.0.0.1:7070", "http://localhost:7070", "[::1]:7070"] {
+            channel(right).unwrap();
+        }
+        for wrong in ["", "https://localhost:7070", "a b"] {
+            assert!(channel(wrong).unwrap_err().to_string().starts_with(&format!("`{wrong}` is no address")));
+        }
+    }
+}

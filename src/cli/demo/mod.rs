@@ -1,0 +1,200 @@
+//! `highwater demo`: a real job, tracked by a real gateway, with real workers.
+
+mod ending;
+mod files;
+mod proof;
+mod work;
+pub mod worker;
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+use tokio::process::{Child, Command};
+use tonic::transport::Channel;
+
+use super::display::Display;
+use super::output::{QUIET_LOG, say, start_log};
+use super::private::{self, Private};
+use super::{Common, Failure, client, signals, words};
+use crate::grpc::pb::job_service_client::JobServiceClient;
+use crate::grpc::pb::progress_service_client::ProgressServiceClient;
+use crate::grpc::pb::{CreateJobRequest, GetProgressRequest, Progress};
+use ending::Ending;
+use proof::Proof;
+use worker::{Share, Tally};
+
+/// The job's stages, in order.
+const STAGES: [&str; 2] = ["read", "digest"];
+/// The list of the files, in the directory of the work.
+const LIST: &str = "files";
+/// From one look at the job to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long a gateway that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const DEMO_HELP: &str = "\
+Exit codes:
+  0 the job has ended, and its stored counts are those of the workers; 1 anything else; 2 the command was not understood.";
+
+/// Tracks a real job, on private servers: reading and digesting the files below a directory
+///
+/// Starts what `dev` starts, and worker processes that read each file, digest it (SHA-1) and report both stages in
+/// batches. One result in ten is reported twice, as queues do. Links to nothing and files of more than 1MiB fail. When
+/// the job has ended, the demo shows the stored snapshot and what Postgres wrote meanwhile, and leaves the gateway up
+/// until Ctrl-C.
+#[derive(Debug, Args)]
+#[command(after_help = DEMO_HELP)]
+pub struct Flags {
+    /// The directory whose files are the tasks
+    #[arg(long, value_name = "DIRECTORY", default_value = "/usr")]
+    dir: PathBuf,
+    /// How many files at most
+    #[arg(long, value_name = "COUNT", default_value = "20000")]
+    max_files: usize,
+    /// How many worker processes
+    #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// How many files a second all workers together begin at most, so that there is something to watch; 0: no limit
+    #[arg(long, value_name = "COUNT", default_value = "800")]
+    files_per_second: u32,
+    /// End when the job has ended
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    private: private::Options,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs the demo.
+pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
+    start_log(flags.common.log.clone(), QUIET_LOG);
+    let shutdown = signals::shutdown()?;
+    say("Starting a Redis, a Postgres and a gateway of our own");
+    let private = Private::start("demo", &flags.private, shutdown.clone()).await?;
+    say(format_args!("listening on {}\n", private.address()));
+    // The servers are stopped in order whatever becomes of the job.
+    let outcome = shutdown.run_until_cancelled(track(&flags, &private)).await;
+    if flags.once || !matches!(outcome, Some(Ok(_))) {
+        shutdown.cancel();
+    }
+    if let Some(Ok(ending)) = &outcome {
+        say(ending.report());
+        if !flags.once {
+            say(ending::what_to_try(&private, ending));
+        }
+    }
+    private.run_until_shutdown().await?;
+    match outcome {
+        Some(Ok(ending)) if ending.fits() => Ok(ExitCode::SUCCESS),
+        Some(Ok(_)) => Ok(ExitCode::FAILURE),
+        Some(Err(failure)) => Err(failure),
+        None => Err("stopped before the job had ended".into()),
+    }
+}
+
+/// Creates the job, lets the workers do it, and watches until it has ended.
+async fn track(flags: &Flags, private: &Private) -> Result<Ending, Failure> {
+    let found = files::find(&flags.dir, flags.max_files);
+    if found.is_empty() {
+        return Err(format!("there are no files below {}", flags.dir.display()).into());
+    }
+    let work = fresh_directory(private)?;
+    files::write(&work.join(LIST), &found)?;
+    let channel = client::channel(&private.address().to_string())?;
+    let job = create(&channel, found.len(), &flags.dir).await?;
+    let mut proof = Proof::begin(private.postgres_log())?;
+    say(format_args!(
+        "Job {job}: {} files below {}, {} workers, at most {} files a second\n",
+        found.len(),
+        flags.dir.display(),
+        flags.workers,
+        flags.files_per_second
+    ));
+    let workers = (0..flags.workers).map(|number| start_worker(flags, private, &job, &work, number));
+    let workers = workers.collect::<Result<Vec<Child>, Failure>>()?;
+    // A worker that fails ends both: the job would wait for it for ever.
+    let (tally, snapshot) = tokio::try_join!(tally(workers), watch(&channel, &job, &mut proof))?;
+    Ok(Ending { job, snapshot, tally, written: proof.end()?, log: private.postgres_log(), work })
+}
+
+async fn create(channel: &Channel, tasks: usize, directory: &Path) -> Result<String, Failure> {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let request = CreateJobRequest {
+        job_id: format!("demo-{now}"),
+        display_name: format!("Files below {}", directory.display()),
+        stages: STAGES.map(str::to_owned).to_vec(),
+        task_count: tasks.try_into()?,
+        start: true,
+        ..CreateJobRequest::default()
+    };
+    let call = || {
+        let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
+        async move { jobs.create_job(request).await }
+    };
+    let job = client::again(PATIENCE, call).await?.job.unwrap_or_default();
+    Ok(job.job_id)
+}
+
+fn start_worker(flags: &Flags, private: &Private, job: &str, work: &Path, number: u16) -> Result<Child, Failure> {
+    let interval =
+        Duration::from_secs(1).checked_div(flags.files_per_second).unwrap_or_default() * flags.workers.into();
+    let share = Share {
+        address: private.address().to_string(),
+        job: job.to_owned(),
+        list: work.join(LIST),
+        digests: work.join(format!("digests-{number}")),
+        number: number.into(),
+        of: flags.workers.into(),
+        interval_micros: interval.as_micros().try_into()?,
+    };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(share.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    Ok(command.spawn().map_err(|error| format!("cannot start a worker: {error}"))?)
+}
+
+/// Where the list is, and the workers' digests.
+fn fresh_directory(private: &Private) -> std::io::Result<PathBuf> {
+    let work = private.directory().join("work");
+    match std::fs::remove_dir_all(&work) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir(&work).map(|()| work)
+}
+
+/// Waits for the workers, and sums up what they say.
+async fn tally(workers: Vec<Child>) -> Result<Tally, Failure> {
+    let mut sum = Tally::default();
+    for worker in workers {
+        let output = worker.wait_with_output().await?;
+        if !output.status.success() {
+            return Err(format!("a worker failed: {}", output.status).into());
+        }
+        sum.add(&serde_json::from_slice(&output.stdout)?);
+    }
+    Ok(sum)
+}
+
+/// Shows the job until it has ended.
+async fn watch(channel: &Channel, job: &str, proof: &mut Proof) -> Result<Progress, Failure> {
+    let mut display = Display::new();
+    loop {
+        let position = proof.position()?;
+        let call = || {
+            let mut gateway = ProgressServiceClient::new(channel.clone());
+            let request = GetProgressRequest { job_id: job.to_owned() };
+            async move { gateway.get_progress(request).await }
+        };
+        let progress = client::again(PATIENCE, call).await?.progress.unwrap_or_default();
+        display.show(&progress);
+        if words::ended(&progress) {
+            display.end();
+            return Ok(progress);
+        }
+        proof.ran_at(position);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
