@@ -87,7 +87,29 @@ async fn buf_curl_is_shown_what_was_wrong_with_a_call() {
     assert_eq!(unknown.detail::<ResourceInfo>("ResourceInfo").resource_name, "71");
 }
 
-/// Calls by `buf curl`, all about job 17.
+/// What a newcomer types first must work as it is printed.
+#[tokio::test]
+async fn the_first_job_of_the_readme_runs_as_it_is_written() {
+    let readme = include_str!("../../README.md");
+    let stack = Stack::start(1).await;
+    let buf = BufCurl { address: stack[0].address().to_string() };
+    let mut calls = 0;
+    for line in readme.lines().filter(|line| line.contains("127.0.0.1:7070 highwater.v1.")) {
+        let (_, arguments) = line.split_once("grpcurl -plaintext -d '").expect("a call by grpcurl");
+        let (request, target) = arguments.split_once("' 127.0.0.1:7070 highwater.v1.").expect("request and target");
+        let request = serde_json::from_str(request).unwrap_or_else(|error| panic!("{error} in {line}"));
+        buf.call(target, &request).await.unwrap_or_else(|refused| panic!("{refused:?} after {line}"));
+        calls += 1;
+    }
+    assert_eq!(calls, 4, "create, report, look, report");
+    eventually("the job of the README ends", async || {
+        let answer = buf.call("ProgressService/GetProgress", &json!({"jobId": "mine"})).await.unwrap();
+        (answer["progress"]["state"] == "JOB_STATE_SUCCEEDED").then_some(())
+    })
+    .await;
+}
+
+/// Calls by `buf curl`, for the shorter ones about job 17.
 struct BufCurl {
     address: String,
 }
