@@ -1,12 +1,9 @@
-//! What counts, and what it counts as.
+//! What counts, what it counts as, and where counts lead.
 
-use crate::support::{Stack, job, pb};
+use highwater::domain::{Cells, Layout};
+use pb::Disposition::{Applied, Duplicate, UnknownTask};
 
-/// Pending, succeeded, failed and skipped tasks of each stage, where they are known.
-fn stages(progress: &pb::Progress) -> Vec<[Option<i64>; 4]> {
-    let counts = |at: &pb::StageProgress| [at.pending_count, at.succeeded_count, at.failed_count, at.skipped_count];
-    progress.stages.iter().map(counts).collect()
-}
+use crate::support::{Stack, dispositions, failed, failed_with, job, pb, refusal, stages, succeeded, tasks};
 
 #[tokio::test]
 async fn of_a_fresh_job_everything_is_pending_at_every_stage() {
@@ -14,7 +11,233 @@ async fn of_a_fresh_job_everything_is_pending_at_every_stage() {
     stack[0].create(job("a", &["read", "digest"], 5)).await.unwrap();
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.state(), progress.source()), (pb::JobState::Running, pb::Source::Live));
-    assert_eq!(stages(&progress), [[Some(5), Some(0), Some(0), Some(0)]; 2]);
+    assert_eq!(stages(&progress), [[5, 0, 0, 0]; 2]);
     assert!(progress.stages.iter().all(|stage| stage.total_count == 5));
     assert_eq!((progress.percent, progress.fraction), (Some(0), Some(0.0)));
+}
+
+#[tokio::test]
+async fn two_and_two_and_one_of_five_read_40_80_and_100_percent() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 5)).await.unwrap();
+    let mut read = Vec::new();
+    for part in [0..2, 2..4, 4..5] {
+        stack[0].report("a", succeeded(part, "s")).await.unwrap();
+        let progress = stack[0].progress("a").await.unwrap();
+        read.push((progress.percent.unwrap(), tasks(&progress)));
+    }
+    assert_eq!(read, [(40, [3, 2, 0]), (80, [1, 4, 0]), (100, [0, 5, 0])]);
+}
+
+#[tokio::test]
+async fn stages_advance_independently_and_a_failure_skips_the_later_ones() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["read", "digest", "store"], 4)).await.unwrap();
+    stack[0].report("a", succeeded(0..1, "digest")).await.unwrap();
+    stack[0].report("a", succeeded(0..3, "read")).await.unwrap();
+    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[1, 3, 0, 0], [3, 1, 0, 0], [4, 0, 0, 0]]);
+
+    stack[0].report("a", failed([3], "read")).await.unwrap();
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!(stages(&progress), [[0, 3, 1, 0], [2, 1, 0, 1], [3, 0, 0, 1]]);
+    assert_eq!(tasks(&progress), [3, 0, 1], "the last stage speaks for the task");
+
+    let rest = [succeeded(1..3, "digest"), succeeded(0..3, "store")].concat();
+    let answer = stack[0].report("a", rest).await.unwrap();
+    assert_eq!((answer.job_state(), answer.stop), (pb::JobState::Succeeded, true));
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!(stages(&progress), [[0, 3, 1, 0], [0, 3, 0, 1], [0, 3, 0, 1]]);
+    assert_eq!((progress.percent, tasks(&progress)), (Some(100), [0, 3, 1]));
+}
+
+#[tokio::test]
+async fn a_task_moves_from_failed_to_succeeded_and_never_back() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    let mut went = Vec::new();
+    for result in [failed([0], "s"), failed([0], "s"), succeeded([0], "s"), failed([0], "s"), succeeded([0], "s")] {
+        let became = dispositions(&stack[0].report("a", result).await.unwrap());
+        went.push((became, stages(&stack[0].progress("a").await.unwrap())[0]));
+    }
+    let (one_failed, one_succeeded) = ([1, 0, 1, 0], [1, 1, 0, 0]);
+    let expected = [
+        (vec![Applied], one_failed),
+        (vec![Duplicate], one_failed),
+        (vec![Applied], one_succeeded),
+        (vec![Duplicate], one_succeeded),
+        (vec![Duplicate], one_succeeded),
+    ];
+    assert_eq!(went, expected);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_half_known_counts_its_new_half_only() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("a", &["s"], 10)).await.unwrap();
+    stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
+    let before = stack[0].progress("a").await.unwrap().revision;
+
+    let answer = stack[1].report("a", succeeded(2..6, "s")).await.unwrap();
+    assert_eq!(dispositions(&answer), [Duplicate, Duplicate, Applied, Applied]);
+    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[4, 6, 0, 0]]);
+
+    let twice_in_one_batch = [succeeded([6], "s"), failed([6], "s"), succeeded([6], "s")].concat();
+    let answer = stack[1].report("a", twice_in_one_batch).await.unwrap();
+    assert_eq!(dispositions(&answer), [Applied, Duplicate, Duplicate]);
+
+    let between = stack[0].progress("a").await.unwrap();
+    assert_eq!(stages(&between), [[3, 7, 0, 0]]);
+    assert!(between.revision > before, "{before:?} {:?}", between.revision);
+    let answer = stack[1].report("a", succeeded(0..7, "s")).await.unwrap();
+    assert_eq!(dispositions(&answer), [Duplicate; 7]);
+    let after = stack[0].progress("a").await.unwrap();
+    assert_eq!((after.revision, after.last_progress_time), (between.revision, between.last_progress_time));
+}
+
+#[tokio::test]
+async fn a_task_that_the_job_has_not_changes_nothing_and_is_said() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 3)).await.unwrap();
+    let fresh = stack[0].progress("a").await.unwrap();
+    let answer = stack[0].report("a", succeeded([3, 1 << 32, i64::MAX], "s")).await.unwrap();
+    assert_eq!(dispositions(&answer), [UnknownTask; 3]);
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!((stages(&progress), progress.revision), (stages(&fresh), fresh.revision));
+
+    let answer = stack[0].report("a", succeeded([0, 3, 1], "s")).await.unwrap();
+    assert_eq!(dispositions(&answer), [Applied, UnknownTask, Applied], "it does not poison its batch");
+    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[1, 2, 0, 0]]);
+}
+
+#[tokio::test]
+async fn a_stage_that_the_job_has_not_refuses_the_whole_batch_and_poisons_nothing() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 3)).await.unwrap();
+    let batch = [succeeded([0], "s"), succeeded([1], "nowhere")].concat();
+    let refused = stack[0].report("a", batch.clone()).await.unwrap_err();
+    assert_eq!(refusal(&refused), (tonic::Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    assert!(refused.message().contains("results[1].stage"), "{refused:?}");
+    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[3, 0, 0, 0]]);
+
+    let answer = stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
+    assert_eq!((dispositions(&answer), answer.job_state()), (vec![Applied; 3], pb::JobState::Succeeded));
+}
+
+#[tokio::test]
+async fn of_a_thousand_tasks_999_never_read_100_percent() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 1000)).await.unwrap();
+    stack[0].report("a", succeeded(0..999, "s")).await.unwrap();
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!((progress.percent, progress.fraction), (Some(99), Some(0.999)));
+    assert_eq!((progress.state(), progress.pending_task_count), (pb::JobState::Running, Some(1)));
+}
+
+#[tokio::test]
+async fn a_job_of_no_tasks_succeeds_at_its_start() {
+    let stack = Stack::start(1).await;
+    let created = stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["s"], 0) }).await.unwrap();
+    assert_eq!(created.state(), pb::JobState::Pending);
+    let started = stack[0].start("a").await.unwrap();
+    assert_eq!(started.state(), pb::JobState::Succeeded);
+    assert!(started.start_time.is_some() && started.end_time.is_some());
+    assert_eq!(stack[0].start("a").await.unwrap(), started, "starting it again is harmless");
+    assert_eq!(stack[0].create(job("b", &["s"], 0)).await.unwrap().state(), pb::JobState::Succeeded);
+
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!((progress.state(), progress.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
+    assert_eq!((progress.percent, tasks(&progress)), (Some(100), [0, 0, 0]));
+    let answer = stack[0].report("a", succeeded([0], "s")).await.unwrap();
+    assert!(answer.stop);
+}
+
+#[tokio::test]
+async fn half_of_the_tasks_may_fail_and_not_one_more() {
+    let stack = Stack::start(1).await;
+    for (id, failures, ends) in [("half", 5, pb::JobState::Succeeded), ("more", 6, pb::JobState::Failed)] {
+        stack[0].create(job(id, &["s"], 10)).await.unwrap();
+        stack[0].report(id, failed(0..failures, "s")).await.unwrap();
+        let answer = stack[0].report(id, succeeded(failures..10, "s")).await.unwrap();
+        assert_eq!(answer.job_state(), ends, "{failures} of 10 failed");
+        let progress = stack[0].progress(id).await.unwrap();
+        assert_eq!((progress.state(), tasks(&progress)), (ends, [0, 10 - failures, failures]));
+    }
+    let strict = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job("strict", &["read", "digest"], 1000) };
+    stack[0].create(strict).await.unwrap();
+    stack[0].report("strict", [succeeded(0..999, "read"), succeeded(0..999, "digest")].concat()).await.unwrap();
+    let answer = stack[0].report("strict", failed([999], "read")).await.unwrap();
+    assert_eq!(answer.job_state(), pb::JobState::Failed, "who is skipped at the last stage has failed");
+    let lenient = pb::CreateJobRequest { failure_threshold: Some(1.0), ..job("lenient", &["s"], 3) };
+    stack[0].create(lenient).await.unwrap();
+    assert_eq!(stack[0].report("lenient", failed(0..3, "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
+}
+
+/// Scenario: a worker loses its lease, another does the task and goes on to the next stage, and then the first one's
+/// failure arrives. It must not close the stages that are being worked on; and whatever the order, the end is the same.
+#[tokio::test]
+async fn a_late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
+    let stack = Stack::start(1).await;
+    let [first, second, next] = [failed([0], "read"), succeeded([0], "read"), failed([0], "digest")];
+    let orders = [
+        [&first, &second, &next],
+        [&first, &next, &second],
+        [&second, &first, &next],
+        [&second, &next, &first],
+        [&next, &first, &second],
+        [&next, &second, &first],
+    ];
+    let mut ends = Vec::new();
+    for (number, order) in orders.into_iter().enumerate() {
+        let id = format!("order-{number}");
+        // The second task keeps the job from ending in between.
+        stack[0].create(job(&id, &["read", "digest", "store"], 2)).await.unwrap();
+        for result in order {
+            stack[0].report(&id, result.clone()).await.unwrap();
+        }
+        let progress = stack[0].progress(&id).await.unwrap();
+        assert_eq!(stages(&progress), [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]);
+        stack[0].report(&id, failed([1], "read")).await.unwrap();
+        ends.push((stages(&stack[0].progress(&id).await.unwrap()), stack.postgres.cells(&id).await));
+    }
+    assert_eq!(ends[0].0, [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 2]]);
+    assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
+
+    stack[0].create(job("open", &["read", "digest"], 2)).await.unwrap();
+    stack[0].report("open", [second, first].concat()).await.unwrap();
+    assert_eq!(stages(&stack[0].progress("open").await.unwrap()), [[1, 1, 0, 0], [2, 0, 0, 0]]);
+}
+
+#[tokio::test]
+async fn ten_thousand_results_are_one_report() {
+    let stack = Stack::start(1).await;
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    stack[0].create(job("wide", &keys, 10_001)).await.unwrap();
+    let failures = (0..10_000).map(|task| failed_with(task, "a", "TIMEOUT", &"x".repeat(256))).collect();
+    let answer = stack[0].report("wide", failures).await.unwrap();
+    assert_eq!(dispositions(&answer), vec![Applied; 10_000]);
+    let progress = stack[0].progress("wide").await.unwrap();
+    assert_eq!(stages(&progress)[0], [1, 0, 10_000, 0]);
+    assert_eq!(stages(&progress)[1..], [[1, 0, 0, 10_000]; 7]);
+    assert_eq!((progress.error_counts[0].count, progress.error_samples.len()), (10_000, 20));
+
+    let refused = stack[0].report("wide", succeeded(0..10_001, "a")).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    let refused = stack[0].report("wide", Vec::new()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+}
+
+/// What is stored is which task stood where, not only how many did.
+#[tokio::test]
+async fn an_ended_job_keeps_where_each_task_stood_at_each_stage() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["read", "digest"], 5)).await.unwrap();
+    let marks = [succeeded([0, 2, 4], "read"), failed([1, 3], "read"), succeeded([0], "digest")].concat();
+    stack[0].report("a", marks).await.unwrap();
+    stack[0].report("a", failed([2, 4], "digest")).await.unwrap();
+
+    let layout = Layout { total: 5, stages: 2 };
+    let cells = Cells::new(layout, stack.postgres.cells("a").await).unwrap();
+    let stood: Vec<_> = (0..5).map(|task| format!("{:?}", cells.cell(task).statuses(2).collect::<Vec<_>>())).collect();
+    let (through, refused, digested) = ("[Succeeded, Succeeded]", "[Failed, Skipped]", "[Succeeded, Failed]");
+    assert_eq!(stood, [through, refused, digested, refused, digested]);
 }

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, reason = "a capability belongs to the support before a test needs it")]
 
+mod answers;
 mod client;
 mod directory;
 mod gateway;
@@ -15,6 +16,7 @@ mod requests;
 mod stack;
 mod wait;
 
+pub use answers::{dispositions, refusal, stages, tasks};
 pub use client::{Answer, Client};
 pub use gateway::{Fault, Gateway};
 pub use highwater::grpc::pb;

@@ -1,9 +1,11 @@
 //! A database of the test's own, migrated: in the Postgres that all tests share, or in one that the test may stop.
 
+use std::io::Read;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use flate2::read::ZlibDecoder;
 use highwater::dev;
 use highwater::store::{self, Store};
 use sqlx::postgres::PgRow;
@@ -109,6 +111,14 @@ impl Database {
         T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {
         self.row(sql).await.get(0)
+    }
+
+    /// The cells that are stored of an ended job.
+    pub async fn cells(&self, id: &str) -> Vec<u8> {
+        let compressed: Vec<u8> = self.value(&format!("SELECT cells FROM jobs WHERE job_id = '{id}'")).await;
+        let mut cells = Vec::new();
+        ZlibDecoder::new(&compressed[..]).read_to_end(&mut cells).unwrap();
+        cells
     }
 
     fn server(&self) -> &Server {
