@@ -123,7 +123,11 @@ impl Marking {
 
 /// What became of each result, now that all `changes` of its report were applied. Results are taken in the order of
 /// the request: of two that say the same, the first is new.
-pub fn dispositions(layout: Layout, entries: &[Entry], changes: &[Change]) -> Vec<Disposition> {
+pub fn dispositions<'a>(
+    layout: Layout,
+    entries: impl IntoIterator<Item = &'a Entry>,
+    changes: &[Change],
+) -> Vec<Disposition> {
     // Steps ascend by task, so that together they are one sorted list.
     let mut cells: Vec<(u32, Cell)> = changes.iter().flat_map(|change| change.old.iter().copied()).collect();
     let mut dispose = |mark: Mark| {
@@ -134,7 +138,7 @@ pub fn dispositions(layout: Layout, entries: &[Entry], changes: &[Change]) -> Ve
     };
     // A task without a change is behind the steps that were applied: the job ended in between.
     entries
-        .iter()
+        .into_iter()
         .map(|entry| {
             entry.mark.map_or(Disposition::UnknownTask, |mark| dispose(mark).unwrap_or(Disposition::Superseded))
         })

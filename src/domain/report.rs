@@ -97,11 +97,6 @@ impl Batch {
     pub fn entries(&self) -> &[Entry] {
         &self.results
     }
-
-    /// The answer to a batch that came after the end.
-    pub fn superseded(&self) -> Vec<Disposition> {
-        vec![Disposition::Superseded; self.results.len()]
-    }
 }
 
 impl TaskResult {

@@ -5,6 +5,7 @@
 //! | `jobs` | create, get, cancel |
 //! | `start` | open, commit, adopt |
 //! | `report` | the way of a report (invariants I3, I4, I10) |
+//! | `together` | reports of one job that come at once go as one |
 //! | `read` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
 //! | `finish` | seal, commit, expire (I1, I2) |
 //! | `known` | what this gateway remembers of jobs |
@@ -16,6 +17,7 @@ mod known;
 mod read;
 mod report;
 mod start;
+mod together;
 mod upkeep;
 
 use std::sync::Arc;
@@ -59,13 +61,22 @@ struct Shared {
     store: Store,
     known: known::Known,
     finishes: finish::Finishes,
+    queues: together::Queues,
 }
 
 impl Gateway {
     /// A gateway over both stores, neither of which has to be there yet.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
         let known = known::Known::new(settings.cached_snapshots, settings.seen_running_for);
-        Self { shared: Arc::new(Shared { live, store, known, finishes: finish::Finishes::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                live,
+                store,
+                known,
+                finishes: finish::Finishes::default(),
+                queues: together::Queues::default(),
+            }),
+        }
     }
 
     /// Looks at what the gateway stands on: versions, settings, schema.

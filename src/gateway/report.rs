@@ -1,20 +1,20 @@
 //! The way of a report: validated whole, marked in the tracker, acknowledged. Acknowledged is only what an adopted,
 //! open tracker took, or one of which Postgres said, before and after, that it is the running job's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::together::Taken;
 use super::{Gateway, tracker_unavailable};
 use crate::deadline::Deadline;
-use crate::domain::{
-    Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Marking, TaskResult, dispositions,
-};
+use crate::domain::{Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Marking, TaskResult};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{self, Header, Marked, Refusal};
 
-/// How often a batch is computed again because other reports changed the same bytes in between.
+/// How often a step is computed again because other gateways changed the same bytes in between.
 const MAX_CONFLICTS: usize = 64;
 /// How often the footing is looked for again.
 const MAX_REFUSALS: usize = 8;
@@ -49,28 +49,21 @@ impl Gateway {
     /// Takes a report.
     pub async fn report(&self, id: &JobId, results: Vec<TaskResult>, deadline: Deadline) -> Result<Reported> {
         let definition = self.definition(id, deadline).await?;
-        let batch = Batch::new(&definition, results).map_err(Error::Invalid)?;
-        let layout = definition.layout();
-        let steps = Marking::plan(layout, batch.entries().iter().filter_map(|entry| entry.mark));
-        let mut changes = Vec::with_capacity(steps.len());
-        let ended = match self.mark(id, &steps, &mut changes, deadline).await? {
+        let batch = Arc::new(Batch::new(&definition, results).map_err(Error::Invalid)?);
+        let Taken { dispositions, after } = self.mark_together(&definition, &batch, deadline).await?;
+        let state = match after {
             Ok(header) => {
-                let dispositions = dispositions(layout, batch.entries(), &changes);
                 self.note_errors(&definition, &batch, &dispositions, deadline).await;
-                let state = self.state_after(id, &header, deadline).await;
-                return Ok(Reported { dispositions, state });
+                self.state_after(id, &header, deadline).await
             }
             Err(ended) => ended,
         };
-        // Of a batch of several steps, the first may have been marked before the end.
-        let dispositions =
-            if changes.is_empty() { batch.superseded() } else { dispositions(layout, batch.entries(), &changes) };
-        Ok(Reported { dispositions, state: ended })
+        Ok(Reported { dispositions, state })
     }
 
     /// Marks all steps, and collects what they changed. The header after the last one, or the state of a job that
     /// turned out to have ended.
-    async fn mark(
+    pub(super) async fn mark(
         &self,
         id: &JobId,
         steps: &[Marking],

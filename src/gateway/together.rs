@@ -1,0 +1,176 @@
+//! Reports of one job that come at once are marked together: one group of them is under way at a time, and what comes
+//! meanwhile goes in the next.
+//!
+//! A mark is a compare-and-set on the bytes that it spans. Workers that each report tasks from all over a job would
+//! make each other compute again and again: with 64 of them some met 64 conflicts in a row. So a gateway never
+//! competes with itself, only gateways do with each other; and the busier a job is, the fewer calls to Redis a report
+//! costs.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::Gateway;
+use crate::deadline::Deadline;
+use crate::domain::{Batch, Definition, Disposition, JobId, JobState, Marking, dispositions};
+use crate::error::{Error, Result};
+use crate::live::Header;
+
+/// How many results go together. So few are always one step (see [`Marking::plan`]), wherever their tasks lie: being
+/// grouped never takes a batch's marks apart. A larger batch goes alone.
+const MAX_TOGETHER: usize = 1_000;
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub dispositions: Vec<Disposition>,
+    /// The header after the last mark, or the state of a job that turned out to have ended.
+    pub after: std::result::Result<Header, JobState>,
+}
+
+/// The batches that wait, for each job of which a group is under way.
+#[derive(Default)]
+pub(super) struct Queues(Mutex<HashMap<JobId, Vec<Waiting>>>);
+
+struct Waiting {
+    batch: Arc<Batch>,
+    deadline: Deadline,
+    answer: oneshot::Sender<Result<Taken>>,
+}
+
+impl Gateway {
+    /// Marks a batch, together with others of its job that come at the same time.
+    pub(super) async fn mark_together(
+        &self,
+        definition: &Arc<Definition>,
+        batch: &Arc<Batch>,
+        deadline: Deadline,
+    ) -> Result<Taken> {
+        let (answer, answered) = oneshot::channel();
+        if self.shared.queues.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer }) {
+            tokio::spawn(self.clone().mark_groups(definition.clone()));
+        }
+        let answer = deadline.bound(answered).await.map_err(|_| Error::DeadlineExceeded)?;
+        answer.unwrap_or_else(|_| Err(Error::Internal("a report was lost on its way".to_owned())))
+    }
+
+    /// Marks one group after the other until nothing waits.
+    async fn mark_groups(self, definition: Arc<Definition>) {
+        while let Some(group) = self.shared.queues.next(&definition.id) {
+            let batches: Vec<_> = group.iter().map(|waiting| waiting.batch.clone()).collect();
+            // Whoever is less patient goes away alone.
+            let Some(deadline) = group.iter().map(|waiting| waiting.deadline).max() else { continue };
+            // On a task of its own, so that what waits is not lost with a group that panics.
+            let marked = tokio::spawn(self.clone().mark_group(definition.clone(), batches, deadline)).await;
+            let taken = marked.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())));
+            match taken {
+                Ok(taken) => {
+                    for (waiting, taken) in group.into_iter().zip(taken) {
+                        let _ = waiting.answer.send(Ok(taken));
+                    }
+                }
+                Err(error) => {
+                    for waiting in group {
+                        let _ = waiting.answer.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Marks the results of all batches, as if they were one.
+    async fn mark_group(
+        self,
+        definition: Arc<Definition>,
+        batches: Vec<Arc<Batch>>,
+        deadline: Deadline,
+    ) -> Result<Vec<Taken>> {
+        let layout = definition.layout();
+        let entries = || batches.iter().flat_map(|batch| batch.entries());
+        let steps = Marking::plan(layout, entries().filter_map(|entry| entry.mark));
+        let mut changes = Vec::with_capacity(steps.len());
+        let after = self.mark(&definition.id, &steps, &mut changes, deadline).await?;
+        // Of several steps, the first may have been marked before the end.
+        let mut became = if changes.is_empty() {
+            vec![Disposition::Superseded; entries().count()]
+        } else {
+            dispositions(layout, entries(), &changes)
+        };
+        let mut taken = Vec::with_capacity(batches.len());
+        for batch in batches.iter().rev() {
+            let dispositions = became.split_off(became.len() - batch.entries().len());
+            taken.push(Taken { dispositions, after: after.clone() });
+        }
+        taken.reverse();
+        Ok(taken)
+    }
+}
+
+impl Queues {
+    /// Lets a batch wait; true if no group of its job is under way, so that the caller has to see to it.
+    fn join(&self, id: &JobId, waiting: Waiting) -> bool {
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match queues.entry(id.clone()) {
+            Entry::Occupied(mut queue) => {
+                queue.get_mut().push(waiting);
+                false
+            }
+            Entry::Vacant(queue) => {
+                queue.insert(vec![waiting]);
+                true
+            }
+        }
+    }
+
+    /// The next group, in the order in which they came; `None` if nothing waits.
+    fn next(&self, id: &JobId) -> Option<Vec<Waiting>> {
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.get_mut(id)?;
+        if queue.is_empty() {
+            queues.remove(id);
+            return None;
+        }
+        Some(queue.drain(..group(queue.iter().map(|waiting| waiting.batch.entries().len()))).collect())
+    }
+}
+
+/// How many of the first batches, which have so many results, go together: at least one.
+fn group(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut left = MAX_TOGETHER;
+    let fit = sizes.take_while(|size| {
+        let fits = *size <= left;
+        left = left.saturating_sub(*size);
+        fits
+    });
+    fit.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Layout, Mark, Outcome};
+
+    #[test]
+    fn a_group_ends_where_the_next_batch_does_not_fit() {
+        let sizes = |sizes: &[usize]| group(sizes.iter().copied());
+        assert_eq!(sizes(&[1]), 1);
+        assert_eq!(sizes(&[500, 500, 1]), 2);
+        assert_eq!(sizes(&[500, 501, 1]), 1);
+        assert_eq!(sizes(&[10_000, 1]), 1);
+        assert_eq!(sizes(&[1; 2_000]), MAX_TOGETHER);
+    }
+
+    #[test]
+    fn a_group_is_one_step_however_far_apart_its_tasks_lie() {
+        for stages in [1, 3, 8] {
+            let layout = Layout { total: 10_000_000, stages };
+            for apart in [1, 100, 128, 129, 500, 1_000, 10_000] {
+                let mark = |number| Mark { task: number * apart, stage: 0, outcome: Outcome::Failed };
+                let marks = (0..u32::try_from(MAX_TOGETHER).unwrap()).map(mark);
+                assert_eq!(Marking::plan(layout, marks).len(), 1, "{stages} stages, {apart} tasks apart");
+            }
+        }
+    }
+}
