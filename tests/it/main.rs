@@ -5,6 +5,7 @@
 mod clients;
 mod counting;
 mod layers;
+mod reporting_together;
 mod server_without_stores;
 mod support;
 mod tracker;

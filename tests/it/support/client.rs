@@ -23,13 +23,19 @@ pub type Answer<T> = Result<T, Status>;
 /// Clones share one connection, which is made when it is needed.
 #[derive(Clone)]
 pub struct Client {
+    address: SocketAddr,
     channel: Channel,
 }
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        Self { channel: endpoint.timeout(CALL_WITHIN).tcp_nodelay(true).connect_lazy() }
+        Self { address, channel: endpoint.timeout(CALL_WITHIN).tcp_nodelay(true).connect_lazy() }
+    }
+
+    /// Another client of the same gateway, with a connection of its own.
+    pub fn another(&self) -> Self {
+        Self::new(self.address)
     }
 
     pub async fn create(&self, request: pb::CreateJobRequest) -> Answer<pb::Job> {
