@@ -26,10 +26,10 @@ pub struct Settings {
 /// What a running job needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// Sealed or complete: whoever began it may be dead.
-    Finish,
     /// Opened for this run and not adopted: its starter may be dead.
     Adopt,
+    /// Sealed or complete: whoever began it may be dead.
+    Finish,
 }
 
 /// Rounds until `shutdown`.
@@ -68,14 +68,15 @@ async fn round(gateway: &Gateway, renew: bool) -> Result<()> {
             gateway.renew(&ids, deadline).await?;
         }
         for look in &looks {
-            match due(look) {
-                Some(Rule::Finish) => drop(gateway.finish(&look.id, look.incarnation)),
-                Some(Rule::Adopt) => {
-                    if gateway.adopt(&look.id, look.incarnation, deadline).await? {
-                        tracing::info!(job = %look.id, "adopted");
+            for rule in due(look) {
+                match rule {
+                    Rule::Adopt => {
+                        if gateway.adopt(&look.id, look.incarnation, deadline).await? {
+                            tracing::info!(job = %look.id, "adopted");
+                        }
                     }
+                    Rule::Finish => drop(gateway.finish(&look.id, look.incarnation)),
                 }
-                None => {}
             }
         }
         match looks.last() {
@@ -85,15 +86,15 @@ async fn round(gateway: &Gateway, renew: bool) -> Result<()> {
     }
 }
 
-/// The rule that applies, if any.
-fn due(look: &Look) -> Option<Rule> {
-    match look.tracker {
-        TrackerView::Present { incarnation, .. } if incarnation != look.incarnation => None,
-        TrackerView::Present { sealed: true, .. } => Some(Rule::Finish),
-        TrackerView::Present { .. } if look.complete => Some(Rule::Finish),
-        TrackerView::Present { adopted: false, .. } => Some(Rule::Adopt),
-        _ => None,
-    }
+/// The rules that apply, in this order: what is complete but for its adoption can end only once it is adopted.
+fn due(look: &Look) -> impl Iterator<Item = Rule> {
+    let (adopt, finish) = match look.tracker {
+        TrackerView::Present { incarnation, adopted, sealed, .. } if incarnation == look.incarnation => {
+            (!adopted && !sealed, sealed || look.complete)
+        }
+        _ => (false, false),
+    };
+    [adopt.then_some(Rule::Adopt), finish.then_some(Rule::Finish)].into_iter().flatten()
 }
 
 /// 0 to 1, different in every process and round.
@@ -110,15 +111,25 @@ mod tests {
         Look { id: JobId::generate(), incarnation: 2, tracker, complete }
     }
 
+    fn rules(look: &Look) -> Vec<Rule> {
+        due(look).collect()
+    }
+
     #[test]
     fn sealed_and_complete_are_finished_and_only_the_own_tracker_is_touched() {
-        assert_eq!(due(&look(2, true, false, false)), None);
-        assert_eq!(due(&look(2, true, true, false)), Some(Rule::Finish));
-        assert_eq!(due(&look(2, true, false, true)), Some(Rule::Finish));
-        assert_eq!(due(&look(2, false, false, true)), Some(Rule::Finish));
-        assert_eq!(due(&look(2, false, false, false)), Some(Rule::Adopt));
-        assert_eq!(due(&look(1, false, true, true)), None);
+        assert_eq!(rules(&look(2, true, false, false)), []);
+        assert_eq!(rules(&look(2, true, true, false)), [Rule::Finish]);
+        assert_eq!(rules(&look(2, true, false, true)), [Rule::Finish]);
+        assert_eq!(rules(&look(2, false, false, false)), [Rule::Adopt]);
+        assert_eq!(rules(&look(2, false, true, false)), [Rule::Finish]);
+        assert_eq!(rules(&look(1, false, true, true)), []);
         let gone = Look { tracker: TrackerView::Missing, ..look(2, true, false, false) };
-        assert_eq!(due(&gone), None);
+        assert_eq!(rules(&gone), []);
+    }
+
+    /// With failures in it, it cannot end before it is adopted; and if it cannot be adopted, it may have succeeded.
+    #[test]
+    fn a_complete_tracker_that_is_not_adopted_is_adopted_and_finished() {
+        assert_eq!(rules(&look(2, false, false, true)), [Rule::Adopt, Rule::Finish]);
     }
 }
