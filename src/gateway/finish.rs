@@ -20,22 +20,26 @@ use crate::store::{Ending, Snapshot};
 /// How long one finish may take, whoever waits for it: the cells of ten million tasks are read, counted and stored.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
 
-/// The finishes under way in this gateway: one a job, however many wait for it.
+/// The finishes under way in this gateway: one a tracker, however many wait for it. One that is stuck with the seal of
+/// an earlier tracker of the job is in nobody's way.
 #[derive(Default)]
-pub(super) struct Finishes(Mutex<HashMap<JobId, Finish>>);
+pub(super) struct Finishes(Mutex<HashMap<TrackerName, Finish>>);
+
+/// A job and an incarnation.
+type TrackerName = (JobId, u64);
 
 /// The state that the job has ended in, by whoever; `None` if it cannot end now.
 type Finish = Shared<BoxFuture<'static, Result<Option<JobState>>>>;
 
 impl Finishes {
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Finish>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TrackerName, Finish>> {
         // Entries are put in and taken out whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes a finish off the list however it went.
-struct UnderWay(Gateway, JobId);
+struct UnderWay(Gateway, TrackerName);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -47,14 +51,17 @@ impl Gateway {
     /// Begins to finish the job whose tracker has this incarnation, or joins who does. It goes on whether or not
     /// somebody waits for it.
     pub fn finish(&self, id: &JobId, incarnation: u64) -> Finish {
+        let name = (id.clone(), incarnation);
         let mut under_way = self.shared.finishes.lock();
-        if let Some(finish) = under_way.get(id) {
+        if let Some(finish) = under_way.get(&name) {
             return finish.clone();
         }
-        let listed = UnderWay(self.clone(), id.clone());
+        let (gateway, listed) = (self.clone(), name.clone());
         let task = tokio::spawn(async move {
-            let UnderWay(gateway, id) = &listed;
-            let outcome = gateway.try_finish(id, incarnation, Deadline::after(FINISH_WITHIN)).await;
+            // Made in here: a runtime that shuts down drops the task at once, while the list is still locked.
+            let listed = UnderWay(gateway, listed);
+            let UnderWay(gateway, (id, incarnation)) = &listed;
+            let outcome = gateway.try_finish(id, *incarnation, Deadline::after(FINISH_WITHIN)).await;
             if let Err(error) = &outcome {
                 tracing::warn!(job = %id, %error, "could not finish; whoever looks next tries again");
             }
@@ -62,7 +69,7 @@ impl Gateway {
         });
         let finish = task.map(|ended| ended.unwrap_or_else(|error| Err(Error::Internal(error.to_string()))));
         let finish = finish.boxed().shared();
-        under_way.insert(id.clone(), finish.clone());
+        under_way.insert(name, finish.clone());
         finish
     }
 
