@@ -3,13 +3,14 @@
 //! wins, and its verdict is computed from the very marks that it stores.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
 use super::Gateway;
+use super::known::Ended;
 use crate::deadline::Deadline;
 use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState, verdict};
 use crate::error::{Error, Result};
@@ -86,17 +87,27 @@ impl Gateway {
         fault::point("finish.sealed").await;
         let Some(ending) = self.ending(&definition, header, deadline).await? else { return Ok(None) };
         fault::point("finish.read").await;
-        let won = self.store().end(id, incarnation, &ending, deadline).await?;
-        fault::point("finish.committed").await;
-        metrics::counter!("highwater_finish_total", "won" => if won { "true" } else { "false" }).increment(1);
-        if won {
-            let last = ending.snapshot.counts.last();
-            tracing::info!(job = %id, state = %ending.state, succeeded = last.succeeded, "ended");
+        let committed = self.store().end(id, incarnation, &ending, deadline).await;
+        if committed.is_ok() {
+            fault::point("finish.committed").await;
         }
-        let state = self.get(id, deadline).await?.state;
+        // Read back: another may have won, and a commit whose answer never came may have happened all the same.
+        let job = self.get(id, deadline).await?;
+        let state = job.state;
+        let won = match committed {
+            Ok(won) => won,
+            Err(error) if !state.is_ended() => return Err(error.into()),
+            Err(_) => false,
+        };
+        metrics::counter!("highwater_finish_total", "won" => if won { "true" } else { "false" }).increment(1);
         if !state.is_ended() {
             tracing::warn!(job = %id, incarnation, "the seal is that of a tracker that is not the job's any more");
             return Ok(None);
+        }
+        if won {
+            let last = ending.snapshot.counts.last();
+            tracing::info!(job = %id, %state, succeeded = last.succeeded, "ended");
+            self.known().saw_snapshot(Arc::new(Ended { job, snapshot: ending.snapshot }));
         }
         // Best effort: a sealed tracker that stays goes away with its time to live.
         match self.live().expire(id, incarnation, deadline).await {
