@@ -13,8 +13,9 @@ pub enum Error {
 
 /// SQLSTATE classes that say something of the server's situation, not of the statement: connection, authorization,
 /// transaction rollback (deadlock, serialization), insufficient resources, operator intervention, system error,
-/// no such database; then read-only (a standby), no such table or column (the schema is not there yet).
-const SITUATIONS: [&str; 11] = ["08", "28", "40", "53", "55", "57", "58", "3D", "25006", "42P01", "42703"];
+/// no such database; then read-only (a standby), a transaction that was ended because this gateway stalled in it, no
+/// such table or column (the schema is not there yet).
+const SITUATIONS: [&str; 12] = ["08", "28", "40", "53", "55", "57", "58", "3D", "25006", "25P03", "42P01", "42703"];
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
