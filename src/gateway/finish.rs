@@ -158,6 +158,8 @@ impl Gateway {
         let stands = found.seal == Some(Cause::Cancelled) || counts.is_complete();
         let mut right = found.clone();
         right.counts = counts;
+        // Answers of the same revision have the same counts.
+        right.revision += 1;
         if !stands {
             (right.seal, right.seal_time) = (None, None);
         }
