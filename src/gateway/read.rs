@@ -18,8 +18,9 @@ use crate::live::{Tracker, View};
 impl Gateway {
     /// How far the job is, with its definition (for the stages' keys).
     pub async fn progress(&self, id: &JobId, deadline: Deadline) -> Result<(Arc<Definition>, Progress)> {
-        if let Some(ended) = self.known().snapshot(id) {
-            return Ok((Arc::new(ended.job.definition.clone()), ended.progress()));
+        if self.known().ended(id).is_some() {
+            // This gateway has said so, and never shows the job running again, also not while Postgres is away (I6).
+            return Ok(self.ended(id, deadline).await?.told());
         }
         let (look, resolution) = match self.known().seen_running(id) {
             Some(incarnation) => {
@@ -55,10 +56,7 @@ impl Gateway {
             Resolution::Unavailable | Resolution::AskPostgres => {
                 return Err(Error::Unavailable(Unavailable::Postgres));
             }
-            Resolution::Snapshot => {
-                let ended = self.ended(id, deadline).await?;
-                return Ok((Arc::new(ended.job.definition.clone()), ended.progress()));
-            }
+            Resolution::Snapshot => return Ok(self.ended(id, deadline).await?.told()),
             Resolution::Pending | Resolution::Unknown(_) | Resolution::Tracker { .. } => {
                 self.definition(id, deadline).await?
             }
@@ -97,17 +95,20 @@ impl Gateway {
         look.inspect_err(|error| tracing::debug!(job = %id, %error, "a look at the tracker failed")).ok()
     }
 
-    /// What Postgres says of the job now.
+    /// What Postgres says of the job now; leaves time to answer with the tracker when Postgres hangs.
     async fn row(&self, id: &JobId, deadline: Deadline) -> Result<Row> {
-        match self.ask(id, deadline).await {
+        match self.ask(id, deadline.half()).await {
             Ok(job) => Ok(row(job.as_ref())),
             Err(Error::Unavailable(_)) => Ok(Row::Unreachable),
             Err(error) => Err(error),
         }
     }
 
-    /// The ended job with its snapshot, from Postgres, and remembered.
+    /// The ended job with its snapshot: from memory, or from Postgres and remembered.
     async fn ended(&self, id: &JobId, deadline: Deadline) -> Result<Arc<Ended>> {
+        if let Some(ended) = self.known().snapshot(id) {
+            return Ok(ended);
+        }
         let snapshot = self.store().snapshot(id, deadline).await?;
         let snapshot = snapshot.ok_or_else(|| Error::Internal(format!("job {id} has ended without a snapshot")))?;
         let ended = Arc::new(Ended { job: self.get(id, deadline).await?, snapshot });
@@ -117,8 +118,8 @@ impl Gateway {
 }
 
 impl Ended {
-    fn progress(&self) -> Progress {
-        Progress {
+    fn told(&self) -> (Arc<Definition>, Progress) {
+        let progress = Progress {
             state: self.job.state,
             source: Source::Snapshot,
             lower_bound: self.snapshot.lower_bound,
@@ -127,7 +128,8 @@ impl Ended {
             rate: None,
             errors: self.snapshot.errors.clone(),
             cancel_reason: self.job.cancel_reason.clone(),
-        }
+        };
+        (Arc::new(self.job.definition.clone()), progress)
     }
 }
 
