@@ -37,11 +37,12 @@ impl Gateway {
 
     /// Ends a job as CANCELLED. The reason has been validated (at most 1,024 bytes, no NUL).
     pub async fn cancel(&self, id: &JobId, reason: &str, deadline: Deadline) -> Result<Job> {
-        for _ in 0..CANCEL_ATTEMPTS {
+        for attempt in 0..=CANCEL_ATTEMPTS {
             // Also shows that Postgres answers: a seal that cannot be committed would only stop the job.
             let job = self.get(id, deadline).await?;
             fault::point("cancel.checked").await;
             match job.state {
+                JobState::Pending | JobState::Running if attempt == CANCEL_ATTEMPTS => break,
                 JobState::Cancelled => return Ok(job),
                 JobState::Pending => self.cancel_pending(&job, reason, deadline).await?,
                 JobState::Running => self.cancel_running(&job, reason, deadline).await?,

@@ -18,9 +18,10 @@ const ATTEMPTS: usize = 8;
 impl Gateway {
     /// Starts a PENDING job; a RUNNING one is answered as it is. A job without tasks succeeds at once, and again.
     pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..=ATTEMPTS {
             let job = self.get(id, deadline).await?;
             match job.state {
+                JobState::Pending if attempt == ATTEMPTS => break,
                 JobState::Pending if job.definition.task_count == 0 => self.succeed_at_start(&job, deadline).await?,
                 JobState::Pending => self.try_start(&job, deadline).await?,
                 JobState::Running => return Ok(job),
