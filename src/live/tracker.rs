@@ -144,6 +144,8 @@ impl Live {
         commands.cmd("GET").arg(keys::reason(id));
         match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
             Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            // Not an answer: what is committed without the reason has lost it for ever.
+            Some(Value::ServerError(error)) if error.code() != "WRONGTYPE" => Err(Error::Refused(error.to_string())),
             _ => Ok(String::new()),
         }
     }
