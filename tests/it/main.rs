@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so at once")]
 
 mod clients;
+mod contention;
 mod counting;
 mod layers;
 mod reporting_together;

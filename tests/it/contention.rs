@@ -1,0 +1,28 @@
+//! Reporters whose results lie among each other's.
+
+use crate::support::{Stack, job, succeeded};
+
+const TASKS: i64 = 6400;
+const REPORTERS: i64 = 64;
+
+/// Of many who compute from the same bytes only the fastest gets through; the others must not have to come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_reporters_in_each_others_way_are_all_taken() {
+    let stack = Stack::of(3).setting("redis-timeout", "5s").start().await;
+    stack[0].create(job("a", &["s", "t"], TASKS)).await.unwrap();
+    let reporters = (0..REPORTERS).map(|reporter| {
+        let client = stack[usize::try_from(reporter).unwrap() % 3].client();
+        tokio::spawn(async move {
+            for round in 0..5 {
+                // Spread over the whole job, so that every report touches the places of all others.
+                let tasks = (0..20).map(|index| index * 320 + 64 * round + reporter);
+                client.report("a", succeeded(tasks, "s")).await.unwrap();
+            }
+        })
+    });
+    for reporter in reporters.collect::<Vec<_>>() {
+        reporter.await.unwrap();
+    }
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!(progress.stages[0].succeeded_count, Some(TASKS));
+}
