@@ -5,8 +5,11 @@
 mod clients;
 mod contention;
 mod counting;
+mod ended_once;
+mod jobs;
 mod layers;
 mod reporting_together;
 mod server_without_stores;
 mod support;
 mod tracker;
+mod writing_nothing;

@@ -1,0 +1,73 @@
+//! Postgres itself sees to it that a job ends once (invariant I1), whoever writes.
+
+use crate::support::{Stack, failed, job, pb, succeeded};
+
+/// As a person in psql: plainly, and with ordinary triggers switched off, which only a superuser can.
+const ROLES: [&str; 2] = ["", "SET session_replication_role = replica; "];
+
+/// Runs the statement as every role, and returns why it was refused.
+async fn refusals(stack: &Stack, statement: &str) -> Vec<String> {
+    let mut refusals = Vec::new();
+    for role in ROLES {
+        let refused = stack.postgres.run(&format!("{role}{statement}")).await;
+        refusals.push(refused.expect_err(statement).as_database_error().unwrap().message().to_owned());
+    }
+    refusals
+}
+
+#[tokio::test]
+async fn nobody_changes_an_ended_job() {
+    let stack = Stack::start(1).await;
+    for id in ["succeeded", "failed", "cancelled"] {
+        stack[0].create(pb::CreateJobRequest { failure_threshold: Some(0.0), ..job(id, &["s"], 1) }).await.unwrap();
+    }
+    stack[0].report("succeeded", succeeded([0], "s")).await.unwrap();
+    stack[0].report("failed", failed([0], "s")).await.unwrap();
+    stack[0].cancel("cancelled", "enough").await.unwrap();
+    for id in ["succeeded", "failed", "cancelled"] {
+        let before = stack[0].get(id).await.unwrap();
+        let changes = [
+            "state = 'RUNNING'",
+            "state = 'RUNNING', end_time = NULL, snapshot = NULL, cells = NULL, cancel_reason = ''",
+            "state = 'PENDING', start_time = NULL, end_time = NULL, snapshot = NULL, cells = NULL, cancel_reason = ''",
+            "state = 'REVOKED'",
+            "snapshot = '{}'",
+            "end_time = now()",
+            "display_name = 'nicer'",
+            "state = state",
+        ];
+        for change in changes {
+            for refused in refusals(&stack, &format!("UPDATE jobs SET {change} WHERE job_id = '{id}'")).await {
+                assert!(refused.contains("an ended job is never changed"), "{change}: {refused}");
+            }
+        }
+        assert_eq!(stack[0].get(id).await.unwrap(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_has_not_ended_can_neither_be_deleted_nor_set_back() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("running", &["s"], 2)).await.unwrap();
+    stack[0].create(pb::CreateJobRequest { start: false, ..job("pending", &["s"], 2) }).await.unwrap();
+    let statements = [
+        ("DELETE FROM jobs WHERE job_id = 'running'", "only an ended job can be deleted"),
+        ("DELETE FROM jobs WHERE job_id = 'pending'", "only an ended job can be deleted"),
+        ("DELETE FROM jobs", "only an ended job can be deleted"),
+        ("TRUNCATE jobs", "cannot be truncated"),
+        ("UPDATE jobs SET state = 'PENDING', start_time = NULL WHERE job_id = 'running'", "no way leads"),
+        ("UPDATE jobs SET incarnation = 0 WHERE job_id = 'running'", "only grows"),
+        ("UPDATE jobs SET task_count = 3 WHERE job_id = 'running'", "what a job is never changes"),
+        // No half of an end is ever stored.
+        ("UPDATE jobs SET state = 'SUCCEEDED' WHERE job_id = 'running'", "violates check constraint"),
+        ("UPDATE jobs SET end_time = now() WHERE job_id = 'running'", "violates check constraint"),
+        ("UPDATE jobs SET state = 'DONE' WHERE job_id = 'running'", "violates check constraint"),
+    ];
+    for (statement, why) in statements {
+        for refused in refusals(&stack, statement).await {
+            assert!(refused.contains(why), "{statement}: {refused}");
+        }
+    }
+    assert_eq!(stack[0].report("running", succeeded(0..2, "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
+    stack.postgres.run("DELETE FROM jobs WHERE job_id = 'running'").await.expect("an ended job may go");
+}
