@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use tokio::sync::RwLock;
 
 use crate::domain::{Definition, Job, JobId, JobState};
 use crate::store::Snapshot;
@@ -29,8 +28,6 @@ struct Entry {
     /// The state, once it is final.
     ended: Option<JobState>,
     snapshot: Option<Arc<Ended>>,
-    /// See [`Known::turns`].
-    turns: Arc<RwLock<()>>,
 }
 
 impl Known {
@@ -47,7 +44,6 @@ impl Known {
             running: None,
             ended: None,
             snapshot: None,
-            turns: Arc::default(),
         });
         match job.state {
             JobState::Pending => {}
@@ -94,12 +90,6 @@ impl Known {
     pub fn seen_running(&self, id: &JobId) -> Option<u64> {
         let (incarnation, asked) = self.jobs().get(id)?.running?;
         (asked.elapsed() < self.seen_running_for).then_some(incarnation)
-    }
-
-    /// In what order this gateway's reports for the job go: side by side, and those that got in each other's way one at
-    /// a time.
-    pub fn turns(&self, id: &JobId) -> Arc<RwLock<()>> {
-        self.jobs().get(id).map(|entry| entry.turns.clone()).unwrap_or_default()
     }
 
     fn jobs(&self) -> MutexGuard<'_, LruCache<JobId, Entry>> {

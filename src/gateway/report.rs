@@ -16,8 +16,6 @@ use crate::live::{self, Header, Marked, Refusal};
 
 /// How often a step is computed again because other gateways changed the same bytes in between.
 const MAX_CONFLICTS: usize = 64;
-/// How long a report waits for its turn after it met another; then it goes on all the same.
-const TURN_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the footing is looked for again.
 const MAX_REFUSALS: usize = 8;
 /// How long the report that completes a job waits for the end, so that it can tell; a longer finish goes on alone.
@@ -116,9 +114,8 @@ impl Gateway {
         last.map(Ok).ok_or_else(|| Error::Internal("a report of no steps".to_owned()))
     }
 
-    /// Marks one step: computed from the bytes as they are believed to be, and again as long as they are others. Steps
-    /// that meet others of this gateway go on one at a time: of many side by side only the fastest gets through, and the
-    /// same one is never the fastest.
+    /// Marks one step: computed from the bytes as they are believed to be, and again as long as they are others, as other
+    /// gateways' reports make them. Those of this gateway go together (`together`) and never meet.
     async fn mark_step(
         &self,
         id: &JobId,
@@ -126,9 +123,6 @@ impl Gateway {
         footing: Footing,
         deadline: Deadline,
     ) -> Result<std::result::Result<(Header, Change), Refusal>> {
-        let turns = self.known().turns(id);
-        let mut beside = deadline.at_most(TURN_PATIENCE).bound(turns.read()).await.ok();
-        let mut alone = None;
         let mut bytes = step.blank();
         for _ in 0..MAX_CONFLICTS {
             let change = step.apply(&bytes).ok_or_else(|| {
@@ -139,17 +133,10 @@ impl Gateway {
             let marked = self.live().report(id, incarnation, only_adopted, (step, &bytes, &change), deadline).await?;
             match marked {
                 Marked::Applied(header) => {
-                    drop((beside, alone));
                     fault::point("report.marked").await;
                     return Ok(Ok((header, change)));
                 }
-                Marked::Conflict(found) => {
-                    bytes = found;
-                    if alone.is_none() {
-                        drop(beside.take());
-                        alone = deadline.at_most(TURN_PATIENCE).bound(turns.write()).await.ok();
-                    }
-                }
+                Marked::Conflict(found) => bytes = found,
                 Marked::Refused(refusal) => return Ok(Err(refusal)),
             }
         }
