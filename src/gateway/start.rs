@@ -3,6 +3,8 @@
 //! In this order, since a starter that stalls must not be able to open a believable tracker for a job that others have
 //! started, cancelled or finished meanwhile. Each start has an incarnation of its own, issued by Postgres.
 
+use std::time::Duration;
+
 use super::Gateway;
 use super::jobs::blank_ending;
 use super::tracker_unavailable;
@@ -13,7 +15,9 @@ use crate::fault;
 use crate::live::Refusal;
 
 /// How often a start begins again after another one was faster, or Redis was restarted under it.
-const ATTEMPTS: usize = 8;
+const ATTEMPTS: u32 = 8;
+/// The longest pause before the second attempt; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
 
 impl Gateway {
     /// Starts a PENDING job; a RUNNING one is answered as it is. A job without tasks succeeds at once, and again.
@@ -23,7 +27,10 @@ impl Gateway {
             match job.state {
                 JobState::Pending if attempt == ATTEMPTS => break,
                 JobState::Pending if job.definition.task_count == 0 => self.succeed_at_start(&job, deadline).await?,
-                JobState::Pending => self.try_start(&job, deadline).await?,
+                JobState::Pending => {
+                    tokio::time::sleep(step_back(attempt).min(deadline.remaining())).await;
+                    self.try_start(&job, deadline).await?;
+                }
                 JobState::Running => return Ok(job),
                 JobState::Succeeded if job.definition.task_count == 0 => return Ok(job),
                 ended => return Err(Error::Ended(id.clone(), ended)),
@@ -66,4 +73,12 @@ impl Gateway {
         fault::point("start.adopted").await;
         Ok(())
     }
+}
+
+/// How long a starter stands back that has lost before: of many at once, each takes the one before its incarnation
+/// away, and none would get to its commit.
+fn step_back(attempt: u32) -> Duration {
+    let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
+    let longest = if attempt == 0 { Duration::ZERO } else { FIRST_PAUSE * 2_u32.pow(attempt - 1) };
+    longest.mul_f64(random)
 }
