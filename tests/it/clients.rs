@@ -2,7 +2,7 @@
 //! `buf curl`. Both learn the interface by reflection, the one by v1alpha, the other by v1.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 
 use prost::Message;
@@ -11,12 +11,13 @@ use tokio::process::Command;
 use tonic::Code;
 use tonic_types::pb::{BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo};
 
+use crate::source::root;
 use crate::support::{Stack, eventually};
 
 #[tokio::test]
 async fn python_drives_a_job_from_create_to_snapshot() {
     let stack = Stack::start(1).await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/grpcio_client.py");
+    let script = root().join("tests/clients/grpcio_client.py");
     let python = tool("HIGHWATER_TEST_PYTHON", "python");
     let ran = run(Command::new(python).arg(script).arg(stack[0].address().to_string())).await;
     assert!(ran.status.success(), "{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
@@ -185,7 +186,7 @@ fn from_base64(text: &str) -> Vec<u8> {
 
 /// A program that `./dev setup` installs; the variable names another one.
 fn tool(variable: &str, name: &str) -> PathBuf {
-    let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/venv/bin").join(name);
+    let ours = || root().join("target/tools/venv/bin").join(name);
     let program = env::var_os(variable).map_or_else(ours, PathBuf::from);
     assert!(program.exists(), "there is no {}: run ./dev setup", program.display());
     program

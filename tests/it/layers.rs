@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
+
+use crate::source::{root, rust_files};
 
 /// The layers (a layer is a top-level module, with all below it), and which others each may use. To let a layer use
 /// another, write it here, and say in the commit why the design still holds.
@@ -49,7 +51,7 @@ const TESTS_MAY_USE: [&str; 1] = ["dev"];
 
 #[test]
 fn no_layer_is_crossed() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let source = root().join("src");
     let files = rust_files(&source);
     assert!(files.len() > 30, "only {} files: is {} the source?", files.len(), source.display());
     let crates = dependencies();
@@ -318,23 +320,9 @@ fn module_of(file: &Path) -> Vec<String> {
     names.filter(|name| !["mod", "lib", "main"].contains(&name.as_str())).collect()
 }
 
-fn rust_files(directory: &Path) -> Vec<PathBuf> {
-    let mut files = vec![];
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
-}
-
 /// The crates that Cargo.toml names, as code writes them.
 fn dependencies() -> BTreeSet<String> {
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let manifest: toml::Table = manifest.parse().unwrap();
     let names = manifest["dependencies"].as_table().unwrap().keys().map(|name| name.replace('-', "_"));
     names.collect()

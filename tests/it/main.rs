@@ -5,11 +5,13 @@
 mod clients;
 mod contention;
 mod counting;
+mod docs;
 mod ended_once;
 mod jobs;
 mod layers;
 mod reporting_together;
 mod server_without_stores;
+mod source;
 mod support;
 mod tracker;
 mod writing_nothing;
