@@ -76,12 +76,17 @@ impl Process {
         !matches!(self.server.try_wait(), Ok(None))
     }
 
-    /// Asks the server to stop by `signal` and waits; kills it if it takes too long.
-    pub fn stop(&mut self, signal: libc::c_int) {
+    /// Sends the server a signal, and lets it go on so that it takes notice.
+    pub fn signal(&mut self, signal: libc::c_int) {
         if !self.ended() {
             self.resume();
             children::signal(self.pid(), signal);
         }
+    }
+
+    /// Asks the server to stop by `signal` and waits; kills it if it takes too long.
+    pub fn stop(&mut self, signal: libc::c_int) {
+        self.signal(signal);
         let asked = Instant::now();
         while !self.ended() && asked.elapsed() < STOPS_WITHIN {
             std::thread::sleep(Duration::from_millis(5));
