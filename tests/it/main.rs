@@ -7,6 +7,7 @@ mod contention;
 mod counting;
 mod docs;
 mod ended_once;
+mod ending;
 mod jobs;
 mod layers;
 mod reporting_together;

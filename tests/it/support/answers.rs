@@ -1,5 +1,8 @@
 //! Answers, as short as tests want to compare them.
 
+use std::time::SystemTime;
+
+use prost_types::Timestamp;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -29,4 +32,9 @@ pub fn dispositions(answer: &pb::ReportResultsResponse) -> Vec<pb::Disposition> 
 pub fn refusal(status: &Status) -> (Code, String) {
     let reason = status.get_error_details().error_info().map(|info| info.reason.clone());
     (status.code(), reason.unwrap_or_else(|| panic!("no reason is told: {status:?}")))
+}
+
+/// A time that must be told, to compare it.
+pub fn moment(time: Option<Timestamp>) -> SystemTime {
+    time.expect("the time is told").try_into().expect("it is one")
 }

@@ -68,9 +68,10 @@ impl Gateway {
         self.process.kill();
     }
 
-    /// SIGTERM, and waits until it has stopped.
-    pub fn terminate(&mut self) {
-        self.process.stop(libc::SIGTERM);
+    /// SIGTERM, and waits until it has stopped. Our client goes on meanwhile: it has its part in closing a connection.
+    pub async fn terminate(&mut self) {
+        self.process.signal(libc::SIGTERM);
+        self.ended().await;
     }
 
     /// SIGSTOP: it stands still, with its connections open.

@@ -17,7 +17,7 @@ mod requests;
 mod stack;
 mod wait;
 
-pub use answers::{dispositions, refusal, stages, tasks};
+pub use answers::{dispositions, moment, refusal, stages, tasks};
 pub use client::{Answer, Client};
 pub use gateway::{Fault, Gateway};
 pub use highwater::grpc::pb;

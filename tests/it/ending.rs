@@ -1,0 +1,186 @@
+//! How a job ends, what is kept of it, and what workers are told from then on.
+
+use pb::Disposition::Superseded;
+
+use crate::support::{
+    Fault, Stack, dispositions, eventually, failed, failed_with, job, moment, pb, stages, succeeded, tasks,
+};
+
+/// How many gateways' commits ended a job.
+fn commits(stack: &Stack) -> usize {
+    stack.gateways().iter().map(|gateway| gateway.log().matches("gateway::finish: ended").count()).sum()
+}
+
+#[tokio::test]
+async fn the_last_report_ends_the_job_and_its_snapshot_is_what_was_live() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("a", &["read", "digest"], 4)).await.unwrap();
+    let before = [succeeded(0..3, "read"), vec![failed_with(3, "read", "IO", "no such file")]].concat();
+    stack[0].report("a", before).await.unwrap();
+    stack[0].report("a", succeeded(0..2, "digest")).await.unwrap();
+    let live = stack[1].progress("a").await.unwrap();
+    assert_eq!((live.state(), live.source()), (pb::JobState::Running, pb::Source::Live));
+
+    let answer = stack[0].report("a", failed([2], "digest")).await.unwrap();
+    assert_eq!((answer.job_state(), answer.stop), (pb::JobState::Succeeded, true));
+    for gateway in stack.gateways() {
+        let ended = gateway.progress("a").await.unwrap();
+        assert_eq!((ended.state(), ended.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
+        assert_eq!(stages(&ended), [[0, 3, 1, 0], [0, 2, 1, 1]]);
+        assert_eq!((tasks(&ended), ended.percent, ended.fraction), ([0, 2, 2], Some(100), Some(1.0)));
+        assert_eq!(ended.revision(), live.revision() + 1);
+        assert!(moment(ended.last_progress_time) > moment(live.last_progress_time));
+        assert_eq!(ended.error_samples[1..], live.error_samples);
+        assert!(!ended.lower_bound);
+        assert_eq!(ended.observe_time, gateway.get("a").await.unwrap().end_time);
+    }
+}
+
+/// Both have read the sealed tracker, and go to commit at the same time.
+#[tokio::test]
+async fn of_two_gateways_that_see_the_last_report_together_one_commits() {
+    let stack = Stack::of(2).setting("reconcile-interval", "50ms").start().await;
+    for gateway in stack.gateways() {
+        gateway.order("finish.read", Fault::Stall);
+    }
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    let reports: Vec<_> = (0..2)
+        .map(|task| {
+            let gateway = stack[usize::try_from(task).unwrap()].client();
+            tokio::spawn(async move { gateway.report("a", succeeded([task], "s")).await })
+        })
+        .collect();
+    for gateway in stack.gateways() {
+        gateway.reached("finish.read").await;
+    }
+    for gateway in stack.gateways() {
+        gateway.release("finish.read");
+    }
+    for report in reports {
+        let answer = report.await.unwrap().unwrap();
+        assert_eq!(dispositions(&answer), [pb::Disposition::Applied]);
+    }
+    let ended = async || {
+        let progress = stack[0].progress("a").await.unwrap();
+        (progress.state() == pb::JobState::Succeeded).then(|| stages(&progress))
+    };
+    assert_eq!(eventually("the job ends", ended).await, [[0, 2, 0, 0]]);
+    assert_eq!(stack[0].get("a").await.unwrap(), stack[1].get("a").await.unwrap());
+    assert_eq!(commits(&stack), 1);
+}
+
+#[tokio::test]
+async fn many_jobs_whose_last_two_reports_come_together_end_once_each() {
+    let stack = Stack::of(2).setting("reconcile-interval", "50ms").start().await;
+    let jobs = (0..50).map(|number| {
+        let (id, gateways) = (format!("job-{number}"), [stack[0].client(), stack[1].client()]);
+        tokio::spawn(async move {
+            gateways[0].create(job(&id, &["s"], 2)).await.unwrap();
+            let (one, other) = tokio::join!(
+                gateways[0].report(&id, succeeded([0], "s")),
+                gateways[1].report(&id, succeeded([1], "s"))
+            );
+            for answer in [one.unwrap(), other.unwrap()] {
+                assert_eq!(dispositions(&answer), [pb::Disposition::Applied]);
+            }
+            let reads = [gateways[0].progress(&id).await.unwrap(), gateways[1].progress(&id).await.unwrap()];
+            for progress in reads {
+                assert_eq!((progress.state(), stages(&progress)), (pb::JobState::Succeeded, vec![[0, 2, 0, 0]]));
+            }
+        })
+    });
+    for job in jobs.collect::<Vec<_>>() {
+        job.await.unwrap();
+    }
+    assert_eq!(commits(&stack), 50);
+}
+
+/// Also when the sealed tracker is gone, and the gateway has never heard of the job.
+#[tokio::test]
+async fn a_report_after_the_end_is_superseded_and_recreates_nothing() {
+    let mut stack = Stack::of(2).setting("sealed-ttl", "50ms").start().await;
+    for id in ["succeeded", "failed", "cancelled"] {
+        let request = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job(id, &["read", "digest"], 3) };
+        stack[0].create(request).await.unwrap();
+    }
+    let all = [succeeded(0..3, "read"), succeeded(0..3, "digest")].concat();
+    stack[0].report("succeeded", all).await.unwrap();
+    stack[0].report("failed", failed(0..3, "read")).await.unwrap();
+    stack[0].report("cancelled", succeeded([0], "read")).await.unwrap();
+    stack[0].cancel("cancelled", "enough").await.unwrap();
+    let ends = [
+        ("succeeded", pb::JobState::Succeeded, [[0, 3, 0, 0], [0, 3, 0, 0]]),
+        ("failed", pb::JobState::Failed, [[0, 0, 3, 0], [0, 0, 0, 3]]),
+        ("cancelled", pb::JobState::Cancelled, [[2, 1, 0, 0], [3, 0, 0, 0]]),
+    ];
+    for (id, ..) in ends {
+        eventually("the sealed tracker goes", async || stack.redis.keys_of(id).await.is_empty().then_some(())).await;
+    }
+    stack[1].restart().await;
+    stack[1].ready().await;
+    for (id, state, counts) in ends {
+        for gateway in stack.gateways() {
+            let late = [failed([0, 1], "digest"), succeeded([2], "digest")].concat();
+            let answer = gateway.report(id, late).await.unwrap();
+            assert_eq!((dispositions(&answer), answer.job_state(), answer.stop), (vec![Superseded; 3], state, true));
+            let progress = gateway.progress(id).await.unwrap();
+            assert_eq!((progress.state(), stages(&progress)), (state, counts.to_vec()));
+        }
+        assert!(stack.redis.keys_of(id).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_ended_job_is_served_when_redis_is_gone_altogether() {
+    let mut stack = Stack::start(2).await;
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    stack[0].report("a", vec![failed_with(0, "s", "IO", "no such file")]).await.unwrap();
+    stack[0].report("a", succeeded([1], "s")).await.unwrap();
+    let ended = stack[0].progress("a").await.unwrap();
+    assert_eq!((ended.state(), ended.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
+    stack.redis.kill();
+    // It remembers nothing, and will not be ready without Redis.
+    stack[1].restart().await;
+    for gateway in stack.gateways() {
+        assert_eq!(gateway.progress("a").await.unwrap(), ended);
+        assert!(gateway.report("a", succeeded([0], "s")).await.unwrap().stop);
+    }
+    assert!(!stack[1].is_ready().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_job_survives_all_of_its_gateways() {
+    let mut stack = Stack::start(2).await;
+    stack[0].create(job("a", &["s"], 3)).await.unwrap();
+    stack[0].report("a", succeeded([0], "s")).await.unwrap();
+    stack[0].kill();
+    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[2, 1, 0, 0]]);
+    stack[1].report("a", succeeded([1], "s")).await.unwrap();
+    stack[1].terminate().await;
+    stack[0].restart().await;
+    stack[0].ready().await;
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!((stages(&progress), progress.source()), (vec![[1, 2, 0, 0]], pb::Source::Live));
+    assert_eq!(stack[0].report("a", succeeded([2], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
+}
+
+/// A tracker that was opened for a start which never came to its commit: the gateway died in between.
+#[tokio::test]
+async fn an_orphaned_tracker_goes_away_and_a_running_jobs_stays() {
+    let settings =
+        |builder: crate::support::Builder| builder.setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");
+    let mut stack = settings(Stack::of(2)).start().await;
+    stack[1].create(job("running", &["s"], 2)).await.unwrap();
+    stack[0].order("start.opened", Fault::Kill);
+    stack[0].create(job("orphan", &["s"], 2)).await.unwrap_err();
+    stack[0].ended().await;
+    assert!(stack.redis.tracker("orphan").await.is_some());
+    let gone = async || stack.redis.keys_of("orphan").await.is_empty().then_some(());
+    eventually("the orphaned tracker goes", gone).await;
+    assert_eq!(stack[1].progress("running").await.unwrap().source(), pb::Source::Live);
+
+    assert_eq!(stack[1].progress("orphan").await.unwrap().state(), pb::JobState::Pending);
+    stack[1].start("orphan").await.unwrap();
+    let answer = stack[1].report("orphan", succeeded(0..2, "s")).await.unwrap();
+    assert_eq!(answer.job_state(), pb::JobState::Succeeded);
+}
