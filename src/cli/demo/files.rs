@@ -41,7 +41,7 @@ pub fn write(list: &Path, files: &[PathBuf]) -> io::Result<()> {
     out.flush()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read(list: &Path) -> io::Result<Vec<PathBuf>> {
     let bytes = fs::read(list)?;
     let paths = bytes.split(|byte| *byte == 0).filter(|path| !path.is_empty());
