@@ -28,6 +28,11 @@ pub(super) fn signal(pid: u32, signal: libc::c_int) -> bool {
     pid > 0 && unsafe { libc::kill(pid, signal) } == 0
 }
 
+/// Whether there is such a process, be it only to be waited for.
+pub(super) fn exists(pid: u32) -> bool {
+    stat(pid).is_some()
+}
+
 /// Waits until a stopped process stands still.
 pub(super) fn wait_until_stopped(pid: u32) {
     let _ = wait_until(|| stat(pid).is_none_or(|stat| matches!(stat.state, 'T' | 't' | 'Z' | 'X')));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::user::User;
-use super::{Error, Result, files};
+use super::{Error, Result, children, files};
 
 /// The cluster's superuser.
 pub(super) const SUPERUSER: &str = "postgres";
@@ -41,6 +41,19 @@ pub(super) fn make(directory: &Path, user: Option<&User>, volatile: bool) -> Res
         return Err(Error::new(doing, String::from_utf8_lossy(&output.stderr)));
     }
     std::fs::rename(&unfinished, data(directory)).map_err(|error| Error::new(doing, error))
+}
+
+/// Waits for a server that was killed with whoever started it, and clears away what would keep the next from starting:
+/// Postgres takes a dead process that nobody has waited for (a container may have nobody to do it) for a living one.
+pub(super) fn bury_killed_server(directory: &Path) {
+    let pid_file = data(directory).join("postmaster.pid");
+    let pid = std::fs::read_to_string(&pid_file).ok().and_then(|text| text.lines().next()?.parse().ok());
+    if let Some(pid) = pid
+        && children::wait_until_gone(pid)
+        && children::exists(pid)
+    {
+        let _ = std::fs::remove_file(pid_file);
+    }
 }
 
 /// The path of one of the server's programs.

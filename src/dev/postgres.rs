@@ -37,6 +37,7 @@ impl Postgres {
             user.own(&directory)?;
         }
         cluster::make(&directory, user.as_ref(), settings.contains(&("fsync".to_owned(), "off".to_owned())))?;
+        cluster::bury_killed_server(&directory);
         let mut tries = 1;
         loop {
             let port = files::free_port()?;

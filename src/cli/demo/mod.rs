@@ -72,11 +72,15 @@ pub struct Flags {
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(flags.common.log.clone(), QUIET_LOG);
     let shutdown = signals::shutdown()?;
+    let found = files::find(&flags.dir, flags.max_files);
+    if found.is_empty() {
+        return Err(format!("there are no files below {}", flags.dir.display()).into());
+    }
     say("Starting a Redis, a Postgres and a gateway of our own");
     let private = Private::start("demo", &flags.private, shutdown.clone()).await?;
     say(format_args!("listening on {}\n", private.address()));
     // The servers are stopped in order whatever becomes of the job.
-    let outcome = shutdown.run_until_cancelled(track(&flags, &private)).await;
+    let outcome = shutdown.run_until_cancelled(track(&flags, &found, &private)).await;
     if flags.once || !matches!(outcome, Some(Ok(_))) {
         shutdown.cancel();
     }
@@ -96,22 +100,17 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
 }
 
 /// Creates the job, lets the workers do it, and watches until it has ended.
-async fn track(flags: &Flags, private: &Private) -> Result<Ending, Failure> {
-    let found = files::find(&flags.dir, flags.max_files);
-    if found.is_empty() {
-        return Err(format!("there are no files below {}", flags.dir.display()).into());
-    }
+async fn track(flags: &Flags, found: &[PathBuf], private: &Private) -> Result<Ending, Failure> {
     let work = fresh_directory(private)?;
-    files::write(&work.join(LIST), &found)?;
+    files::write(&work.join(LIST), found)?;
     let channel = client::channel(&private.address().to_string())?;
     let job = create(&channel, found.len(), &flags.dir).await?;
     let mut proof = Proof::begin(private.postgres_log())?;
     say(format_args!(
-        "Job {job}: {} files below {}, {} workers, at most {} files a second\n",
+        "Job {job}: {} files below {}, {} worker processes\n",
         found.len(),
         flags.dir.display(),
-        flags.workers,
-        flags.files_per_second
+        flags.workers
     ));
     let workers = (0..flags.workers).map(|number| start_worker(flags, private, &job, &work, number));
     let workers = workers.collect::<Result<Vec<Child>, Failure>>()?;
@@ -151,7 +150,9 @@ fn start_worker(flags: &Flags, private: &Private, job: &str, work: &Path, number
         interval_micros: interval.as_micros().try_into()?,
     };
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(share.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.args(share.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    // Ctrl-C at the terminal is for us; a worker ends when we do.
+    command.process_group(0);
     Ok(command.spawn().map_err(|error| format!("cannot start a worker: {error}"))?)
 }
 
@@ -166,7 +167,9 @@ fn fresh_directory(private: &Private) -> std::io::Result<PathBuf> {
 }
 
 /// Waits for the workers, and sums up what they say.
-async fn tally(workers: Vec<Child>) -> Result<Tally, Failure> {
+async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
+    // Waiting for a worker closes its stdin, by which it would think us gone.
+    let _held: Vec<_> = workers.iter_mut().map(|worker| worker.stdin.take()).collect();
     let mut sum = Tally::default();
     for worker in workers {
         let output = worker.wait_with_output().await?;

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -110,8 +110,28 @@ struct Worker {
     stopped: bool,
 }
 
-/// Does the share, and prints the tally.
+/// Does the share, and prints the tally; gives up when the demo is gone.
 pub async fn run(share: Share) -> Result<ExitCode, Failure> {
+    tokio::select! {
+        tally = work_on(share) => {
+            say(serde_json::to_string(&tally?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        () = demo_gone() => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// The demo holds the other end of stdin, and writes nothing to it.
+async fn demo_gone() {
+    let (told, gone) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        drop(told);
+    });
+    let _ = gone.await;
+}
+
+async fn work_on(share: Share) -> Result<Tally, Failure> {
     let mut worker = Worker {
         job: share.job,
         gateway: ReportServiceClient::new(client::channel(&share.address)?),
@@ -142,8 +162,7 @@ pub async fn run(share: Share) -> Result<ExitCode, Failure> {
     let rest = std::mem::take(&mut worker.to_redeliver);
     worker.report(rest).await?;
     digests.flush()?;
-    say(serde_json::to_string(&worker.tally)?);
-    Ok(ExitCode::SUCCESS)
+    Ok(worker.tally)
 }
 
 impl Worker {
