@@ -27,7 +27,7 @@ impl Display {
             return Self::Lines { last: String::new(), printed: None };
         }
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
-        let headline = screen.add(ProgressBar::no_length().with_style(style("{msg}")));
+        let headline = screen.add(ProgressBar::no_length().with_style(style("{wide_msg}")));
         Self::Bars { screen, stages: Vec::new(), headline }
     }
 
@@ -37,7 +37,7 @@ impl Display {
             Self::Bars { screen, stages, headline } => {
                 for (index, stage) in progress.stages.iter().enumerate() {
                     if stages.len() <= index {
-                        let bar = ProgressBar::new(0).with_style(style("{prefix:<12} [{bar:40}] {msg}"));
+                        let bar = ProgressBar::new(0).with_style(style("{prefix:<12!} [{bar:40}] {wide_msg}"));
                         stages.push(screen.insert(index, bar.with_prefix(stage.stage.clone())));
                     }
                     let total = stage.total_count;

@@ -65,8 +65,8 @@ enum Command {
     Demo(demo::Flags),
     Watch(watch::Flags),
     /// One worker of the demo
-    #[command(name = demo::worker::COMMAND, hide = true)]
-    DemoWorker(demo::worker::Share),
+    #[command(name = demo::share::COMMAND, hide = true)]
+    DemoWorker(demo::share::Share),
 }
 
 /// What every command takes.
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_worker_understands_what_the_demo_tells_it() {
-        let told = demo::worker::Share {
+        let told = demo::share::Share {
             address: "127.0.0.1:7070".into(),
             job: "job".into(),
             list: "a list".into(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use indicatif::HumanCount;
 
 use super::proof::Written;
-use super::worker::Tally;
+use super::share::Tally;
 use crate::cli::output::program;
 use crate::cli::private::Private;
 use crate::cli::words;

@@ -1,17 +1,15 @@
 //! One worker of the demo, a process of its own: does its share of the tasks and reports by gRPC as any worker would,
 //! one result in ten twice, as queues that deliver at least once do.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 
+use super::share::{Share, Tally};
 use super::work::{self, Trouble};
 use super::{STAGES, files};
 use crate::cli::output::say;
@@ -19,8 +17,6 @@ use crate::cli::{Failure, client};
 use crate::grpc::pb::report_service_client::ReportServiceClient;
 use crate::grpc::pb::{Disposition, Outcome, ReportResultsRequest, TaskError, TaskResult};
 
-/// The subcommand, which people are not shown.
-pub const COMMAND: &str = "demo-worker";
 /// How many tasks are taken at once, so how many results are reported in a call.
 const TASKS_AT_ONCE: usize = 64;
 /// Every such result is delivered again, with the next batch.
@@ -28,85 +24,15 @@ const DELIVERED_TWICE: usize = 10;
 /// How long a gateway that is away is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the demo tells a worker.
-#[derive(Debug, PartialEq, Args)]
-pub struct Share {
-    #[arg(long)]
-    pub address: String,
-    #[arg(long)]
-    pub job: String,
-    /// The list of all files.
-    #[arg(long)]
-    pub list: PathBuf,
-    /// Where the digests go, as sha1sum writes them.
-    #[arg(long)]
-    pub digests: PathBuf,
-    /// Which worker this is, of how many: it does every such task.
-    #[arg(long)]
-    pub number: usize,
-    #[arg(long)]
-    pub of: usize,
-    /// The least time from the begin of one task to that of the next, on average.
-    #[arg(long)]
-    pub interval_micros: u64,
-}
-
-impl Share {
-    /// The command line that this is parsed from.
-    pub fn arguments(&self) -> Vec<OsString> {
-        let (list, digests) = (self.list.clone().into(), self.digests.clone().into());
-        let [number, of, interval] =
-            [self.number.to_string(), self.of.to_string(), self.interval_micros.to_string()].map(OsString::from);
-        let flags = [
-            ("--address", OsString::from(&self.address)),
-            ("--job", OsString::from(&self.job)),
-            ("--list", list),
-            ("--digests", digests),
-            ("--number", number),
-            ("--of", of),
-            ("--interval-micros", interval),
-        ];
-        let flags = flags.into_iter().flat_map(|(flag, value)| [OsString::from(flag), value]);
-        std::iter::once(OsString::from(COMMAND)).chain(flags).collect()
-    }
-}
-
-/// What a worker did, and what it was answered; printed as JSON when it is done.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
-    /// Results at each stage that succeeded, and that failed.
-    pub succeeded: [u64; STAGES.len()],
-    pub failed: [u64; STAGES.len()],
-    /// Results that were reported twice on purpose.
-    pub redelivered: u64,
-    /// How many results were answered with each disposition.
-    pub applied: u64,
-    pub duplicate: u64,
-    pub superseded: u64,
-    pub unknown_task: u64,
-}
-
-impl Tally {
-    /// Adds another worker's.
-    pub fn add(&mut self, other: &Self) {
-        for stage in 0..STAGES.len() {
-            self.succeeded[stage] += other.succeeded[stage];
-            self.failed[stage] += other.failed[stage];
-        }
-        self.redelivered += other.redelivered;
-        self.applied += other.applied;
-        self.duplicate += other.duplicate;
-        self.superseded += other.superseded;
-        self.unknown_task += other.unknown_task;
-    }
-}
-
 struct Worker {
     job: String,
     gateway: ReportServiceClient<Channel>,
     tally: Tally,
+    /// How many results there were, so that every tenth is known.
     results: usize,
+    /// Goes out again with the next batch.
     to_redeliver: Vec<TaskResult>,
+    /// The job has ended, whatever is left of it.
     stopped: bool,
 }
 
