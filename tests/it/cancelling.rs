@@ -1,0 +1,130 @@
+//! Cancel against completion: the first commit wins, and everybody is told the same.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pb::Disposition::{Applied, Superseded};
+use pb::JobState::{Cancelled, Running, Succeeded};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tonic_types::StatusExt;
+
+use crate::support::{Answer, Client, Fault, Random, Stack, dispositions, job, pb, refusal, stages, succeeded};
+
+const JOBS: u64 = 1_000;
+const AT_ONCE: usize = 16;
+/// How much earlier the one or the other is sent, at most: enough for each to win often.
+const HEAD_START: usize = 4_000;
+
+/// As what the canceller was told that the job ended.
+fn told(answer: &Answer<pb::Job>) -> pb::JobState {
+    match answer {
+        Ok(job) => job.state(),
+        Err(refused) => {
+            assert_eq!(refusal(refused).1, "JOB_ENDED", "{refused:?}");
+            let state = &refused.get_details_error_info().unwrap().metadata["state"];
+            pb::JobState::from_str_name(&format!("JOB_STATE_{state}")).unwrap()
+        }
+    }
+}
+
+/// Reports all tasks of a job through one gateway and cancels it through another, one a little after the other;
+/// returns as what it ended.
+async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
+    gateways[0].create(job(&id, &["s"], 2)).await.unwrap();
+    let mut random = Random::seeded(seed);
+    let head_start = Duration::from_micros(u64::try_from(random.below(HEAD_START)).unwrap());
+    let late = random.one_in(2);
+    let wait = async |waits: bool| {
+        if waits {
+            tokio::time::sleep(head_start).await
+        }
+    };
+    let report = async {
+        wait(late).await;
+        gateways[0].report(&id, succeeded(0..2, "s")).await.unwrap()
+    };
+    let cancel = async {
+        wait(!late).await;
+        gateways[1].cancel(&id, "race").await
+    };
+    let (reported, cancelled) = tokio::join!(report, cancel);
+
+    let state = told(&cancelled);
+    assert!(matches!(state, Cancelled | Succeeded), "{cancelled:?}");
+    // One that was marked before the seal may be answered before the end.
+    assert!(reported.job_state() == state || reported.job_state() == Running, "{reported:?} {cancelled:?}");
+    let became = dispositions(&reported);
+    assert!(became == [Applied; 2] || (became == [Superseded; 2] && state == Cancelled), "{became:?} {state:?}");
+    for gateway in &gateways {
+        let progress = gateway.progress(&id).await.unwrap();
+        assert_eq!(progress.state(), state);
+        let counts = if became == [Applied; 2] { [0, 2, 0, 0] } else { [2, 0, 0, 0] };
+        assert_eq!(stages(&progress), [counts], "what was acknowledged is in the snapshot, and nothing else");
+    }
+    state
+}
+
+#[tokio::test]
+async fn a_thousand_times_cancel_and_completion_end_a_job_once_and_everybody_is_told_the_same() {
+    let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let mut races = JoinSet::new();
+    for seed in 0..JOBS {
+        let (slots, gateways) = (slots.clone(), [stack[0].client(), stack[1].client()]);
+        races.spawn(async move {
+            let _slot = slots.acquire().await.unwrap();
+            race(format!("job-{seed}"), gateways, seed).await
+        });
+    }
+    let mut ends: HashMap<pb::JobState, usize> = HashMap::new();
+    for state in races.join_all().await {
+        *ends.entry(state).or_default() += 1;
+    }
+    // Both orders came up often, or the test says little.
+    assert!(ends.len() == 2 && ends.values().all(|count| *count > 100), "{ends:?}");
+    let ended: i64 = stack.postgres.value("SELECT count(*) FROM jobs WHERE end_time IS NOT NULL").await;
+    assert_eq!(ended, i64::try_from(JOBS).unwrap());
+}
+
+/// The canceller has looked and stands still; the job completes; the canceller goes on.
+#[tokio::test]
+async fn a_cancel_that_comes_after_the_end_is_told_so() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("a", &["s"], 1)).await.unwrap();
+    stack[1].order("cancel.checked", Fault::Stall);
+    let cancel = tokio::spawn({
+        let gateway = stack[1].client();
+        async move { gateway.cancel("a", "too late").await }
+    });
+    stack[1].reached("cancel.checked").await;
+    assert_eq!(stack[0].report("a", succeeded([0], "s")).await.unwrap().job_state(), Succeeded);
+    stack[1].release("cancel.checked");
+    assert_eq!(told(&cancel.await.unwrap()), Succeeded);
+    assert_eq!(stack[1].progress("a").await.unwrap().cancel_reason, "");
+}
+
+/// The tracker is sealed as cancelled, and nothing is committed yet: the last report comes too late, and is told so
+/// only once the end is committed.
+#[tokio::test]
+async fn a_report_that_meets_the_seal_of_a_cancel_helps_it_to_its_end() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    stack[0].report("a", succeeded([0], "s")).await.unwrap();
+    stack[1].order("finish.sealed", Fault::Stall);
+    let cancel = tokio::spawn({
+        let gateway = stack[1].client();
+        async move { gateway.cancel("a", "enough").await }
+    });
+    stack[1].reached("finish.sealed").await;
+    assert_eq!(stack[1].get("a").await.unwrap().state(), Running);
+
+    let answer = stack[0].report("a", succeeded([1], "s")).await.unwrap();
+    assert_eq!((dispositions(&answer), answer.job_state()), (vec![Superseded], Cancelled));
+    let ended = stack[0].get("a").await.unwrap();
+    assert_eq!((ended.state(), ended.cancel_reason.as_str()), (Cancelled, "enough"));
+    stack[1].release("finish.sealed");
+    assert_eq!(cancel.await.unwrap().unwrap(), ended);
+    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[1, 1, 0, 0]]);
+}
