@@ -24,7 +24,7 @@ pub use highwater::grpc::pb;
 pub use postgres::Database;
 pub use proxy::{Link, Proxy};
 pub use random::Random;
-pub use redis::Redis;
+pub use redis::{Redis, tracker_key};
 pub use requests::{failed, failed_with, job, succeeded};
 pub use stack::{Builder, Stack};
 pub use wait::{eventually, holds_for};

@@ -1,0 +1,140 @@
+//! What a read tells besides the counts: from where, how old, how fast, what went wrong; and what it leaves out.
+
+use std::time::{Duration, SystemTime};
+
+use highwater::live::{HEADER_BYTES, Header};
+use time::OffsetDateTime;
+
+use crate::support::{Stack, failed, failed_with, job, moment, pb, stages, succeeded, tracker_key};
+
+/// How far apart the clocks of two programs on one machine may seem.
+const ROUNDING: Duration = Duration::from_millis(5);
+
+#[tokio::test]
+async fn a_read_says_when_it_was_taken_and_when_the_last_new_mark_came() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("a", &["s"], 5)).await.unwrap();
+    let fresh = stack[0].progress("a").await.unwrap();
+    assert_eq!(fresh.last_progress_time, None);
+
+    let before = SystemTime::now();
+    stack[0].report("a", succeeded([0], "s")).await.unwrap();
+    let first = stack[1].progress("a").await.unwrap();
+    let after = SystemTime::now();
+    let last = moment(first.last_progress_time);
+    assert!(before - ROUNDING <= last && last <= after + ROUNDING, "{before:?} {last:?} {after:?}");
+    let observed = moment(first.observe_time);
+    assert!(last <= observed && observed <= after + ROUNDING, "{last:?} {observed:?} {after:?}");
+    assert!(first.revision() > fresh.revision());
+
+    tokio::time::sleep(ROUNDING).await;
+    stack[0].report("a", succeeded([0], "s")).await.unwrap();
+    let second = stack[1].progress("a").await.unwrap();
+    assert_eq!((second.last_progress_time, second.revision), (first.last_progress_time, first.revision));
+    assert!(moment(second.observe_time) > moment(first.observe_time), "a read is taken when it is made");
+}
+
+#[tokio::test]
+async fn a_job_that_was_not_started_reads_as_all_pending() {
+    let stack = Stack::start(1).await;
+    stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["read", "digest"], 5) }).await.unwrap();
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!((progress.state(), progress.source()), (pb::JobState::Pending, pb::Source::Snapshot));
+    assert_eq!((stages(&progress), progress.percent), (vec![[5, 0, 0, 0]; 2], Some(0)));
+    assert_eq!((progress.results_per_second, progress.eta), (None, None));
+}
+
+/// Makes a job's tracker look as if it had been opened so long ago.
+async fn age(stack: &Stack, id: &str, by: Duration) {
+    let tracker = stack.redis.tracker(id).await.unwrap();
+    let mut header = Header::decode(&tracker[..HEADER_BYTES]).unwrap();
+    header.open_time = OffsetDateTime::now_utc() - by;
+    let mut write = redis::cmd("SETRANGE");
+    write.arg(tracker_key(id)).arg(0).arg(&header.encode()[..]);
+    stack.redis.ask::<i64>(&write).await;
+}
+
+#[tokio::test]
+async fn rate_and_time_left_are_told_once_there_is_enough_to_say() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 100)).await.unwrap();
+    stack[0].report("a", succeeded(0..9, "s")).await.unwrap();
+    let young = stack[0].progress("a").await.unwrap();
+    assert_eq!((young.results_per_second, young.eta), (None, None));
+
+    age(&stack, "a", Duration::from_secs(5)).await;
+    let older = stack[0].progress("a").await.unwrap();
+    let rate = older.results_per_second.unwrap();
+    assert!((0.5..=1.8).contains(&rate), "9 results in 5 s are not {rate} a second");
+    assert_eq!(older.eta, None, "ten results in ten seconds are the least");
+
+    age(&stack, "a", Duration::from_secs(20)).await;
+    assert_eq!(stack[0].progress("a").await.unwrap().eta, None);
+    stack[0].report("a", succeeded(9..20, "s")).await.unwrap();
+    let old = stack[0].progress("a").await.unwrap();
+    let (rate, left) = (old.results_per_second.unwrap(), old.eta.unwrap().seconds);
+    assert!((0.3..=1.0).contains(&rate), "20 results in 20 s are not {rate} a second");
+    assert!((79..=300).contains(&left), "80 results at {rate} a second do not take {left} s");
+
+    stack[0].report("a", succeeded(20..100, "s")).await.unwrap();
+    let ended = stack[0].progress("a").await.unwrap();
+    assert_eq!((ended.source(), ended.results_per_second, ended.eta), (pb::Source::Snapshot, None, None));
+}
+
+#[tokio::test]
+async fn errors_are_counted_by_code_and_the_newest_are_shown_live_and_in_the_snapshot() {
+    let stack = Stack::start(2).await;
+    let lenient = pb::CreateJobRequest { failure_threshold: Some(1.0), ..job("a", &["read", "digest"], 30) };
+    stack[0].create(lenient).await.unwrap();
+    for task in 0..25 {
+        let code = if task % 5 == 0 { "IO" } else { "TIMEOUT" };
+        let result = failed_with(task, "read", code, &format!("task {task}"));
+        stack[usize::try_from(task).unwrap() % 2].report("a", vec![result]).await.unwrap();
+    }
+    let long = "ä".repeat(200);
+    stack[0].report("a", vec![failed_with(25, "digest", "", &long)]).await.unwrap();
+    // Neither a duplicate nor a failure after a success is an error of the job.
+    stack[0].report("a", vec![failed_with(24, "read", "IO", "again")]).await.unwrap();
+    stack[0].report("a", succeeded([26], "read")).await.unwrap();
+    stack[0].report("a", vec![failed_with(26, "read", "IO", "late")]).await.unwrap();
+
+    let live = stack[1].progress("a").await.unwrap();
+    let counts: Vec<_> = live.error_counts.iter().map(|error| (error.code.as_str(), error.count)).collect();
+    assert_eq!(counts, [("TIMEOUT", 20), ("IO", 5), ("UNKNOWN", 1)]);
+    let samples: Vec<_> = live.error_samples.iter().map(|sample| (sample.task, sample.stage.as_str())).collect();
+    let newest: Vec<_> = std::iter::once((25, "digest")).chain((6..25).rev().map(|task| (task, "read"))).collect();
+    assert_eq!(samples, newest);
+    let [last, before, ..] = &live.error_samples[..] else { panic!("{live:?}") };
+    assert_eq!((last.code.as_str(), last.message.as_str()), ("UNKNOWN", &*"ä".repeat(128)), "its first 256 bytes");
+    assert_eq!((before.code.as_str(), before.message.as_str()), ("TIMEOUT", "task 24"));
+    assert!(moment(before.report_time) <= moment(last.report_time));
+
+    let rest = [failed(25..26, "read"), failed(26..30, "digest"), succeeded(26..30, "read")].concat();
+    assert!(stack[0].report("a", rest).await.unwrap().stop);
+    for gateway in stack.gateways() {
+        let ended = gateway.progress("a").await.unwrap();
+        assert_eq!(ended.source(), pb::Source::Snapshot);
+        assert_eq!(ended.error_samples[5..], live.error_samples[..15]);
+        assert_eq!(ended.error_counts.iter().map(|error| error.count).sum::<i64>(), 31);
+    }
+}
+
+/// Existence is not evidence: a tracker that is gone is not a job in which nothing happened.
+#[tokio::test]
+async fn of_a_running_job_without_a_tracker_nothing_is_known_and_nothing_is_zero() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("a", &["s"], 5)).await.unwrap();
+    stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
+    stack.redis.ask::<i64>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    for gateway in stack.gateways() {
+        let progress = gateway.progress("a").await.unwrap();
+        assert_eq!((progress.state(), progress.source()), (pb::JobState::Running, pb::Source::Fallback));
+        assert_eq!(progress.source_reason(), pb::SourceReason::TrackerMissing);
+        assert_eq!((progress.pending_task_count, progress.percent, progress.fraction), (None, None, None));
+        assert_eq!((progress.task_count, progress.stages[0].total_count), (5, 5), "the definition is known");
+        assert_eq!((progress.stages[0].pending_count, progress.revision), (None, None));
+        let refused = gateway.report("a", succeeded([4], "s")).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+    }
+    assert!(stack.redis.tracker("a").await.is_none(), "and nothing brings a blank one back");
+}
