@@ -11,6 +11,7 @@ mod ended_once;
 mod ending;
 mod jobs;
 mod layers;
+mod outages;
 mod reading;
 mod reporting_together;
 mod server_without_stores;

@@ -1,0 +1,108 @@
+//! Stores that fail for a while: nobody is told anything false, and no job fails of it.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::support::{Answer, Link, Stack, eventually, job, pb, stages, succeeded};
+
+/// Longer than the gateway of these tests waits for any store.
+const LATE: Duration = Duration::from_millis(800);
+
+/// What a call says that may simply be sent again.
+fn is_transient<T>(answer: &Answer<T>) -> bool {
+    answer.as_ref().is_err_and(|status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded))
+}
+
+async fn stack() -> Stack {
+    let impatient = Stack::of(1).links().setting("redis-timeout", "200ms").setting("postgres-timeout", "400ms");
+    impatient.setting("request-timeout", "2s").setting("reconcile-interval", "100ms").start().await
+}
+
+/// Scenario: one store after the other is slow, hangs, answers nothing or is away, in the middle of a run.
+#[tokio::test]
+async fn a_transient_error_never_fails_a_job() {
+    let stack = stack().await;
+    let gateway = &stack[0];
+    let faults = [Link::Slow(LATE), Link::Blackhole, Link::HalfOpen, Link::Cut];
+    let tasks = 2 * i64::try_from(faults.len()).unwrap() + 1;
+    let strict = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job("a", &["s"], tasks) };
+    gateway.create(strict).await.unwrap();
+    let links = [&gateway.links().redis, &gateway.links().postgres];
+    let mut task = 0;
+    for (link, fault) in links.into_iter().flat_map(|link| faults.map(|fault| (link, fault))) {
+        link.set(fault);
+        let report = gateway.report("a", succeeded([task], "s")).await;
+        assert!(report.is_ok() || is_transient(&report), "{fault:?}: {report:?}");
+        let read = gateway.progress("a").await;
+        let runs = read.as_ref().is_ok_and(|progress| progress.state() == pb::JobState::Running);
+        assert!(runs || is_transient(&read), "{fault:?}: {read:?}");
+        let got = gateway.get("a").await;
+        let runs = got.as_ref().is_ok_and(|job| job.state() == pb::JobState::Running);
+        assert!(runs || is_transient(&got), "{fault:?}: {got:?}");
+
+        link.set(Link::Open);
+        let report = async || gateway.report("a", succeeded([task], "s")).await.ok();
+        assert_eq!(eventually("a report is taken again", report).await.job_state(), pb::JobState::Running);
+        task += 1;
+        let live = async || {
+            let progress = gateway.progress("a").await.ok()?;
+            (progress.source() == pb::Source::Live).then(|| stages(&progress))
+        };
+        assert_eq!(eventually("a live read", live).await, [[tasks - task, task, 0, 0]], "after {fault:?}");
+    }
+    assert_eq!(gateway.report("a", succeeded([task], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
+}
+
+/// A job that is complete while Postgres is away has not ended, and nobody says so; it ends by itself afterwards.
+#[tokio::test]
+async fn a_job_that_is_complete_while_postgres_is_away_ends_once_it_is_back() {
+    let stack = stack().await;
+    let gateway = &stack[0];
+    for fault in [Link::Cut, Link::Blackhole] {
+        let id = format!("{fault:?}");
+        gateway.create(job(&id, &["s"], 2)).await.unwrap();
+        gateway.report(&id, succeeded([0], "s")).await.unwrap();
+        gateway.links().postgres.set(fault);
+        let answer = gateway.report(&id, succeeded([1], "s")).await.unwrap();
+        assert_eq!((answer.job_state(), answer.stop), (pb::JobState::Running, false), "what is marked is acknowledged");
+        let read = gateway.progress(&id).await.unwrap();
+        assert_eq!((read.state(), read.percent), (pb::JobState::Running, Some(100)));
+        // A report that meets the seal learns only that it is to come again.
+        assert!(is_transient(&gateway.report(&id, succeeded([0], "s")).await));
+
+        gateway.links().postgres.set(Link::Open);
+        let ended = async || {
+            let progress = gateway.progress(&id).await.ok()?;
+            (progress.state() == pb::JobState::Succeeded).then_some(progress)
+        };
+        let ended = eventually("the job ends", ended).await;
+        assert_eq!((ended.source(), stages(&ended)), (pb::Source::Snapshot, vec![[0, 2, 0, 0]]));
+        assert!(!ended.lower_bound);
+    }
+}
+
+/// Neither a start nor a cancel is half done, and both may simply be sent again.
+#[tokio::test]
+async fn starts_and_cancels_wait_for_the_stores() {
+    let stack = stack().await;
+    let gateway = &stack[0];
+    for (id, link) in [("redis", &gateway.links().redis), ("postgres", &gateway.links().postgres)] {
+        gateway.create(pb::CreateJobRequest { start: false, ..job(id, &["s"], 2) }).await.unwrap();
+        link.set(Link::Blackhole);
+        let start = gateway.start(id).await;
+        assert!(is_transient(&start), "{start:?}");
+        link.set(Link::Open);
+        let started = async || gateway.start(id).await.ok();
+        assert_eq!(eventually("the job starts", started).await.state(), pb::JobState::Running);
+        gateway.report(id, succeeded([0], "s")).await.unwrap();
+
+        link.set(Link::Cut);
+        let cancel = gateway.cancel(id, "enough").await;
+        assert!(is_transient(&cancel), "{cancel:?}");
+        link.set(Link::Open);
+        let cancelled = async || gateway.cancel(id, "enough").await.ok();
+        assert_eq!(eventually("the job is cancelled", cancelled).await.cancel_reason, "enough");
+        assert_eq!(stages(&gateway.progress(id).await.unwrap()), [[1, 1, 0, 0]]);
+    }
+}
