@@ -19,6 +19,7 @@ mod wait;
 
 pub use answers::{dispositions, moment, refusal, stages, tasks};
 pub use client::{Answer, Client};
+pub use directory::Directory;
 pub use gateway::{Fault, Gateway};
 pub use highwater::grpc::pb;
 pub use postgres::Database;

@@ -8,7 +8,7 @@ use highwater::domain::{JobId, Mark, Marking};
 use highwater::live::{Error, HEADER_BYTES, Header, Marked, Refusal, Seal};
 
 use super::header::{self, INCARNATION, Judgement, LAYOUT};
-use super::{Bench, TTL_BEFORE, job, marks, script, soon, succeeded};
+use super::{Bench, PATIENCE, TTL_BEFORE, job, marks, script, soon, succeeded};
 
 /// Everything that is done to a tracker.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +140,7 @@ impl Bench {
                 // What was uploaded for an opening that is refused goes away soon.
                 Open => {
                     assert_eq!(beside, [image.clone()], "{operation:?} on {}", damage.name);
-                    assert!(self.ttl(&image).await <= std::time::Duration::from_secs(10));
+                    assert!(self.ttl(&image).await <= PATIENCE);
                     let () = self.ask(&[b"DEL", image.as_bytes()]).await;
                 }
                 _ => assert_eq!(beside, [""; 0], "{operation:?} on {}", damage.name),

@@ -9,7 +9,6 @@ mod model;
 mod rate;
 mod time_held;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use highwater::deadline::Deadline;
@@ -17,6 +16,8 @@ use highwater::dev::Redis;
 use highwater::domain::{Change, JobId, Layout, Mark, Marking, Outcome};
 use highwater::live::{Header, Live, Marked, Refusal, Settings, Tracker};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+
+use crate::support::Directory;
 
 /// A script as the gateway sends it, to be called with what the gateway never sends.
 macro_rules! script {
@@ -32,6 +33,8 @@ use script;
 /// The time to live that scripts give, and the one that keys have before: a script that renews it is seen.
 const TRACKER_TTL: Duration = Duration::from_secs(7200);
 const TTL_BEFORE: Duration = Duration::from_secs(3600);
+/// So that no test hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What an ended job's tracker has left.
 const SEALED_TTL: Duration = Duration::from_secs(600);
 
@@ -41,27 +44,31 @@ struct Bench {
     live: Live,
     /// By hand: what the code under test does not do, and what it must not.
     hand: ConnectionManager,
-    directory: PathBuf,
+    _directory: Directory,
 }
 
 impl Bench {
     async fn start(settings: &[(&str, &str)]) -> Self {
-        let directory = std::env::temp_dir().join(format!("hw-{}", uuid::Uuid::new_v4().simple()));
+        let directory = Directory::new();
         let redis = Redis::start(&directory, settings).unwrap();
         let live = live(&redis);
         let client = redis::Client::open(redis.socket_url()).unwrap();
-        let patient = ConnectionManagerConfig::new().set_number_of_retries(20);
+        let patient = ConnectionManagerConfig::new().set_number_of_retries(20).set_response_timeout(Some(PATIENCE));
         let hand = ConnectionManager::new_with_config(client, patient).await.unwrap();
-        Self { redis, live, hand, directory }
+        Self { redis, live, hand, _directory: directory }
     }
 
-    /// A command by hand.
+    /// A command by hand; again, where the connection turns out to be that of a server which is gone.
     async fn ask<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> T {
         let mut command = redis::Cmd::new();
         for word in words {
             command.arg(*word);
         }
-        command.query_async(&mut self.hand.clone()).await.unwrap()
+        let mut answer = command.query_async(&mut self.hand.clone()).await;
+        while answer.as_ref().is_err_and(redis::RedisError::is_connection_dropped) {
+            answer = command.query_async(&mut self.hand.clone()).await;
+        }
+        answer.unwrap()
     }
 
     /// Whatever lies there, as Redis would move it elsewhere; `None` for nothing.
@@ -120,8 +127,12 @@ impl Bench {
     /// The status that a script answers, or the error that it raises.
     async fn run(&self, script: &redis::Script, keys: &[String], arguments: &[&[u8]]) -> Result<String, String> {
         let mut call = script.prepare_invoke();
-        keys.iter().for_each(|key| drop(call.key(key)));
-        arguments.iter().for_each(|argument| drop(call.arg(*argument)));
+        for key in keys {
+            call.key(key);
+        }
+        for argument in arguments {
+            call.arg(*argument);
+        }
         let reply: redis::RedisResult<Vec<Vec<u8>>> = call.invoke_async(&mut self.hand.clone()).await;
         reply.map(|parts| String::from_utf8(parts[0].clone()).unwrap()).map_err(|error| error.to_string())
     }
@@ -131,17 +142,9 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.redis.kill();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
 fn live(redis: &Redis) -> Live {
     let url = redis.socket_url();
-    let timeout = Duration::from_secs(10);
-    Live::new(&Settings { url, timeout, tracker_ttl: TRACKER_TTL, sealed_ttl: SEALED_TTL }).unwrap()
+    Live::new(&Settings { url, timeout: PATIENCE, tracker_ttl: TRACKER_TTL, sealed_ttl: SEALED_TTL }).unwrap()
 }
 
 /// The tracker's key. Once more, since other gateways, versions and people rely on it.
@@ -154,7 +157,7 @@ fn job(name: &str) -> JobId {
 }
 
 fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(10))
+    Deadline::after(PATIENCE)
 }
 
 fn succeeded(task: u32, stage: usize) -> Mark {
@@ -163,9 +166,4 @@ fn succeeded(task: u32, stage: usize) -> Mark {
 
 fn failed(task: u32, stage: usize) -> Mark {
     Mark { task, stage, outcome: Outcome::Failed }
-}
-
-/// Marks every task at every stage as succeeded.
-fn all_succeeded(layout: Layout) -> Vec<Mark> {
-    (0..layout.total).flat_map(|task| (0..layout.stages).map(move |stage| succeeded(task, stage))).collect()
 }
