@@ -1,16 +1,17 @@
 //! A tracker does what a plain model says, whatever is asked of it in whatever order; and at every moment its counts
 //! are those of its cells (invariants I2, I3).
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use highwater::domain::{Cause, Cells, Counts, JobId, Layout, Mark, Marking, Outcome, StageCounts, Status};
+use highwater::domain::{Cause, Cells, Counts, JobId, Layout, Mark, Marking, Outcome, Status};
 use highwater::live::{HEADER_BYTES, Header, Marked, Refusal, Seal, Tracker};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
 use super::header::summed;
-use super::{Bench, SEALED_TTL, TRACKER_TTL, TTL_BEFORE, marks, soon};
+use super::{Bench, SEALED_TTL, TRACKER_TTL, TTL_BEFORE, marks, soon, succeeded};
 
 /// What callers do to a tracker, and what befalls it. The numbers are incarnations.
 #[derive(Debug, Clone)]
@@ -43,8 +44,8 @@ enum Footing {
 enum Expected {
     Blank,
     Current,
-    /// What others have changed since.
-    Stale,
+    /// What others have changed since: one of the places that are compared, by number.
+    Stale(usize),
 }
 
 /// The model of one tracker.
@@ -68,16 +69,13 @@ impl Held {
 
     /// Sets a mark; whether it was new.
     fn mark(&mut self, mark: Mark) -> bool {
-        let best = self.best.entry((mark.task, mark.stage));
-        let new = match (&best, mark.outcome) {
-            (std::collections::btree_map::Entry::Vacant(_), _) => true,
-            (std::collections::btree_map::Entry::Occupied(held), Outcome::Succeeded) => *held.get() == Outcome::Failed,
-            (_, Outcome::Failed) => false,
-        };
-        if new {
-            best.insert_entry(mark.outcome);
+        match self.best.entry((mark.task, mark.stage)) {
+            Entry::Occupied(held) if *held.get() == Outcome::Succeeded || mark.outcome == Outcome::Failed => false,
+            better => {
+                better.insert_entry(mark.outcome);
+                true
+            }
         }
-        new
     }
 
     fn status(&self, task: u32, stage: usize) -> Status {
@@ -90,16 +88,24 @@ impl Held {
         }
     }
 
+    /// The tasks that something was reported of.
+    fn tasks(&self) -> BTreeSet<u32> {
+        self.best.keys().map(|(task, _)| *task).collect()
+    }
+
     fn counts(&self, layout: Layout) -> Counts {
-        let count = |stage, status| {
-            u32::try_from((0..layout.total).filter(|task| self.status(*task, stage) == status).count()).unwrap()
-        };
-        let stages = (0..layout.stages).map(|stage| StageCounts {
-            succeeded: count(stage, Status::Succeeded),
-            failed: count(stage, Status::Failed),
-            skipped: count(stage, Status::Skipped),
-        });
-        Counts { total: layout.total, stages: stages.collect() }
+        let mut counts = Counts::none(layout.total, layout.stages);
+        for task in self.tasks() {
+            for (stage, counts) in counts.stages.iter_mut().enumerate() {
+                match self.status(task, stage) {
+                    Status::Pending => {}
+                    Status::Succeeded => counts.succeeded += 1,
+                    Status::Failed => counts.failed += 1,
+                    Status::Skipped => counts.skipped += 1,
+                }
+            }
+        }
+        counts
     }
 
     /// What everyone is refused who comes with an incarnation; and who wants to change something that is sealed.
@@ -224,8 +230,9 @@ impl Pair<'_> {
         let step = Marking::plan(self.layout, marks.iter().copied()).remove(0);
         let current = self.current(&step).await;
         let mut bytes = if matches!(expected, Expected::Blank) { step.blank() } else { current.clone() };
-        if let (Expected::Stale, Some(byte)) = (expected, bytes.first_mut().and_then(|run| run.first_mut())) {
-            *byte ^= 0xff;
+        if let (Expected::Stale(number), false) = (expected, bytes.is_empty()) {
+            let place = number % bytes.len();
+            bytes[place][0] ^= 0xff;
         }
         let change = step.apply(&bytes).unwrap();
         let report = (&step, &bytes[..], &change);
@@ -306,7 +313,7 @@ impl Pair<'_> {
         let cells = Cells::new(self.layout, bytes[HEADER_BYTES..].to_vec()).unwrap();
         prop_assert_eq!(&header.counts, &cells.count());
         prop_assert_eq!(&header.counts, &held.counts(self.layout));
-        for task in 0..self.layout.total {
+        for task in held.tasks() {
             let statuses: Vec<_> = cells.cell(task).statuses(self.layout.stages).collect();
             let expected: Vec<_> = (0..self.layout.stages).map(|stage| held.status(task, stage)).collect();
             prop_assert_eq!(statuses, expected, "task {}", task);
@@ -321,29 +328,44 @@ impl Pair<'_> {
     }
 }
 
-fn a_mark(layout: Layout) -> impl Strategy<Value = Mark> {
+/// A job of which every `spread`th task is reported, and now and then every single one.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    layout: Layout,
+    spread: u32,
+}
+
+fn a_mark(Plan { layout, spread }: Plan) -> impl Strategy<Value = Mark> {
     let outcome = prop_oneof![3 => Just(Outcome::Succeeded), 1 => Just(Outcome::Failed)];
-    (0..layout.total, 0..layout.stages, outcome).prop_map(|(task, stage, outcome)| Mark { task, stage, outcome })
+    (0..layout.total / spread, 0..layout.stages, outcome).prop_map(move |(number, stage, outcome)| Mark {
+        task: number * spread,
+        stage,
+        outcome,
+    })
 }
 
-/// Everything that is pending or failed, as a worker that catches up would say.
-fn the_rest(layout: Layout) -> Vec<Mark> {
-    let all = (0..layout.total).flat_map(|task| (0..layout.stages).map(move |stage| (task, stage)));
-    all.map(|(task, stage)| Mark { task, stage, outcome: Outcome::Succeeded }).collect()
+/// What a worker reports that has caught up.
+fn all(layout: Layout) -> Vec<Mark> {
+    (0..layout.total).flat_map(|task| (0..layout.stages).map(move |stage| succeeded(task, stage))).collect()
 }
 
-fn a_command(layout: Layout) -> impl Strategy<Value = Command> {
+fn a_command(plan: Plan) -> impl Strategy<Value = Command> {
     // Mostly the same, so that there is something to refuse only now and then.
     let incarnation = || prop_oneof![12 => Just(1_u64), 2 => Just(2), 1 => Just(3)];
     let footing = || prop_oneof![Just(Footing::Adopted), Just(Footing::Postgres)];
-    let expected = prop_oneof![1 => Just(Expected::Blank), 6 => Just(Expected::Current), 1 => Just(Expected::Stale)];
-    let some = prop::collection::vec(a_mark(layout), 0..8);
+    let expected = prop_oneof![
+        1 => Just(Expected::Blank),
+        6 => Just(Expected::Current),
+        1 => any::<usize>().prop_map(Expected::Stale),
+    ];
+    let some = prop::collection::vec(a_mark(plan), 0..8);
+    let every = all(plan.layout);
     prop_oneof![
         2 => incarnation().prop_map(Command::Open),
         4 => incarnation().prop_map(Command::Adopt),
         16 => (incarnation(), footing(), expected, some).prop_map(|(i, f, e, marks)| Command::Report(i, f, e, marks)),
         1 => (incarnation(), footing())
-            .prop_map(move |(i, f)| Command::Report(i, f, Expected::Current, the_rest(layout))),
+            .prop_map(move |(i, f)| Command::Report(i, f, Expected::Current, every.clone())),
         2 => incarnation().prop_map(Command::SealComplete),
         1 => incarnation().prop_map(Command::SealCancelled),
         1 => incarnation().prop_map(Command::Expire),
@@ -354,11 +376,16 @@ fn a_command(layout: Layout) -> impl Strategy<Value = Command> {
     ]
 }
 
+/// A small job, or one whose tasks lie so far apart that each is a place of its own.
 fn a_life() -> impl Strategy<Value = (Layout, Vec<Command>)> {
-    (1_u32..12, 1_usize..=8).prop_flat_map(|(total, stages)| {
-        let layout = Layout { total, stages };
-        (Just(layout), prop::collection::vec(a_command(layout), 1..60))
-    })
+    let small =
+        (1_u32..12, 1_usize..=8).prop_map(|(total, stages)| Plan { layout: Layout { total, stages }, spread: 1 });
+    let wide = (2_u32..6, 6_usize..=8).prop_map(|(number, stages)| {
+        let spread = 200;
+        Plan { layout: Layout { total: number * spread, stages }, spread }
+    });
+    prop_oneof![3 => small, 1 => wide]
+        .prop_flat_map(|plan| (Just(plan.layout), prop::collection::vec(a_command(plan), 1..60)))
 }
 
 #[test]
