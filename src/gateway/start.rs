@@ -3,7 +3,7 @@
 //! In this order, since a starter that stalls must not be able to open a believable tracker for a job that others have
 //! started, cancelled or finished meanwhile. Each start has an incarnation of its own, issued by Postgres.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::jobs::blank_ending;
@@ -16,20 +16,21 @@ use crate::live::Refusal;
 
 /// How often a start begins again after another one was faster, or Redis was restarted under it.
 const ATTEMPTS: u32 = 8;
-/// The longest pause before the second attempt; it doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(4);
 
 impl Gateway {
     /// Starts a PENDING job; a RUNNING one is answered as it is. A job without tasks succeeds at once, and again.
     pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
+        let mut took = Duration::ZERO;
         for attempt in 0..=ATTEMPTS {
             let job = self.get(id, deadline).await?;
             match job.state {
                 JobState::Pending if attempt == ATTEMPTS => break,
                 JobState::Pending if job.definition.task_count == 0 => self.succeed_at_start(&job, deadline).await?,
                 JobState::Pending => {
-                    tokio::time::sleep(step_back(attempt).min(deadline.remaining())).await;
+                    tokio::time::sleep(step_back(attempt, took).min(deadline.remaining() / 4)).await;
+                    let begun = Instant::now();
                     self.try_start(&job, deadline).await?;
+                    took = begun.elapsed();
                 }
                 JobState::Running => return Ok(job),
                 JobState::Succeeded if job.definition.task_count == 0 => return Ok(job),
@@ -75,10 +76,9 @@ impl Gateway {
     }
 }
 
-/// How long a starter stands back that has lost before: of many at once, each takes the one before its incarnation
-/// away, and none would get to its commit.
-fn step_back(attempt: u32) -> Duration {
+/// How long a starter stands back whose last attempt took so long and lost. Of many at once each takes the one before
+/// its incarnation away, and none would get to its commit: they have to come so far apart that one has time for it.
+fn step_back(attempt: u32, took: Duration) -> Duration {
     let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
-    let longest = if attempt == 0 { Duration::ZERO } else { FIRST_PAUSE * 2_u32.pow(attempt - 1) };
-    longest.mul_f64(random)
+    (took * 2_u32.pow(attempt)).mul_f64(random)
 }
