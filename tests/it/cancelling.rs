@@ -38,7 +38,7 @@ async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
     let late = random.one_in(2);
     let wait = async |waits: bool| {
         if waits {
-            tokio::time::sleep(head_start).await
+            tokio::time::sleep(head_start).await;
         }
     };
     let report = async {

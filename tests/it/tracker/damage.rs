@@ -139,7 +139,7 @@ impl Bench {
             match operation {
                 // What was uploaded for an opening that is refused goes away soon.
                 Open => {
-                    assert_eq!(beside, [image.clone()], "{operation:?} on {}", damage.name);
+                    assert_eq!(beside, std::slice::from_ref(&image), "{operation:?} on {}", damage.name);
                     assert!(self.ttl(&image).await <= PATIENCE);
                     let () = self.ask(&[b"DEL", image.as_bytes()]).await;
                 }

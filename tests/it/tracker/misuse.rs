@@ -7,6 +7,9 @@ use time::OffsetDateTime;
 use super::header::{INCARNATION, LAYOUT};
 use super::{Bench, job, marks, script, soon};
 
+/// What it is, what the script answers, and the arguments that are not always the same.
+type Case<'a> = (&'a str, Result<String, String>, [&'a [u8]; 6]);
+
 #[tokio::test]
 async fn a_report_that_the_gateway_would_not_send_changes_nothing() {
     let bench = Bench::start(&[]).await;
@@ -22,7 +25,7 @@ async fn a_report_that_the_gateway_would_not_send_changes_nothing() {
     let invalid = || Ok("INVALID".to_owned());
     let corrupt = || Ok("CORRUPT".to_owned());
     // What is added to the counts, how many are done, the first and the last byte, what is expected, what is new.
-    let cases: [(&str, Result<String, String>, [&[u8]; 6]); 9] = [
+    let cases: [Case; 9] = [
         ("new bytes are more", invalid(), [&none, b"1", b"256", b"257", blank, b"abc"]),
         ("new bytes are fewer", invalid(), [&none, b"1", b"256", b"257", blank, b"a"]),
         ("the bytes are the header's", invalid(), [&none, b"1", b"0", b"1", header, b"ab"]),
