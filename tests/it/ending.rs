@@ -1,9 +1,11 @@
 //! How a job ends, what is kept of it, and what workers are told from then on.
 
+use std::time::Instant;
+
 use pb::Disposition::Superseded;
 
 use crate::support::{
-    Fault, Stack, dispositions, eventually, failed, failed_with, job, moment, pb, stages, succeeded, tasks,
+    Client, Fault, Stack, dispositions, eventually, failed, failed_with, job, moment, pb, stages, succeeded, tasks,
 };
 
 /// How many gateways' commits ended a job.
@@ -95,6 +97,47 @@ async fn many_jobs_whose_last_two_reports_come_together_end_once_each() {
     assert_eq!(commits(&stack), 50);
 }
 
+/// Reads until the job has ended; returns when the last read began that showed it running, if one did, and when the
+/// first answer came that did not.
+async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
+    let mut running = None;
+    loop {
+        let begun = Instant::now();
+        match gateway.progress(&id).await.unwrap().state() {
+            pb::JobState::Running => running = Some(begun),
+            _ => return (running, Instant::now()),
+        }
+    }
+}
+
+/// Invariant I6, through three gateways of which one is told the end and the others have just seen the job running.
+#[tokio::test]
+async fn no_read_that_begins_after_somebody_saw_a_job_ended_shows_it_running() {
+    let stack = Stack::start(3).await;
+    for number in 0..40 {
+        let id = format!("job-{number}");
+        stack[0].create(job(&id, &["s"], 1)).await.unwrap();
+        let readers = [1, 2].map(|reader| tokio::spawn(follow(stack[reader].client(), id.clone())));
+        // Seen running by all of them.
+        for gateway in stack.gateways() {
+            assert_eq!(gateway.progress(&id).await.unwrap().state(), pb::JobState::Running);
+        }
+        if number % 2 == 0 {
+            stack[0].report(&id, succeeded([0], "s")).await.unwrap();
+        } else {
+            stack[0].cancel(&id, "enough").await.unwrap();
+        }
+        let mut ended = Instant::now();
+        let mut running = Vec::new();
+        for reader in readers {
+            let (last_running, first_ended) = reader.await.unwrap();
+            running.extend(last_running);
+            ended = ended.min(first_ended);
+        }
+        assert!(running.iter().all(|begun| *begun <= ended), "{id}: {ended:?} {running:?}");
+    }
+}
+
 /// Also when the sealed tracker is gone, and the gateway has never heard of the job.
 #[tokio::test]
 async fn a_report_after_the_end_is_superseded_and_recreates_nothing() {
@@ -167,9 +210,8 @@ async fn a_job_survives_all_of_its_gateways() {
 /// A tracker that was opened for a start which never came to its commit: the gateway died in between.
 #[tokio::test]
 async fn an_orphaned_tracker_goes_away_and_a_running_jobs_stays() {
-    let settings =
-        |builder: crate::support::Builder| builder.setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");
-    let mut stack = settings(Stack::of(2)).start().await;
+    let short_lived = Stack::of(2).setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");
+    let mut stack = short_lived.start().await;
     stack[1].create(job("running", &["s"], 2)).await.unwrap();
     stack[0].order("start.opened", Fault::Kill);
     stack[0].create(job("orphan", &["s"], 2)).await.unwrap_err();

@@ -89,10 +89,6 @@ impl Gateway {
         self.address
     }
 
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) {
         eventually("a gateway ends", async || self.process.ended().then_some(())).await;
@@ -130,11 +126,6 @@ impl Gateway {
         let unfinished = faults(&self.directory).join("unfinished");
         std::fs::write(&unfinished, what).unwrap();
         std::fs::rename(unfinished, self.order_file(point)).unwrap();
-    }
-
-    /// Takes an order back that nobody has come by yet.
-    pub fn withdraw(&self, point: &str) {
-        std::fs::remove_file(self.order_file(point)).unwrap();
     }
 
     /// Waits until the order is obeyed: the gateway stalls there, or dies.
