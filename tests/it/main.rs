@@ -10,6 +10,7 @@ mod docs;
 mod ended_once;
 mod ending;
 mod jobs;
+mod faults;
 mod layers;
 mod outages;
 mod reading;

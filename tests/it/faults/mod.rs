@@ -1,0 +1,80 @@
+//! What goes wrong between any two steps: gateways that die or stall, stores that are away, forget, or lie.
+
+mod dead_gateways;
+// mod stalled_gateways;
+
+use highwater::domain::{Cells, Counts, Layout, Mark, Outcome};
+use highwater::store::Snapshot;
+use sqlx::Row;
+
+use crate::support::{Gateway, Stack, eventually, failed, job, pb, succeeded};
+
+/// The jobs of these tests: two stages, six tasks, of which the last fails at the first stage.
+const STAGES: [&str; 2] = ["read", "digest"];
+const TASKS: u32 = 6;
+
+fn six_tasks(id: &str) -> pb::CreateJobRequest {
+    job(id, &STAGES, TASKS.into())
+}
+
+/// All results of such a job, in three reports.
+fn reports() -> [Vec<pb::TaskResult>; 3] {
+    [succeeded(0..3, "read"), [succeeded(3..5, "read"), failed([5], "read")].concat(), succeeded(0..5, "digest")]
+}
+
+/// Where they lead: pending, succeeded, failed and skipped of each stage.
+const DONE: [[i64; 4]; 2] = [[0, 5, 1, 0], [0, 5, 0, 1]];
+
+/// An ended job as Postgres stores it.
+#[derive(Debug, Clone, PartialEq)]
+struct Stored {
+    state: String,
+    cancel_reason: String,
+    snapshot: Snapshot,
+    cells: Vec<u8>,
+    /// The transaction that wrote the row last.
+    written_by: String,
+}
+
+impl Stored {
+    async fn of(stack: &Stack, id: &str) -> Self {
+        let query = format!(
+            "SELECT state, cancel_reason, snapshot::text AS snapshot, xmin::text AS written_by FROM jobs
+             WHERE job_id = '{id}'"
+        );
+        let row = stack.postgres.row(&query).await;
+        let stored = Self {
+            state: row.get("state"),
+            cancel_reason: row.get("cancel_reason"),
+            snapshot: serde_json::from_str(row.get("snapshot")).unwrap(),
+            cells: stack.postgres.cells(id).await,
+            written_by: row.get("written_by"),
+        };
+        assert_eq!(stored.snapshot.counts, stored.marks().count(), "the counts of {id} are those of its cells");
+        stored
+    }
+
+    fn marks(&self) -> Cells {
+        let Counts { total, stages } = &self.snapshot.counts;
+        Cells::new(Layout { total: *total, stages: stages.len() }, self.cells.clone()).unwrap()
+    }
+
+    /// Fails unless every one of these results is in it.
+    fn holds(&self, results: &[pb::TaskResult]) {
+        for result in results {
+            let outcome =
+                if result.outcome() == pb::Outcome::Succeeded { Outcome::Succeeded } else { Outcome::Failed };
+            let stage = STAGES.iter().position(|stage| *stage == result.stage).unwrap();
+            let task = u32::try_from(result.task).unwrap();
+            let (cell, bits) = (self.marks().cell(task), Mark { task, stage, outcome }.bits(STAGES.len()));
+            assert_eq!(cell.merge(bits), cell, "an acknowledged result is missing: {result:?}");
+        }
+    }
+}
+
+/// Waits until Postgres says that the job has ended. Asking does not end it.
+async fn ended(gateway: &Gateway, id: &str) -> pb::Job {
+    let what = format!("{id} ends");
+    let has_ended = |job: &pb::Job| !matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
+    eventually(&what, async || gateway.get(id).await.ok().filter(has_ended)).await
+}
