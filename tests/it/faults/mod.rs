@@ -1,7 +1,7 @@
 //! What goes wrong between any two steps: gateways that die or stall, stores that are away, forget, or lie.
 
 mod dead_gateways;
-// mod stalled_gateways;
+mod stalled_gateways;
 
 use highwater::domain::{Cells, Counts, Layout, Mark, Outcome};
 use highwater::store::Snapshot;
@@ -62,8 +62,7 @@ impl Stored {
     /// Fails unless every one of these results is in it.
     fn holds(&self, results: &[pb::TaskResult]) {
         for result in results {
-            let outcome =
-                if result.outcome() == pb::Outcome::Succeeded { Outcome::Succeeded } else { Outcome::Failed };
+            let outcome = if result.outcome() == pb::Outcome::Succeeded { Outcome::Succeeded } else { Outcome::Failed };
             let stage = STAGES.iter().position(|stage| *stage == result.stage).unwrap();
             let task = u32::try_from(result.task).unwrap();
             let (cell, bits) = (self.marks().cell(task), Mark { task, stage, outcome }.bits(STAGES.len()));
