@@ -1,6 +1,7 @@
 //! What goes wrong between any two steps: gateways that die or stall, stores that are away, forget, or lie.
 
 mod dead_gateways;
+mod redis_faults;
 mod stalled_gateways;
 
 use highwater::domain::{Cells, Counts, Layout, Mark, Outcome};
