@@ -1,14 +1,17 @@
 //! What goes wrong between any two steps: gateways that die or stall, stores that are away, forget, or lie.
 
 mod dead_gateways;
+mod finishing;
+mod postgres_faults;
 mod redis_faults;
 mod stalled_gateways;
 
 use highwater::domain::{Cells, Counts, Layout, Mark, Outcome};
 use highwater::store::Snapshot;
 use sqlx::Row;
+use tokio::task::JoinHandle;
 
-use crate::support::{Gateway, Stack, eventually, failed, job, pb, succeeded};
+use crate::support::{Answer, Gateway, Stack, eventually, failed, job, pb, succeeded};
 
 /// The jobs of these tests: two stages, six tasks, of which the last fails at the first stage.
 const STAGES: [&str; 2] = ["read", "digest"];
@@ -77,4 +80,9 @@ async fn ended(gateway: &Gateway, id: &str) -> pb::Job {
     let what = format!("{id} ends");
     let has_ended = |job: &pb::Job| !matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
     eventually(&what, async || gateway.get(id).await.ok().filter(has_ended)).await
+}
+
+/// Runs a call to a gateway beside the test.
+fn beside<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
+    tokio::spawn(call)
 }

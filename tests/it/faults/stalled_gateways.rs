@@ -4,20 +4,14 @@
 use std::time::{Duration, Instant};
 
 use highwater::fault::POINTS;
-use tokio::task::JoinHandle;
 use tonic::Code;
 
-use super::{DONE, Stored, ended, reports, six_tasks};
-use crate::support::{Answer, Fault, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
+use super::{DONE, Stored, beside, ended, reports, six_tasks};
+use crate::support::{Fault, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
 
 /// The points between the last mark and the end.
 fn points_of_a_finish() -> impl Iterator<Item = &'static str> {
     POINTS.into_iter().filter(|point| point.starts_with("finish.") || point.starts_with("commit."))
-}
-
-/// Runs a call to a gateway beside the test.
-fn beside<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
-    tokio::spawn(call)
 }
 
 /// Scenarios 13 and 16. Each job's finish stalls at another point, and at last the whole process does. A transaction
@@ -51,15 +45,16 @@ async fn a_finish_that_wakes_up_after_another_changes_nothing() {
     }
 
     stack[0].resume();
-    for (point, end) in points_of_a_finish().zip(ends) {
-        let expires = "finish.expired";
-        if point != expires {
-            stack[0].order(expires, Fault::Stall);
+    // The last step comes first, since it is also how the others show that they are through.
+    let last = "finish.expired";
+    for (point, end) in points_of_a_finish().zip(ends).collect::<Vec<_>>().into_iter().rev() {
+        if point != last {
+            stack[0].order(last, Fault::Stall);
         }
         stack[0].release(point);
-        if point != expires {
-            stack[0].reached(expires).await;
-            stack[0].release(expires);
+        if point != last {
+            stack[0].reached(last).await;
+            stack[0].release(last);
         }
         assert_eq!(Stored::of(&stack, point).await, end, "{point}");
         for gateway in stack.gateways() {
