@@ -11,7 +11,7 @@ use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, 
 use pb::{Disposition, JobState, Source, SourceReason};
 
 /// Short, so that a test need not wait.
-const TIMEOUT: (&str, &str) = ("postgres-timeout", "500ms");
+const TIMEOUT: (&str, &str) = ("postgres-timeout", "1s");
 
 fn refused_for_postgres(refused: &Status) {
     assert_eq!(refusal(refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
@@ -133,8 +133,10 @@ async fn a_report_that_meets_a_seal_is_superseded_only_once_the_end_is_committed
 /// COMMIT arrives, and its answer does not. Whoever is told something is told what is so.
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_ends_the_job_once() {
-    let stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    let mut stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
     for round in 0..3 {
+        // So that it does not commit first.
+        stack[1].pause();
         let id = format!("round-{round}");
         stack[0].create(six_tasks(&id)).await.unwrap();
         stack[0].report(&id, reports()[0].clone()).await.unwrap();
@@ -144,6 +146,7 @@ async fn a_commit_whose_answer_is_lost_ends_the_job_once() {
         stack[0].reached("commit.written").await;
         stack[0].links().postgres.set(Link::HalfOpen);
         stack[0].release("commit.written");
+        stack[1].resume();
         assert_eq!(ended(&stack[1], &id).await.state(), JobState::Cancelled);
         let end = Stored::of(&stack, &id).await;
 
