@@ -1,0 +1,169 @@
+//! Stores that hang, which is worse than stores that are away: every call is answered in time all the same, by its own
+//! deadline if it has one, and no deadline of a caller waits for a timeout of the gateway's.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use highwater::grpc::pb;
+use tonic::Status;
+
+use super::wire::{CANCEL_JOB, CREATE_JOB, GET_JOB, GET_PROGRESS, REPORT_RESULTS, START_JOB, Wire, of, report};
+use super::{answered, no_fault_was_logged, read, small};
+use crate::support::{Link, Stack, eventually, stages, succeeded};
+
+/// How long the gateway of this test waits for a store.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The caller's deadline, shorter than that, as it is on the wire.
+const SOON: Duration = Duration::from_millis(300);
+const SOON_HEADER: (&str, &[u8]) = ("grpc-timeout", b"300m");
+/// What a busy machine may add.
+const SLACK: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    RedisSilent,
+    RedisStopped,
+    PostgresSilent,
+    PostgresStopped,
+    BothSilent,
+}
+
+use Fault::{BothSilent, PostgresSilent, PostgresStopped, RedisSilent, RedisStopped};
+
+impl Fault {
+    /// Begins, or ends.
+    fn set(self, stack: &mut Stack, hangs: bool) {
+        let link = if hangs { Link::Blackhole } else { Link::Open };
+        match (self, hangs) {
+            (RedisSilent, _) => stack[0].links().redis.set(link),
+            (PostgresSilent, _) => stack[0].links().postgres.set(link),
+            (BothSilent, _) => {
+                stack[0].links().redis.set(link);
+                stack[0].links().postgres.set(link);
+            }
+            (RedisStopped, true) => stack.redis.pause(),
+            (RedisStopped, false) => stack.redis.resume(),
+            (PostgresStopped, true) => stack.postgres.own_server().pause(),
+            (PostgresStopped, false) => stack.postgres.own_server().resume(),
+        }
+    }
+}
+
+/// An answer, in time: not later than `limit`, and an end by the deadline not before it.
+async fn in_time(limit: Duration, call: impl Future<Output = Result<(), Status>>) -> String {
+    let asked = Instant::now();
+    let answer = answered(call.await);
+    let took = asked.elapsed();
+    assert!(took < limit + SLACK, "{answer} after {took:?}");
+    answer
+}
+
+/// Every method, with a deadline that is shorter than the gateway's patience, and without one.
+async fn rows(stack: &Stack, wire: &Wire, fault: Fault) -> Vec<String> {
+    let id = |what: &str| format!("{what}-{fault:?}");
+    let mut rows = Vec::new();
+    // A call may ask both stores, one of them twice.
+    let patient = 3 * PATIENCE;
+    // The read first: nothing has told this gateway lately that the job runs.
+    let of_jobs = [(GET_PROGRESS, "running"), (GET_JOB, "running"), (START_JOB, "pending"), (CANCEL_JOB, "cancel")];
+    for (path, what) in of_jobs {
+        let soon = in_time(SOON, wire.with_headers(path, of(&id(what)), &[SOON_HEADER])).await;
+        let later = in_time(patient, wire.call(path, of(&id(what)))).await;
+        rows.push(format!("{fault:?}, {}: {later}; soon: {soon}", super::method(path)));
+    }
+    rows.push(format!("{fault:?}, what the read says: {}", read(&stack[0].client(), &id("running")).await));
+    let new = pb::CreateJobRequest { job_id: id("new"), ..small("") };
+    let soon = in_time(SOON, wire.with_headers(CREATE_JOB, new.clone(), &[SOON_HEADER])).await;
+    let later = in_time(patient, wire.call(CREATE_JOB, new)).await;
+    rows.push(format!("{fault:?}, CreateJob: {later}; soon: {soon}"));
+    let results = |task| report(&id("running"), succeeded([task], "read"));
+    let soon = in_time(SOON, wire.with_headers(REPORT_RESULTS, results(1), &[SOON_HEADER])).await;
+    let later = in_time(patient, wire.call(REPORT_RESULTS, results(2))).await;
+    rows.push(format!("{fault:?}, ReportResults: {later}; soon: {soon}"));
+    rows
+}
+
+/// The same calls go through once the store is back, and nothing was done by halves.
+async fn goes_on(stack: &Stack, fault: Fault) {
+    let client = stack[0].client();
+    let id = |what: &str| format!("{what}-{fault:?}");
+    let created = async || client.create(pb::CreateJobRequest { job_id: id("new"), ..small("") }).await.ok();
+    assert_eq!(eventually("a job is created", created).await.state(), pb::JobState::Running);
+    let started = async || client.start(&id("pending")).await.ok();
+    assert_eq!(eventually("a job starts", started).await.state(), pb::JobState::Running);
+    let cancelled = async || client.cancel(&id("cancel"), "").await.ok();
+    assert_eq!(eventually("a job is cancelled", cancelled).await.state(), pb::JobState::Cancelled);
+    let reported = async || client.report(&id("running"), succeeded(0..5, "read")).await.ok();
+    assert_eq!(eventually("a report is taken", reported).await.job_state(), pb::JobState::Running);
+    for (what, expected) in [("new", [[5, 0, 0, 0], [5, 0, 0, 0]]), ("running", [[0, 5, 0, 0], [5, 0, 0, 0]])] {
+        let progress = client.progress(&id(what)).await.unwrap();
+        assert_eq!((stages(&progress), progress.source()), (expected.to_vec(), pb::Source::Live), "{}", id(what));
+    }
+}
+
+/// A gateway of its own, with jobs in it, whose stores then hang.
+async fn table(fault: Fault) -> String {
+    let patience = format!("{}ms", PATIENCE.as_millis());
+    let mut builder = Stack::of(1).links().setting("redis-timeout", &patience).setting("postgres-timeout", &patience);
+    if matches!(fault, PostgresStopped) {
+        builder = builder.own_postgres(&[]);
+    }
+    let mut stack = builder.start().await;
+    let wire = Wire::to(stack[0].address()).await;
+    for (what, start) in [("pending", false), ("cancel", true), ("running", true)] {
+        let new = pb::CreateJobRequest { start, ..small(&format!("{what}-{fault:?}")) };
+        stack[0].create(new).await.unwrap();
+    }
+    stack[0].report(&format!("running-{fault:?}"), succeeded([0], "read")).await.unwrap();
+    // Until the gateway does not take its own word for it any more that the job runs.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    fault.set(&mut stack, true);
+    let rows = rows(&stack, &wire, fault).await;
+    fault.set(&mut stack, false);
+    goes_on(&stack, fault).await;
+    no_fault_was_logged(&stack);
+    rows.join("\n")
+}
+
+#[tokio::test]
+async fn every_call_is_answered_in_time_when_a_store_hangs() {
+    let faults = [RedisSilent, RedisStopped, PostgresSilent, PostgresStopped, BothSilent];
+    let tables = join_all(faults.map(table)).await;
+    insta::assert_snapshot!(tables.join("\n"), @r"
+    RedisSilent, GetProgress: Ok; soon: Ok
+    RedisSilent, GetJob: Ok; soon: Ok
+    RedisSilent, StartJob: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    RedisSilent, CancelJob: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    RedisSilent, what the read says: Ok RUNNING FALLBACK REDIS_UNREACHABLE no counts
+    RedisSilent, CreateJob: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    RedisSilent, ReportResults: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    RedisStopped, GetProgress: Ok; soon: Ok
+    RedisStopped, GetJob: Ok; soon: Ok
+    RedisStopped, StartJob: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    RedisStopped, CancelJob: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    RedisStopped, what the read says: Ok RUNNING FALLBACK REDIS_UNREACHABLE no counts
+    RedisStopped, CreateJob: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    RedisStopped, ReportResults: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresSilent, GetProgress: Ok; soon: Ok
+    PostgresSilent, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresSilent, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresSilent, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresSilent, what the read says: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded
+    PostgresSilent, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresSilent, ReportResults: Ok; soon: Ok
+    PostgresStopped, GetProgress: Ok; soon: Ok
+    PostgresStopped, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresStopped, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresStopped, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresStopped, what the read says: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded
+    PostgresStopped, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    PostgresStopped, ReportResults: Ok; soon: Ok
+    BothSilent, GetProgress: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: Unavailable POSTGRES_UNAVAILABLE retry=1s
+    BothSilent, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    BothSilent, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    BothSilent, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    BothSilent, what the read says: Unavailable POSTGRES_UNAVAILABLE retry=1s
+    BothSilent, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    BothSilent, ReportResults: Unavailable REDIS_UNAVAILABLE retry=1s; soon: DeadlineExceeded DEADLINE_EXCEEDED
+    ");
+}

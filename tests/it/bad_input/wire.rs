@@ -1,0 +1,90 @@
+//! Calls as they are on the wire: any path, any headers, any message. A channel of tonic's would itself end a call at the
+//! deadline that its headers name, and the gateway's own answer would not be seen.
+
+use std::net::SocketAddr;
+
+use highwater::grpc::pb;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::TcpStream;
+use tonic::body::Body;
+use tonic::client::Grpc;
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+use tower::service_fn;
+
+/// The methods, and the least that each takes.
+pub const CREATE_JOB: &str = "/highwater.v1.JobService/CreateJob";
+pub const START_JOB: &str = "/highwater.v1.JobService/StartJob";
+pub const CANCEL_JOB: &str = "/highwater.v1.JobService/CancelJob";
+pub const GET_JOB: &str = "/highwater.v1.JobService/GetJob";
+pub const REPORT_RESULTS: &str = "/highwater.v1.ReportService/ReportResults";
+pub const GET_PROGRESS: &str = "/highwater.v1.ProgressService/GetProgress";
+
+/// All that take a job's id.
+pub const OF_A_JOB: [&str; 5] = [START_JOB, CANCEL_JOB, GET_JOB, REPORT_RESULTS, GET_PROGRESS];
+
+/// Clones share one connection.
+#[derive(Clone)]
+pub struct Wire {
+    sender: SendRequest<Body>,
+    address: SocketAddr,
+}
+
+/// A request that is only a job's id: field 1 of every method that takes one.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OfAJob {
+    #[prost(bytes = "vec", tag = "1")]
+    pub job_id: Vec<u8>,
+}
+
+impl Wire {
+    pub async fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, address }
+    }
+
+    /// What a call is answered, as far as it is refused.
+    pub async fn call<M>(&self, path: &'static str, message: M) -> Result<(), Status>
+    where
+        M: Message + 'static,
+    {
+        self.with_headers(path, message, &[]).await
+    }
+
+    pub async fn with_headers<M>(
+        &self,
+        path: &'static str,
+        message: M,
+        headers: &[(&'static str, &'static [u8])],
+    ) -> Result<(), Status>
+    where
+        M: Message + 'static,
+    {
+        let service = service_fn(|mut request: http::Request<Body>| {
+            for (name, value) in headers {
+                request.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
+            }
+            let mut sender = self.sender.clone();
+            async move { sender.send_request(request).await }
+        });
+        let mut client = Grpc::with_origin(service, format!("http://{}", self.address).parse().unwrap());
+        let codec = ProstCodec::<M, ()>::default();
+        client.unary(Request::new(message), PathAndQuery::from_static(path), codec).await.map(|_| ())
+    }
+}
+
+/// The least that a method that takes a job's id takes.
+pub fn of(id: &str) -> OfAJob {
+    OfAJob { job_id: id.as_bytes().to_vec() }
+}
+
+/// A report of these results.
+pub fn report(id: &str, results: Vec<pb::TaskResult>) -> pb::ReportResultsRequest {
+    pb::ReportResultsRequest { job_id: id.to_owned(), results }
+}
