@@ -3,8 +3,6 @@
 //! A test starts a [`Stack`], calls its gateways by their number, `stack[0].report(…)`, and looks into the stores
 //! themselves through `stack.redis` and `stack.postgres`. Everything ends with the stack, or with our process.
 
-#![allow(dead_code, unused_imports, reason = "a capability belongs to the support before a test needs it")]
-
 mod answers;
 mod client;
 mod directory;
@@ -27,5 +25,5 @@ pub use proxy::{Link, Proxy};
 pub use random::Random;
 pub use redis::{Redis, tracker_key};
 pub use requests::{failed, failed_with, job, succeeded};
-pub use stack::{Builder, Stack};
+pub use stack::Stack;
 pub use wait::{eventually, holds_for};
