@@ -6,7 +6,7 @@
 //! once), and then dies with its process, or waits until that file is removed.
 
 /// Every point, in the order in which a job passes them.
-pub const POINTS: [&str; 16] = [
+pub const POINTS: [&str; 22] = [
     "start.begun",
     "start.issued",
     "start.opened",
@@ -15,6 +15,12 @@ pub const POINTS: [&str; 16] = [
     "report.computed",
     "report.marked",
     "report.confirmed",
+    "record.begun",
+    "record.done",
+    "drain.merged",
+    "restore.begun",
+    "restore.issued",
+    "restore.opened",
     "cancel.checked",
     "finish.begun",
     "finish.sealed",

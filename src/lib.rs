@@ -21,6 +21,7 @@ pub mod fault;
 pub mod gateway;
 pub mod grpc;
 pub mod live;
+pub mod mirror;
 pub mod reconciler;
 pub mod server;
 pub mod store;

@@ -1,135 +1,131 @@
-//! What a dead gateway left behind, and what nobody looks at: every round, every rule, for every running job. Rules
-//! are level-triggered and idempotent, so any number of gateways may run them at once, and a round that fails is made
-//! up for by the next.
+//! What a dead gateway left behind, what Redis lost, and what nobody looks at: every round, every rule
+//! (`domain::due`), for every running job. Rules are level-triggered and idempotent, so any number of gateways may
+//! follow them at once, and a round that fails is made up for by the next.
+//!
+//! Cheap when nothing is wrong: the feed knows which jobs run, so a round is one pipelined read of headers.
 
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
-use crate::domain::{JobId, TrackerView};
+use crate::domain::{JobId, TrackerView, due};
 use crate::error::Result;
 use crate::gateway::{Gateway, Look};
+use crate::store::Running;
 
 /// How many jobs are looked at in one round trip.
-const PAGE: u32 = 500;
-/// How long one page may take.
+const PAGE: usize = 500;
+/// How long one page may take, and one rule for one job.
 const PAGE_WITHIN: Duration = Duration::from_secs(10);
+const RULE_WITHIN: Duration = Duration::from_secs(5);
+/// How far a round's pause strays from the interval, to either side: gateways that were started together drift apart.
+pub const JITTER: f64 = 0.2;
 
 /// How the reconciler works.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// From one round to the next, about.
     pub interval: Duration,
+    /// How long a restored tracker settles before it is adopted.
+    pub settle_time: Duration,
+    /// How many bytes of cells a round reads into mirrors.
+    pub pull_bytes: usize,
 }
 
-/// What a running job needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    /// Opened for this run and not adopted: its starter may be dead.
-    Adopt,
-    /// Sealed or complete: whoever began it may be dead.
-    Finish,
+/// What is remembered from one round to the next.
+struct Rounds {
+    gateway: Gateway,
+    settings: Settings,
+    renewed: Option<Instant>,
+    /// The first job that the last round's budget did not reach.
+    pull_from: Option<JobId>,
 }
 
 /// Rounds until `shutdown`.
 pub async fn run(gateway: Gateway, settings: Settings, shutdown: CancellationToken) {
-    let mut renewed = None;
+    let mut rounds = Rounds { gateway, settings, renewed: None, pull_from: None };
     let mut away = false;
     loop {
-        // Gateways that were started together drift apart.
-        let pause = settings.interval.mul_f64(0.8 + 0.4 * jitter());
+        let pause = rounds.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * random());
         if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
-        // Often enough that a tracker survives three failed rounds in a row.
-        let renew = renewed.is_none_or(|at: Instant| at.elapsed() > gateway.tracker_ttl() / 4);
-        let Some(outcome) = shutdown.run_until_cancelled(round(&gateway, renew)).await else { return };
+        let Some(outcome) = shutdown.run_until_cancelled(rounds.round()).await else { return };
         match &outcome {
-            Ok(()) if renew => renewed = Some(Instant::now()),
-            Ok(()) => {}
             Err(error) if !away => tracing::warn!(%error, "reconciling fails; it goes on once the stores are back"),
-            Err(_) => {}
-        }
-        if away && outcome.is_ok() {
-            tracing::info!("reconciling again");
+            Ok(()) if away => tracing::info!("reconciling again"),
+            _ => {}
         }
         away = outcome.is_err();
     }
 }
 
-async fn round(gateway: &Gateway, renew: bool) -> Result<()> {
-    let mut after: Option<JobId> = None;
-    loop {
-        let deadline = Deadline::after(PAGE_WITHIN);
-        let looks = gateway.look_at_running(after.as_ref(), PAGE, deadline).await?;
-        if renew {
-            let ids: Vec<JobId> = looks.iter().map(|look| look.id.clone()).collect();
-            gateway.renew(&ids, deadline).await?;
+impl Rounds {
+    async fn round(&mut self) -> Result<()> {
+        // Without a feed Postgres is away, and nothing can be decided.
+        let Some(mut running) = self.gateway.running() else { return Ok(()) };
+        running.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        self.gateway.keep_mirrors_of(&running);
+        // Often enough that a tracker survives three failed rounds in a row.
+        let renew = self.renewed.is_none_or(|at| at.elapsed() > self.gateway.tracker_ttl() / 4);
+        let mut looks = Vec::with_capacity(running.len());
+        let mut outcome = Ok(());
+        for page in running.chunks(PAGE) {
+            match self.page(page, renew).await {
+                Ok(seen) => looks.extend(seen),
+                Err(error) => outcome = Err(error),
+            }
         }
+        if renew && outcome.is_ok() {
+            self.renewed = Some(Instant::now());
+        }
+        self.pull(&looks).await?;
+        self.gateway.complete_lower_bounds(Deadline::after(PAGE_WITHIN)).await?;
+        outcome
+    }
+
+    async fn page(&self, page: &[(JobId, Running)], renew: bool) -> Result<Vec<Look>> {
+        let deadline = Deadline::after(PAGE_WITHIN);
+        let looks = self.gateway.look_at(page, deadline).await?;
+        if renew {
+            let ids: Vec<JobId> = page.iter().map(|(id, _)| id.clone()).collect();
+            self.gateway.renew(&ids, deadline).await?;
+        }
+        let mut outcome = Ok(());
         for look in &looks {
-            for rule in due(look) {
-                match rule {
-                    Rule::Adopt => {
-                        if gateway.adopt(&look.id, look.incarnation, deadline).await? {
-                            tracing::info!(job = %look.id, "adopted");
-                        }
-                    }
-                    Rule::Finish => drop(gateway.finish(&look.id, look.incarnation)),
+            for rule in due(&look.sight) {
+                let within = Deadline::after(RULE_WITHIN);
+                if let Err(error) = self.gateway.follow(rule, look, self.settings.settle_time, within).await {
+                    // One job's trouble keeps no other from being looked after.
+                    tracing::debug!(job = %look.id, ?rule, %error, "a rule could not be followed");
+                    outcome = Err(error);
+                    break;
                 }
             }
         }
-        match looks.last() {
-            Some(last) if looks.len() == PAGE as usize => after = Some(last.id.clone()),
-            _ => return Ok(()),
-        }
+        outcome.map(|()| looks)
     }
-}
 
-/// The rules that apply, in this order: what is complete but for its adoption can end only once it is adopted.
-fn due(look: &Look) -> impl Iterator<Item = Rule> {
-    let (adopt, finish) = match look.tracker {
-        TrackerView::Present { incarnation, adopted, sealed, .. } if incarnation == look.incarnation => {
-            (!adopted && !sealed, sealed || look.complete)
+    /// Reads what mirrors may lack, fairly: where one round's budget ends, the next begins.
+    async fn pull(&mut self, looks: &[Look]) -> Result<()> {
+        let first = self.pull_from.take().map_or(0, |from| looks.partition_point(|look| look.id < from));
+        let mut budget = self.settings.pull_bytes;
+        for look in looks[first..].iter().chain(&looks[..first]) {
+            if budget == 0 {
+                self.pull_from = Some(look.id.clone());
+                break;
+            }
+            if matches!(look.sight.tracker, TrackerView::Present { adopted: true, .. }) {
+                let read = self.gateway.pull_from(look, budget, Deadline::after(RULE_WITHIN)).await?;
+                budget = budget.saturating_sub(read);
+            }
         }
-        _ => (false, false),
-    };
-    [adopt.then_some(Rule::Adopt), finish.then_some(Rule::Finish)].into_iter().flatten()
+        Ok(())
+    }
 }
 
 /// 0 to 1, different in every process and round.
-fn jitter() -> f64 {
+fn random() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn look(incarnation: u64, adopted: bool, sealed: bool, complete: bool) -> Look {
-        let tracker = TrackerView::Present { incarnation, adopted, sealed, marked: true };
-        Look { id: JobId::generate(), incarnation: 2, tracker, complete }
-    }
-
-    fn rules(look: &Look) -> Vec<Rule> {
-        due(look).collect()
-    }
-
-    #[test]
-    fn sealed_and_complete_are_finished_and_only_the_own_tracker_is_touched() {
-        assert_eq!(rules(&look(2, true, false, false)), []);
-        assert_eq!(rules(&look(2, true, true, false)), [Rule::Finish]);
-        assert_eq!(rules(&look(2, true, false, true)), [Rule::Finish]);
-        assert_eq!(rules(&look(2, false, false, false)), [Rule::Adopt]);
-        assert_eq!(rules(&look(2, false, true, false)), [Rule::Finish]);
-        assert_eq!(rules(&look(1, false, true, true)), []);
-        let gone = Look { tracker: TrackerView::Missing, ..look(2, true, false, false) };
-        assert_eq!(rules(&gone), []);
-    }
-
-    /// With failures in it, it cannot end before it is adopted; and if it cannot be adopted, it may have succeeded.
-    #[test]
-    fn a_complete_tracker_that_is_not_adopted_is_adopted_and_finished() {
-        assert_eq!(rules(&look(2, false, false, true)), [Rule::Adopt, Rule::Finish]);
-    }
 }

@@ -18,6 +18,7 @@ pub struct Running {
     address: SocketAddr,
     server: JoinHandle<Result<(), Failure>>,
     reconciler: JoinHandle<()>,
+    feed: JoinHandle<()>,
 }
 
 impl Running {
@@ -30,16 +31,18 @@ impl Running {
     ) -> Result<Self, Failure> {
         let live = Live::new(live).map_err(|error| format!("--redis-url: {error}"))?;
         let store = Store::new(store).map_err(|error| format!("--postgres-url: {error}"))?;
+        let reconciling = serving.reconciler()?;
         let gateway = Gateway::new(live, store, &serving.gateway());
         let bound = TcpListener::bind(serving.listen).await;
         let listener = bound.map_err(|error| {
             format!("cannot listen on {}: {error} (another address: --listen; any free port: port 0)", serving.listen)
         })?;
         let address = listener.local_addr()?;
-        let reconciler = tokio::spawn(reconciler::run(gateway.clone(), serving.reconciler(), shutdown.clone()));
+        let reconciler = tokio::spawn(reconciler::run(gateway.clone(), reconciling, shutdown.clone()));
+        let feed = tokio::spawn(gateway.clone().follow_feed(shutdown.clone()));
         let settings = serving.server();
         let server = tokio::spawn(async move { server::serve(listener, gateway, &settings, shutdown).await });
-        Ok(Self { address, server, reconciler })
+        Ok(Self { address, server, reconciler, feed })
     }
 
     /// Where it listens: the port that was taken, if any free one was to be.
@@ -49,7 +52,7 @@ impl Running {
 
     /// Waits until it has stopped.
     pub async fn stopped(self) -> Result<(), Failure> {
-        let ((), served) = tokio::try_join!(self.reconciler, self.server)?;
+        let ((), (), served) = tokio::try_join!(self.reconciler, self.feed, self.server)?;
         served
     }
 }

@@ -18,9 +18,6 @@ pub use store_url::StoreUrl;
 
 use crate::{gateway, live, reconciler, server, store};
 
-/// How long a job that the gateway itself saw running is believed to run. Not a setting: readers rely on it (I6).
-const SEEN_RUNNING_FOR: Duration = Duration::from_secs(1);
-
 /// Where Redis is.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
@@ -95,7 +92,26 @@ pub struct Serving {
     /// How often a gateway looks for what others left unfinished
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::positive_duration)]
     pub reconcile_interval: Duration,
+    /// How much memory copies of running jobs' marks may take, from which lost ones are restored
+    ///
+    /// A job takes a quarter of a byte a task and stage. With less than all running jobs take, the copy that was used
+    /// longest ago is dropped: its marks are then in Redis alone.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
+    pub mirror_memory: usize,
+    /// How much of other gateways' marks a gateway reads into its copies each reconcile interval
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
+    pub mirror_pull: usize,
+    /// How long restored marks wait for every gateway to add its own before they are believed alone
+    ///
+    /// Must be longer than the request timeout and two reconcile intervals together.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
+    pub settle_time: Duration,
 }
+
+/// The settle time is too short for what has to happen within it.
+#[derive(Debug, thiserror::Error)]
+#[error("--settle-time must be longer than --request-timeout and two of --reconcile-interval together: {0:?} at least")]
+pub struct SettlesTooSoon(Duration);
 
 impl RedisLimits {
     /// With the address, all that `live` needs.
@@ -123,7 +139,7 @@ impl PostgresLimits {
 impl Serving {
     /// What the gateway needs.
     pub fn gateway(&self) -> gateway::Settings {
-        gateway::Settings { seen_running_for: SEEN_RUNNING_FOR, cached_snapshots: self.cached_snapshots }
+        gateway::Settings { mirror_bytes: self.mirror_memory, cached_snapshots: self.cached_snapshots }
     }
 
     /// What the server needs.
@@ -136,7 +152,17 @@ impl Serving {
     }
 
     /// What the reconciler needs.
-    pub fn reconciler(&self) -> reconciler::Settings {
-        reconciler::Settings { interval: self.reconcile_interval }
+    pub fn reconciler(&self) -> Result<reconciler::Settings, SettlesTooSoon> {
+        // Whoever acknowledges a report at the last moment must still get to merge it.
+        let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + reconciler::JITTER));
+        let least = self.request_timeout + rounds;
+        if self.settle_time <= least {
+            return Err(SettlesTooSoon(least));
+        }
+        Ok(reconciler::Settings {
+            interval: self.reconcile_interval,
+            settle_time: self.settle_time,
+            pull_bytes: self.mirror_pull,
+        })
     }
 }

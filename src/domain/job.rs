@@ -58,6 +58,10 @@ pub struct Job {
     pub state: JobState,
     /// Which tracker is its own; 0 before the first attempt to start it.
     pub incarnation: u64,
+    /// A tracker was ever opened for it: marks may be where Postgres cannot see them.
+    pub tracked: bool,
+    /// Rows of its reports are in the ledger.
+    pub ledger: bool,
     /// By the clock of Postgres, as all three.
     pub create_time: OffsetDateTime,
     /// Absent before the start.

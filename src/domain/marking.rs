@@ -66,6 +66,14 @@ impl Marking {
         full
     }
 
+    /// One step for all marks in the cells of tasks that follow each other, whose bytes these are.
+    pub fn of_cells(layout: Layout, tasks: Range<u32>, bytes: &[u8]) -> Self {
+        let run = layout.span(tasks.start).start..layout.span(tasks.end - 1).end;
+        let cells = tasks.map(|task| (task, layout.cell(task, bytes, run.start)));
+        let tasks = cells.filter(|(_, cell)| *cell != Cell::default()).collect();
+        Self { layout, tasks, size: run.len(), runs: vec![run] }
+    }
+
     /// Adds a task that lies behind all others, unless the step is full.
     fn add(&mut self, task: u32, cell: Cell) -> bool {
         let span = self.layout.span(task);
@@ -92,6 +100,11 @@ impl Marking {
     /// Cells in which nothing is marked: what most reports of a young job meet.
     pub fn blank(&self) -> Vec<Vec<u8>> {
         self.runs.iter().map(|run| vec![0; run.len()]).collect()
+    }
+
+    /// The cells that a change led to: all marks that were set, and what stood there before.
+    pub fn marked<'a>(&'a self, change: &'a Change) -> impl Iterator<Item = (u32, Cell)> + 'a {
+        self.tasks.iter().zip(&change.old).map(|((task, bits), (_, old))| (*task, old.merge(*bits)))
     }
 
     /// What the runs become if they hold `current` now; `None` if those are not the bytes of these runs.

@@ -210,6 +210,32 @@ impl Cells {
         self.layout.cell(task, &self.bytes, 0)
     }
 
+    /// Cells in which nothing is marked.
+    pub fn blank(layout: Layout) -> Self {
+        Self { layout, bytes: vec![0; layout.bytes()] }
+    }
+
+    /// Adds marks of tasks and stages that the job has; others are left out.
+    pub fn mark(&mut self, marks: &[Mark]) {
+        let Layout { total, stages } = self.layout;
+        for mark in marks.iter().filter(|mark| mark.task < total && mark.stage < stages) {
+            let span = self.layout.span(mark.task);
+            self.layout.merge(mark.task, mark.bits(stages), &mut self.bytes[span.clone()], span.start);
+        }
+    }
+
+    /// Adds all marks of other cells of the same job.
+    pub fn merge(&mut self, other: &Self) {
+        for (ours, theirs) in self.bytes.iter_mut().zip(&other.bytes) {
+            *ours |= theirs;
+        }
+    }
+
+    /// How they lie.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// The bytes, as the tracker and the snapshot hold them.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -9,6 +9,8 @@ mod marks;
 mod progress;
 mod report;
 mod resolve;
+mod rules;
+mod standing;
 mod state;
 mod violation;
 
@@ -20,5 +22,7 @@ pub use marks::{Cell, Cells, CellsError, Layout, Mark, Status};
 pub use progress::{ErrorSample, Errors, KEPT_SAMPLES, Progress, Rate, Source, SourceReason, Tally};
 pub use report::{Batch, Disposition, Entry, Failure, MAX_RESULTS, Outcome, TaskResult};
 pub use resolve::{Resolution, Row, TrackerView, resolve};
+pub use rules::{Rule, Sight, due};
+pub use standing::{Generation, Standing};
 pub use state::{Cause, JobState, NotAState, verdict};
 pub use violation::Violation;

@@ -41,6 +41,8 @@ pub enum SourceReason {
     TrackerNotAdopted,
     /// Postgres did not answer in time.
     PostgresUnreachable,
+    /// Reports are in the ledger that the tracker does not hold yet.
+    InLedger,
 }
 
 /// What is known of a job's marks.
@@ -48,10 +50,12 @@ pub enum SourceReason {
 pub struct Tally {
     /// Who stands where.
     pub counts: Counts,
-    /// Grows with every change of the marks.
-    pub revision: u64,
+    /// Grows with every change of the marks; absent where they do not come from a tracker.
+    pub revision: Option<u64>,
     /// When the last new mark came, by Redis's clock.
     pub last_progress_time: Option<OffsetDateTime>,
+    /// When the tracker was restored last, by Redis's clock; absent if it never was.
+    pub restore_time: Option<OffsetDateTime>,
 }
 
 /// An error as it was reported.

@@ -53,6 +53,8 @@ pub enum Disposition {
     Superseded,
     /// The job has no such task.
     UnknownTask,
+    /// Safely kept while Redis cannot take it; whether it is new cannot be known yet.
+    Recorded,
 }
 
 /// A validated report.

@@ -17,23 +17,27 @@ pub enum TrackerView {
     Present {
         /// Which tracker of the job it is.
         incarnation: u64,
-        /// Its header names the generation that answers now.
+        /// Its header names the generation that answers now, and it is adopted.
         adopted: bool,
+        /// Its header names the generation that answers now: nothing was lost since it was opened or taken up.
+        current: bool,
         /// An end is on its way, or was committed.
         sealed: bool,
         /// Something was ever marked in it.
         marked: bool,
+        /// Nothing is pending in it.
+        complete: bool,
     },
 }
 
-/// What is known of the job's row in Postgres.
+/// What is known of the job's row in Postgres, and of its rows in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Row {
-    /// Not asked in this read. `seen_running`: the incarnation with which this gateway itself saw the job run within
-    /// the last second.
+    /// Not asked in this read. `known_running`: the incarnation with which the feed says, in its present session, that
+    /// the job runs, without rows in the ledger.
     NotAsked {
         /// See above.
-        seen_running: Option<u64>,
+        known_running: Option<u64>,
     },
     /// Postgres did not answer in time, or could not be reached.
     Unreachable,
@@ -41,8 +45,13 @@ pub enum Row {
     Absent,
     /// Not started.
     Pending,
-    /// Running, with this incarnation.
-    Running(u64),
+    /// Running.
+    Running {
+        /// Which tracker is its own.
+        incarnation: u64,
+        /// Rows of its reports are in the ledger.
+        ledger: bool,
+    },
     /// Ended, with its snapshot.
     Ended,
 }
@@ -52,13 +61,15 @@ pub enum Row {
 pub enum Resolution {
     /// Not to be decided without Postgres.
     AskPostgres,
-    /// The tracker's counts; the job is RUNNING. A lower bound unless the tracker is adopted.
+    /// The tracker's counts, with what the ledger adds; the job is RUNNING.
     Tracker {
         /// LIVE, or FALLBACK and why.
         source: Source,
         /// Whether acknowledged marks may be missing from the counts.
         lower_bound: bool,
     },
+    /// The counts of this gateway's mirror, with what the ledger adds: a lower bound; the job is RUNNING.
+    Mirror(SourceReason),
     /// The job is RUNNING, and nothing is known of its marks.
     Unknown(SourceReason),
     /// The stored snapshot.
@@ -71,12 +82,12 @@ pub enum Resolution {
     Unavailable,
 }
 
-/// Decides what a read answers.
-pub fn resolve(tracker: TrackerView, row: Row) -> Resolution {
+/// Decides what a read answers. `mirror`: this gateway holds marks of the job.
+pub fn resolve(tracker: TrackerView, row: Row, mirror: bool) -> Resolution {
     use TrackerView::Present;
     match (row, tracker) {
-        // Adopted, not sealed, known to run: the tracker alone is believed.
-        (Row::NotAsked { seen_running: Some(own) }, Present { incarnation, adopted: true, sealed: false, .. })
+        // Adopted, not sealed, known to run, nothing in the ledger: the tracker alone is believed.
+        (Row::NotAsked { known_running: Some(own) }, Present { incarnation, adopted: true, sealed: false, .. })
             if own == incarnation =>
         {
             Resolution::Tracker { source: Source::Live, lower_bound: false }
@@ -86,24 +97,32 @@ pub fn resolve(tracker: TrackerView, row: Row) -> Resolution {
         (Row::Pending, _) => Resolution::Pending,
         (Row::Ended, _) => Resolution::Snapshot,
         // The job runs, so a seal is not committed yet: its marks are the job's marks.
-        (Row::Running(own), Present { incarnation, adopted: true, .. }) if own == incarnation => {
-            Resolution::Tracker { source: Source::Live, lower_bound: false }
+        (Row::Running { incarnation: own, ledger }, Present { incarnation, adopted: true, .. })
+            if own == incarnation =>
+        {
+            if ledger {
+                fallback(SourceReason::InLedger)
+            } else {
+                Resolution::Tracker { source: Source::Live, lower_bound: false }
+            }
         }
-        (Row::Running(_), Present { .. }) => fallback(SourceReason::TrackerNotAdopted, true),
-        (Row::Running(_), unreadable) => Resolution::Unknown(reason(unreadable)),
-        // Whether it was ever started only its marks can tell now.
+        (Row::Running { .. }, Present { .. }) => fallback(SourceReason::TrackerNotAdopted),
+        (Row::Running { ledger, .. }, unreadable) if mirror || ledger => Resolution::Mirror(reason(unreadable)),
+        (Row::Running { .. }, unreadable) => Resolution::Unknown(reason(unreadable)),
+        // Whether it was ever started only its marks can tell now; and rows in the ledger cannot be seen.
         (Row::Unreachable, Present { adopted, marked, .. }) if adopted || marked => {
-            fallback(SourceReason::PostgresUnreachable, !adopted)
+            fallback(SourceReason::PostgresUnreachable)
         }
+        (Row::Unreachable, _) if mirror => Resolution::Mirror(SourceReason::PostgresUnreachable),
         (Row::Unreachable, _) => Resolution::Unavailable,
     }
 }
 
-fn fallback(reason: SourceReason, lower_bound: bool) -> Resolution {
-    Resolution::Tracker { source: Source::Fallback(reason), lower_bound }
+fn fallback(reason: SourceReason) -> Resolution {
+    Resolution::Tracker { source: Source::Fallback(reason), lower_bound: true }
 }
 
-/// Why nothing is known of the marks of a running job.
+/// Why nothing can be read from the tracker of a running job.
 fn reason(tracker: TrackerView) -> SourceReason {
     match tracker {
         TrackerView::Unreachable => SourceReason::RedisUnreachable,
@@ -118,11 +137,12 @@ fn reason(tracker: TrackerView) -> SourceReason {
 mod tests {
     use super::*;
 
-    const VIEWS: [TrackerView; 4] =
+    const UNREADABLE: [TrackerView; 4] =
         [TrackerView::Unreachable, TrackerView::Missing, TrackerView::Corrupt, TrackerView::UnknownVersion];
+    const LIVE: Resolution = Resolution::Tracker { source: Source::Live, lower_bound: false };
 
     fn present(incarnation: u64, adopted: bool, sealed: bool, marked: bool) -> TrackerView {
-        TrackerView::Present { incarnation, adopted, sealed, marked }
+        TrackerView::Present { incarnation, adopted, current: adopted, sealed, marked, complete: false }
     }
 
     fn every_view() -> impl Iterator<Item = TrackerView> {
@@ -134,61 +154,71 @@ mod tests {
                 })
             })
         });
-        VIEWS.into_iter().chain(trackers)
+        UNREADABLE.into_iter().chain(trackers)
     }
 
-    /// I6, I7: without Postgres only one tracker is believed: adopted, not sealed, of the incarnation that was seen.
+    fn running(incarnation: u64) -> Row {
+        Row::Running { incarnation, ledger: false }
+    }
+
+    /// I6, I7: without Postgres only one tracker is believed: adopted, not sealed, of the incarnation that the feed names.
     #[test]
-    fn without_postgres_only_an_adopted_open_tracker_of_a_job_seen_running_is_live() {
+    fn without_postgres_only_an_adopted_open_tracker_of_a_job_known_to_run_is_live() {
         for view in every_view() {
-            assert_eq!(resolve(view, Row::NotAsked { seen_running: None }), Resolution::AskPostgres);
-            let live = matches!(view, TrackerView::Present { incarnation: 2, adopted: true, sealed: false, .. });
-            let expected = if live {
-                Resolution::Tracker { source: Source::Live, lower_bound: false }
-            } else {
-                Resolution::AskPostgres
-            };
-            assert_eq!(resolve(view, Row::NotAsked { seen_running: Some(2) }), expected, "{view:?}");
+            for mirror in [false, true] {
+                assert_eq!(resolve(view, Row::NotAsked { known_running: None }, mirror), Resolution::AskPostgres);
+                let live = matches!(view, TrackerView::Present { incarnation: 2, adopted: true, sealed: false, .. });
+                let expected = if live { LIVE } else { Resolution::AskPostgres };
+                assert_eq!(resolve(view, Row::NotAsked { known_running: Some(2) }, mirror), expected, "{view:?}");
+            }
         }
     }
 
-    /// What Postgres knows for certain no tracker can talk away.
+    /// What Postgres knows for certain no tracker and no mirror can talk away.
     #[test]
-    fn an_ended_an_unstarted_and_an_unknown_job_are_that_whatever_the_tracker_says() {
+    fn an_ended_an_unstarted_and_an_unknown_job_are_that_whatever_else_is_said() {
         for view in every_view() {
-            assert_eq!(resolve(view, Row::Ended), Resolution::Snapshot);
-            assert_eq!(resolve(view, Row::Pending), Resolution::Pending);
-            assert_eq!(resolve(view, Row::Absent), Resolution::NotFound);
+            for mirror in [false, true] {
+                assert_eq!(resolve(view, Row::Ended, mirror), Resolution::Snapshot);
+                assert_eq!(resolve(view, Row::Pending, mirror), Resolution::Pending);
+                assert_eq!(resolve(view, Row::Absent, mirror), Resolution::NotFound);
+            }
         }
     }
 
-    /// I5: what is missing, unreachable or corrupt is no number.
+    /// I5: what is missing, unreachable or corrupt is no number; what else holds marks answers, as a lower bound.
     #[test]
-    fn a_running_job_without_a_readable_tracker_has_no_counts() {
+    fn a_running_job_without_a_readable_tracker_is_answered_by_mirror_and_ledger_or_not_at_all() {
         use SourceReason::{RedisUnreachable, TrackerCorrupt, TrackerMissing, TrackerUnknownVersion};
         let reasons = [RedisUnreachable, TrackerMissing, TrackerCorrupt, TrackerUnknownVersion];
-        for (view, reason) in VIEWS.into_iter().zip(reasons) {
-            assert_eq!(resolve(view, Row::Running(1)), Resolution::Unknown(reason));
-            assert_eq!(resolve(view, Row::Unreachable), Resolution::Unavailable);
+        for (view, reason) in UNREADABLE.into_iter().zip(reasons) {
+            let rows = Row::Running { incarnation: 1, ledger: true };
+            assert_eq!(resolve(view, running(1), false), Resolution::Unknown(reason));
+            assert_eq!(resolve(view, running(1), true), Resolution::Mirror(reason));
+            assert_eq!(resolve(view, rows, false), Resolution::Mirror(reason));
+            assert_eq!(resolve(view, Row::Unreachable, false), Resolution::Unavailable);
+            let away = Resolution::Mirror(SourceReason::PostgresUnreachable);
+            assert_eq!(resolve(view, Row::Unreachable, true), away);
         }
     }
 
     #[test]
-    fn only_the_adopted_tracker_of_the_own_incarnation_is_live() {
-        let not_adopted = fallback(SourceReason::TrackerNotAdopted, true);
-        let live = Resolution::Tracker { source: Source::Live, lower_bound: false };
+    fn only_the_adopted_tracker_of_the_own_incarnation_is_live_and_only_without_a_ledger() {
+        let not_adopted = fallback(SourceReason::TrackerNotAdopted);
         for sealed in [false, true] {
-            assert_eq!(resolve(present(2, true, sealed, true), Row::Running(2)), live);
-            assert_eq!(resolve(present(1, true, sealed, true), Row::Running(2)), not_adopted);
-            assert_eq!(resolve(present(2, false, sealed, true), Row::Running(2)), not_adopted);
+            assert_eq!(resolve(present(2, true, sealed, true), running(2), true), LIVE);
+            let rows = Row::Running { incarnation: 2, ledger: true };
+            assert_eq!(resolve(present(2, true, sealed, true), rows, true), fallback(SourceReason::InLedger));
+            assert_eq!(resolve(present(1, true, sealed, true), running(2), true), not_adopted);
+            assert_eq!(resolve(present(2, false, sealed, true), running(2), true), not_adopted);
         }
     }
 
     #[test]
     fn with_postgres_away_the_tracker_answers_and_says_so() {
-        let because = |lower_bound| fallback(SourceReason::PostgresUnreachable, lower_bound);
-        assert_eq!(resolve(present(1, true, false, false), Row::Unreachable), because(false));
-        assert_eq!(resolve(present(1, false, false, true), Row::Unreachable), because(true));
-        assert_eq!(resolve(present(1, false, false, false), Row::Unreachable), Resolution::Unavailable);
+        let because = fallback(SourceReason::PostgresUnreachable);
+        assert_eq!(resolve(present(1, true, false, false), Row::Unreachable, false), because);
+        assert_eq!(resolve(present(1, false, false, true), Row::Unreachable, false), because);
+        assert_eq!(resolve(present(1, false, false, false), Row::Unreachable, false), Resolution::Unavailable);
     }
 }

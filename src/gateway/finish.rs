@@ -3,20 +3,19 @@
 //! wins, and its verdict is computed from the very marks that it stores.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
 use super::Gateway;
-use super::known::Ended;
+use super::draft::Draft;
 use crate::deadline::Deadline;
-use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState, verdict};
+use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::live::{Header, Seal};
-use crate::store::{Ending, Snapshot};
 
 /// How long one finish may take, whoever waits for it: the cells of ten million tasks are read, counted and stored.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
@@ -85,30 +84,9 @@ impl Gateway {
             }
         };
         fault::point("finish.sealed").await;
-        let Some(ending) = self.ending(&definition, header, deadline).await? else { return Ok(None) };
+        let Some(draft) = self.draft(&definition, header, deadline).await? else { return Ok(None) };
         fault::point("finish.read").await;
-        let committed = self.store().end(id, incarnation, &ending, deadline).await;
-        if committed.is_ok() {
-            fault::point("finish.committed").await;
-        }
-        // Read back: another may have won, and a commit whose answer never came may have happened all the same.
-        let job = self.get(id, deadline).await?;
-        let state = job.state;
-        let won = match committed {
-            Ok(won) => won,
-            Err(error) if !state.is_ended() => return Err(error.into()),
-            Err(_) => false,
-        };
-        metrics::counter!("highwater_finish_total", "won" => if won { "true" } else { "false" }).increment(1);
-        if !state.is_ended() {
-            tracing::warn!(job = %id, incarnation, "the seal is that of a tracker that is not the job's any more");
-            return Ok(None);
-        }
-        if won {
-            let last = ending.snapshot.counts.last();
-            tracing::info!(job = %id, %state, succeeded = last.succeeded, "ended");
-            self.known().saw_snapshot(Arc::new(Ended { job, snapshot: ending.snapshot }));
-        }
+        let Some(state) = self.commit(id, incarnation, &draft, deadline).await? else { return Ok(None) };
         // Best effort: a sealed tracker that stays goes away with its time to live.
         match self.live().expire(id, incarnation, deadline).await {
             Ok(Ok(_)) => {}
@@ -118,33 +96,73 @@ impl Gateway {
         Ok(Some(state))
     }
 
+    /// Commits an end; the state that the job has ended in, by whoever, or `None` if it runs on.
+    pub(super) async fn commit(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        draft: &Draft,
+        deadline: Deadline,
+    ) -> Result<Option<JobState>> {
+        let committed = self.store().end(id, incarnation, |ledger| draft.ending(ledger), deadline).await;
+        if committed.is_ok() {
+            fault::point("finish.committed").await;
+        }
+        // Read back: another may have won, and a commit whose answer never came may have happened all the same.
+        let state = self.get(id, deadline).await?.state;
+        let won = match committed {
+            Ok(won) => won,
+            Err(error) if !state.is_ended() => return Err(error.into()),
+            Err(_) => false,
+        };
+        metrics::counter!("highwater_finish_total", "won" => if won { "true" } else { "false" }).increment(1);
+        if !state.is_ended() {
+            tracing::debug!(job = %id, incarnation, "no end: marks are missing, or the tracker is not the job's any more");
+            return Ok(None);
+        }
+        if won {
+            tracing::info!(job = %id, %state, "ended");
+        }
+        self.shared.running.ended(id);
+        self.shared.mirrors.forget(id);
+        Ok(Some(state))
+    }
+
+    /// Ends a job that is complete although its tracker cannot be reached, from the mirror and the ledger.
+    pub(super) async fn finish_without_tracker(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+        let draft = self.draft_without_tracker(id, Cause::Complete, deadline).await?;
+        // The commit reads the ledger again, under the row's lock; this only keeps it from being tried in vain.
+        let entries = self.store().ledger(id, u32::MAX, deadline).await?;
+        let marks: Vec<_> = entries.into_iter().flat_map(|entry| entry.marks).collect();
+        if draft.ending(&marks).is_some() {
+            self.commit(id, incarnation, &draft, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// The end that this gateway knows of without the tracker.
+    pub(super) async fn draft_without_tracker(&self, id: &JobId, cause: Cause, deadline: Deadline) -> Result<Draft> {
+        let job = self.get(id, deadline).await?;
+        let cells = self.shared.mirrors.cells(id).unwrap_or_else(|| Cells::blank(job.definition.layout()));
+        Ok(Draft::without_tracker(&job.definition, cause, cells, job.tracked))
+    }
+
     /// The end that a seal leads to, from the cells themselves; `None` if it turns out to lead to none.
-    async fn ending(&self, definition: &Definition, sealed: Header, deadline: Deadline) -> Result<Option<Ending>> {
+    async fn draft(&self, definition: &Definition, sealed: Header, deadline: Deadline) -> Result<Option<Draft>> {
         let id = &definition.id;
         if sealed.layout() != definition.layout() {
             return Err(Error::Internal(format!("the tracker of job {id} is that of another job")));
         }
-        let Some(bytes) = self.live().cells(id, &sealed, deadline).await? else { return Ok(None) };
-        let (cells, counts) = recount(&sealed, bytes).await?;
+        let Some(cells) = self.live().cells(id, &sealed, deadline).await? else { return Ok(None) };
+        let (cells, counts) = recount(cells).await?;
         let Some(header) = self.repaired(id, sealed, counts, deadline).await? else { return Ok(None) };
-        let errors = self.live().look(id, deadline).await?.errors;
-        let (state, cancel_reason) = match header.seal {
-            Some(Cause::Cancelled) => (JobState::Cancelled, self.live().reason(id, deadline).await?),
-            Some(Cause::Complete) => {
-                (verdict(header.counts.last(), header.counts.total, definition.failure_threshold), String::new())
-            }
-            None => return Ok(None),
-        };
-        let snapshot = Snapshot {
-            // A seal that was set while the tracker was not believed says so by not being adopted. Then marks may be
-            // missing, except where every task succeeded at every stage.
-            lower_bound: !header.adopted && !header.counts.all_succeeded(),
-            revision: header.revision,
-            last_progress_time: header.last_mark_time,
-            counts: header.counts,
-            errors,
-        };
-        Ok(Some(Ending { state, cancel_reason, snapshot, cells }))
+        let Some(cause) = header.seal else { return Ok(None) };
+        let mut draft = Draft::sealed(definition, &header, cause, cells);
+        if cause == Cause::Cancelled {
+            draft.cancel_reason = self.live().reason(id, deadline).await?;
+        }
+        draft.errors = self.live().look(id, deadline).await?.errors;
+        Ok(Some(draft))
     }
 
     /// The header with the counts of the cells. That they differ from its own is a broken invariant: said, counted,
@@ -168,14 +186,11 @@ impl Gateway {
     }
 }
 
-/// Reads and counts cells, off the runtime: ten million take a while.
-async fn recount(header: &Header, bytes: Vec<u8>) -> Result<(Cells, Counts)> {
-    let layout = header.layout();
+/// Counts cells, off the runtime: ten million take a while.
+async fn recount(cells: Cells) -> Result<(Cells, Counts)> {
     let counted = tokio::task::spawn_blocking(move || {
-        let cells = Cells::new(layout, bytes)?;
         let counts = cells.count();
-        Ok::<_, crate::domain::CellsError>((cells, counts))
+        (cells, counts)
     });
-    let counted = counted.await.map_err(|error| Error::Internal(error.to_string()))?;
-    counted.map_err(|error| Error::Internal(error.to_string()))
+    counted.await.map_err(|error| Error::Internal(error.to_string()))
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Gateway, tracker_unavailable};
+use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Definition, Job, JobId, JobState, NewJob};
+use crate::domain::{Cause, Cells, Counts, Definition, Job, JobId, JobState, NewJob};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
-use crate::live::Seal;
+use crate::live::{Refusal, Seal};
 use crate::store::{Ending, Snapshot};
 
 /// How often a cancel looks again after others were faster.
@@ -53,8 +53,8 @@ impl Gateway {
     }
 
     async fn cancel_pending(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
-        let ending = blank_ending(&job.definition, JobState::Cancelled, reason)?;
-        if self.store().end_pending(&job.definition.id, &ending, deadline).await? {
+        let ending = blank_ending(&job.definition, JobState::Cancelled, reason);
+        if self.store().end_pending(&job.definition.id, ending, deadline).await? {
             tracing::info!(job = %job.definition.id, reason, "cancelled before its start");
         }
         Ok(())
@@ -62,16 +62,22 @@ impl Gateway {
 
     async fn cancel_running(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
         let id = &job.definition.id;
-        match self.live().seal(id, job.incarnation, Seal::Cancelled(reason), deadline).await? {
-            Ok(_) => {
+        // Leaves time to end the job without Redis.
+        match self.live().seal(id, job.incarnation, Seal::Cancelled(reason), deadline.half()).await.map_err(Error::from)
+        {
+            Ok(Ok(_)) => {
                 let finished = deadline.bound(self.finish(id, job.incarnation)).await;
                 finished.map_err(|_| Error::DeadlineExceeded)?.map(drop)
             }
-            // Another may have ended the job since it was looked at, and its tracker may be gone already.
-            Err(refusal) => match self.get(id, deadline).await?.state {
-                JobState::Running => Err(tracker_unavailable(id, &refusal)),
-                _ => Ok(()),
-            },
+            // Rebuilt first, so that the marks which mirrors hold are in the end; or the job has ended meanwhile.
+            Ok(Err(Refusal::Missing | Refusal::OtherIncarnation)) => self.restore(id, job.incarnation, deadline).await,
+            // An end does not wait for Redis: it stores what is known, as a lower bound.
+            Ok(Err(_)) | Err(Error::Unavailable(Unavailable::Redis)) => {
+                let mut draft = self.draft_without_tracker(id, Cause::Cancelled, deadline).await?;
+                reason.clone_into(&mut draft.cancel_reason);
+                self.commit(id, job.incarnation, &draft, deadline).await.map(drop)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -95,9 +101,9 @@ impl Gateway {
 }
 
 /// The end of a job in which nothing was ever marked.
-pub(super) fn blank_ending(definition: &Definition, state: JobState, reason: &str) -> Result<Ending> {
+pub(super) fn blank_ending(definition: &Definition, state: JobState, reason: &str) -> Ending {
     let layout = definition.layout();
-    let cells = Cells::new(layout, vec![0; layout.bytes()]).map_err(|error| Error::Internal(error.to_string()))?;
+    let cells = Cells::blank(layout);
     let snapshot = Snapshot::blank(Counts::none(layout.total, layout.stages));
-    Ok(Ending { state, cancel_reason: reason.to_owned(), snapshot, cells })
+    Ending { state, cancel_reason: reason.to_owned(), snapshot, cells }
 }

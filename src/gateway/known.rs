@@ -1,9 +1,9 @@
-//! What this gateway remembers of jobs, bounded: definitions and final snapshots, which never change, and which jobs
-//! it saw running, when. Nothing here is needed to be right: what is forgotten is asked again.
+//! What this gateway remembers of jobs, bounded: definitions and final snapshots, which never change, and with which
+//! incarnation it saw jobs running. Nothing here is needed to be right: what is forgotten is asked again.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lru::LruCache;
 
@@ -18,7 +18,6 @@ pub(super) struct Ended {
 
 pub(super) struct Known {
     jobs: Mutex<LruCache<JobId, Entry>>,
-    seen_running_for: Duration,
 }
 
 struct Entry {
@@ -31,9 +30,9 @@ struct Entry {
 }
 
 impl Known {
-    pub fn new(capacity: usize, seen_running_for: Duration) -> Self {
+    pub fn new(capacity: usize) -> Self {
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
-        Self { jobs: Mutex::new(LruCache::new(capacity)), seen_running_for }
+        Self { jobs: Mutex::new(LruCache::new(capacity)) }
     }
 
     /// Remembers what Postgres said when it was asked at `asked`.
@@ -61,8 +60,11 @@ impl Known {
         }
     }
 
-    /// Remembers a final snapshot.
+    /// Remembers a final snapshot; not one to which marks may still be added.
     pub fn saw_snapshot(&self, ended: Arc<Ended>) {
+        if ended.snapshot.lower_bound {
+            return;
+        }
         if let Some(entry) = self.jobs().get_mut(&ended.job.definition.id) {
             entry.snapshot = Some(ended);
         }
@@ -86,12 +88,6 @@ impl Known {
         self.jobs().get(id)?.running.map(|(incarnation, _)| incarnation)
     }
 
-    /// The same, if it was so lately that the job may be shown as running without asking again.
-    pub fn seen_running(&self, id: &JobId) -> Option<u64> {
-        let (incarnation, asked) = self.jobs().get(id)?.running?;
-        (asked.elapsed() < self.seen_running_for).then_some(incarnation)
-    }
-
     fn jobs(&self) -> MutexGuard<'_, LruCache<JobId, Entry>> {
         // Every change is one assignment: what a panic leaves behind is whole.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
@@ -111,6 +107,8 @@ mod tests {
             definition: new.validate().unwrap(),
             state,
             incarnation,
+            tracked: true,
+            ledger: false,
             create_time: OffsetDateTime::UNIX_EPOCH,
             start_time: None,
             end_time: None,
@@ -120,23 +118,14 @@ mod tests {
 
     #[test]
     fn an_answer_that_arrives_late_brings_no_ended_job_back() {
-        let known = Known::new(8, Duration::from_secs(60));
+        let known = Known::new(8);
         let asked = Instant::now();
         let running = job(JobState::Running, 1);
         let id = running.definition.id.clone();
         known.saw(&running, asked);
-        assert_eq!((known.seen_running(&id), known.ended(&id)), (Some(1), None));
+        assert_eq!((known.incarnation(&id), known.ended(&id)), (Some(1), None));
         known.saw(&job(JobState::Cancelled, 1), asked);
         known.saw(&running, Instant::now());
-        assert_eq!((known.seen_running(&id), known.ended(&id)), (None, Some(JobState::Cancelled)));
-    }
-
-    #[test]
-    fn seen_running_fades_and_the_incarnation_stays() {
-        let known = Known::new(8, Duration::ZERO);
-        let running = job(JobState::Running, 3);
-        let id = running.definition.id.clone();
-        known.saw(&running, Instant::now());
-        assert_eq!((known.seen_running(&id), known.incarnation(&id)), (None, Some(3)));
+        assert_eq!((known.incarnation(&id), known.ended(&id)), (None, Some(JobState::Cancelled)));
     }
 }

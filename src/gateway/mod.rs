@@ -7,26 +7,32 @@
 //! | `report` | the way of a report (invariants I3, I4, I10) |
 //! | `together` | reports of one job that come at once go as one |
 //! | `read` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
-//! | `finish` | seal, commit, expire (I1, I2) |
+//! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
+//! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
+//! | `feed` | which jobs are known to run (I6) |
 //! | `known` | what this gateway remembers of jobs |
 //! | `upkeep` | what the reconciler asks for |
 
+mod completion;
+mod draft;
+mod feed;
 mod finish;
 mod jobs;
 mod known;
+mod mirroring;
 mod read;
 mod report;
+mod restore;
 mod start;
 mod together;
 mod upkeep;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::domain::JobId;
 use crate::error::{Error, Unavailable};
 use crate::live::{self, Live};
+use crate::mirror::Mirrors;
 use crate::store::{self, Store};
 
 pub use report::Reported;
@@ -35,8 +41,8 @@ pub use upkeep::Look;
 /// How the gateway behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// For how long a job that this gateway itself saw running is believed to run without asking Postgres again.
-    pub seen_running_for: Duration,
+    /// The most that mirrors of running jobs may take of memory, in bytes.
+    pub mirror_bytes: usize,
     /// How many jobs are remembered: definitions, and the final snapshots of ended ones.
     pub cached_snapshots: usize,
 }
@@ -62,12 +68,14 @@ struct Shared {
     known: known::Known,
     finishes: finish::Finishes,
     queues: together::Queues,
+    running: feed::KnownRunning,
+    mirrors: Mirrors,
 }
 
 impl Gateway {
     /// A gateway over both stores, neither of which has to be there yet.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
-        let known = known::Known::new(settings.cached_snapshots, settings.seen_running_for);
+        let known = known::Known::new(settings.cached_snapshots);
         Self {
             shared: Arc::new(Shared {
                 live,
@@ -75,6 +83,8 @@ impl Gateway {
                 known,
                 finishes: finish::Finishes::default(),
                 queues: together::Queues::default(),
+                running: feed::KnownRunning::default(),
+                mirrors: Mirrors::new(settings.mirror_bytes),
             }),
         }
     }
@@ -127,10 +137,4 @@ impl From<store::Error> for Error {
             store::Error::Unexpected(_) => Self::Internal(error.to_string()),
         }
     }
-}
-
-/// The error of a call for a job whose tracker cannot be used: for the log why, for the caller to try again.
-fn tracker_unavailable(id: &JobId, why: &live::Refusal) -> Error {
-    tracing::warn!(job = %id, ?why, "the tracker of a running job cannot be used");
-    Error::Unavailable(Unavailable::Tracker)
 }

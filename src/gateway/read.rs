@@ -1,5 +1,5 @@
-//! The way of a read: look at the tracker, ask Postgres unless this gateway saw the job running just now, and let the
-//! read table (`domain::resolve`) decide what that means. Never waits for an end that it sees coming.
+//! The way of a read: look at the tracker, ask Postgres unless the feed says that the job runs, and let the read
+//! table (`domain::resolve`) decide what that means. Never waits for an end that it sees coming.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::Gateway;
 use super::known::Ended;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Counts, Definition, Errors, Job, JobId, JobState, Progress, Resolution, Row, Source, SourceReason, Tally,
+    Cells, Counts, Definition, Errors, Job, JobId, JobState, Progress, Resolution, Row, Source, SourceReason, Tally,
     TrackerView, resolve,
 };
 use crate::error::{Error, Result, Unavailable};
@@ -22,14 +22,16 @@ impl Gateway {
             // This gateway has said so, and never shows the job running again, also not while Postgres is away (I6).
             return Ok(self.ended(id, deadline).await?.told());
         }
-        let (look, resolution) = match self.known().seen_running(id) {
+        let mirror = self.shared.mirrors.holds(id);
+        let known_running = self.shared.running.get(id).filter(|running| !running.ledger);
+        let (look, resolution) = match known_running.map(|running| running.incarnation) {
             Some(incarnation) => {
                 let look = self.look(id, deadline).await;
-                let seen = resolve(tracker_view(look.as_ref()), Row::NotAsked { seen_running: Some(incarnation) });
-                match seen {
+                let known = Row::NotAsked { known_running: Some(incarnation) };
+                match resolve(tracker_view(look.as_ref()), known, mirror) {
                     Resolution::AskPostgres => {
                         let row = self.row(id, deadline).await?;
-                        let resolution = resolve(tracker_view(look.as_ref()), row);
+                        let resolution = resolve(tracker_view(look.as_ref()), row, mirror);
                         (look, resolution)
                     }
                     decided => (look, decided),
@@ -37,7 +39,7 @@ impl Gateway {
             }
             None => {
                 let (look, row) = tokio::join!(self.look(id, deadline), self.row(id, deadline));
-                let resolution = resolve(tracker_view(look.as_ref()), row?);
+                let resolution = resolve(tracker_view(look.as_ref()), row?, mirror);
                 (look, resolution)
             }
         };
@@ -57,7 +59,7 @@ impl Gateway {
                 return Err(Error::Unavailable(Unavailable::Postgres));
             }
             Resolution::Snapshot => return Ok(self.ended(id, deadline).await?.told()),
-            Resolution::Pending | Resolution::Unknown(_) | Resolution::Tracker { .. } => {
+            Resolution::Pending | Resolution::Unknown(_) | Resolution::Mirror(_) | Resolution::Tracker { .. } => {
                 self.definition(id, deadline).await?
             }
         };
@@ -69,13 +71,27 @@ impl Gateway {
                 if header.counts.is_complete() || header.seal.is_some() {
                     drop(self.finish(id, header.incarnation));
                 }
+                let mut tally = header.tally();
+                if source == Source::Fallback(SourceReason::InLedger) {
+                    tally.counts = self.counts_with_ledger(&definition, true, deadline).await?;
+                }
                 Progress {
                     source,
                     lower_bound,
                     observe_time: time,
-                    tally: Some(header.tally()),
+                    tally: Some(tally),
                     rate: Some(header.rate(time)),
                     errors,
+                    ..running_unknown()
+                }
+            }
+            (Resolution::Mirror(reason), look) => {
+                let counts = self.counts_with_ledger(&definition, false, deadline).await?;
+                Progress {
+                    source: Source::Fallback(reason),
+                    lower_bound: true,
+                    tally: Some(Tally { counts, revision: None, last_progress_time: None, restore_time: None }),
+                    errors: look.map_or_else(Errors::default, |look| look.errors),
                     ..running_unknown()
                 }
             }
@@ -87,6 +103,21 @@ impl Gateway {
             _ => pending(&definition),
         };
         Ok((definition, progress))
+    }
+
+    /// What mirror and ledger hold, and the tracker if it can be read: a lower bound. Postgres being away adds nothing.
+    async fn counts_with_ledger(&self, definition: &Definition, tracker: bool, deadline: Deadline) -> Result<Counts> {
+        let (id, layout) = (&definition.id, definition.layout());
+        let mut cells = self.shared.mirrors.cells(id).unwrap_or_else(|| Cells::blank(layout));
+        match self.store().ledger(id, u32::MAX, deadline.half()).await.map_err(Error::from) {
+            Ok(entries) => entries.iter().for_each(|entry| cells.mark(&entry.marks)),
+            Err(Error::Unavailable(_)) => {}
+            Err(error) => return Err(error),
+        }
+        if tracker && let Some(held) = self.live().read_cells(id, layout, deadline).await? {
+            cells.merge(&held);
+        }
+        Ok(cells.count())
     }
 
     /// Looks at the tracker; leaves time to ask Postgres when Redis hangs.
@@ -154,16 +185,16 @@ fn pending(definition: &Definition) -> Progress {
     Progress {
         state: JobState::Pending,
         source: Source::Snapshot,
-        tally: Some(Tally { counts, revision: 0, last_progress_time: None }),
+        tally: Some(Tally { counts, revision: Some(0), last_progress_time: None, restore_time: None }),
         ..running_unknown()
     }
 }
 
 fn row(job: Option<&Job>) -> Row {
-    match job.map(|job| (job.state, job.incarnation)) {
+    match job.map(|job| (job.state, job)) {
         None => Row::Absent,
         Some((JobState::Pending, _)) => Row::Pending,
-        Some((JobState::Running, incarnation)) => Row::Running(incarnation),
+        Some((JobState::Running, job)) => Row::Running { incarnation: job.incarnation, ledger: job.ledger },
         Some(_) => Row::Ended,
     }
 }

@@ -1,15 +1,18 @@
 //! The way of a report: validated whole, marked in the tracker, acknowledged. Acknowledged is only what an adopted,
-//! open tracker took, or one of which Postgres said, before and after, that it is the running job's.
+//! open tracker took, or one of which Postgres said, before and after, that it is the running job's; or what is a row in
+//! the ledger, where Redis cannot take it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::Gateway;
 use super::together::Taken;
-use super::{Gateway, tracker_unavailable};
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Marking, TaskResult};
+use crate::domain::{
+    Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Mark, Marking, Standing, TaskResult,
+};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{self, Header, Marked, Refusal};
@@ -39,10 +42,23 @@ struct Footing {
     only_adopted: bool,
 }
 
+/// How a report ended.
+#[derive(Debug, Clone)]
+pub(super) enum After {
+    /// All is in the tracker, whose header is this now.
+    Marked(Header),
+    /// All is in the ledger.
+    Recorded,
+    /// The job turned out to have ended.
+    Ended(JobState),
+}
+
 /// Where a look for a footing led.
 enum Stand {
     On(Footing),
     Ended(JobState),
+    /// The job runs, and no tracker can take its marks now.
+    Nowhere,
 }
 
 impl Gateway {
@@ -52,66 +68,79 @@ impl Gateway {
         let batch = Arc::new(Batch::new(&definition, results).map_err(Error::Invalid)?);
         let Taken { dispositions, after } = self.mark_together(&definition, &batch, deadline).await?;
         let state = match after {
-            Ok(header) => {
+            After::Marked(header) => {
                 self.note_errors(&definition, &batch, &dispositions, deadline).await;
                 self.state_after(id, &header, deadline).await
             }
-            Err(ended) => ended,
+            After::Recorded => JobState::Running,
+            After::Ended(state) => state,
         };
         Ok(Reported { dispositions, state })
     }
 
-    /// Marks all steps, and collects what they changed. The header after the last one, or the state of a job that
-    /// turned out to have ended.
+    /// Marks all steps, and collects what they changed; or records them, where Redis cannot take them.
     pub(super) async fn mark(
         &self,
-        id: &JobId,
-        steps: &[Marking],
+        definition: &Definition,
+        marks: &[Mark],
         changes: &mut Vec<Change>,
         deadline: Deadline,
-    ) -> Result<std::result::Result<Header, JobState>> {
+    ) -> Result<After> {
+        let (id, layout) = (&definition.id, definition.layout());
         let mut footing = match self.first_footing(id, deadline).await? {
             Stand::On(footing) => footing,
-            Stand::Ended(state) => return Ok(Err(state)),
+            Stand::Ended(state) => return Ok(After::Ended(state)),
+            Stand::Nowhere => return self.record(id, marks, deadline).await,
         };
         let mut refusals = 0;
         let mut last = None;
-        for step in steps {
+        for step in Marking::plan(layout, marks.iter().copied()) {
             let (header, change) = loop {
-                let refusal = match self.mark_step(id, step, footing, deadline).await {
+                // Leaves time for the ledger when Redis hangs.
+                let stand = match self.mark_step(id, &step, footing, deadline.half()).await {
                     Ok(Ok(marked)) if footing.only_adopted => break marked,
                     Ok(Ok(marked)) => match self.stand(id, deadline).await? {
                         Stand::On(now) if now.incarnation == footing.incarnation => break marked,
-                        Stand::On(now) => {
-                            footing = now;
-                            Refusal::OtherIncarnation
-                        }
-                        Stand::Ended(state) => return Ok(Err(state)),
+                        other => other,
                     },
-                    Ok(Err(refusal)) => match self.stand_after(id, &refusal, footing, deadline).await? {
-                        Stand::On(next) => {
-                            footing = next;
-                            refusal
-                        }
-                        Stand::Ended(state) => return Ok(Err(state)),
-                    },
-                    // Redis is away; what has ended has ended all the same.
-                    Err(error @ Error::Unavailable(Unavailable::Redis)) => match self.stand(id, deadline).await {
-                        Ok(Stand::Ended(state)) => return Ok(Err(state)),
-                        _ => return Err(error),
-                    },
+                    Ok(Err(refusal)) => self.stand_after(id, &refusal, footing, deadline).await?,
+                    Err(Error::Unavailable(Unavailable::Redis)) => Stand::Nowhere,
                     Err(error) => return Err(error),
                 };
                 refusals += 1;
-                if refusals > MAX_REFUSALS {
-                    return Err(tracker_unavailable(id, &refusal));
+                match stand {
+                    Stand::On(next) if refusals <= MAX_REFUSALS => footing = next,
+                    Stand::Ended(state) => return Ok(After::Ended(state)),
+                    Stand::On(_) | Stand::Nowhere => return self.record(id, marks, deadline).await,
                 }
             };
             fault::point("report.confirmed").await;
+            let Footing { incarnation, only_adopted } = footing;
+            let held_by = only_adopted.then_some(Standing { incarnation, generation: header.generation });
+            self.shared.mirrors.mark(id, layout, step.marked(&change), held_by);
             changes.push(change);
             last = Some(header);
         }
-        last.map(Ok).ok_or_else(|| Error::Internal("a report of no steps".to_owned()))
+        last.map(After::Marked).ok_or_else(|| Error::Internal("a report of no steps".to_owned()))
+    }
+
+    /// Records marks in the ledger.
+    async fn record(&self, id: &JobId, marks: &[Mark], deadline: Deadline) -> Result<After> {
+        fault::point("record.begun").await;
+        if marks.is_empty() || !self.store().record(id, marks, deadline).await? {
+            let job = self.get(id, deadline).await?;
+            return match job.state {
+                JobState::Pending => Err(Error::NotStarted(id.clone())),
+                // Nothing to record: none of its tasks was named.
+                JobState::Running if marks.is_empty() => Ok(After::Recorded),
+                JobState::Running => Err(Error::Unavailable(Unavailable::Contention)),
+                ended => Ok(After::Ended(ended)),
+            };
+        }
+        self.shared.running.recorded(id);
+        metrics::counter!("highwater_ledger_rows_total").increment(1);
+        fault::point("record.done").await;
+        Ok(After::Recorded)
     }
 
     /// Marks one step: computed from the bytes as they are believed to be, and again as long as they are others, as other
@@ -143,14 +172,20 @@ impl Gateway {
         Err(Error::Unavailable(Unavailable::Contention))
     }
 
-    /// From memory, or by asking Postgres where this gateway has not seen the job running yet.
+    /// What the feed says, or Postgres where it says nothing. With Postgres away, what was seen last: an adopted, open
+    /// tracker of that incarnation is that of a running job all the same.
     async fn first_footing(&self, id: &JobId, deadline: Deadline) -> Result<Stand> {
         if let Some(state) = self.known().ended(id) {
             return Ok(Stand::Ended(state));
         }
-        match self.known().incarnation(id) {
-            Some(incarnation) => Ok(Stand::On(Footing { incarnation, only_adopted: true })),
-            None => self.stand(id, deadline).await,
+        if let Some(running) = self.shared.running.get(id) {
+            return Ok(Stand::On(Footing { incarnation: running.incarnation, only_adopted: true }));
+        }
+        match (self.stand(id, deadline.half()).await, self.known().incarnation(id)) {
+            (Err(Error::Unavailable(_)), Some(incarnation)) => {
+                Ok(Stand::On(Footing { incarnation, only_adopted: true }))
+            }
+            (stand, _) => stand,
         }
     }
 
@@ -177,8 +212,13 @@ impl Gateway {
             Stand::On(now) if *refusal == Refusal::NotAdopted => Ok(Stand::On(Footing { only_adopted: false, ..now })),
             // A finish that another began may have taken the seal off, or be about to commit.
             Stand::On(now) if *refusal == Refusal::Sealed => Ok(Stand::On(now)),
-            Stand::On(_) => Err(tracker_unavailable(id, refusal)),
-            ended @ Stand::Ended(_) => Ok(ended),
+            Stand::On(now) if matches!(refusal, Refusal::Missing | Refusal::OtherIncarnation) => {
+                self.restore(id, now.incarnation, deadline).await?;
+                self.stand(id, deadline).await
+            }
+            // Something is in the tracker's place that only the reconciler, or a newer gateway, puts right.
+            Stand::On(_) => Ok(Stand::Nowhere),
+            other => Ok(other),
         }
     }
 

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::jobs::blank_ending;
-use super::tracker_unavailable;
 use crate::deadline::Deadline;
 use crate::domain::{Job, JobId, JobState};
 use crate::error::{Error, Result, Unavailable};
@@ -41,8 +40,8 @@ impl Gateway {
     }
 
     async fn succeed_at_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
-        let ending = blank_ending(&job.definition, JobState::Succeeded, "")?;
-        if self.store().end_pending(&job.definition.id, &ending, deadline).await? {
+        let ending = blank_ending(&job.definition, JobState::Succeeded, "");
+        if self.store().end_pending(&job.definition.id, ending, deadline).await? {
             tracing::info!(job = %job.definition.id, "succeeded at its start: it has no tasks");
         }
         Ok(())
@@ -54,20 +53,26 @@ impl Gateway {
         fault::point("start.begun").await;
         let Some(incarnation) = self.store().issue_incarnation(id, deadline).await? else { return Ok(()) };
         fault::point("start.issued").await;
-        match self.live().open(id, job.definition.layout(), incarnation, deadline).await? {
-            Ok(()) => {}
-            Err(Refusal::Stale | Refusal::OtherIncarnation) => return Ok(()),
-            Err(refusal) => return Err(tracker_unavailable(id, &refusal)),
-        }
+        let opened = self.live().open(id, job.definition.layout(), incarnation, None, deadline.half()).await;
+        let tracked = match opened.map_err(Error::from) {
+            Ok(Ok(())) => true,
+            Ok(Err(Refusal::Stale | Refusal::OtherIncarnation)) => return Ok(()),
+            // Without a tracker of its own it runs on the ledger, until the reconciler restores one.
+            Ok(Err(_)) | Err(Error::Unavailable(Unavailable::Redis)) => false,
+            Err(error) => return Err(error),
+        };
         fault::point("start.opened").await;
-        if !self.store().start(id, incarnation, deadline).await? {
+        if !self.store().start(id, incarnation, tracked, deadline).await? {
             return Ok(());
         }
         tracing::info!(job = %id, incarnation, "started");
         fault::point("start.committed").await;
+        if !tracked {
+            return Ok(());
+        }
         // The job runs, whatever becomes of this: until the reconciler adopts it, it is read and reported to by way
         // of Postgres.
-        match self.live().adopt(id, incarnation, deadline).await {
+        match self.live().adopt(id, incarnation, Duration::ZERO, deadline).await {
             Ok(Ok(_)) => {}
             outcome => tracing::debug!(job = %id, ?outcome, "not adopted at its start"),
         }

@@ -7,16 +7,16 @@
 //! costs.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::Gateway;
+use super::report::After;
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Definition, Disposition, JobId, JobState, Marking, dispositions};
+use crate::domain::{Batch, Definition, Disposition, Entry, JobId, Mark, dispositions};
 use crate::error::{Error, Result};
-use crate::live::Header;
 
 /// How many results go together. So few are always one step (see [`Marking::plan`]), wherever their tasks lie: being
 /// grouped never takes a batch's marks apart. A larger batch goes alone.
@@ -26,8 +26,7 @@ const MAX_TOGETHER: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Taken {
     pub dispositions: Vec<Disposition>,
-    /// The header after the last mark, or the state of a job that turned out to have ended.
-    pub after: std::result::Result<Header, JobState>,
+    pub after: After,
 }
 
 /// The batches that wait, for each job of which a group is under way.
@@ -89,14 +88,17 @@ impl Gateway {
     ) -> Result<Vec<Taken>> {
         let layout = definition.layout();
         let entries = || batches.iter().flat_map(|batch| batch.entries());
-        let steps = Marking::plan(layout, entries().filter_map(|entry| entry.mark));
-        let mut changes = Vec::with_capacity(steps.len());
-        let after = self.mark(&definition.id, &steps, &mut changes, deadline).await?;
-        // Of several steps, the first may have been marked before the end.
-        let mut became = if changes.is_empty() {
-            vec![Disposition::Superseded; entries().count()]
-        } else {
-            dispositions(layout, entries(), &changes)
+        let marks: Vec<Mark> = entries().filter_map(|entry| entry.mark).collect();
+        let mut changes = Vec::new();
+        let after = self.mark(&definition, &marks, &mut changes, deadline).await?;
+        let mut became = match &after {
+            After::Recorded => {
+                let recorded = |entry: &Entry| entry.mark.map_or(Disposition::UnknownTask, |_| Disposition::Recorded);
+                entries().map(recorded).collect()
+            }
+            After::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; entries().count()],
+            // Of several steps, the first may have been marked before the end.
+            After::Marked(_) | After::Ended(_) => dispositions(layout, entries(), &changes),
         };
         let mut taken = Vec::with_capacity(batches.len());
         for batch in batches.iter().rev() {
@@ -113,11 +115,11 @@ impl Queues {
     fn join(&self, id: &JobId, waiting: Waiting) -> bool {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match queues.entry(id.clone()) {
-            Entry::Occupied(mut queue) => {
+            hash_map::Entry::Occupied(mut queue) => {
                 queue.get_mut().push(waiting);
                 false
             }
-            Entry::Vacant(queue) => {
+            hash_map::Entry::Vacant(queue) => {
                 queue.insert(vec![waiting]);
                 true
             }
@@ -150,7 +152,7 @@ fn group(sizes: impl Iterator<Item = usize>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Layout, Mark, Outcome};
+    use crate::domain::{Layout, Marking, Outcome};
 
     #[test]
     fn a_group_ends_where_the_next_batch_does_not_fit() {

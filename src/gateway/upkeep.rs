@@ -1,42 +1,111 @@
-//! What the reconciler asks for: which jobs run, how their trackers are, and the small steps that put them right.
+//! What the reconciler asks for: how the trackers of running jobs are, and each rule's work.
+
+use std::time::Duration;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{JobId, TrackerView};
-use crate::error::Result;
+use crate::domain::{Generation, JobId, Rule, Sight, Standing, TrackerView};
+use crate::error::{Error, Result};
+use crate::live::{Header, Tracker};
+use crate::store::Running;
+
+/// How many rows of the ledger are drained at once.
+const DRAINED_AT_ONCE: u32 = 100;
 
 /// A running job and its tracker.
 #[derive(Debug, Clone)]
 pub struct Look {
     /// The job.
     pub id: JobId,
-    /// The incarnation that Postgres names for it.
-    pub incarnation: u64,
-    /// How its tracker is.
-    pub tracker: TrackerView,
-    /// Nothing is pending in it.
-    pub complete: bool,
+    /// What the rules look at.
+    pub sight: Sight,
+    /// The tracker's header, and which Redis answered.
+    header: Option<Header>,
+    generation: Option<Generation>,
 }
 
 impl Gateway {
-    /// A page of running jobs, by id, from behind `after`. Postgres is asked first: a tracker that is seen then is
-    /// at least as new as the row.
-    pub async fn look_at_running(&self, after: Option<&JobId>, limit: u32, deadline: Deadline) -> Result<Vec<Look>> {
-        let running = self.store().running(after, limit, deadline).await?;
-        let ids: Vec<JobId> = running.iter().map(|(id, _)| id.clone()).collect();
-        let trackers = self.live().look_at_all(&ids, deadline).await?;
-        let look = |((id, incarnation), tracker): ((JobId, u64), crate::live::Tracker)| Look {
-            id,
-            incarnation,
-            tracker: tracker.view(),
-            complete: tracker.is_complete(),
-        };
-        Ok(running.into_iter().zip(trackers).map(look).collect())
+    /// The jobs that run, as the feed tells them; `None` while there is no feed to believe.
+    pub fn running(&self) -> Option<Vec<(JobId, Running)>> {
+        self.shared.running.all()
     }
 
-    /// Adopts the tracker of a job that Postgres says runs with this incarnation; whether it is adopted now.
-    pub async fn adopt(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<bool> {
-        Ok(self.live().adopt(id, incarnation, deadline).await?.is_ok())
+    /// Looks at the trackers of running jobs, in one round trip. That Redis cannot be reached is an answer.
+    pub async fn look_at(&self, jobs: &[(JobId, Running)], deadline: Deadline) -> Result<Vec<Look>> {
+        let ids: Vec<JobId> = jobs.iter().map(|(id, _)| id.clone()).collect();
+        let (trackers, generation) = match self.live().look_at_all(&ids, deadline).await.map_err(Error::from) {
+            Ok((trackers, generation)) => (trackers.into_iter().map(Some).collect(), generation),
+            Err(Error::Unavailable(_)) => (vec![None; ids.len()], None),
+            Err(error) => return Err(error),
+        };
+        let look = |((id, running), tracker): (&(JobId, Running), Option<Tracker>)| {
+            let view = tracker.as_ref().map_or(TrackerView::Unreachable, Tracker::view);
+            let header = tracker.and_then(Tracker::into_header);
+            let standing = standing(header.as_ref(), generation);
+            let mirror_ahead = standing.is_some_and(|standing| self.shared.mirrors.is_ahead(id, standing));
+            let Running { incarnation, ledger } = *running;
+            let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead };
+            Look { id: id.clone(), sight, header, generation }
+        };
+        Ok(jobs.iter().zip(trackers).map(look).collect())
+    }
+
+    /// Does what a rule asks for. A rule that could not be followed applies again in the next round.
+    pub async fn follow(&self, rule: Rule, look: &Look, settle: Duration, deadline: Deadline) -> Result<()> {
+        let (id, incarnation) = (&look.id, look.sight.incarnation);
+        match rule {
+            Rule::SetAside => {
+                if self.live().set_aside(id, deadline).await? {
+                    tracing::error!(job = %id, "what lay in the tracker's key was no tracker: it was set aside");
+                }
+            }
+            Rule::Restore => self.restore(id, incarnation, deadline).await?,
+            Rule::TakeUp => {
+                let taken = self.live().take_up(id, incarnation, incarnation, deadline).await?;
+                tracing::warn!(job = %id, taken = taken.is_ok(), "took up a tracker that may have lost marks");
+            }
+            Rule::Merge => {
+                if let Some(standing) = standing(look.header.as_ref(), look.generation) {
+                    self.merge_mirror(id, standing, deadline).await?;
+                }
+            }
+            Rule::Drain => self.drain(id, incarnation, deadline).await?,
+            Rule::Adopt => {
+                if self.live().adopt(id, incarnation, settle, deadline).await?.is_ok() {
+                    tracing::info!(job = %id, incarnation, "adopted");
+                }
+            }
+            Rule::Finish => drop(self.finish(id, incarnation)),
+            Rule::FinishWithoutTracker => self.finish_without_tracker(id, incarnation, deadline).await?,
+        }
+        Ok(())
+    }
+
+    /// Reads what the mirror may lack, at most `budget` bytes; how many it read.
+    pub async fn pull_from(&self, look: &Look, budget: usize, deadline: Deadline) -> Result<usize> {
+        match (&look.header, look.sight.tracker) {
+            (Some(header), TrackerView::Present { adopted: true, sealed: false, .. }) => {
+                self.pull(&look.id, header, budget, deadline).await
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// Adds rows of the ledger to the tracker, then deletes them.
+    async fn drain(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+        let layout = self.definition(id, deadline).await?.layout();
+        loop {
+            let entries = self.store().ledger(id, DRAINED_AT_ONCE, deadline).await?;
+            let marks: Vec<_> = entries.iter().flat_map(|entry| entry.marks.iter().copied()).collect();
+            if entries.is_empty() || !self.merge_marks(id, incarnation, layout, &marks, deadline).await? {
+                return Ok(());
+            }
+            // From here on they are in memory alone: first in the mirror as well.
+            let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
+            self.shared.mirrors.mark(id, layout, cells, None);
+            crate::fault::point("drain.merged").await;
+            self.store().drained(id, &entries, deadline).await?;
+        }
     }
 
     /// Gives trackers of running jobs their whole time to live again.
@@ -44,8 +113,23 @@ impl Gateway {
         Ok(self.live().renew(ids, deadline).await?)
     }
 
+    /// Forgets the mirrors of jobs that are not among these, which are all that run.
+    pub fn keep_mirrors_of(&self, running: &[(JobId, Running)]) {
+        let running: std::collections::HashSet<&JobId> = running.iter().map(|(id, _)| id).collect();
+        for id in self.shared.mirrors.jobs() {
+            if !running.contains(&id) && self.known().ended(&id).is_some() {
+                self.shared.mirrors.forget(&id);
+            }
+        }
+    }
+
     /// How long a tracker stays that nobody renews.
-    pub fn tracker_ttl(&self) -> std::time::Duration {
+    pub fn tracker_ttl(&self) -> Duration {
         self.live().tracker_ttl()
     }
+}
+
+/// How the tracker that was seen stands.
+fn standing(header: Option<&Header>, generation: Option<Generation>) -> Option<Standing> {
+    Some(Standing { incarnation: header?.incarnation, generation: generation? })
 }

@@ -8,7 +8,7 @@
 //! | 4 | stages |
 //! | 5 | adopted: 0 or 1 |
 //! | 6 | seal: 0 open, 1 complete, 2 cancelled |
-//! | 7 | zero |
+//! | 7 | restored: 0 or 1 |
 //! | 8 | total (4 bytes) |
 //! | 12 | incarnation (8) |
 //! | 20 | generation (16 hexadecimal digits) |
@@ -26,8 +26,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::generation::Generation;
-use crate::domain::{Cause, Counts, Layout, MAX_STAGES, Rate, StageCounts, Tally};
+use crate::domain::{Cause, Counts, Generation, Layout, MAX_STAGES, Rate, StageCounts, Tally};
 
 /// How many bytes the header takes.
 pub const HEADER_BYTES: usize = 256;
@@ -55,7 +54,9 @@ pub struct Header {
     pub counts: Counts,
     /// Grows with every change of the marks.
     pub revision: u64,
-    /// When it was opened.
+    /// It was rebuilt, or taken up again, after Redis lost or may have lost marks.
+    pub restored: bool,
+    /// When it was opened or, if it is restored, when that was.
     pub open_time: OffsetDateTime,
     /// When it was adopted.
     pub adopt_time: Option<OffsetDateTime>,
@@ -86,6 +87,7 @@ impl Header {
             generation,
             adopted: false,
             seal: None,
+            restored: false,
             counts: Counts::none(layout.total, layout.stages),
             revision: 0,
             open_time: now,
@@ -104,7 +106,12 @@ impl Header {
 
     /// What is known of the marks.
     pub fn tally(&self) -> Tally {
-        Tally { counts: self.counts.clone(), revision: self.revision, last_progress_time: self.last_mark_time }
+        Tally {
+            counts: self.counts.clone(),
+            revision: Some(self.revision),
+            last_progress_time: self.last_mark_time,
+            restore_time: self.restored.then_some(self.open_time),
+        }
     }
 
     /// How fast the job was within the window that ends at `now`, by Redis's clock.
@@ -128,7 +135,7 @@ impl Header {
             Some(Cause::Cancelled) => 2,
         };
         let stages = u8::try_from(self.counts.stages.len()).unwrap_or(u8::MAX);
-        bytes.extend_from_slice(&[VERSION, stages, u8::from(self.adopted), seal, 0]);
+        bytes.extend_from_slice(&[VERSION, stages, u8::from(self.adopted), seal, u8::from(self.restored)]);
         bytes.extend_from_slice(&self.counts.total.to_be_bytes());
         bytes.extend_from_slice(&self.incarnation.to_be_bytes());
         bytes.extend_from_slice(&self.generation.0);
@@ -153,9 +160,9 @@ impl Header {
     /// Reads a header; refuses whatever `encode` and the scripts did not write.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let mut reader = Reader::checked(bytes)?;
-        let [stages, adopted, seal, zero] = reader.take()?;
+        let [stages, adopted, seal, restored] = reader.take()?;
         let stages = usize::from(stages);
-        if !(1..=MAX_STAGES).contains(&stages) || adopted > 1 || zero != 0 {
+        if !(1..=MAX_STAGES).contains(&stages) || adopted > 1 || restored > 1 {
             return Err(HeaderError::Corrupt);
         }
         let seal = match seal {
@@ -184,6 +191,7 @@ impl Header {
             generation,
             adopted: adopted == 1,
             seal,
+            restored: restored == 1,
             counts,
             revision,
             open_time,

@@ -12,6 +12,11 @@ pub fn image(id: &JobId, incarnation: u64) -> String {
     format!("hw:{{{id}}}:image:{incarnation}")
 }
 
+/// Where what was no tracker is kept for a person to look at.
+pub fn set_aside(id: &JobId) -> String {
+    format!("hw:{{{id}}}:corrupt")
+}
+
 /// The reason of a cancel whose seal is not committed yet.
 pub fn reason(id: &JobId) -> String {
     format!("hw:{{{id}}}:reason")

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 pub use check::CheckError;
 pub use error::Error;
-pub use generation::Generation;
 pub use header::{HEADER_BYTES, Header, HeaderError};
 pub use tracker::{Marked, Refusal, Seal};
 pub use view::{Tracker, View};

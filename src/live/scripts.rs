@@ -18,6 +18,16 @@ script!(
     "scripts/open.lua"
 );
 script!(
+    /// Takes up a tracker that may have lost marks.
+    TAKE_UP,
+    "scripts/take_up.lua"
+);
+script!(
+    /// Puts what is no tracker out of the way.
+    SET_ASIDE,
+    "scripts/set_aside.lua"
+);
+script!(
     /// Makes a tracker one that is believed alone.
     ADOPT,
     "scripts/adopt.lua"

@@ -1,11 +1,13 @@
 //! What is done to a tracker: opened, adopted, reported to, sealed, and let go. Each is one script that checks
 //! everything before its first write.
 
+use std::time::Duration;
+
 use redis::{ScriptInvocation, Value};
 
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{Change, JobId, Layout, MAX_STAGES, Marking};
+use crate::domain::{Cells, Change, JobId, Layout, MAX_STAGES, Marking};
 
 /// Why a script left a tracker as it was.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +30,8 @@ pub enum Refusal {
     Incomplete,
     /// The image was made under another generation.
     Stale,
+    /// It has not settled yet.
+    Settling,
     /// Its header is another by now.
     Changed,
 }
@@ -59,16 +63,23 @@ struct Reply {
 }
 
 impl Live {
-    /// Opens a blank tracker that is not adopted, for the start that Postgres issued `incarnation` to.
+    /// Opens a tracker that is not adopted, for the start or the restore that Postgres issued `incarnation` to: blank, or
+    /// with the marks that are `restored`.
     pub async fn open(
         &self,
         id: &JobId,
         layout: Layout,
         incarnation: u64,
+        restored: Option<&Cells>,
         deadline: Deadline,
     ) -> Result<Result<(), Refusal>, Error> {
         let (generation, now) = self.generation(deadline).await?;
-        let mut image = Header::open(layout, incarnation, generation, now).encode().to_vec();
+        let mut header = Header::open(layout, incarnation, generation, now);
+        if let Some(cells) = restored {
+            (header.restored, header.counts) = (true, cells.count());
+        }
+        let mut image = header.encode().to_vec();
+        image.extend(restored.map(Cells::bytes).unwrap_or_default());
         image.resize(HEADER_BYTES + layout.bytes(), 0);
         // Uploaded beside and renamed: letting Redis make twenty megabytes of zeros would hold it for 26 ms.
         let mut upload = redis::pipe();
@@ -85,15 +96,39 @@ impl Live {
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
 
-    /// Adopts the tracker of a job that Postgres says runs with this incarnation.
+    /// Takes up a tracker that Redis may have lost marks of: it is to settle, and be adopted, under this generation.
+    /// `found` is its incarnation, `incarnation` what it shall be: another one for a tracker that is not the job's own,
+    /// which also takes its seal off.
+    pub async fn take_up(
+        &self,
+        id: &JobId,
+        found: u64,
+        incarnation: u64,
+        deadline: Deadline,
+    ) -> Result<Result<Header, Refusal>, Error> {
+        let mut call = scripts::TAKE_UP.key(keys::tracker(id));
+        call.arg(found).arg(incarnation).arg(ttl_millis(self.tracker_ttl));
+        self.call(&call, deadline).await?.header_if("TAKEN_UP")
+    }
+
+    /// Renames what is no tracker out of the way, to be looked at by a person; whether it did.
+    pub async fn set_aside(&self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
+        let mut call = scripts::SET_ASIDE.key(keys::tracker(id));
+        call.key(keys::set_aside(id)).arg(ttl_millis(self.tracker_ttl));
+        Ok(self.call(&call, deadline).await?.status == "SET_ASIDE")
+    }
+
+    /// Adopts the tracker of a job that Postgres says runs with this incarnation; one that was restored only once it
+    /// has settled for so long.
     pub async fn adopt(
         &self,
         id: &JobId,
         incarnation: u64,
+        settle: Duration,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
         let mut call = scripts::ADOPT.key(keys::tracker(id));
-        call.arg(incarnation);
+        call.arg(incarnation).arg(ttl_millis(settle));
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
 
@@ -104,12 +139,37 @@ impl Live {
         id: &JobId,
         incarnation: u64,
         only_adopted: bool,
+        step: (&Marking, &[Vec<u8>], &Change),
+        deadline: Deadline,
+    ) -> Result<Marked, Error> {
+        let done = step.2.delta.done();
+        self.mark(id, incarnation, only_adopted, step, done, deadline).await
+    }
+
+    /// Applies a change that brings back marks which were acknowledged before: no progress, so the rate does not count
+    /// it. Adopted or not.
+    pub async fn merge(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        step: (&Marking, &[Vec<u8>], &Change),
+        deadline: Deadline,
+    ) -> Result<Marked, Error> {
+        self.mark(id, incarnation, false, step, 0, deadline).await
+    }
+
+    async fn mark(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        only_adopted: bool,
         (marking, expected, change): (&Marking, &[Vec<u8>], &Change),
+        done: u64,
         deadline: Deadline,
     ) -> Result<Marked, Error> {
         let mut call = scripts::REPORT.key(keys::tracker(id));
         call.arg(incarnation).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
-        call.arg(delta(change)?).arg(change.delta.done());
+        call.arg(delta(change)?).arg(done);
         for ((run, old), new) in marking.runs().iter().zip(expected).zip(&change.bytes) {
             call.arg(HEADER_BYTES + run.start).arg(HEADER_BYTES + run.end - 1).arg(old.as_slice()).arg(new.as_slice());
         }
@@ -223,6 +283,7 @@ impl Reply {
             "NOT_SEALED" => Refusal::NotSealed,
             "INCOMPLETE" => Refusal::Incomplete,
             "STALE" => Refusal::Stale,
+            "SETTLING" => Refusal::Settling,
             "CHANGED" => Refusal::Changed,
             _ => return Err(Error::Unexpected(format!("the status {:?}", self.status))),
         })

@@ -2,14 +2,16 @@
 //! believed only if the Redis that gave it is the one that the tracker was adopted under, even when the connection was
 //! remade since the last look.
 
+use std::ops::Range;
+
 use redis::{Pipeline, Value};
 use time::OffsetDateTime;
 
 use super::header::time_from_millis;
 use super::noted_errors::{self, ANSWERS as ERROR_ANSWERS};
-use super::{Error, Generation, HEADER_BYTES, Header, HeaderError, Live, keys};
+use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
 use crate::deadline::Deadline;
-use crate::domain::{Errors, JobId, TrackerView};
+use crate::domain::{Cells, Errors, Generation, JobId, Layout, TrackerView};
 
 /// How much of the cells one command reads: well under a millisecond of Redis's time.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -30,6 +32,8 @@ pub enum Tracker {
         header: Header,
         /// It is adopted, under the generation that answered this look.
         believed: bool,
+        /// It was opened, taken up or adopted under that generation.
+        current: bool,
     },
 }
 
@@ -51,18 +55,25 @@ impl Tracker {
             Self::Missing => TrackerView::Missing,
             Self::Corrupt => TrackerView::Corrupt,
             Self::UnknownVersion => TrackerView::UnknownVersion,
-            Self::Present { header, believed } => TrackerView::Present {
+            Self::Present { header, believed, current } => TrackerView::Present {
                 incarnation: header.incarnation,
                 adopted: *believed,
+                current: *current,
                 sealed: header.seal.is_some(),
                 marked: header.revision > 0,
+                complete: header.counts.is_complete(),
             },
         }
     }
+}
 
-    /// Whether it says that nothing is pending.
-    pub fn is_complete(&self) -> bool {
-        matches!(self, Self::Present { header, .. } if header.counts.is_complete())
+impl Tracker {
+    /// The header, if it is a tracker.
+    pub fn into_header(self) -> Option<Header> {
+        match self {
+            Self::Present { header, .. } => Some(header),
+            Self::Missing | Self::Corrupt | Self::UnknownVersion => None,
+        }
     }
 }
 
@@ -78,14 +89,19 @@ impl Live {
         Ok(View { tracker, errors, time: answers.time })
     }
 
-    /// Looks at many trackers in one round trip.
-    pub async fn look_at_all(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Tracker>, Error> {
+    /// Looks at many trackers in one round trip; and at which Redis answers, `None` for a replica.
+    pub async fn look_at_all(
+        &self,
+        ids: &[JobId],
+        deadline: Deadline,
+    ) -> Result<(Vec<Tracker>, Option<Generation>), Error> {
         let mut commands = redis::pipe();
         for id in ids {
             ask_header(&mut commands, id);
         }
         let mut answers = self.ask(commands, deadline).await?;
-        ids.iter().map(|_| answers.tracker()).collect()
+        let trackers = ids.iter().map(|_| answers.tracker()).collect::<Result<_, _>>()?;
+        Ok((trackers, answers.generation))
     }
 
     /// The generation that answers now, and the time by its clock; an error on a replica.
@@ -96,32 +112,50 @@ impl Live {
     }
 
     /// All cells of a sealed tracker; `None` if it is not, or not any more, the one with this header.
-    pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Vec<u8>>, Error> {
-        let length = header.layout().bytes();
-        let mut cells = Vec::with_capacity(length);
-        while cells.len() < length {
-            let start = HEADER_BYTES + cells.len();
-            let end = HEADER_BYTES + length.min(cells.len() + CHUNK_BYTES) - 1;
-            let mut commands = redis::pipe();
-            commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(start).arg(end);
-            match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
-                Some(Value::BulkString(bytes)) if bytes.len() == end + 1 - start => cells.extend(bytes),
-                Some(Value::BulkString(_)) => return Ok(None),
-                other => return Err(unexpected(other)),
-            }
-        }
+    pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Cells>, Error> {
+        let Some(cells) = self.read_cells(id, header.layout(), deadline).await? else { return Ok(None) };
         // A seal freezes header and cells: if the header is still the same behind the last chunk, so was all before.
         let still =
             matches!(self.look(id, deadline).await?.tracker, Tracker::Present { header: now, .. } if now == *header);
         Ok(still.then_some(cells))
     }
 
+    /// These bytes of the cells of a tracker, as they are now; `None` if there are none.
+    pub async fn cells_at(
+        &self,
+        id: &JobId,
+        bytes: Range<usize>,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut commands = redis::pipe();
+        let (first, last) = (HEADER_BYTES + bytes.start, HEADER_BYTES + bytes.end - 1);
+        commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(first).arg(last);
+        match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
+            Some(Value::BulkString(cells)) => Ok((cells.len() == bytes.len()).then_some(cells)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// All cells of a tracker as they are while they are read; `None` if it is gone.
+    pub async fn read_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
+        let length = layout.bytes();
+        let mut cells = Vec::with_capacity(length);
+        while cells.len() < length {
+            let chunk = cells.len()..length.min(cells.len() + CHUNK_BYTES);
+            match self.cells_at(id, chunk, deadline).await? {
+                Some(bytes) => cells.extend(bytes),
+                None => return Ok(None),
+            }
+        }
+        Ok(Cells::new(layout, cells).ok())
+    }
+
     async fn ask(&self, mut commands: Pipeline, deadline: Deadline) -> Result<Answers, Error> {
         commands.cmd("TIME").cmd("INFO").arg("server").arg("replication");
         let mut values = self.connection.pipeline(&mut commands, deadline).await?;
         let generation = match values.pop() {
-            Some(Value::BulkString(bytes)) => Generation::parse(&String::from_utf8_lossy(&bytes)),
-            Some(Value::VerbatimString { text, .. }) => Generation::parse(&text),
+            Some(Value::BulkString(bytes)) => generation::parse(&String::from_utf8_lossy(&bytes)),
+            Some(Value::VerbatimString { text, .. }) => generation::parse(&text),
             other => return Err(unexpected(other)),
         };
         let time = values.pop().and_then(|value| redis::from_redis_value::<(u64, u64)>(value).ok());
@@ -166,8 +200,8 @@ impl Answers {
         if length != Some(Value::Int(expected)) {
             return Ok(Tracker::Corrupt);
         }
-        let believed = header.adopted && self.generation == Some(header.generation);
-        Ok(Tracker::Present { header, believed })
+        let current = self.generation == Some(header.generation);
+        Ok(Tracker::Present { believed: header.adopted && current, current, header })
     }
 }
 

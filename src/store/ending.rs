@@ -1,17 +1,18 @@
 //! How jobs end: guarded transactions, one winner (invariant I1), and the snapshot that is served from then on.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use flate2::Compression;
+use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::jobs::to_bigint;
-use super::{COMMIT_WITHIN, Error, Store};
+use super::jobs::{from_bigint, parse, to_bigint};
+use super::{COMMIT_WITHIN, Error, Store, ledger};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Errors, JobId, JobState, Tally};
+use crate::domain::{Cells, Counts, Errors, JobId, JobState, Layout, Mark, Tally};
 use crate::fault;
 
 /// The final progress, as it is stored.
@@ -24,7 +25,11 @@ pub struct Snapshot {
     /// When the last new mark came, by Redis's clock.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_progress_time: Option<OffsetDateTime>,
-    /// Marks that were acknowledged may be missing.
+    /// When the tracker was restored last; absent if it never was.
+    #[serde(with = "time::serde::rfc3339::option", default)]
+    pub restore_time: Option<OffsetDateTime>,
+    /// Marks that were acknowledged may be missing. Kept beside the snapshot, in a column of its own.
+    #[serde(skip)]
     pub lower_bound: bool,
     /// What went wrong.
     pub errors: Errors,
@@ -46,52 +51,79 @@ pub struct Ending {
 impl Snapshot {
     /// Of a job that was never reported to.
     pub fn blank(counts: Counts) -> Self {
-        Self { counts, revision: 0, last_progress_time: None, lower_bound: false, errors: Errors::default() }
+        let errors = Errors::default();
+        Self { counts, revision: 0, last_progress_time: None, restore_time: None, lower_bound: false, errors }
     }
 
     /// What it says of the marks.
     pub fn tally(&self) -> Tally {
-        Tally { counts: self.counts.clone(), revision: self.revision, last_progress_time: self.last_progress_time }
+        Tally {
+            counts: self.counts.clone(),
+            revision: Some(self.revision),
+            last_progress_time: self.last_progress_time,
+            restore_time: self.restore_time,
+        }
     }
 }
 
 impl Store {
-    /// Ends a RUNNING job whose incarnation is that of the seal; whether this call did. Otherwise it has ended
-    /// already, or the seal is that of a tracker that is not the job's any more.
-    pub async fn end(&self, id: &JobId, incarnation: u64, ending: &Ending, deadline: Deadline) -> Result<bool, Error> {
-        let cells = compress(ending.cells.clone()).await?;
+    /// Ends a RUNNING job whose incarnation is that of the seal, or of the row that was seen; whether this call did.
+    /// Otherwise it has ended already, the tracker is not the job's any more, or `draft` finds no end in what there is.
+    ///
+    /// `draft` is the end that the marks lead to which the ledger adds; it is asked before, for none, and again within
+    /// the transaction if there are any.
+    pub async fn end(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        draft: impl Fn(&[Mark]) -> Option<Ending> + Send,
+        deadline: Deadline,
+    ) -> Result<bool, Error> {
+        let mut ready = compress(draft(&[])).await?;
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let until = lease.deadline;
         let mut transaction = until.bound(sqlx::Connection::begin(&mut *lease.connection)).await??;
-        // Locked in a statement of its own: one that waits for the lock sees other tables as they were before. That
-        // is where the ledger is read one day, in a second statement.
         let lock = sqlx::query!("SELECT state, incarnation FROM jobs WHERE job_id = $1 FOR UPDATE", id.as_str());
         let row = until.bound(lock.fetch_optional(&mut *transaction)).await??;
         fault::point("commit.locked").await;
         let guard = to_bigint(incarnation)?;
-        let wins = row.is_some_and(|row| row.state == JobState::Running.as_str() && row.incarnation == guard);
-        if wins {
-            let write = sqlx::query!(
-                "UPDATE jobs SET state = $2, end_time = greatest(now(), start_time), cancel_reason = $3, snapshot = $4,
-                                 cells = $5
-                 WHERE job_id = $1",
-                id.as_str(),
-                ending.state.as_str(),
-                ending.cancel_reason,
-                Json(&ending.snapshot) as _,
-                cells
-            );
-            until.bound(write.execute(&mut *transaction)).await??;
-            fault::point("commit.written").await;
+        if !row.is_some_and(|row| row.state == JobState::Running.as_str() && row.incarnation == guard) {
+            until.bound(transaction.rollback()).await??;
+            lease.give_back();
+            return Ok(false);
         }
+        // In a second statement: the first, if it had to wait for the lock, sees other tables as they were before.
+        let rows = sqlx::query_scalar!("DELETE FROM ledger WHERE job_id = $1 RETURNING marks", id.as_str());
+        let rows = until.bound(rows.fetch_all(&mut *transaction)).await??;
+        if !rows.is_empty() {
+            ready = compress(draft(&ledger::decode(&rows)?)).await?;
+        }
+        let Some((ending, cells)) = ready else {
+            until.bound(transaction.rollback()).await??;
+            lease.give_back();
+            return Ok(false);
+        };
+        let write = sqlx::query!(
+            "UPDATE jobs SET state = $2, end_time = greatest(now(), start_time), cancel_reason = $3, snapshot = $4,
+                             cells = $5, lower_bound = $6
+             WHERE job_id = $1",
+            id.as_str(),
+            ending.state.as_str(),
+            ending.cancel_reason,
+            Json(&ending.snapshot) as _,
+            cells,
+            ending.snapshot.lower_bound
+        );
+        until.bound(write.execute(&mut *transaction)).await??;
+        fault::point("commit.written").await;
         until.bound(transaction.commit()).await??;
         lease.give_back();
-        Ok(wins)
+        Ok(true)
     }
 
     /// Ends a PENDING job: one that is cancelled, or has no tasks and so succeeds at its start. Whether this call did.
-    pub async fn end_pending(&self, id: &JobId, ending: &Ending, deadline: Deadline) -> Result<bool, Error> {
-        let cells = compress(ending.cells.clone()).await?;
+    pub async fn end_pending(&self, id: &JobId, ending: Ending, deadline: Deadline) -> Result<bool, Error> {
+        let Some((ending, cells)) = compress(Some(ending)).await? else { return Ok(false) };
         let mut lease = self.lease(deadline).await?;
         let ended = lease
             .deadline
@@ -119,8 +151,8 @@ impl Store {
         let row = lease
             .deadline
             .bound(
-                sqlx::query_scalar!(
-                    r#"SELECT snapshot AS "snapshot!: Json<Snapshot>" FROM jobs
+                sqlx::query!(
+                    r#"SELECT snapshot AS "snapshot!: Json<Snapshot>", lower_bound FROM jobs
                        WHERE job_id = $1 AND snapshot IS NOT NULL"#,
                     id.as_str()
                 )
@@ -128,17 +160,84 @@ impl Store {
             )
             .await??;
         lease.give_back();
-        Ok(row.map(|snapshot| snapshot.0))
+        Ok(row.map(|row| Snapshot { lower_bound: row.lower_bound, ..row.snapshot.0 }))
+    }
+
+    /// The cells of an ended job, of this layout.
+    pub async fn cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
+        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
+        let row = lease
+            .deadline
+            .bound(
+                sqlx::query_scalar!(
+                    r#"SELECT cells AS "cells!" FROM jobs WHERE job_id = $1 AND cells IS NOT NULL"#,
+                    id.as_str()
+                )
+                .fetch_optional(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        let Some(compressed) = row else { return Ok(None) };
+        decompress(compressed, layout).await.map(Some)
+    }
+
+    /// Ended jobs whose snapshots are lower bounds, with their incarnations: the newest few.
+    pub async fn lower_bounds(&self, limit: u32, deadline: Deadline) -> Result<Vec<(JobId, u64)>, Error> {
+        let mut lease = self.lease(deadline).await?;
+        let rows = lease
+            .deadline
+            .bound(
+                sqlx::query!(
+                    "SELECT job_id, incarnation FROM jobs WHERE lower_bound ORDER BY end_time DESC LIMIT $1",
+                    i64::from(limit)
+                )
+                .fetch_all(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        rows.into_iter().map(|row| Ok((parse(&row.job_id)?, from_bigint(row.incarnation)?))).collect()
+    }
+
+    /// Adds to an end that was a lower bound what its leftover tracker held; whether this call did. Once: from then on
+    /// it is none.
+    pub async fn complete(&self, id: &JobId, ending: Ending, deadline: Deadline) -> Result<bool, Error> {
+        let Some((ending, cells)) = compress(Some(ending)).await? else { return Ok(false) };
+        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
+        let completed = lease
+            .deadline
+            .bound(
+                sqlx::query!(
+                    "UPDATE jobs SET snapshot = $2, cells = $3, lower_bound = false WHERE job_id = $1 AND lower_bound",
+                    id.as_str(),
+                    Json(&ending.snapshot) as _,
+                    cells
+                )
+                .execute(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        Ok(completed.rows_affected() == 1)
     }
 }
 
-/// The cells as they are stored: zlib, which any language reads. Off the runtime: megabytes take a while.
-async fn compress(cells: Cells) -> Result<Vec<u8>, Error> {
+/// An end with its cells as they are stored: zlib, which any language reads. Off the runtime: megabytes take a while.
+async fn compress(ending: Option<Ending>) -> Result<Option<(Ending, Vec<u8>)>, Error> {
+    let Some(ending) = ending else { return Ok(None) };
     let compressed = tokio::task::spawn_blocking(move || {
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(cells.bytes())?;
-        encoder.finish()
+        encoder.write_all(ending.cells.bytes())?;
+        let cells = encoder.finish()?;
+        Ok::<_, std::io::Error>((ending, cells))
     });
-    let bytes = compressed.await.map_err(|error| Error::Unexpected(error.to_string()))?;
-    bytes.map_err(|error| Error::Unexpected(error.to_string()))
+    let compressed = compressed.await.map_err(|error| Error::Unexpected(error.to_string()))?;
+    compressed.map(Some).map_err(|error| Error::Unexpected(error.to_string()))
+}
+
+async fn decompress(compressed: Vec<u8>, layout: Layout) -> Result<Cells, Error> {
+    let cells = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::with_capacity(layout.bytes());
+        ZlibDecoder::new(compressed.as_slice()).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        Cells::new(layout, bytes).map_err(|error| error.to_string())
+    });
+    cells.await.map_err(|error| Error::Unexpected(error.to_string()))?.map_err(Error::Unexpected)
 }

@@ -19,6 +19,8 @@ struct JobRow {
     failure_threshold: f64,
     state: String,
     incarnation: i64,
+    tracked: bool,
+    ledger: bool,
     create_time: OffsetDateTime,
     start_time: Option<OffsetDateTime>,
     end_time: Option<OffsetDateTime>,
@@ -59,8 +61,9 @@ impl Store {
                 sqlx::query_as!(
                     JobRow,
                     r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
-                              task_count, failure_threshold, state, incarnation, create_time, start_time, end_time,
-                              cancel_reason
+                              task_count, failure_threshold, state, incarnation, tracked, create_time, start_time, end_time,
+                              cancel_reason,
+                              EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
                        FROM jobs WHERE job_id = $1"#,
                     id.as_str()
                 )
@@ -89,49 +92,46 @@ impl Store {
         issued.map(from_bigint).transpose()
     }
 
+    /// Issues the next incarnation to a restore of a RUNNING job whose incarnation is `seen`; `None` if it is not, since
+    /// the job has ended or another restore was faster.
+    pub async fn reissue_incarnation(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<Option<u64>, Error> {
+        let mut lease = self.lease(deadline).await?;
+        let issued = lease
+            .deadline
+            .bound(
+                sqlx::query_scalar!(
+                    "UPDATE jobs SET incarnation = incarnation + 1, tracked = true
+                     WHERE job_id = $1 AND state = 'RUNNING' AND incarnation = $2
+                     RETURNING incarnation",
+                    id.as_str(),
+                    to_bigint(seen)?
+                )
+                .fetch_optional(&mut *lease.connection),
+            )
+            .await??;
+        lease.give_back();
+        issued.map(from_bigint).transpose()
+    }
+
     /// Commits PENDING → RUNNING for the start that `incarnation` was issued to; whether it won. A later start, a
-    /// cancel or an earlier commit of the same makes it lose.
-    pub async fn start(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<bool, Error> {
+    /// cancel or an earlier commit of the same makes it lose. `tracked`: a tracker was opened for it.
+    pub async fn start(&self, id: &JobId, incarnation: u64, tracked: bool, deadline: Deadline) -> Result<bool, Error> {
         let mut lease = self.lease(deadline).await?;
         let started = lease
             .deadline
             .bound(
                 sqlx::query!(
-                    "UPDATE jobs SET state = 'RUNNING', start_time = now()
+                    "UPDATE jobs SET state = 'RUNNING', start_time = now(), tracked = $3
                      WHERE job_id = $1 AND state = 'PENDING' AND incarnation = $2",
                     id.as_str(),
-                    to_bigint(incarnation)?
+                    to_bigint(incarnation)?,
+                    tracked
                 )
                 .execute(&mut *lease.connection),
             )
             .await??;
         lease.give_back();
         Ok(started.rows_affected() == 1)
-    }
-
-    /// Running jobs whose ids come after `after`, ascending, with their incarnations: a page of at most `limit`.
-    pub async fn running(
-        &self,
-        after: Option<&JobId>,
-        limit: u32,
-        deadline: Deadline,
-    ) -> Result<Vec<(JobId, u64)>, Error> {
-        let after = after.map_or("", JobId::as_str);
-        let mut lease = self.lease(deadline).await?;
-        let rows = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    "SELECT job_id, incarnation FROM jobs WHERE state = 'RUNNING' AND job_id > $1
-                     ORDER BY job_id LIMIT $2",
-                    after,
-                    i64::from(limit)
-                )
-                .fetch_all(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
-        rows.into_iter().map(|row| Ok((parse(&row.job_id)?, from_bigint(row.incarnation)?))).collect()
     }
 }
 
@@ -151,6 +151,8 @@ impl TryFrom<JobRow> for Job {
             definition,
             state: parse(&row.state)?,
             incarnation: from_bigint(row.incarnation)?,
+            tracked: row.tracked,
+            ledger: row.ledger,
             create_time: row.create_time,
             start_time: row.start_time,
             end_time: row.end_time,
@@ -160,11 +162,12 @@ impl TryFrom<JobRow> for Job {
 }
 
 /// Reads a word that somebody else may have written.
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T, Error> {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T, Error> {
     word.parse().map_err(|error| Error::Unexpected(format!("{word:?}: {error}")))
 }
 
-fn from_bigint(number: i64) -> Result<u64, Error> {
+/// A number as it was read.
+pub(super) fn from_bigint(number: i64) -> Result<u64, Error> {
     u64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
 }
 

@@ -6,8 +6,10 @@
 mod check;
 mod ending;
 mod error;
+mod feed;
 mod jobs;
 mod lease;
+mod ledger;
 mod migrate;
 
 use std::fmt;
@@ -20,6 +22,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 pub use check::CheckError;
 pub use ending::{Ending, Snapshot};
 pub use error::Error;
+pub use feed::{Event, Feed, Running};
+pub use ledger::Entry;
 pub use migrate::MigrateError;
 
 /// How long a commit may take: it may carry twenty megabytes of cells.

@@ -132,7 +132,7 @@ impl Worker {
         let answer = client::again(PATIENCE, call).await?;
         for disposition in answer.dispositions() {
             match disposition {
-                Disposition::Applied => self.tally.applied += 1,
+                Disposition::Applied | Disposition::Recorded => self.tally.applied += 1,
                 Disposition::Duplicate => self.tally.duplicate += 1,
                 Disposition::Superseded => self.tally.superseded += 1,
                 Disposition::UnknownTask | Disposition::Unspecified => self.tally.unknown_task += 1,

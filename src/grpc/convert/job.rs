@@ -84,6 +84,8 @@ mod tests {
             definition: new.validate().unwrap(),
             state: JobState::Pending,
             incarnation: 0,
+            tracked: true,
+            ledger: false,
             create_time: OffsetDateTime::UNIX_EPOCH,
             start_time: None,
             end_time: None,

@@ -19,6 +19,7 @@ pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
         observe_time: Some(timestamp(observe_time)),
         last_progress_time: tally.as_ref().and_then(|tally| tally.last_progress_time).map(timestamp),
         revision: tally.as_ref().and_then(revision),
+        restore_time: tally.as_ref().and_then(|tally| tally.restore_time).map(timestamp),
         task_count: i64::from(definition.task_count),
         pending_task_count: counts.map(|counts| number(counts.pending(counts.last()))),
         succeeded_task_count: last.map(|last| last.succeeded.into()),
@@ -67,7 +68,7 @@ fn error_samples(definition: &Definition, errors: Errors) -> Vec<pb::ErrorSample
 }
 
 fn revision(tally: &Tally) -> Option<i64> {
-    tally.revision.try_into().ok()
+    tally.revision?.try_into().ok()
 }
 
 /// A count as the interface writes it.
@@ -91,6 +92,7 @@ fn reason_of(reason: SourceReason) -> pb::SourceReason {
         SourceReason::TrackerUnknownVersion => pb::SourceReason::TrackerUnknownVersion,
         SourceReason::TrackerNotAdopted => pb::SourceReason::TrackerNotAdopted,
         SourceReason::PostgresUnreachable => pb::SourceReason::PostgresUnreachable,
+        SourceReason::InLedger => pb::SourceReason::InLedger,
     }
 }
 
@@ -124,7 +126,8 @@ mod tests {
     fn tally() -> Tally {
         let read = StageCounts { succeeded: 7, failed: 1, skipped: 0 };
         let digest = StageCounts { succeeded: 3, failed: 1, skipped: 1 };
-        Tally { counts: Counts { total: 10, stages: vec![read, digest] }, revision: 13, last_progress_time: None }
+        let counts = Counts { total: 10, stages: vec![read, digest] };
+        Tally { counts, revision: Some(13), last_progress_time: None, restore_time: None }
     }
 
     /// The last stage speaks for the task.

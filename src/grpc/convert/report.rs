@@ -37,6 +37,7 @@ fn disposition_of(disposition: Disposition) -> pb::Disposition {
         Disposition::Duplicate => pb::Disposition::Duplicate,
         Disposition::Superseded => pb::Disposition::Superseded,
         Disposition::UnknownTask => pb::Disposition::UnknownTask,
+        Disposition::Recorded => pb::Disposition::Recorded,
     }
 }
 

@@ -31,8 +31,8 @@ local function pending(h)
 end
 
 -- Whether the fields can have been written by us: each within its range, and none against another.
-local function possible(h, zero)
-  if h.stages < 1 or h.stages > STAGES or h.adopted > 1 or h.seal > 2 or zero ~= 0 then
+local function possible(h)
+  if h.stages < 1 or h.stages > STAGES or h.adopted > 1 or h.seal > 2 or h.restored > 1 then
     return false
   end
   for _, number in ipairs({ h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time, h.bucket }) do
@@ -62,13 +62,13 @@ local function parse(bytes)
   end
   local v = { struct.unpack(FORMAT, body) }
   local h = {
-    raw = bytes, stages = v[3], adopted = v[4], seal = v[5], total = v[7], incarnation = v[8], generation = v[9],
-    opened = v[10], adopt_time = v[11], last_mark = v[12], revision = v[13], seal_time = v[14],
+    raw = bytes, stages = v[3], adopted = v[4], seal = v[5], restored = v[6],
+    total = v[7], incarnation = v[8], generation = v[9], opened = v[10], adopt_time = v[11], last_mark = v[12], revision = v[13], seal_time = v[14],
     counts = {}, bucket = v[15 + 3 * STAGES], buckets = {},
   }
   for i = 1, 3 * STAGES do h.counts[i] = v[14 + i] end
   for i = 1, BUCKETS do h.buckets[i] = v[15 + 3 * STAGES + i] end
-  if not possible(h, v[6]) then
+  if not possible(h) then
     return nil, 'CORRUPT'
   end
   return h
@@ -98,7 +98,7 @@ local function own(key, incarnation)
 end
 
 local function write(key, h)
-  local v = { 'HWM', 1, h.stages, h.adopted, h.seal, 0, h.total, h.incarnation, h.generation, h.opened, h.adopt_time,
+  local v = { 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation, h.generation, h.opened, h.adopt_time,
     h.last_mark, h.revision, h.seal_time }
   for i = 1, 3 * STAGES do v[14 + i] = h.counts[i] end
   v[15 + 3 * STAGES] = h.bucket

@@ -1,0 +1,133 @@
+//! What a running job's tracker needs: the rules of the reconciler. Each is idempotent and looks only at what is there,
+//! so any number of gateways may follow them at once, and what one leaves undone the next round sees again.
+
+use super::TrackerView;
+
+/// A running job as the reconciler sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sight {
+    /// The incarnation that Postgres names for it.
+    pub incarnation: u64,
+    /// Its tracker.
+    pub tracker: TrackerView,
+    /// Rows of its reports are in the ledger.
+    pub ledger: bool,
+    /// This gateway's mirror may hold marks that the tracker does not.
+    pub mirror_ahead: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Put what is no tracker out of the way.
+    SetAside,
+    /// Rebuild a tracker that is missing, or is not the job's own, under a new incarnation.
+    Restore,
+    /// Let the job's own tracker settle under the generation that answers now.
+    TakeUp,
+    /// Add what the mirror holds.
+    Merge,
+    /// Add what the ledger holds, and delete it there.
+    Drain,
+    /// Believe it again, if it was opened for this run or has settled.
+    Adopt,
+    /// Seal, commit, expire: it is sealed or complete, and whoever began may be dead.
+    Finish,
+    /// End a job that is complete without its tracker, which cannot be reached.
+    FinishWithoutTracker,
+}
+
+/// The rules that apply, in the order in which they are followed.
+pub fn due(sight: &Sight) -> Vec<Rule> {
+    let (adopted, current, sealed, complete) = match sight.tracker {
+        TrackerView::Unreachable => return vec![Rule::FinishWithoutTracker],
+        TrackerView::Missing => return vec![Rule::Restore],
+        TrackerView::Corrupt => return vec![Rule::SetAside],
+        // A newer gateway looks after it; until then reports go to the ledger.
+        TrackerView::UnknownVersion => return Vec::new(),
+        TrackerView::Present { incarnation, .. } if incarnation != sight.incarnation => return vec![Rule::Restore],
+        TrackerView::Present { adopted, current, sealed, complete, .. } => (adopted, current, sealed, complete),
+    };
+    if sealed {
+        return vec![Rule::Finish];
+    }
+    [
+        (!current, Rule::TakeUp),
+        (sight.mirror_ahead, Rule::Merge),
+        (sight.ledger, Rule::Drain),
+        // Only what this gateway and the ledger have nothing to add to.
+        (current && !adopted && !sight.mirror_ahead && !sight.ledger, Rule::Adopt),
+        // Last: what has failures in it can end only once it is adopted.
+        (complete, Rule::Finish),
+    ]
+    .into_iter()
+    .filter_map(|(applies, rule)| applies.then_some(rule))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: Sight = Sight {
+        incarnation: 2,
+        tracker: TrackerView::Present {
+            incarnation: 2,
+            adopted: true,
+            current: true,
+            sealed: false,
+            marked: true,
+            complete: false,
+        },
+        ledger: false,
+        mirror_ahead: false,
+    };
+
+    fn with(change: impl FnOnce(&mut Sight)) -> Vec<Rule> {
+        let mut sight = OPEN;
+        change(&mut sight);
+        due(&sight)
+    }
+
+    fn tracker(adopted: bool, current: bool, sealed: bool, complete: bool) -> TrackerView {
+        TrackerView::Present { incarnation: 2, adopted, current, sealed, marked: true, complete }
+    }
+
+    #[test]
+    fn a_healthy_job_needs_nothing() {
+        assert_eq!(due(&OPEN), []);
+    }
+
+    #[test]
+    fn what_is_missing_or_not_the_jobs_own_is_restored() {
+        assert_eq!(with(|sight| sight.tracker = TrackerView::Missing), [Rule::Restore]);
+        assert_eq!(with(|sight| sight.incarnation = 3), [Rule::Restore]);
+        assert_eq!(with(|sight| sight.incarnation = 1), [Rule::Restore]);
+        assert_eq!(with(|sight| sight.tracker = TrackerView::Corrupt), [Rule::SetAside]);
+        assert_eq!(with(|sight| sight.tracker = TrackerView::UnknownVersion), []);
+    }
+
+    #[test]
+    fn what_is_sealed_is_finished_and_nothing_else() {
+        let sealed = tracker(false, false, true, false);
+        let all = with(|sight| (sight.tracker, sight.ledger, sight.mirror_ahead) = (sealed, true, true));
+        assert_eq!(all, [Rule::Finish]);
+    }
+
+    #[test]
+    fn adopted_is_only_what_nothing_is_to_be_added_to() {
+        assert_eq!(with(|sight| sight.tracker = tracker(false, true, false, false)), [Rule::Adopt]);
+        assert_eq!(with(|sight| sight.tracker = tracker(false, false, false, false)), [Rule::TakeUp]);
+        let ahead = with(|sight| (sight.tracker, sight.mirror_ahead) = (tracker(false, true, false, false), true));
+        assert_eq!(ahead, [Rule::Merge]);
+        let rows = with(|sight| (sight.tracker, sight.ledger) = (tracker(false, true, false, false), true));
+        assert_eq!(rows, [Rule::Drain]);
+    }
+
+    /// With failures in it, it cannot end before it is adopted; and if it cannot be adopted, it may have succeeded.
+    #[test]
+    fn a_complete_tracker_that_is_not_adopted_is_adopted_and_finished() {
+        assert_eq!(with(|sight| sight.tracker = tracker(false, true, false, true)), [Rule::Adopt, Rule::Finish]);
+        assert_eq!(with(|sight| sight.tracker = tracker(true, true, false, true)), [Rule::Finish]);
+    }
+}

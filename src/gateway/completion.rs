@@ -1,0 +1,57 @@
+//! Ends that were committed past a Redis that could not be reached: the marks which its tracker still holds are added,
+//! once. The database allows just that (invariant I1).
+
+use super::Gateway;
+use crate::deadline::Deadline;
+use crate::domain::JobId;
+use crate::error::{Error, Result};
+use crate::live::Seal;
+use crate::store::{Ending, Snapshot};
+
+/// How many are looked at in a round.
+const AT_ONCE: u32 = 10;
+
+impl Gateway {
+    /// Adds to lower bounds what their leftover trackers hold.
+    pub async fn complete_lower_bounds(&self, deadline: Deadline) -> Result<()> {
+        for (id, incarnation) in self.store().lower_bounds(AT_ONCE, deadline).await? {
+            self.complete_lower_bound(&id, incarnation, deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn complete_lower_bound(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+        // Frozen first, so that nothing is marked, and acknowledged, behind what is read.
+        let sealed = match self.live().seal(id, incarnation, Seal::Cancelled(""), deadline).await.map_err(Error::from) {
+            Ok(Ok(header)) => header,
+            // Away, not there, or not to be read: until then the snapshot stays what it says that it is.
+            Ok(Err(_)) | Err(Error::Unavailable(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(leftover) = self.live().cells(id, &sealed, deadline).await? else { return Ok(()) };
+        let job = self.get(id, deadline).await?;
+        let stored = self.store().cells(id, job.definition.layout(), deadline).await?;
+        let Some(mut cells) = stored else { return Ok(()) };
+        cells.merge(&leftover);
+        if let Some(mirror) = self.shared.mirrors.cells(id) {
+            cells.merge(&mirror);
+        }
+        let snapshot = Snapshot {
+            counts: cells.count(),
+            revision: sealed.revision,
+            last_progress_time: sealed.last_mark_time,
+            restore_time: sealed.tally().restore_time,
+            lower_bound: false,
+            errors: self.live().look(id, deadline).await?.errors,
+        };
+        let ending = Ending { state: job.state, cancel_reason: job.cancel_reason, snapshot, cells };
+        if self.store().complete(id, ending, deadline).await? {
+            tracing::info!(job = %id, "added to the end what the tracker still held");
+        }
+        self.shared.mirrors.forget(id);
+        if let Err(error) = self.live().expire(id, incarnation, deadline).await {
+            tracing::debug!(job = %id, %error, "the sealed tracker stays for now");
+        }
+        Ok(())
+    }
+}

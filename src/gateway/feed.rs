@@ -1,0 +1,145 @@
+//! Which jobs are known to run: what the feed of Postgres says in its present session, and nothing older (invariant I6).
+//! A job that is not here is asked in Postgres, so a fresh gateway needs no history, and a gateway whose feed is cut
+//! shows nothing as running on its own authority.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Gateway;
+use crate::deadline::Deadline;
+use crate::domain::JobId;
+use crate::store::{self, Event, Feed, Running};
+
+/// From one round trip on the feed's connection to the next, and how long one may take.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+const CONFIRM_WITHIN: Duration = Duration::from_millis(900);
+/// How long after it was asked for, the last round trip vouches for the session.
+const BELIEVED_FOR: Duration = Duration::from_secs(2);
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+const REOPEN_AFTER: Duration = Duration::from_millis(250);
+
+#[derive(Default)]
+pub(super) struct KnownRunning(Mutex<Session>);
+
+#[derive(Default)]
+struct Session {
+    jobs: HashMap<JobId, Running>,
+    /// When the last round trip that was answered was asked for; `None` without a session.
+    confirmed: Option<Instant>,
+}
+
+impl KnownRunning {
+    /// The job, if the feed says that it runs.
+    pub fn get(&self, id: &JobId) -> Option<Running> {
+        let session = self.session();
+        session.is_believed().then(|| session.jobs.get(id).copied()).flatten()
+    }
+
+    /// All jobs that the feed says run; `None` if there is no session to believe.
+    pub fn all(&self) -> Option<Vec<(JobId, Running)>> {
+        let session = self.session();
+        let jobs = || session.jobs.iter().map(|(id, running)| (id.clone(), *running)).collect();
+        session.is_believed().then(jobs)
+    }
+
+    /// This gateway itself recorded a row: no read through it may miss that, however slow the feed is.
+    pub fn recorded(&self, id: &JobId) {
+        self.change(id, |running| running.ledger = true);
+    }
+
+    /// This gateway itself saw the job ended.
+    pub fn ended(&self, id: &JobId) {
+        self.session().jobs.remove(id);
+    }
+
+    fn change(&self, id: &JobId, change: impl FnOnce(&mut Running)) {
+        self.session().jobs.get_mut(id).map(change);
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        // Every change is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    fn is_believed(&self) -> bool {
+        self.confirmed.is_some_and(|asked| asked.elapsed() < BELIEVED_FOR)
+    }
+}
+
+impl Gateway {
+    /// Follows the feed until `shutdown`: one session after the other.
+    pub async fn follow_feed(self, shutdown: CancellationToken) {
+        let _ = shutdown.run_until_cancelled(self.sessions()).await;
+    }
+
+    async fn sessions(&self) {
+        let mut said = false;
+        loop {
+            let ended = self.session(&mut said).await;
+            *self.shared.running.session() = Session::default();
+            if !said {
+                tracing::warn!(error = %ended, "the feed of Postgres is cut; reads ask Postgres until it is back");
+            }
+            said = true;
+            tokio::time::sleep(REOPEN_AFTER).await;
+        }
+    }
+
+    /// One session, until it ends.
+    async fn session(&self, said: &mut bool) -> store::Error {
+        let asked = Instant::now();
+        let (mut feed, jobs) = match self.store().feed(Deadline::after(OPEN_WITHIN)).await {
+            Ok(opened) => opened,
+            Err(error) => return error,
+        };
+        tracing::info!(running = jobs.len(), "the feed of Postgres is open");
+        *said = false;
+        *self.shared.running.session() = Session { jobs, confirmed: Some(asked) };
+        let mut asked = asked;
+        loop {
+            let step = match feed.next(CONFIRM_EVERY.saturating_sub(asked.elapsed())).await {
+                Ok(Some(event)) => self.hear(&mut feed, event).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            let step = match step {
+                Ok(()) if asked.elapsed() >= CONFIRM_EVERY => {
+                    asked = Instant::now();
+                    feed.confirm(Deadline::after(CONFIRM_WITHIN)).await
+                }
+                other => other,
+            };
+            if let Err(error) = step {
+                return error;
+            }
+            self.shared.running.session().confirmed = Some(asked);
+        }
+    }
+
+    async fn hear(&self, feed: &mut Feed, event: Event) -> Result<(), store::Error> {
+        let known = &self.shared.running;
+        match event {
+            Event::Running(id, incarnation) => {
+                // A job whose incarnation changes keeps its rows; a job that starts has none yet, or they are told next.
+                let ledger = known.session().jobs.get(&id).is_some_and(|running| running.ledger);
+                known.session().jobs.insert(id, Running { incarnation, ledger });
+            }
+            Event::Ended(id) => {
+                known.ended(&id);
+                self.shared.mirrors.forget(&id);
+            }
+            Event::Recorded(id) => known.recorded(&id),
+            Event::Drained(id) => {
+                // Asked on this connection: a row that comes later is told later.
+                let ledger = feed.has_ledger(&id, Deadline::after(CONFIRM_WITHIN)).await?;
+                known.change(&id, |running| running.ledger = ledger);
+            }
+        }
+        Ok(())
+    }
+}

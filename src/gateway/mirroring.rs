@@ -1,0 +1,90 @@
+//! Mirrors and trackers: what was acknowledged goes into the mirror, what the mirror holds goes back into a tracker that
+//! lost it, and what other gateways took is pulled into the mirror (invariant I4).
+
+use std::ops::Range;
+
+use super::Gateway;
+use crate::deadline::Deadline;
+use crate::domain::{JobId, Layout, Mark, Marking, Standing};
+use crate::error::{Error, Result, Unavailable};
+use crate::live::{Header, Marked};
+
+/// How often one chunk is computed again because reports changed it in between.
+const MAX_CONFLICTS: usize = 64;
+
+impl Gateway {
+    /// Adds all that the mirror holds to the job's tracker; whether it is all in.
+    pub(super) async fn merge_mirror(&self, id: &JobId, standing: Standing, deadline: Deadline) -> Result<bool> {
+        let layout = self.definition(id, deadline).await?.layout();
+        let (chunks, epoch) = self.shared.mirrors.chunks(id);
+        for tasks in chunks {
+            let Some(chunk) = self.shared.mirrors.chunk(id, &tasks) else { return Ok(false) };
+            let marking = Marking::of_cells(layout, tasks, &chunk.bytes);
+            // Usually the tracker has lost nothing of it, and holds just these bytes.
+            if !self.merge_step(id, standing.incarnation, &marking, vec![chunk.bytes], deadline).await? {
+                return Ok(false);
+            }
+        }
+        self.shared.mirrors.merged(id, standing, epoch);
+        Ok(true)
+    }
+
+    /// Adds marks that the ledger held; whether they are in.
+    pub(super) async fn merge_marks(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        layout: Layout,
+        marks: &[Mark],
+        deadline: Deadline,
+    ) -> Result<bool> {
+        for step in Marking::plan(layout, marks.iter().copied()) {
+            let blank = step.blank();
+            if !self.merge_step(id, incarnation, &step, blank, deadline).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn merge_step(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        marking: &Marking,
+        guess: Vec<Vec<u8>>,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let mut bytes = guess;
+        for _ in 0..MAX_CONFLICTS {
+            let change = marking
+                .apply(&bytes)
+                .ok_or_else(|| Error::Internal("the tracker answered bytes of other places".to_owned()))?;
+            match self.live().merge(id, incarnation, (marking, &bytes, &change), deadline).await? {
+                Marked::Applied(_) => return Ok(true),
+                Marked::Conflict(found) => bytes = found,
+                Marked::Refused(refusal) => {
+                    tracing::debug!(job = %id, ?refusal, "the tracker takes no marks back now");
+                    return Ok(false);
+                }
+            }
+        }
+        Err(Error::Unavailable(Unavailable::Contention))
+    }
+
+    /// Reads what the mirror may lack from a tracker, at most `budget` bytes; how many it read.
+    pub(super) async fn pull(&self, id: &JobId, header: &Header, budget: usize, deadline: Deadline) -> Result<usize> {
+        let layout = header.layout();
+        let standing = Standing { incarnation: header.incarnation, generation: header.generation };
+        let mut read = 0;
+        while read < budget {
+            let next: Option<Range<u32>> = self.shared.mirrors.next_pull(id, layout, standing, header.revision);
+            let Some(tasks) = next else { break };
+            let bytes = crate::mirror::bytes_of(layout, &tasks);
+            let Some(cells) = self.live().cells_at(id, bytes.clone(), deadline).await? else { break };
+            read += bytes.len();
+            self.shared.mirrors.pull(id, layout, &crate::mirror::Chunk { tasks, bytes: cells }, standing);
+        }
+        Ok(read)
+    }
+}

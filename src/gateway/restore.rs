@@ -1,0 +1,44 @@
+//! Restore: a tracker that Redis has lost, or that is not the job's own, is rebuilt under a new incarnation from what
+//! this gateway's mirror holds. It is believed by nobody until every gateway had the time to add its own mirror.
+
+use super::Gateway;
+use crate::deadline::Deadline;
+use crate::domain::{Cells, JobId};
+use crate::error::Result;
+use crate::fault;
+use crate::live::Tracker;
+
+impl Gateway {
+    /// Restores the tracker of a job that runs with the incarnation `seen`. Whether it is there now is seen by looking
+    /// again: another gateway may be faster, and then this one does nothing.
+    pub(super) async fn restore(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<()> {
+        // The look comes first: what is found then is at most as new as the incarnation that is issued.
+        let tracker = self.live().look(id, deadline).await?.tracker;
+        let found = match &tracker {
+            Tracker::Present { header, .. } if header.incarnation == seen => return Ok(()),
+            Tracker::Present { header, .. } => Some(header.incarnation),
+            Tracker::Missing => None,
+            Tracker::Corrupt | Tracker::UnknownVersion => return Ok(()),
+        };
+        let layout = self.definition(id, deadline).await?.layout();
+        fault::point("restore.begun").await;
+        let Some(incarnation) = self.store().reissue_incarnation(id, seen, deadline).await? else { return Ok(()) };
+        fault::point("restore.issued").await;
+        let outcome = match found {
+            // Its marks are true whatever its number: they stay, and mirrors are merged into them.
+            Some(found) if found < incarnation => {
+                self.live().take_up(id, found, incarnation, deadline).await?.map(drop)
+            }
+            // The next round issues a higher one.
+            Some(_) => return Ok(()),
+            None => {
+                let cells = self.shared.mirrors.cells(id).unwrap_or_else(|| Cells::blank(layout));
+                self.live().open(id, layout, incarnation, Some(&cells), deadline).await?
+            }
+        };
+        fault::point("restore.opened").await;
+        metrics::counter!("highwater_restores_total").increment(1);
+        tracing::warn!(job = %id, incarnation, ?outcome, "restored a tracker that Redis had lost");
+        Ok(())
+    }
+}

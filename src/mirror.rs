@@ -1,0 +1,317 @@
+//! Mirrors: this gateway's copies of running jobs' marks, the OR of all that it has acknowledged or read. They are what
+//! a lost tracker is restored from (invariant I4), so every gateway is a replica of the marks at no cost in writes.
+//!
+//! Bounded: when new cells do not fit, the mirror that was used longest ago is dropped, counted and said. Knows neither
+//! store: who merges and pulls is `gateway::mirroring`.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use crate::domain::{Cell, Cells, JobId, Layout, Standing};
+
+/// How many tasks one chunk holds: a multiple of four, so that chunks begin with whole bytes whatever the stages, and
+/// at most 128 KiB, which one script compares in well under a millisecond.
+const CHUNK_TASKS: u32 = 65_536;
+
+/// All mirrors of this gateway.
+pub struct Mirrors {
+    state: Mutex<State>,
+    max_bytes: usize,
+}
+
+struct State {
+    mirrors: LruCache<JobId, Mirror>,
+    bytes: usize,
+    dropped: u64,
+}
+
+struct Mirror {
+    layout: Layout,
+    cells: Vec<u8>,
+    /// The tracker that is known to hold all of these marks.
+    merged: Option<Standing>,
+    /// Grows with every mark of which that is not known.
+    epoch: u64,
+    /// Nothing was ever put in.
+    blank: bool,
+    /// The tracker, and its revision, that was last read whole; and that is being read.
+    pulled: Option<(Standing, u64)>,
+    pulling: Option<(Standing, u64)>,
+    /// The chunk that is read next.
+    next_pull: usize,
+}
+
+/// A part of a job's cells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// The tasks.
+    pub tasks: Range<u32>,
+    /// Their cells.
+    pub bytes: Vec<u8>,
+}
+
+impl Mirrors {
+    /// Mirrors that together hold at most `max_bytes` of cells.
+    pub fn new(max_bytes: usize) -> Self {
+        let state = State { mirrors: LruCache::unbounded(), bytes: 0, dropped: 0 };
+        Self { state: Mutex::new(state), max_bytes }
+    }
+
+    /// Adds marks that were acknowledged. `held_by` is the tracker that took them, if it is one that loses none.
+    pub fn mark(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        cells: impl Iterator<Item = (u32, Cell)>,
+        held_by: Option<Standing>,
+    ) {
+        let mut state = self.state();
+        let Some(mirror) = state.mirror(id, layout, self.max_bytes) else { return };
+        for (task, cell) in cells {
+            let span = layout.span(task);
+            layout.merge(task, cell, &mut mirror.cells[span.clone()], span.start);
+        }
+        mirror.took(held_by);
+    }
+
+    /// Adds what was read from a tracker.
+    pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: Standing) {
+        let mut state = self.state();
+        let Some(mirror) = state.mirror(id, layout, self.max_bytes) else { return };
+        let start = layout.span(chunk.tasks.start).start;
+        for (ours, theirs) in mirror.cells[start..].iter_mut().zip(&chunk.bytes) {
+            *ours |= theirs;
+        }
+        mirror.took(Some(held_by));
+    }
+
+    /// The tasks whose cells are to be read next from the tracker that stands so at this revision; `None` if all have
+    /// been. Moves on by one chunk each time.
+    pub fn next_pull(&self, id: &JobId, layout: Layout, standing: Standing, revision: u64) -> Option<Range<u32>> {
+        let mut state = self.state();
+        let mirror = state.mirror(id, layout, self.max_bytes)?;
+        if mirror.pulled == Some((standing, revision)) {
+            return None;
+        }
+        let tasks = chunks(layout).nth(mirror.next_pull)?;
+        if mirror.next_pull == 0 {
+            // What changes in a chunk that was read already has a higher revision, and is read in the next pass.
+            mirror.pulling = Some((standing, revision));
+        }
+        mirror.next_pull += 1;
+        if tasks.end == layout.total {
+            (mirror.pulled, mirror.next_pull) = (mirror.pulling, 0);
+        }
+        Some(tasks)
+    }
+
+    /// The chunks in which anything is marked, and the epoch that they are of.
+    pub fn chunks(&self, id: &JobId) -> (Vec<Range<u32>>, u64) {
+        let mut state = self.state();
+        let Some(mirror) = state.mirrors.get(id) else { return (Vec::new(), 0) };
+        let marked = chunks(mirror.layout).filter(|tasks| mirror.chunk(tasks).iter().any(|byte| *byte != 0));
+        (marked.collect(), mirror.epoch)
+    }
+
+    /// One chunk.
+    pub fn chunk(&self, id: &JobId, tasks: &Range<u32>) -> Option<Chunk> {
+        let mut state = self.state();
+        let bytes = state.mirrors.get(id)?.chunk(tasks).to_vec();
+        Some(Chunk { tasks: tasks.clone(), bytes })
+    }
+
+    /// All cells, if there is a mirror.
+    pub fn cells(&self, id: &JobId) -> Option<Cells> {
+        let mut state = self.state();
+        let mirror = state.mirrors.get(id)?;
+        Cells::new(mirror.layout, mirror.cells.clone()).ok()
+    }
+
+    /// Whether marks of the job are held.
+    pub fn holds(&self, id: &JobId) -> bool {
+        self.state().mirrors.peek(id).is_some_and(|mirror| !mirror.blank)
+    }
+
+    /// Whether anything is in it that this tracker is not known to hold.
+    pub fn is_ahead(&self, id: &JobId, standing: Standing) -> bool {
+        self.state().mirrors.peek(id).is_some_and(|mirror| mirror.merged != Some(standing))
+    }
+
+    /// All that the mirror held at this epoch has been merged into this tracker.
+    pub fn merged(&self, id: &JobId, standing: Standing, epoch: u64) {
+        if let Some(mirror) = self.state().mirrors.get_mut(id)
+            && mirror.epoch == epoch
+        {
+            mirror.merged = Some(standing);
+        }
+    }
+
+    /// Forgets a job that has ended.
+    pub fn forget(&self, id: &JobId) {
+        let mut state = self.state();
+        if let Some(mirror) = state.mirrors.pop(id) {
+            state.bytes -= mirror.cells.len();
+        }
+    }
+
+    /// The jobs that have mirrors.
+    pub fn jobs(&self) -> Vec<JobId> {
+        self.state().mirrors.iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// How many bytes of cells all mirrors hold, and how many mirrors were dropped because of the bound.
+    pub fn usage(&self) -> (usize, u64) {
+        let state = self.state();
+        (state.bytes, state.dropped)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Marks only grow: what a panic leaves behind is true.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The job's mirror, made if it is not there; `None` if it is larger than all mirrors may be.
+    fn mirror(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
+        if !self.mirrors.contains(id) {
+            let size = layout.bytes();
+            if size > max_bytes {
+                return None;
+            }
+            while self.bytes + size > max_bytes {
+                let (dropped, mirror) = self.mirrors.pop_lru()?;
+                self.bytes -= mirror.cells.len();
+                self.dropped += 1;
+                metrics::counter!("highwater_mirrors_dropped_total").increment(1);
+                tracing::warn!(job = %dropped, "dropped a mirror: its marks are in Redis alone now; allow mirrors more memory");
+            }
+            self.bytes += size;
+            let cells = vec![0; size];
+            let mirror = Mirror {
+                layout,
+                cells,
+                merged: None,
+                epoch: 0,
+                blank: true,
+                pulled: None,
+                pulling: None,
+                next_pull: 0,
+            };
+            self.mirrors.put(id.clone(), mirror);
+        }
+        self.mirrors.get_mut(id)
+    }
+}
+
+impl Mirror {
+    /// Marks came that `held_by` holds; `None`: they came from where marks can be lost.
+    fn took(&mut self, held_by: Option<Standing>) {
+        if self.blank {
+            (self.merged, self.blank) = (held_by, false);
+        } else if held_by.is_none() || self.merged != held_by {
+            self.merged = None;
+        }
+        if self.merged.is_none() {
+            self.epoch += 1;
+        }
+    }
+
+    fn chunk(&self, tasks: &Range<u32>) -> &[u8] {
+        let bytes = bytes_of(self.layout, tasks);
+        &self.cells[bytes]
+    }
+}
+
+/// The chunks of a job, in order.
+fn chunks(layout: Layout) -> impl Iterator<Item = Range<u32>> {
+    let starts = (0..layout.total).step_by(CHUNK_TASKS as usize);
+    starts.map(move |start| start..layout.total.min(start + CHUNK_TASKS))
+}
+
+/// The bytes that hold the cells of these tasks, which begin a chunk.
+pub fn bytes_of(layout: Layout, tasks: &Range<u32>) -> Range<usize> {
+    layout.span(tasks.start).start..layout.span(tasks.end - 1).end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Generation, Mark, Outcome};
+
+    const LAYOUT: Layout = Layout { total: 200_000, stages: 3 };
+
+    fn id(name: &str) -> JobId {
+        name.parse().unwrap()
+    }
+
+    fn mark(task: u32) -> (u32, Cell) {
+        (task, Mark { task, stage: 0, outcome: Outcome::Succeeded }.bits(LAYOUT.stages))
+    }
+
+    fn standing(incarnation: u64) -> Standing {
+        Standing { incarnation, generation: Generation([7; 16]) }
+    }
+
+    #[test]
+    fn what_was_acknowledged_and_what_was_read_are_one() {
+        let mirrors = Mirrors::new(1 << 20);
+        let one = id("one");
+        mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), None);
+        let (chunks, _) = mirrors.chunks(&one);
+        assert_eq!(chunks, [0..65_536, 131_072..196_608]);
+        let mut chunk = mirrors.chunk(&one, &(0..65_536)).unwrap();
+        chunk.bytes.fill(0);
+        chunk.bytes[10] = 0b1100_0000;
+        mirrors.pull(&one, LAYOUT, &chunk, standing(1));
+        let counts = mirrors.cells(&one).unwrap().count();
+        assert_eq!(counts.stages.iter().map(|stage| stage.succeeded).sum::<u32>(), 3);
+    }
+
+    #[test]
+    fn it_is_ahead_until_all_was_merged_and_again_when_another_tracker_took_marks() {
+        let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
+        assert!(!mirrors.is_ahead(&one, standing(1)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), Some(standing(1)));
+        assert!(!mirrors.is_ahead(&one, standing(1)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), None);
+        assert!(mirrors.is_ahead(&one, standing(1)));
+        let (_, epoch) = mirrors.chunks(&one);
+        mirrors.merged(&one, standing(1), epoch);
+        assert!(!mirrors.is_ahead(&one, standing(1)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), Some(standing(1)));
+        assert!(!mirrors.is_ahead(&one, standing(1)));
+        assert!(mirrors.is_ahead(&one, standing(2)));
+        mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), None);
+        mirrors.merged(&one, standing(1), epoch);
+        assert!(mirrors.is_ahead(&one, standing(1)), "merged before the last mark came");
+    }
+
+    #[test]
+    fn the_bound_holds_and_what_was_dropped_is_counted() {
+        let size = LAYOUT.bytes();
+        let mirrors = Mirrors::new(2 * size);
+        for name in ["one", "two", "three"] {
+            mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), None);
+        }
+        assert_eq!(mirrors.usage(), (2 * size, 1));
+        assert!(mirrors.cells(&id("one")).is_none() && mirrors.cells(&id("three")).is_some());
+        mirrors.forget(&id("two"));
+        assert_eq!(mirrors.usage(), (size, 1));
+        let tiny = Mirrors::new(size - 1);
+        tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), None);
+        assert_eq!(tiny.usage(), (0, 0));
+    }
+
+    #[test]
+    fn every_chunk_is_read_once_for_a_revision() {
+        let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
+        let next = |revision| mirrors.next_pull(&one, LAYOUT, standing(1), revision);
+        let first: Vec<_> = std::iter::from_fn(|| next(5)).collect();
+        assert_eq!(first, [0..65_536, 65_536..131_072, 131_072..196_608, 196_608..200_000]);
+        assert_eq!(next(5), None);
+        assert_eq!(next(6), Some(0..65_536));
+    }
+}
