@@ -34,21 +34,20 @@ ALTER TABLE ledger ALTER COLUMN marks SET STORAGE EXTERNAL;
 -- state nor times nor reason change with it.
 CREATE OR REPLACE FUNCTION guard_job_update() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF OLD.state NOT IN ('PENDING', 'RUNNING') THEN
+        IF OLD.lower_bound AND NOT NEW.lower_bound
+            AND to_jsonb(NEW) - ARRAY['snapshot', 'cells', 'lower_bound']
+                = to_jsonb(OLD) - ARRAY['snapshot', 'cells', 'lower_bound'] THEN
+            RETURN NEW;
+        END IF;
+        RAISE EXCEPTION 'job % has ended (%): an ended job is never changed', OLD.job_id, OLD.state
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
     IF (NEW.job_id, NEW.display_name, NEW.labels, NEW.stages, NEW.task_count, NEW.failure_threshold, NEW.create_time)
         IS DISTINCT FROM
         (OLD.job_id, OLD.display_name, OLD.labels, OLD.stages, OLD.task_count, OLD.failure_threshold, OLD.create_time)
     THEN
         RAISE EXCEPTION 'job %: what a job is never changes', OLD.job_id
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    IF OLD.state NOT IN ('PENDING', 'RUNNING') THEN
-        IF OLD.lower_bound AND NOT NEW.lower_bound
-            AND (NEW.state, NEW.incarnation, NEW.start_time, NEW.end_time, NEW.cancel_reason, NEW.tracked)
-                IS NOT DISTINCT FROM
-                (OLD.state, OLD.incarnation, OLD.start_time, OLD.end_time, OLD.cancel_reason, OLD.tracked) THEN
-            RETURN NEW;
-        END IF;
-        RAISE EXCEPTION 'job % has ended (%): an ended job is never changed', OLD.job_id, OLD.state
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     IF OLD.state = 'RUNNING' AND NEW.state = 'PENDING'

@@ -44,7 +44,7 @@ async fn start() -> Server {
     };
     let postgres =
         store::Settings { url: "postgres://nobody@127.0.0.1:1/none".to_owned(), max_connections: 1, timeout: within };
-    let settings = gateway::Settings { seen_running_for: Duration::from_secs(1), cached_snapshots: 1 };
+    let settings = gateway::Settings { mirror_bytes: 1 << 20, cached_snapshots: 1 };
     let gateway =
         gateway::Gateway::new(live::Live::new(&redis).unwrap(), store::Store::new(&postgres).unwrap(), &settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

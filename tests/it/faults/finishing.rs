@@ -96,8 +96,8 @@ async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     let ttl = Duration::from_secs(600);
     let settings = live::Settings { url: stack.redis.url(), timeout, tracker_ttl: ttl, sealed_ttl: ttl };
     let (live, id, within) = (Live::new(&settings).unwrap(), id.parse().unwrap(), Deadline::after(timeout));
-    live.open(&id, Layout { total: TASKS, stages: STAGES.len() }, incarnation, within).await.unwrap().unwrap();
-    live.adopt(&id, incarnation, within).await.unwrap().unwrap();
+    live.open(&id, Layout { total: TASKS, stages: STAGES.len() }, incarnation, None, within).await.unwrap().unwrap();
+    live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();
 }
 
 /// Writes other counts into the header of a job's tracker, and a checksum that is right.

@@ -1,6 +1,8 @@
 //! No script changes a key that does not hold a whole tracker: whatever the damage, the bytes and their time to live
 //! are the same afterwards, nothing lies beside them, and the refusal says what is there.
 
+use std::time::Duration;
+
 use std::fmt;
 
 use futures_util::future::join_all;
@@ -88,8 +90,8 @@ impl Bench {
     async fn operate(&self, operation: Operation, id: &JobId, good: &Header) -> Result<Result<(), Refusal>, Error> {
         let live = &self.live;
         let done = match operation {
-            Open => return live.open(id, LAYOUT, INCARNATION + 1, soon()).await,
-            Adopt => live.adopt(id, INCARNATION, soon()).await?,
+            Open => return live.open(id, LAYOUT, INCARNATION + 1, None, soon()).await,
+            Adopt => live.adopt(id, INCARNATION, Duration::ZERO, soon()).await?,
             Report => return self.report_one(id, true, &[succeeded(6, 1)]).await,
             ReportWithPostgres => return self.report_one(id, false, &[succeeded(6, 1)]).await,
             ReportNothing => return self.report_one(id, false, &[]).await,

@@ -15,7 +15,7 @@ const DURABLE: [(&str, &str); 2] = [("appendonly", "yes"), ("appendfsync", "alwa
 /// Whether a tracker that is there is believed.
 async fn believed(live: &Live, id: &JobId) -> Result<bool, Error> {
     match live.look(id, soon()).await?.tracker {
-        Tracker::Present { believed, header } => {
+        Tracker::Present { believed, header, .. } => {
             assert!(header.adopted, "it was adopted once, and says so");
             Ok(believed)
         }
@@ -43,7 +43,7 @@ impl Bench {
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
         let marked = self.live.report(id, 1, true, (&step, &blank, &change), soon()).await.unwrap();
         assert!(matches!(marked, Marked::Refused(Refusal::NotAdopted)), "{marked:?}");
-        assert_eq!(self.live.adopt(id, 1, soon()).await.unwrap(), Err(Refusal::NotAdopted));
+        assert_eq!(self.live.adopt(id, 1, Duration::ZERO, soon()).await.unwrap(), Err(Refusal::NotAdopted));
     }
 
     async fn replicate(&self, from: &Self) {
@@ -132,7 +132,7 @@ async fn a_replica_is_never_believed_and_neither_is_one_that_was_promoted() {
     let (_first, second) = Bench::primary_and_replica(&id).await;
     second.is_not_believed(&id).await;
     assert!(matches!(second.live.generation(soon()).await, Err(Error::Refused(_))));
-    assert!(matches!(second.live.open(&id, LAYOUT, 2, soon()).await, Err(Error::Refused(_))));
+    assert!(matches!(second.live.open(&id, LAYOUT, 2, None, soon()).await, Err(Error::Refused(_))));
     let step = Marking::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
     let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
     let written = second.live.report(&id, 1, false, (&step, &blank, &change), soon()).await;
@@ -141,8 +141,8 @@ async fn a_replica_is_never_believed_and_neither_is_one_that_was_promoted() {
     second.is_master().await;
     second.is_not_believed(&id).await;
     // What is opened now is the promoted one's own.
-    second.live.open(&id, LAYOUT, 2, soon()).await.unwrap().unwrap();
-    second.live.adopt(&id, 2, soon()).await.unwrap().unwrap();
+    second.live.open(&id, LAYOUT, 2, None, soon()).await.unwrap().unwrap();
+    second.live.adopt(&id, 2, Duration::ZERO, soon()).await.unwrap().unwrap();
     assert_eq!(believed(&second.live, &id).await, Ok(true));
 }
 

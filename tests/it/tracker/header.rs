@@ -1,5 +1,7 @@
 //! The header's two codecs, one in Rust and one in Lua, judge the same bytes alike, and each reads what the other wrote.
 
+use std::time::Duration;
+
 use highwater::domain::{Cause, JobId, Layout, StageCounts};
 use highwater::live::{HEADER_BYTES, Header, Refusal, Seal, Tracker};
 
@@ -196,7 +198,7 @@ async fn lua_writes_back_what_it_read() {
             continue;
         }
         bench.put_header(&id, &header).await;
-        let after = bench.live.adopt(&id, before.incarnation, soon()).await.unwrap().unwrap();
+        let after = bench.live.adopt(&id, before.incarnation, Duration::ZERO, soon()).await.unwrap().unwrap();
         assert!(after.adopted, "{name}");
         assert_eq!(Header::decode(&bench.bytes(&id).await[..HEADER_BYTES]).unwrap(), after, "{name}");
         let mut kept = after;

@@ -99,8 +99,8 @@ impl Bench {
 
     /// Opens a tracker and adopts it.
     async fn adopted(&self, id: &JobId, layout: Layout, incarnation: u64) -> Header {
-        self.live.open(id, layout, incarnation, soon()).await.unwrap().unwrap();
-        self.live.adopt(id, incarnation, soon()).await.unwrap().unwrap()
+        self.live.open(id, layout, incarnation, None, soon()).await.unwrap().unwrap();
+        self.live.adopt(id, incarnation, Duration::ZERO, soon()).await.unwrap().unwrap()
     }
 
     /// Reports as the gateway does: from blank cells, and again from what they are.

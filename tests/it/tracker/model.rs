@@ -156,7 +156,7 @@ impl Pair<'_> {
         let (live, id, layout) = (&self.bench.live, &self.id, self.layout);
         match command {
             Command::Open(incarnation) => {
-                let found = live.open(id, layout, *incarnation, soon()).await.unwrap();
+                let found = live.open(id, layout, *incarnation, None, soon()).await.unwrap();
                 let expected = match &self.model {
                     Some(held) if held.incarnation >= *incarnation => Err(Refusal::OtherIncarnation),
                     _ => {
@@ -169,7 +169,7 @@ impl Pair<'_> {
                 prop_assert_eq!(found, expected);
             }
             Command::Adopt(incarnation) => {
-                let found = live.adopt(id, *incarnation, soon()).await.unwrap();
+                let found = live.adopt(id, *incarnation, Duration::ZERO, soon()).await.unwrap();
                 let expected = Held::own(self.model.as_mut(), *incarnation).and_then(Held::adopt);
                 prop_assert_eq!(found.map(drop), expected);
             }
@@ -300,7 +300,7 @@ impl Pair<'_> {
             prop_assert_eq!(tracker, Tracker::Missing);
             return Ok(());
         };
-        let Tracker::Present { header, believed } = tracker else {
+        let Tracker::Present { header, believed, .. } = tracker else {
             return Err(TestCaseError::fail(format!("{tracker:?}")));
         };
         prop_assert_eq!(believed, held.believed());
@@ -322,7 +322,7 @@ impl Pair<'_> {
         prop_assert!(left <= held.ttl && left + Duration::from_secs(60) > held.ttl, "{left:?} of {:?}", held.ttl);
         if seal.is_some() {
             let read = self.bench.live.cells(&self.id, &header, soon()).await.unwrap();
-            prop_assert_eq!(read.as_deref(), Some(cells.bytes()));
+            prop_assert_eq!(read.as_ref().map(Cells::bytes), Some(cells.bytes()));
         }
         Ok(())
     }

@@ -98,12 +98,12 @@ impl Bench {
 
     async fn time_the_rest(&self, times: &mut Times) {
         let id = job("life");
-        let opened = |incarnation| self.live.open(&id, LARGEST, incarnation, soon());
+        let opened = |incarnation| self.live.open(&id, LARGEST, incarnation, None, soon());
         opened(1).await.unwrap().unwrap();
         times.add("opening the largest job", self.slowest().await);
         opened(2).await.unwrap().unwrap();
         times.add("opening it in the place of an earlier one", self.slowest().await);
-        self.live.adopt(&id, 2, soon()).await.unwrap().unwrap();
+        self.live.adopt(&id, 2, Duration::ZERO, soon()).await.unwrap().unwrap();
         times.add("adopting it", self.slowest().await);
         let found = self.header(&id).await;
         let mut right = found.clone();
