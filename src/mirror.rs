@@ -156,11 +156,6 @@ impl Mirrors {
         }
     }
 
-    /// The jobs that have mirrors.
-    pub fn jobs(&self) -> Vec<JobId> {
-        self.state().mirrors.iter().map(|(id, _)| id.clone()).collect()
-    }
-
     /// How many bytes of cells all mirrors hold, and how many mirrors were dropped because of the bound.
     pub fn usage(&self) -> (usize, u64) {
         let state = self.state();

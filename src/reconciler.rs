@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
-use crate::domain::{JobId, TrackerView, due};
+use crate::domain::{JobId, Rule, TrackerView, due};
 use crate::error::Result;
 use crate::gateway::{Gateway, Look};
 use crate::store::Running;
@@ -19,6 +19,9 @@ const PAGE: usize = 500;
 /// How long one page may take, and one rule for one job.
 const PAGE_WITHIN: Duration = Duration::from_secs(10);
 const RULE_WITHIN: Duration = Duration::from_secs(5);
+/// How many jobs of a page are judged without their trackers in one round: that takes Postgres a few calls each, at a
+/// time when it has all reports to take. The others have their turn in the next rounds.
+const JUDGED_WITHOUT_TRACKER: usize = 100;
 /// How far a round's pause strays from the interval, to either side: gateways that were started together drift apart.
 pub const JITTER: f64 = 0.2;
 
@@ -38,13 +41,15 @@ struct Rounds {
     gateway: Gateway,
     settings: Settings,
     renewed: Option<Instant>,
+    /// How many there were.
+    count: usize,
     /// The first job that the last round's budget did not reach.
     pull_from: Option<JobId>,
 }
 
 /// Rounds until `shutdown`.
 pub async fn run(gateway: Gateway, settings: Settings, shutdown: CancellationToken) {
-    let mut rounds = Rounds { gateway, settings, renewed: None, pull_from: None };
+    let mut rounds = Rounds { gateway, settings, renewed: None, count: 0, pull_from: None };
     let mut away = false;
     loop {
         let pause = rounds.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * random());
@@ -63,10 +68,11 @@ pub async fn run(gateway: Gateway, settings: Settings, shutdown: CancellationTok
 
 impl Rounds {
     async fn round(&mut self) -> Result<()> {
+        self.count = self.count.wrapping_add(1);
         // Without a feed Postgres is away, and nothing can be decided.
         let Some(mut running) = self.gateway.running() else { return Ok(()) };
         running.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        self.gateway.keep_mirrors_of(&running);
+        self.gateway.forget_mirrors(Deadline::after(PAGE_WITHIN)).await?;
         // Often enough that a tracker survives three failed rounds in a row.
         let renew = self.renewed.is_none_or(|at| at.elapsed() > self.gateway.tracker_ttl() / 4);
         let mut looks = Vec::with_capacity(running.len());
@@ -81,20 +87,30 @@ impl Rounds {
             self.renewed = Some(Instant::now());
         }
         self.pull(&looks).await?;
-        self.gateway.complete_lower_bounds(Deadline::after(PAGE_WITHIN)).await?;
+        let ended = self.gateway.lower_bounds(Deadline::after(PAGE_WITHIN)).await?;
+        let looks = self.gateway.look_at(&ended, true, Deadline::after(PAGE_WITHIN)).await?;
+        self.follow_rules(&looks).await?;
         outcome
     }
 
     async fn page(&self, page: &[(JobId, Running)], renew: bool) -> Result<Vec<Look>> {
         let deadline = Deadline::after(PAGE_WITHIN);
-        let looks = self.gateway.look_at(page, deadline).await?;
+        let looks = self.gateway.look_at(page, false, deadline).await?;
         if renew {
             let ids: Vec<JobId> = page.iter().map(|(id, _)| id.clone()).collect();
             self.gateway.renew(&ids, deadline).await?;
         }
+        self.follow_rules(&looks).await.map(|()| looks)
+    }
+
+    async fn follow_rules(&self, looks: &[Look]) -> Result<()> {
         let mut outcome = Ok(());
-        for look in &looks {
+        let turns = looks.len().div_ceil(JUDGED_WITHOUT_TRACKER).max(1);
+        for (index, look) in looks.iter().enumerate() {
             for rule in due(&look.sight) {
+                if rule == Rule::FinishWithoutTracker && index % turns != self.count % turns {
+                    continue;
+                }
                 let within = Deadline::after(RULE_WITHIN);
                 if let Err(error) = self.gateway.follow(rule, look, self.settings.settle_time, within).await {
                     // One job's trouble keeps no other from being looked after.
@@ -104,7 +120,7 @@ impl Rounds {
                 }
             }
         }
-        outcome.map(|()| looks)
+        outcome
     }
 
     /// Reads what mirrors may lack, fairly: where one round's budget ends, the next begins.

@@ -14,6 +14,9 @@ pub struct Sight {
     pub ledger: bool,
     /// This gateway's mirror may hold marks that the tracker does not.
     pub mirror_ahead: bool,
+    /// The job has ended, with a snapshot that is a lower bound: its tracker is looked after as long as marks can be
+    /// added from it.
+    pub ended: bool,
 }
 
 /// What is to be done.
@@ -35,30 +38,48 @@ pub enum Rule {
     Finish,
     /// End a job that is complete without its tracker, which cannot be reached.
     FinishWithoutTracker,
+    /// Add to the end what the tracker of an ended job still holds.
+    Complete,
 }
 
 /// The rules that apply, in the order in which they are followed.
 pub fn due(sight: &Sight) -> Vec<Rule> {
-    let (adopted, current, sealed, complete) = match sight.tracker {
-        TrackerView::Unreachable => return vec![Rule::FinishWithoutTracker],
-        TrackerView::Missing => return vec![Rule::Restore],
-        TrackerView::Corrupt => return vec![Rule::SetAside],
+    match sight.tracker {
+        TrackerView::Present { incarnation, sealed, adopted, .. } if incarnation == sight.incarnation => {
+            if !sealed {
+                due_to_open(sight)
+            } else if !sight.ended {
+                vec![Rule::Finish]
+            } else if adopted {
+                vec![Rule::Complete]
+            } else {
+                // Sealed before every mirror was in: the end stays a lower bound.
+                Vec::new()
+            }
+        }
+        // What Redis has lost of an ended job is lost.
+        _ if sight.ended => Vec::new(),
+        TrackerView::Unreachable => vec![Rule::FinishWithoutTracker],
+        TrackerView::Missing | TrackerView::Present { .. } => vec![Rule::Restore],
+        TrackerView::Corrupt => vec![Rule::SetAside],
         // A newer gateway looks after it; until then reports go to the ledger.
-        TrackerView::UnknownVersion => return Vec::new(),
-        TrackerView::Present { incarnation, .. } if incarnation != sight.incarnation => return vec![Rule::Restore],
-        TrackerView::Present { adopted, current, sealed, complete, .. } => (adopted, current, sealed, complete),
-    };
-    if sealed {
-        return vec![Rule::Finish];
+        TrackerView::UnknownVersion => Vec::new(),
     }
+}
+
+/// The same, for the job's own tracker while it is open.
+fn due_to_open(sight: &Sight) -> Vec<Rule> {
+    let TrackerView::Present { adopted, current, complete, .. } = sight.tracker else { return Vec::new() };
+    // Only what this gateway and the ledger have nothing to add to.
+    let whole = !sight.mirror_ahead && !sight.ledger;
     [
         (!current, Rule::TakeUp),
         (sight.mirror_ahead, Rule::Merge),
         (sight.ledger, Rule::Drain),
-        // Only what this gateway and the ledger have nothing to add to.
-        (current && !adopted && !sight.mirror_ahead && !sight.ledger, Rule::Adopt),
+        (current && !adopted && whole, Rule::Adopt),
         // Last: what has failures in it can end only once it is adopted.
-        (complete, Rule::Finish),
+        (complete && !sight.ended, Rule::Finish),
+        (sight.ended && adopted && whole, Rule::Complete),
     ]
     .into_iter()
     .filter_map(|(applies, rule)| applies.then_some(rule))
@@ -81,6 +102,7 @@ mod tests {
         },
         ledger: false,
         mirror_ahead: false,
+        ended: false,
     };
 
     fn with(change: impl FnOnce(&mut Sight)) -> Vec<Rule> {
@@ -129,5 +151,16 @@ mod tests {
     fn a_complete_tracker_that_is_not_adopted_is_adopted_and_finished() {
         assert_eq!(with(|sight| sight.tracker = tracker(false, true, false, true)), [Rule::Adopt, Rule::Finish]);
         assert_eq!(with(|sight| sight.tracker = tracker(true, true, false, true)), [Rule::Finish]);
+    }
+
+    #[test]
+    fn an_ended_job_gets_what_its_tracker_holds_once_that_is_believed() {
+        let ended = |tracker| with(|sight| (sight.tracker, sight.ended) = (tracker, true));
+        assert_eq!(ended(tracker(true, true, false, true)), [Rule::Complete]);
+        assert_eq!(ended(tracker(true, true, true, false)), [Rule::Complete]);
+        assert_eq!(ended(tracker(false, true, false, false)), [Rule::Adopt]);
+        assert_eq!(ended(tracker(false, false, true, false)), []);
+        assert_eq!(ended(TrackerView::Missing), []);
+        assert_eq!(ended(TrackerView::Unreachable), []);
     }
 }

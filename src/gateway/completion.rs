@@ -6,28 +6,30 @@ use crate::deadline::Deadline;
 use crate::domain::JobId;
 use crate::error::{Error, Result};
 use crate::live::Seal;
-use crate::store::{Ending, Snapshot};
+use crate::store::{Ending, Running, Snapshot};
 
 /// How many are looked at in a round.
 const AT_ONCE: u32 = 10;
 
 impl Gateway {
-    /// Adds to lower bounds what their leftover trackers hold.
-    pub async fn complete_lower_bounds(&self, deadline: Deadline) -> Result<()> {
-        for (id, incarnation) in self.store().lower_bounds(AT_ONCE, deadline).await? {
-            self.complete_lower_bound(&id, incarnation, deadline).await?;
-        }
-        Ok(())
+    /// Ended jobs whose ends are lower bounds: a few, others each time.
+    pub async fn lower_bounds(&self, deadline: Deadline) -> Result<Vec<(JobId, Running)>> {
+        let found = self.store().lower_bounds(AT_ONCE, deadline).await?;
+        Ok(found.into_iter().map(|(id, incarnation)| (id, Running { incarnation, ledger: false })).collect())
     }
 
-    async fn complete_lower_bound(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+    /// Adds to the end of a job what its tracker holds.
+    pub(super) async fn complete(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
         // Frozen first, so that nothing is marked, and acknowledged, behind what is read.
         let sealed = match self.live().seal(id, incarnation, Seal::Cancelled(""), deadline).await.map_err(Error::from) {
             Ok(Ok(header)) => header,
-            // Away, not there, or not to be read: until then the snapshot stays what it says that it is.
+            // Away, or not there: the snapshot stays what it says that it is.
             Ok(Err(_)) | Err(Error::Unavailable(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
+        if !sealed.adopted {
+            return Ok(());
+        }
         let Some(leftover) = self.live().cells(id, &sealed, deadline).await? else { return Ok(()) };
         let job = self.get(id, deadline).await?;
         let stored = self.store().cells(id, job.definition.layout(), deadline).await?;

@@ -27,6 +27,8 @@ pub(super) struct KnownRunning(Mutex<Session>);
 #[derive(Default)]
 struct Session {
     jobs: HashMap<JobId, Running>,
+    /// Jobs that have ended, and whose mirrors may be forgotten.
+    ended: Vec<JobId>,
     /// When the last round trip that was answered was asked for; `None` without a session.
     confirmed: Option<Instant>,
 }
@@ -45,18 +47,23 @@ impl KnownRunning {
         session.is_believed().then(jobs)
     }
 
-    /// This gateway itself recorded a row: no read through it may miss that, however slow the feed is.
+    /// A row of the job was recorded. Where this gateway did that, no read through it may miss it, however slow the feed
+    /// is; not even if the feed has not told yet that the job runs (no tracker has the incarnation 0).
     pub fn recorded(&self, id: &JobId) {
-        self.change(id, |running| running.ledger = true);
+        let mut session = self.session();
+        session.jobs.entry(id.clone()).or_insert(Running { incarnation: 0, ledger: true }).ledger = true;
     }
 
-    /// This gateway itself saw the job ended.
+    /// The job has ended.
     pub fn ended(&self, id: &JobId) {
-        self.session().jobs.remove(id);
+        let mut session = self.session();
+        session.jobs.remove(id);
+        session.ended.push(id.clone());
     }
 
-    fn change(&self, id: &JobId, change: impl FnOnce(&mut Running)) {
-        self.session().jobs.get_mut(id).map(change);
+    /// The jobs that have ended since this was asked last.
+    pub fn take_ended(&self) -> Vec<JobId> {
+        std::mem::take(&mut self.session().ended)
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
@@ -66,6 +73,19 @@ impl KnownRunning {
 }
 
 impl Session {
+    /// Begins with the whole list. What ran when the last session ended and is not on it has ended meanwhile.
+    fn open(&mut self, jobs: HashMap<JobId, Running>, asked: Instant) {
+        let before = std::mem::replace(&mut self.jobs, jobs);
+        let gone: Vec<_> = before.into_keys().filter(|id| !self.jobs.contains_key(id)).collect();
+        self.ended.extend(gone);
+        self.confirmed = Some(asked);
+    }
+
+    /// Nothing is believed any more.
+    fn close(&mut self) {
+        self.confirmed = None;
+    }
+
     fn is_believed(&self) -> bool {
         self.confirmed.is_some_and(|asked| asked.elapsed() < BELIEVED_FOR)
     }
@@ -81,7 +101,7 @@ impl Gateway {
         let mut said = false;
         loop {
             let ended = self.session(&mut said).await;
-            *self.shared.running.session() = Session::default();
+            self.shared.running.session().close();
             if !said {
                 tracing::warn!(error = %ended, "the feed of Postgres is cut; reads ask Postgres until it is back");
             }
@@ -99,7 +119,7 @@ impl Gateway {
         };
         tracing::info!(running = jobs.len(), "the feed of Postgres is open");
         *said = false;
-        *self.shared.running.session() = Session { jobs, confirmed: Some(asked) };
+        self.shared.running.session().open(jobs, asked);
         let mut asked = asked;
         loop {
             let step = match feed.next(CONFIRM_EVERY.saturating_sub(asked.elapsed())).await {
@@ -129,15 +149,14 @@ impl Gateway {
                 let ledger = known.session().jobs.get(&id).is_some_and(|running| running.ledger);
                 known.session().jobs.insert(id, Running { incarnation, ledger });
             }
-            Event::Ended(id) => {
-                known.ended(&id);
-                self.shared.mirrors.forget(&id);
-            }
+            Event::Ended(id) => known.ended(&id),
             Event::Recorded(id) => known.recorded(&id),
             Event::Drained(id) => {
                 // Asked on this connection: a row that comes later is told later.
                 let ledger = feed.has_ledger(&id, Deadline::after(CONFIRM_WITHIN)).await?;
-                known.change(&id, |running| running.ledger = ledger);
+                if let Some(running) = known.session().jobs.get_mut(&id) {
+                    running.ledger = ledger;
+                }
             }
         }
         Ok(())

@@ -124,7 +124,6 @@ impl Gateway {
             tracing::info!(job = %id, %state, "ended");
         }
         self.shared.running.ended(id);
-        self.shared.mirrors.forget(id);
         Ok(Some(state))
     }
 

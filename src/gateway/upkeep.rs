@@ -30,8 +30,9 @@ impl Gateway {
         self.shared.running.all()
     }
 
-    /// Looks at the trackers of running jobs, in one round trip. That Redis cannot be reached is an answer.
-    pub async fn look_at(&self, jobs: &[(JobId, Running)], deadline: Deadline) -> Result<Vec<Look>> {
+    /// Looks at the trackers of running jobs, or of `ended` ones, in one round trip. That Redis cannot be reached is an
+    /// answer.
+    pub async fn look_at(&self, jobs: &[(JobId, Running)], ended: bool, deadline: Deadline) -> Result<Vec<Look>> {
         let ids: Vec<JobId> = jobs.iter().map(|(id, _)| id.clone()).collect();
         let (trackers, generation) = match self.live().look_at_all(&ids, deadline).await.map_err(Error::from) {
             Ok((trackers, generation)) => (trackers.into_iter().map(Some).collect(), generation),
@@ -44,7 +45,7 @@ impl Gateway {
             let standing = standing(header.as_ref(), generation);
             let mirror_ahead = standing.is_some_and(|standing| self.shared.mirrors.is_ahead(id, standing));
             let Running { incarnation, ledger } = *running;
-            let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead };
+            let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead, ended };
             Look { id: id.clone(), sight, header, generation }
         };
         Ok(jobs.iter().zip(trackers).map(look).collect())
@@ -76,6 +77,7 @@ impl Gateway {
                 }
             }
             Rule::Finish => drop(self.finish(id, incarnation)),
+            Rule::Complete => self.complete(id, incarnation, deadline).await?,
             Rule::FinishWithoutTracker => self.finish_without_tracker(id, incarnation, deadline).await?,
         }
         Ok(())
@@ -113,14 +115,14 @@ impl Gateway {
         Ok(self.live().renew(ids, deadline).await?)
     }
 
-    /// Forgets the mirrors of jobs that are not among these, which are all that run.
-    pub fn keep_mirrors_of(&self, running: &[(JobId, Running)]) {
-        let running: std::collections::HashSet<&JobId> = running.iter().map(|(id, _)| id).collect();
-        for id in self.shared.mirrors.jobs() {
-            if !running.contains(&id) && self.known().ended(&id).is_some() {
+    /// Forgets the mirrors of jobs that the feed told ended, except those of ends to which marks are still to be added.
+    pub async fn forget_mirrors(&self, deadline: Deadline) -> Result<()> {
+        for id in self.shared.running.take_ended() {
+            if self.store().is_lower_bound(&id, deadline).await? != Some(true) {
                 self.shared.mirrors.forget(&id);
             }
         }
+        Ok(())
     }
 
     /// How long a tracker stays that nobody renews.

@@ -93,10 +93,12 @@ impl Store {
             return Ok(false);
         }
         // In a second statement: the first, if it had to wait for the lock, sees other tables as they were before.
-        let rows = sqlx::query_scalar!("DELETE FROM ledger WHERE job_id = $1 RETURNING marks", id.as_str());
+        let rows = sqlx::query_scalar!("SELECT marks FROM ledger WHERE job_id = $1", id.as_str());
         let rows = until.bound(rows.fetch_all(&mut *transaction)).await??;
         if !rows.is_empty() {
             ready = compress(draft(&ledger::decode(&rows)?)).await?;
+            let delete = sqlx::query!("DELETE FROM ledger WHERE job_id = $1", id.as_str());
+            until.bound(delete.execute(&mut *transaction)).await??;
         }
         let Some((ending, cells)) = ready else {
             until.bound(transaction.rollback()).await??;
@@ -181,14 +183,14 @@ impl Store {
         decompress(compressed, layout).await.map(Some)
     }
 
-    /// Ended jobs whose snapshots are lower bounds, with their incarnations: the newest few.
+    /// Ended jobs whose snapshots are lower bounds, with their incarnations: a few, others each time.
     pub async fn lower_bounds(&self, limit: u32, deadline: Deadline) -> Result<Vec<(JobId, u64)>, Error> {
         let mut lease = self.lease(deadline).await?;
         let rows = lease
             .deadline
             .bound(
                 sqlx::query!(
-                    "SELECT job_id, incarnation FROM jobs WHERE lower_bound ORDER BY end_time DESC LIMIT $1",
+                    "SELECT job_id, incarnation FROM jobs WHERE lower_bound ORDER BY random() LIMIT $1",
                     i64::from(limit)
                 )
                 .fetch_all(&mut *lease.connection),
@@ -196,6 +198,15 @@ impl Store {
             .await??;
         lease.give_back();
         rows.into_iter().map(|row| Ok((parse(&row.job_id)?, from_bigint(row.incarnation)?))).collect()
+    }
+
+    /// Whether the job's end is a lower bound; `None` if there is no such job.
+    pub async fn is_lower_bound(&self, id: &JobId, deadline: Deadline) -> Result<Option<bool>, Error> {
+        let mut lease = self.lease(deadline).await?;
+        let query = sqlx::query_scalar!("SELECT lower_bound FROM jobs WHERE job_id = $1", id.as_str());
+        let lower_bound = lease.deadline.bound(query.fetch_optional(&mut *lease.connection)).await??;
+        lease.give_back();
+        Ok(lower_bound)
     }
 
     /// Adds to an end that was a lower bound what its leftover tracker held; whether this call did. Once: from then on
