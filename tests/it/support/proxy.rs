@@ -33,7 +33,17 @@ enum Direction {
 /// A proxy in front of a port of 127.0.0.1; ends when dropped.
 pub struct Proxy {
     address: SocketAddr,
-    link: watch::Sender<Link>,
+    state: watch::Sender<State>,
+}
+
+/// What every connection looks at.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    link: Link,
+    /// The port that connections are made to.
+    target: u16,
+    /// How often all connections were closed.
+    hung_up: u64,
 }
 
 impl Proxy {
@@ -41,12 +51,12 @@ impl Proxy {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let (link, state) = watch::channel(Link::Open);
+        let (state, states) = watch::channel(State { link: Link::Open, target, hung_up: 0 });
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { accept(TcpListener::from_std(listener).unwrap(), target, state).await });
+            runtime.block_on(async { accept(TcpListener::from_std(listener).unwrap(), states).await });
         });
-        Self { address, link }
+        Self { address, state }
     }
 
     pub fn port(&self) -> u16 {
@@ -55,25 +65,36 @@ impl Proxy {
 
     /// From now on the link is like this.
     pub fn set(&self, link: Link) {
-        self.link.send_replace(link);
+        self.state.send_modify(|state| state.link = link);
+    }
+
+    /// From now on connections are made to this port. Those that there are stay where they are.
+    pub fn point_at(&self, target: u16) {
+        self.state.send_modify(|state| state.target = target);
+    }
+
+    /// Closes all connections; new ones are made as ever.
+    pub fn hang_up(&self) {
+        self.state.send_modify(|state| state.hung_up += 1);
     }
 }
 
 /// Accepts until the proxy is dropped.
-async fn accept(listener: TcpListener, target: u16, mut link: watch::Receiver<Link>) {
+async fn accept(listener: TcpListener, mut states: watch::Receiver<State>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else { continue };
-                tokio::spawn(connection(client, target, link.clone()));
+                tokio::spawn(connection(client, states.clone()));
             }
-            changed = link.changed() => if changed.is_err() { return },
+            changed = states.changed() => if changed.is_err() { return },
         }
     }
 }
 
-async fn connection(client: TcpStream, target: u16, mut link: watch::Receiver<Link>) {
-    if *link.borrow() == Link::Cut {
+async fn connection(client: TcpStream, mut states: watch::Receiver<State>) {
+    let State { link, target, hung_up } = *states.borrow();
+    if link == Link::Cut {
         return;
     }
     // A store that is away refuses, and so does the proxy, as far as it can.
@@ -81,19 +102,25 @@ async fn connection(client: TcpStream, target: u16, mut link: watch::Receiver<Li
     let _ = (client.set_nodelay(true), store.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_store, to_store) = store.into_split();
-    let requests = pump(from_client, to_store, Direction::Request, link.clone());
-    let answers = pump(from_store, to_client, Direction::Answer, link.clone());
+    let requests = pump(from_client, to_store, Direction::Request, states.clone());
+    let answers = pump(from_store, to_client, Direction::Answer, states.clone());
     tokio::select! {
         _ = async { tokio::join!(requests, answers) } => {}
-        _ = link.wait_for(|link| *link == Link::Cut) => {}
+        _ = states.wait_for(|now| now.link == Link::Cut || now.hung_up != hung_up) => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut link: watch::Receiver<Link>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    direction: Direction,
+    mut states: watch::Receiver<State>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        let Ok(now) = link.wait_for(|link| passes(*link, direction)).await.map(|link| *link) else { return };
+        let passes = |state: &State| passes(state.link, direction);
+        let Ok(now) = states.wait_for(passes).await.map(|state| state.link) else { return };
         if let Link::Slow(delay) = now {
             tokio::time::sleep(delay).await;
         }
@@ -168,6 +195,19 @@ mod tests {
         proxy.set(Link::Open);
         let mut stream = TcpStream::connect(proxy.address).await.unwrap();
         assert_eq!(ask(&mut stream, 3).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn connections_stay_where_they_are_until_they_are_closed_and_are_made_elsewhere_then() {
+        let (proxy, mut stream) = echo().await;
+        let (other, _) = echo().await;
+        other.set(Link::Cut);
+        proxy.point_at(other.port());
+        assert_eq!(ask(&mut stream, 5).await, Some(5));
+        proxy.hang_up();
+        assert_eq!(answer(&mut stream).await, Some(0));
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        assert_eq!(ask(&mut stream, 6).await, Some(0));
     }
 
     #[tokio::test]
