@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cancelling;
+mod chaos;
 mod clients;
 mod contention;
 mod counting;

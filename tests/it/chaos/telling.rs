@@ -1,0 +1,85 @@
+//! What a run prints.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{IsTerminal, Write, stdout};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::checker::{Judgement, RULES, Rule};
+use super::crew::Crew;
+use super::log::Log;
+use super::schedule::{Kind, LANES, Schedule};
+
+/// How many violations are shown; the history has all that led to them.
+const SHOWN: usize = 40;
+
+/// How far it is: one line on a terminal, a line now and then elsewhere.
+pub async fn progress(crew: Arc<Crew>, log: Arc<Log>, length: Duration) {
+    let begun = Instant::now();
+    let terminal = stdout().is_terminal();
+    let every = if terminal { Duration::from_millis(250) } else { Duration::from_secs(10) };
+    loop {
+        tokio::time::sleep(every).await;
+        let (jobs, calls) = log.so_far();
+        let (seconds, of) = (begun.elapsed().as_secs(), length.as_secs());
+        let line = format!("{seconds:>4} of {of} s: {} of {jobs} jobs ended, {calls} calls", crew.ended());
+        if terminal {
+            print!("\r{line}\x1b[K");
+        } else {
+            println!("{line}");
+        }
+        let _ = stdout().flush();
+    }
+}
+
+/// The verdict; whether all was well.
+pub fn verdict(judgement: &Judgement, faults: &Schedule, took: Duration, history: &Path) -> bool {
+    let mut injected: BTreeMap<Kind, usize> =
+        LANES.iter().flat_map(|kinds| kinds.iter().map(|kind| (*kind, 0))).collect();
+    for fault in faults.iter().flatten() {
+        *injected.entry(fault.kind).or_default() += 1;
+    }
+    println!("\n{:>8}  faults", "injected");
+    for (kind, count) in &injected {
+        println!("{count:>8}  {kind}");
+    }
+    println!("{:>8} {:>8}  what must not be", "looked", "found");
+    for rule in RULES {
+        println!("{:>8} {:>8}  {rule}", judgement.looked[&rule], judgement.broken(rule));
+    }
+    println!(
+        "{:>17}  marks given up: Redis lost them while the gateway that took them was dead or stood still",
+        judgement.given_up
+    );
+    println!("{:>17}  marks missing from ends that say they are lower bounds", judgement.below_bound);
+    println!("all jobs ended within {:.1} s of the last fault", took.as_secs_f64());
+    for violation in judgement.violations.iter().take(SHOWN) {
+        let at = Duration::from_micros(violation.at).as_secs_f64();
+        println!("VIOLATION at {at:.3} s, {}, {}: {}", violation.job, violation.rule, violation.what);
+    }
+    println!("history: {}", history.display());
+    let idle: Vec<_> = injected.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| kind.to_string()).collect();
+    let unused: Vec<_> = RULES.iter().filter(|rule| judgement.looked[rule] == 0).map(ToString::to_string).collect();
+    if !idle.is_empty() || !unused.is_empty() {
+        println!("too short to say anything: {idle:?} did not happen, {unused:?} was not looked at");
+    }
+    judgement.violations.is_empty() && idle.is_empty() && unused.is_empty()
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lost => "acknowledged mark missing from the end",
+            Self::Counted => "counts that are not the marks', or above what was reported",
+            Self::FalseEnd => "false end",
+            Self::SecondEnd => "second end",
+            Self::WentBack => "earlier state after a later one was seen",
+            Self::LiveBelow => "LIVE answer below what was acknowledged",
+            Self::Late => "call answered past its deadline",
+            Self::Unexcused => "error that no fault excuses",
+            Self::NeverEnded => "job that never ended",
+        })
+    }
+}
