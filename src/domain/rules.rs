@@ -24,9 +24,9 @@ pub struct Sight {
 pub enum Rule {
     /// Put what is no tracker out of the way.
     SetAside,
-    /// Rebuild a tracker that is missing, or is not the job's own, under a new incarnation.
+    /// Rebuild a tracker that is missing, may have lost marks or a seal, or is not the job's own, under a new incarnation.
     Restore,
-    /// Let the job's own tracker settle under the generation that answers now.
+    /// Let the tracker of an ended job settle under the generation that answers now: no seal of it can matter any more.
     TakeUp,
     /// Add what the mirror holds.
     Merge,
@@ -72,11 +72,13 @@ fn due_to_open(sight: &Sight) -> Vec<Rule> {
     let TrackerView::Present { adopted, current, complete, .. } = sight.tracker else { return Vec::new() };
     // Only what this gateway and the ledger have nothing to add to.
     let whole = !sight.mirror_ahead && !sight.ledger;
+    if !current {
+        return vec![if sight.ended { Rule::TakeUp } else { Rule::Restore }];
+    }
     [
-        (!current, Rule::TakeUp),
         (sight.mirror_ahead, Rule::Merge),
         (sight.ledger, Rule::Drain),
-        (current && !adopted && whole, Rule::Adopt),
+        (!adopted && whole, Rule::Adopt),
         // Last: what has failures in it can end only once it is adopted.
         (complete && !sight.ended, Rule::Finish),
         (sight.ended && adopted && whole, Rule::Complete),
@@ -126,6 +128,10 @@ mod tests {
         assert_eq!(with(|sight| sight.incarnation = 3), [Rule::Restore]);
         assert_eq!(with(|sight| sight.incarnation = 1), [Rule::Restore]);
         assert_eq!(with(|sight| sight.tracker = TrackerView::Corrupt), [Rule::SetAside]);
+        let rolled_back = tracker(false, false, false, true);
+        let all = with(|sight| (sight.tracker, sight.ledger, sight.mirror_ahead) = (rolled_back, true, true));
+        assert_eq!(all, [Rule::Restore], "a seal of it may have been forgotten");
+        assert_eq!(with(|sight| (sight.tracker, sight.ended) = (rolled_back, true)), [Rule::TakeUp]);
         assert_eq!(with(|sight| sight.tracker = TrackerView::UnknownVersion), []);
     }
 
@@ -139,7 +145,6 @@ mod tests {
     #[test]
     fn adopted_is_only_what_nothing_is_to_be_added_to() {
         assert_eq!(with(|sight| sight.tracker = tracker(false, true, false, false)), [Rule::Adopt]);
-        assert_eq!(with(|sight| sight.tracker = tracker(false, false, false, false)), [Rule::TakeUp]);
         let ahead = with(|sight| (sight.tracker, sight.mirror_ahead) = (tracker(false, true, false, false), true));
         assert_eq!(ahead, [Rule::Merge]);
         let rows = with(|sight| (sight.tracker, sight.ledger) = (tracker(false, true, false, false), true));

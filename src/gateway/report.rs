@@ -212,9 +212,12 @@ impl Gateway {
             Stand::On(now) if *refusal == Refusal::NotAdopted => Ok(Stand::On(Footing { only_adopted: false, ..now })),
             // A finish that another began may have taken the seal off, or be about to commit.
             Stand::On(now) if *refusal == Refusal::Sealed => Ok(Stand::On(now)),
-            Stand::On(now) if matches!(refusal, Refusal::Missing | Refusal::OtherIncarnation) => {
-                self.restore(id, now.incarnation, deadline).await?;
-                self.stand(id, deadline).await
+            Stand::On(now) if matches!(refusal, Refusal::Missing | Refusal::OtherIncarnation | Refusal::Stale) => {
+                match self.restore(id, now.incarnation, deadline.half()).await {
+                    Ok(()) => self.stand(id, deadline).await,
+                    Err(Error::Unavailable(Unavailable::Redis)) => Ok(Stand::Nowhere),
+                    Err(error) => Err(error),
+                }
             }
             // Something is in the tracker's place that only the reconciler, or a newer gateway, puts right.
             Stand::On(_) => Ok(Stand::Nowhere),

@@ -1,10 +1,11 @@
-//! Restore: a tracker that Redis has lost, or that is not the job's own, is rebuilt under a new incarnation from what
-//! this gateway's mirror holds. It is believed by nobody until every gateway had the time to add its own mirror.
+//! Restore: a tracker that Redis has lost, or has gone back to, or that is not the job's own, is rebuilt under a new
+//! incarnation from what this gateway's mirror holds. It is believed by nobody until every gateway had the time to add its
+//! own mirror. What was sealed under the old incarnation, and forgotten by Redis, cannot be committed any more.
 
 use super::Gateway;
 use crate::deadline::Deadline;
 use crate::domain::{Cells, JobId};
-use crate::error::Result;
+use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::Tracker;
 
@@ -13,12 +14,20 @@ impl Gateway {
     /// again: another gateway may be faster, and then this one does nothing.
     pub(super) async fn restore(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<()> {
         // The look comes first: what is found then is at most as new as the incarnation that is issued.
-        let tracker = self.live().look(id, deadline).await?.tracker;
-        let found = match &tracker {
-            Tracker::Present { header, .. } if header.incarnation == seen => return Ok(()),
-            Tracker::Present { header, .. } => Some(header.incarnation),
-            Tracker::Missing => None,
-            Tracker::Corrupt | Tracker::UnknownVersion => return Ok(()),
+        let (trackers, generation) = self.live().look_at_all(std::slice::from_ref(id), deadline).await?;
+        if generation.is_none() {
+            // A replica, a demoted primary perhaps: nothing can be restored there.
+            return Err(Error::Unavailable(Unavailable::Redis));
+        }
+        let found = match trackers.first() {
+            Some(Tracker::Present { header, current, .. })
+                if header.incarnation == seen && (*current || header.seal.is_some()) =>
+            {
+                return Ok(());
+            }
+            Some(Tracker::Present { header, .. }) => Some(header.incarnation),
+            Some(Tracker::Missing) | None => None,
+            Some(Tracker::Corrupt | Tracker::UnknownVersion) => return Ok(()),
         };
         let layout = self.definition(id, deadline).await?.layout();
         fault::point("restore.begun").await;
@@ -38,7 +47,7 @@ impl Gateway {
         };
         fault::point("restore.opened").await;
         metrics::counter!("highwater_restores_total").increment(1);
-        tracing::warn!(job = %id, incarnation, ?outcome, "restored a tracker that Redis had lost");
+        tracing::warn!(job = %id, incarnation, ?outcome, "restored a tracker that Redis had lost, or marks of it");
         Ok(())
     }
 }

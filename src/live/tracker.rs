@@ -28,7 +28,7 @@ pub enum Refusal {
     NotSealed,
     /// Something is pending.
     Incomplete,
-    /// The image was made under another generation.
+    /// It, or the image that was to become it, is of another generation than answers.
     Stale,
     /// It has not settled yet.
     Settling,

@@ -9,8 +9,9 @@
 -- ARGV[5]  how many results leave pending: what the rate counts
 -- ARGV[6…] for each run of bytes: first byte, last byte (counted from the start of the key), expected, new
 -- Returns {status, header, …}: APPLIED; CONFLICT followed by the bytes of every run as they are (nothing was changed:
---          compute again from these); SEALED; NOT_ADOPTED; INVALID (new bytes that are not for where the expected ones
---          are); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+--          compute again from these); SEALED; STALE (it has been through a restart, an older dump or a failover, in
+--          which a seal may have been lost: no mark is set before it has another incarnation); NOT_ADOPTED; INVALID (new
+--          bytes that are not for where the expected ones are); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 
 local key = KEYS[1]
 local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -23,7 +24,10 @@ end
 if h.seal ~= 0 then
   return { 'SEALED', h.raw }
 end
-if only_adopted and not believed(h) then
+if h.generation ~= generation() then
+  return { 'STALE', h.raw }
+end
+if only_adopted and h.adopted == 0 then
   return { 'NOT_ADOPTED', h.raw }
 end
 local found, conflict, valid = { 'CONFLICT', h.raw }, false, done ~= nil

@@ -2,6 +2,7 @@
 
 mod dead_gateways;
 mod finishing;
+mod old_seals;
 mod postgres_faults;
 mod redis_faults;
 mod stalled_gateways;

@@ -36,13 +36,15 @@ impl Bench {
         }
     }
 
-    /// What is refused to those who need an adopted tracker, and to those who would adopt it again.
+    /// What is refused to those who report to it, and to those who would adopt it again.
     async fn is_not_believed(&self, id: &JobId) {
         assert!(!self.believed_at_last(id).await);
         let step = Marking::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
-        let marked = self.live.report(id, 1, true, (&step, &blank, &change), soon()).await.unwrap();
-        assert!(matches!(marked, Marked::Refused(Refusal::NotAdopted)), "{marked:?}");
+        for only_adopted in [true, false] {
+            let marked = self.live.report(id, 1, only_adopted, (&step, &blank, &change), soon()).await.unwrap();
+            assert!(matches!(marked, Marked::Refused(Refusal::Stale)), "{marked:?}");
+        }
         assert_eq!(self.live.adopt(id, 1, Duration::ZERO, soon()).await.unwrap(), Err(Refusal::NotAdopted));
     }
 
@@ -133,10 +135,6 @@ async fn a_replica_is_never_believed_and_neither_is_one_that_was_promoted() {
     second.is_not_believed(&id).await;
     assert!(matches!(second.live.generation(soon()).await, Err(Error::Refused(_))));
     assert!(matches!(second.live.open(&id, LAYOUT, 2, None, soon()).await, Err(Error::Refused(_))));
-    let step = Marking::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
-    let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
-    let written = second.live.report(&id, 1, false, (&step, &blank, &change), soon()).await;
-    assert!(matches!(written, Err(Error::Refused(_))), "{written:?}");
 
     second.is_master().await;
     second.is_not_believed(&id).await;
@@ -152,7 +150,9 @@ async fn a_demoted_primary_that_still_answers_is_not_believed() {
     let id = job("demoted");
     let (first, second) = Bench::primary_and_replica(&id).await;
     second.is_master().await;
+    second.live.take_up(&id, 1, 1, soon()).await.unwrap().unwrap();
     second.report_with_postgres(&id, &[succeeded(0, 0)]).await;
+    second.live.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
 
     // Demoted, and its link to the new primary is broken: the data stay as they are.
     let () = first.ask(&[b"CONFIG", b"SET", b"replica-serve-stale-data", b"yes"]).await;

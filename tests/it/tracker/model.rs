@@ -241,7 +241,8 @@ impl Pair<'_> {
         let refused = match Held::own(self.model.as_mut(), incarnation) {
             Err(refusal) => Err(refusal),
             Ok(held) if held.seal.is_some() => Err(Refusal::Sealed),
-            Ok(held) if only_adopted && !held.believed() => Err(Refusal::NotAdopted),
+            Ok(held) if !held.own_generation => Err(Refusal::Stale),
+            Ok(held) if only_adopted && !held.adopted => Err(Refusal::NotAdopted),
             Ok(held) => Ok(held),
         };
         match (marked, refused) {
