@@ -11,6 +11,7 @@
 //! `live/scripts/report.lua`. A read enters at `grpc::progress`, goes through `gateway::read`, where
 //! [`domain::resolve`] holds the whole read table. A job ends in `gateway::finish`.
 
+pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod deadline;

@@ -1,5 +1,6 @@
 //! The connection to Redis: shared, lazily made, remade when it breaks, every call under a deadline.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -7,6 +8,7 @@ use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{FromRedisValue, IntoConnectionInfo, Pipeline, ScriptInvocation, Value};
 
 use super::Error;
+use crate::breaker::{Breaker, Silence};
 use crate::deadline::Deadline;
 
 /// How long making one connection may take, and the longest pause before the next try: a Redis that is back is used
@@ -18,11 +20,19 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many calls may wait on the connection: under a stall the next ones fail at once instead of queueing for ever.
 const CALLS_IN_FLIGHT: usize = 10_000;
 
-/// Cheap to clone; all clones share one connection.
+/// Cheap to clone; all clones share one connection, and what is known of Redis being away.
 #[derive(Clone)]
 pub(super) struct Connection {
-    manager: ConnectionManager,
+    link: Arc<Link>,
+    breaker: Breaker,
     timeout: Duration,
+}
+
+/// The connection itself, and how it is made.
+struct Link {
+    client: redis::Client,
+    config: ConnectionManagerConfig,
+    manager: RwLock<ConnectionManager>,
 }
 
 impl Connection {
@@ -39,13 +49,21 @@ impl Connection {
             .set_response_timeout(Some(timeout))
             .set_pipeline_buffer_size(CALLS_IN_FLIGHT)
             .set_concurrency_limit(CALLS_IN_FLIGHT);
-        Ok(Self { manager: ConnectionManager::new_lazy_with_config(client, config)?, timeout })
+        let manager = RwLock::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
+        let link = Arc::new(Link { client, config, manager });
+        let probed = link.clone();
+        let breaker = Breaker::new("redis", timeout, move || probed.clone().probe());
+        Ok(Self { link, breaker, timeout })
     }
 
     /// Runs a script by its hash, loading it first where Redis does not know it yet.
     pub async fn script<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>, deadline: Deadline) -> Result<T, Error> {
-        let mut manager = self.manager.clone();
-        Ok(deadline.at_most(self.timeout).bound(call.invoke_async(&mut manager)).await??)
+        let mut manager = self.link.manager();
+        let answer = self.bound(call.invoke_async(&mut manager), deadline).await?.map_err(Error::from);
+        if matches!(answer, Err(Error::Unreachable(_))) {
+            self.breaker.suspect();
+        }
+        answer
     }
 
     /// Sends commands in one go, over one connection, and returns every answer; a refused command's is an error value
@@ -55,8 +73,40 @@ impl Connection {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        let mut manager = self.manager.clone();
-        let call = commands.ignore_errors().query_async(&mut manager);
-        Ok(deadline.at_most(self.timeout).bound(call).await??)
+        let mut manager = self.link.manager();
+        let answers = self.bound(commands.ignore_errors().query_async(&mut manager), deadline).await?;
+        // Errors of commands are ignored, so this is one of the connection.
+        Ok(answers.inspect_err(|_| self.breaker.suspect())?)
+    }
+
+    async fn bound<T>(&self, call: impl Future<Output = T>, deadline: Deadline) -> Result<T, Silence> {
+        self.breaker.until(deadline.at_most(self.timeout)).bound(call).await
+    }
+}
+
+impl Link {
+    fn manager(&self) -> ConnectionManager {
+        self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks over the connection that calls use; and again, since the first may only find out that it is broken.
+    async fn probe(self: Arc<Self>) -> Result<(), String> {
+        if self.ping().await.is_ok() {
+            return Ok(());
+        }
+        self.ping().await.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn ping(&self) -> redis::RedisResult<Vec<Value>> {
+        let mut ping = redis::pipe();
+        ping.cmd("PING").ignore_errors();
+        let answer = ping.query_async(&mut self.manager()).await;
+        // The manager makes a new connection after a fault of the network, but never again after it was refused one.
+        if answer.as_ref().is_err_and(|error| !error.is_io_error())
+            && let Ok(anew) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+        {
+            *self.manager.write().unwrap_or_else(PoisonError::into_inner) = anew;
+        }
+        answer
     }
 }

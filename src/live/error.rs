@@ -1,5 +1,7 @@
 //! What can go wrong between the gateway and Redis.
 
+use crate::breaker::Silence;
+
 /// Redis did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -25,8 +27,8 @@ impl From<redis::RedisError> for Error {
     }
 }
 
-impl From<crate::deadline::Elapsed> for Error {
-    fn from(_: crate::deadline::Elapsed) -> Self {
-        Self::Unreachable("no answer in time".to_owned())
+impl From<Silence> for Error {
+    fn from(silence: Silence) -> Self {
+        Self::Unreachable(silence.to_string())
     }
 }

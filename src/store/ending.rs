@@ -81,7 +81,7 @@ impl Store {
     ) -> Result<bool, Error> {
         let mut ready = compress(draft(&[])).await?;
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
-        let until = lease.deadline;
+        let until = lease.deadline.clone();
         let mut transaction = until.bound(sqlx::Connection::begin(&mut *lease.connection)).await??;
         let lock = sqlx::query!("SELECT state, incarnation FROM jobs WHERE job_id = $1 FOR UPDATE", id.as_str());
         let row = until.bound(lock.fetch_optional(&mut *transaction)).await??;

@@ -1,5 +1,8 @@
 //! What can go wrong between the gateway and Postgres.
 
+use crate::breaker::Silence;
+use crate::deadline::Elapsed;
+
 /// Postgres did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -35,8 +38,14 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-impl From<crate::deadline::Elapsed> for Error {
-    fn from(_: crate::deadline::Elapsed) -> Self {
-        Self::Unreachable("no answer in time".to_owned())
+impl From<Silence> for Error {
+    fn from(silence: Silence) -> Self {
+        Self::Unreachable(silence.to_string())
+    }
+}
+
+impl From<Elapsed> for Error {
+    fn from(_: Elapsed) -> Self {
+        Self::from(Silence::Elapsed)
     }
 }

@@ -46,7 +46,7 @@ pub enum Event {
 impl Store {
     /// Opens a session, and lists the jobs that run now.
     pub async fn feed(&self, deadline: Deadline) -> Result<(Feed, HashMap<JobId, Running>), Error> {
-        deadline.bound(self.open_feed()).await?
+        self.breaker.until(deadline).bound(self.open_feed()).await?
     }
 
     async fn open_feed(&self) -> Result<(Feed, HashMap<JobId, Running>), Error> {

@@ -26,6 +26,8 @@ pub use feed::{Event, Feed, Running};
 pub use ledger::Entry;
 pub use migrate::MigrateError;
 
+use crate::breaker::Breaker;
+
 /// How long a commit may take: it may carry twenty megabytes of cells.
 const COMMIT_WITHIN: Duration = Duration::from_secs(30);
 /// How long a transaction may wait for its gateway.
@@ -55,10 +57,11 @@ impl fmt::Debug for Settings {
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// Postgres. Cheap to clone; all clones share one pool.
+/// Postgres. Cheap to clone; all clones share one pool, and what is known of Postgres being away.
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
+    breaker: Breaker,
     timeout: Duration,
 }
 
@@ -76,6 +79,7 @@ impl Store {
             .max_connections(settings.max_connections)
             .acquire_timeout(settings.timeout)
             .connect_lazy_with(options);
-        Ok(Self { pool, timeout: settings.timeout })
+        let breaker = lease::breaker(&pool, settings.timeout);
+        Ok(Self { pool, breaker, timeout: settings.timeout })
     }
 }

@@ -1,0 +1,156 @@
+//! Stores that hang or are away: the first calls cost their timeout, the next ones nothing, and once the store is back it
+//! is used again within two seconds.
+
+use std::time::{Duration, Instant};
+
+use highwater::deadline::Deadline;
+use highwater::live::{Error, Live, Settings};
+use pb::{Disposition, Source, SourceReason};
+
+use crate::support::{Answer, Directory, Gateway, Link, Redis, Stack, dispositions, eventually, job, pb, succeeded};
+
+/// The timeouts of these gateways.
+const TIMEOUT: Duration = Duration::from_millis(500);
+/// What a call costs at most that waits for nobody: a few milliseconds, on a machine that has nothing else to do.
+const AT_ONCE: Duration = Duration::from_millis(250);
+/// What a busy machine may add.
+const SLACK: Duration = Duration::from_secs(1);
+const BACK_WITHIN: Duration = Duration::from_secs(2);
+const CALLS: i64 = 20;
+
+async fn stack() -> Stack {
+    let timeout = format!("{}ms", TIMEOUT.as_millis());
+    let stack = Stack::of(1).links().own_postgres(&[]).setting("redis-timeout", &timeout);
+    stack.setting("postgres-timeout", &timeout).start().await
+}
+
+async fn timed<T>(call: impl Future<Output = Answer<T>>) -> (T, Duration) {
+    let asked = Instant::now();
+    let answer = call.await.unwrap();
+    (answer, asked.elapsed())
+}
+
+/// Waits until reports and reads go the fast way again; how long that took.
+async fn back(gateway: &Gateway, id: &str, task: i64) -> Duration {
+    let begun = Instant::now();
+    let fast = async || {
+        let report = gateway.report(id, succeeded([task], "s")).await.ok()?;
+        let marked = !dispositions(&report).contains(&Disposition::Recorded);
+        let read = gateway.progress(id).await.ok()?;
+        (marked && read.source() == Source::Live).then_some(())
+    };
+    eventually("the fast path is back", fast).await;
+    begun.elapsed()
+}
+
+/// How each fault begins, and how it ends.
+type Switch = fn(&mut Stack, bool);
+
+const REDIS: [(&str, Switch); 3] = [
+    ("stopped", |stack, away| if away { stack.redis.pause() } else { stack.redis.resume() }),
+    ("silent", |stack, away| stack[0].links().redis.set(if away { Link::Blackhole } else { Link::Open })),
+    ("killed", |stack, away| if away { stack.redis.kill() } else { stack.redis.restart().unwrap() }),
+];
+
+const POSTGRES: [(&str, Switch); 3] = [
+    ("stopped", |stack, away| {
+        let server = stack.postgres.own_server();
+        if away { server.pause() } else { server.resume() }
+    }),
+    ("silent", |stack, away| stack[0].links().postgres.set(if away { Link::Blackhole } else { Link::Open })),
+    ("killed", |stack, away| {
+        let server = stack.postgres.own_server();
+        if away { server.kill() } else { server.restart().unwrap() }
+    }),
+];
+
+#[tokio::test]
+async fn a_redis_that_is_away_costs_only_the_first_calls_and_is_used_again_at_once() {
+    let mut stack = stack().await;
+    for (fault, switch) in REDIS {
+        stack[0].create(job(fault, &["s"], 2 * CALLS)).await.unwrap();
+        stack[0].report(fault, succeeded([0], "s")).await.unwrap();
+        switch(&mut stack, true);
+        let gateway = &stack[0];
+        let mut costs = Vec::new();
+        for task in 0..CALLS {
+            let (report, cost) = timed(gateway.report(fault, succeeded([task], "s"))).await;
+            assert_eq!(dispositions(&report), [Disposition::Recorded], "{fault}");
+            costs.push(cost);
+            let (read, cost) = timed(gateway.progress(fault)).await;
+            let answer = (read.source_reason(), read.succeeded_task_count);
+            assert_eq!(answer, (SourceReason::RedisUnreachable, Some(task + 1)), "{fault}");
+            costs.push(cost);
+        }
+        assert!(costs.iter().all(|cost| *cost < TIMEOUT + SLACK), "{fault}: {costs:?}");
+        assert!(costs[4..].iter().all(|cost| *cost < AT_ONCE), "{fault}: {costs:?}");
+
+        switch(&mut stack, false);
+        if fault == "killed" {
+            // What it held is gone with it: how that comes back is another test's.
+            let answers = async || stack[0].report(fault, succeeded([0], "s")).await.ok().map(drop);
+            eventually("reports are taken", answers).await;
+            continue;
+        }
+        let took = back(&stack[0], fault, 0).await;
+        assert!(took < BACK_WITHIN + SLACK, "{fault}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_postgres_that_is_away_costs_only_the_first_calls_and_is_used_again_at_once() {
+    let mut stack = stack().await;
+    for (fault, switch) in POSTGRES {
+        stack[0].create(job(fault, &["s"], 2 * CALLS)).await.unwrap();
+        stack[0].report(fault, succeeded([0], "s")).await.unwrap();
+        switch(&mut stack, true);
+        let gateway = &stack[0];
+        // Running jobs are not even late.
+        let mut costs = Vec::new();
+        let fallen_back = async || {
+            let (read, cost) = timed(gateway.progress(fault)).await;
+            costs.push(cost);
+            (read.source_reason() == SourceReason::PostgresUnreachable).then_some(())
+        };
+        eventually("a read says that Postgres is away", fallen_back).await;
+        let mut later = Vec::new();
+        for task in 0..CALLS {
+            let (report, cost) = timed(gateway.report(fault, succeeded([task], "s"))).await;
+            assert!(!dispositions(&report).contains(&Disposition::Recorded), "{fault}");
+            later.push(cost);
+            later.push(timed(gateway.progress(fault)).await.1);
+            let asked = Instant::now();
+            gateway.get(fault).await.unwrap_err();
+            later.push(asked.elapsed());
+        }
+        costs.extend_from_slice(&later);
+        assert!(costs.iter().all(|cost| *cost < TIMEOUT + SLACK), "{fault}: {costs:?}");
+        assert!(later[3..].iter().all(|cost| *cost < AT_ONCE), "{fault}: {later:?}");
+
+        switch(&mut stack, false);
+        let took = back(&stack[0], fault, 0).await;
+        assert!(took < BACK_WITHIN + SLACK, "{fault}: {took:?}");
+    }
+}
+
+/// A connection that Redis itself turned away is made anew, which redis-rs would not do by itself.
+#[tokio::test]
+async fn a_redis_that_turned_the_connection_away_is_used_once_it_takes_it() {
+    let directory = Directory::new();
+    let redis = Redis::start(&directory, &[]);
+    let url = redis.url().replace("redis://", "redis://:right@");
+    let ttl = Duration::from_secs(60);
+    let live = Live::new(&Settings { url, timeout: TIMEOUT, tracker_ttl: ttl, sealed_ttl: ttl }).unwrap();
+    let id = "a".parse().unwrap();
+    let look = async || live.look(&id, Deadline::after(TIMEOUT)).await;
+    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("wrong")).await;
+    let turned_away = look().await.unwrap_err();
+    assert!(matches!(turned_away, Error::Unreachable(_)), "{turned_away}");
+    eventually("known to be away", async || look().await.unwrap_err().to_string().contains("known").then_some(()))
+        .await;
+    let mut connection = redis::Client::open(redis.url().replace("redis://", "redis://:wrong@")).unwrap();
+    let () = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("right").query(&mut connection).unwrap();
+    let begun = Instant::now();
+    eventually("it is used", async || look().await.ok()).await;
+    assert!(begun.elapsed() < BACK_WITHIN, "{:?}", begun.elapsed());
+}
