@@ -31,6 +31,8 @@ struct Session {
     ended: Vec<JobId>,
     /// When the last round trip that was answered was asked for; `None` without a session.
     confirmed: Option<Instant>,
+    /// The job of which is being asked whether it has rows left, and whether one was recorded meanwhile.
+    asking: Option<(JobId, bool)>,
 }
 
 impl KnownRunning {
@@ -52,6 +54,9 @@ impl KnownRunning {
     pub fn recorded(&self, id: &JobId) {
         let mut session = self.session();
         session.jobs.entry(id.clone()).or_insert(Running { incarnation: 0, ledger: true }).ledger = true;
+        if let Some((_, meanwhile)) = session.asking.as_mut().filter(|(asking, _)| asking == id) {
+            *meanwhile = true;
+        }
     }
 
     /// The job has ended.
@@ -152,10 +157,14 @@ impl Gateway {
             Event::Ended(id) => known.ended(&id),
             Event::Recorded(id) => known.recorded(&id),
             Event::Drained(id) => {
-                // Asked on this connection: a row that comes later is told later.
-                let ledger = feed.has_ledger(&id, Deadline::after(CONFIRM_WITHIN)).await?;
-                if let Some(running) = known.session().jobs.get_mut(&id) {
-                    running.ledger = ledger;
+                // Asked on this connection: a row that comes later is told later. One that this gateway recorded meanwhile
+                // is known already, and may not be forgotten; its own draining is told as well.
+                known.session().asking = Some((id.clone(), false));
+                let left = feed.has_ledger(&id, Deadline::after(CONFIRM_WITHIN)).await?;
+                let mut session = known.session();
+                let meanwhile = session.asking.take().is_some_and(|(_, meanwhile)| meanwhile);
+                if let Some(running) = session.jobs.get_mut(&id) {
+                    running.ledger = left || meanwhile;
                 }
             }
         }

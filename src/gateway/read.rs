@@ -24,25 +24,19 @@ impl Gateway {
         }
         let mirror = self.shared.mirrors.holds(id);
         let known_running = self.shared.running.get(id).filter(|running| !running.ledger);
-        let (look, resolution) = match known_running.map(|running| running.incarnation) {
-            Some(incarnation) => {
-                let look = self.look(id, deadline).await;
-                let known = Row::NotAsked { known_running: Some(incarnation) };
-                match resolve(tracker_view(look.as_ref()), known, mirror) {
-                    Resolution::AskPostgres => {
-                        let row = self.row(id, deadline).await?;
-                        let resolution = resolve(tracker_view(look.as_ref()), row, mirror);
-                        (look, resolution)
-                    }
-                    decided => (look, decided),
-                }
+        if let Some(incarnation) = known_running.map(|running| running.incarnation) {
+            let look = self.look(id, deadline).await;
+            let row = Row::NotAsked { known_running: Some(incarnation) };
+            let resolution = resolve(tracker_view(look.as_ref()), row, mirror);
+            if resolution != Resolution::AskPostgres {
+                return self.answer(id, resolution, look, deadline).await;
             }
-            None => {
-                let (look, row) = tokio::join!(self.look(id, deadline), self.row(id, deadline));
-                let resolution = resolve(tracker_view(look.as_ref()), row?, mirror);
-                (look, resolution)
-            }
-        };
+        }
+        // In this order: what was drained from the ledger before Postgres said that nothing is left in it is in the
+        // tracker, but perhaps not in an older look at it.
+        let row = self.row(id, deadline).await?;
+        let look = self.look(id, deadline).await;
+        let resolution = resolve(tracker_view(look.as_ref()), row, mirror);
         self.answer(id, resolution, look, deadline).await
     }
 
