@@ -90,7 +90,7 @@ impl Gateway {
         let mut footing = match self.first_footing(id, deadline).await? {
             Stand::On(footing) => footing,
             Stand::Ended(state) => return Ok(After::Ended(state)),
-            Stand::Nowhere => return self.record(id, marks, deadline).await,
+            Stand::Nowhere => return self.record(definition, marks, deadline).await,
         };
         let mut refusals = 0;
         let mut last = None;
@@ -111,7 +111,7 @@ impl Gateway {
                 match stand {
                     Stand::On(next) if refusals <= MAX_REFUSALS => footing = next,
                     Stand::Ended(state) => return Ok(After::Ended(state)),
-                    Stand::On(_) | Stand::Nowhere => return self.record(id, marks, deadline).await,
+                    Stand::On(_) | Stand::Nowhere => return self.record(definition, marks, deadline).await,
                 }
             };
             fault::point("report.confirmed").await;
@@ -125,7 +125,8 @@ impl Gateway {
     }
 
     /// Records marks in the ledger.
-    async fn record(&self, id: &JobId, marks: &[Mark], deadline: Deadline) -> Result<After> {
+    async fn record(&self, definition: &Definition, marks: &[Mark], deadline: Deadline) -> Result<After> {
+        let (id, layout) = (&definition.id, definition.layout());
         fault::point("record.begun").await;
         if marks.is_empty() || !self.store().record(id, marks, deadline).await? {
             let job = self.get(id, deadline).await?;
@@ -137,6 +138,9 @@ impl Gateway {
                 ended => Ok(After::Ended(ended)),
             };
         }
+        // Whoever drains the row has the marks in memory alone from then on, and may die of what Redis does not survive.
+        let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
+        self.shared.mirrors.mark(id, layout, cells, None);
         self.shared.running.recorded(id);
         metrics::counter!("highwater_ledger_rows_total").increment(1);
         fault::point("record.done").await;

@@ -1,6 +1,7 @@
 //! What goes wrong between any two steps: gateways that die or stall, stores that are away, forget, or lie.
 
 mod dead_gateways;
+mod drained;
 mod finishing;
 mod old_seals;
 mod postgres_faults;
