@@ -156,6 +156,12 @@ impl Mirrors {
         }
     }
 
+    /// The jobs of which marks are held.
+    pub fn jobs(&self) -> Vec<JobId> {
+        let state = self.state();
+        state.mirrors.iter().filter(|(_, mirror)| !mirror.blank).map(|(id, _)| id.clone()).collect()
+    }
+
     /// How many bytes of cells all mirrors hold, and how many mirrors were dropped because of the bound.
     pub fn usage(&self) -> (usize, u64) {
         let state = self.state();

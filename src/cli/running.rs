@@ -1,6 +1,7 @@
 //! A gateway that runs in this process: server and reconciler over both stores.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -8,10 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::config::Serving;
+use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 use crate::live::{self, Live};
 use crate::store::{self, Store};
 use crate::{reconciler, server};
+
+/// How long merging marks back may take at least, however long the drain took.
+const MERGE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A running gateway.
 pub struct Running {
@@ -38,10 +43,31 @@ impl Running {
             format!("cannot listen on {}: {error} (another address: --listen; any free port: port 0)", serving.listen)
         })?;
         let address = listener.local_addr()?;
-        let reconciler = tokio::spawn(reconciler::run(gateway.clone(), reconciling, shutdown.clone()));
-        let feed = tokio::spawn(gateway.clone().follow_feed(shutdown.clone()));
+        // Both go on until nothing is left to be merged back.
+        let merged = CancellationToken::new();
+        let reconciler = tokio::spawn(reconciler::run(gateway.clone(), reconciling, merged.clone()));
+        let feed = tokio::spawn(gateway.clone().follow_feed(merged.clone()));
         let settings = serving.server();
-        let server = tokio::spawn(async move { server::serve(listener, gateway, &settings, shutdown).await });
+        let drain = settings.drain_timeout;
+        let server = tokio::spawn(async move {
+            let _merged = merged.drop_guard();
+            let stops = async {
+                shutdown.cancelled().await;
+                Deadline::after(drain)
+            };
+            let serves = async {
+                let served = server::serve(listener, gateway.clone(), &settings, shutdown.clone()).await;
+                shutdown.cancel();
+                served
+            };
+            let (served, drained_by) = tokio::join!(serves, stops);
+            let left = gateway.merge_back(drained_by.max(Deadline::after(MERGE_WITHIN))).await;
+            if !left.is_empty() {
+                let jobs = left.len();
+                tracing::error!(jobs, first = %left[0], "stopping with marks that could not be merged back: if Redis has lost them too, they have to be reported again");
+            }
+            served
+        });
         Ok(Self { address, server, reconciler, feed })
     }
 

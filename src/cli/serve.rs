@@ -12,8 +12,8 @@ use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits, 
 /// Runs a gateway
 ///
 /// It starts with Redis or Postgres away, and tells by the standard health service that it is ready once both have
-/// answered. SIGTERM or Ctrl-C lets calls in flight finish first; a second one stops it at once. When it listens, it
-/// prints one line to stdout: `listening on ADDRESS:PORT`.
+/// answered. SIGTERM or Ctrl-C lets calls in flight finish first, and merges marks back that Redis has just lost; a
+/// second one stops it at once. When it listens, it prints one line to stdout: `listening on ADDRESS:PORT`.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]

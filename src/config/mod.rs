@@ -81,6 +81,8 @@ pub struct Serving {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::positive_duration)]
     pub request_timeout: Duration,
     /// How long calls in flight may take to finish once the gateway stops
+    ///
+    /// What is left of it (two seconds at least) is for merging marks back that Redis has just lost.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
     pub drain_timeout: Duration,
     /// The largest message; 10,000 results with all that is kept of an error are below 4MiB

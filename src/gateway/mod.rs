@@ -12,6 +12,7 @@
 //! | `feed` | which jobs are known to run (I6) |
 //! | `known` | what this gateway remembers of jobs |
 //! | `upkeep` | what the reconciler asks for |
+//! | `stopping` | mirrors merged back before the gateway is gone (I4) |
 
 mod completion;
 mod draft;
@@ -24,6 +25,7 @@ mod read;
 mod report;
 mod restore;
 mod start;
+mod stopping;
 mod together;
 mod upkeep;
 

@@ -1,0 +1,84 @@
+//! The last thing that a gateway does: what its mirrors hold, and Redis perhaps does not, goes back into the trackers, so
+//! that stopping it as planned loses nothing even if Redis has just lost its state (invariant I4).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::Gateway;
+use crate::deadline::Deadline;
+use crate::domain::{Generation, JobId, JobState, Standing};
+use crate::error::{Error, Result};
+use crate::live::Tracker;
+
+/// How many trackers are looked at in one round trip.
+const PAGE: usize = 500;
+/// The pause before what could not be merged is tried again.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+impl Gateway {
+    /// Merges every mirror that may be ahead of its tracker, restoring trackers that are gone; the jobs for which that
+    /// was not done by the deadline.
+    pub async fn merge_back(&self, deadline: Deadline) -> Vec<JobId> {
+        let mut left = self.shared.mirrors.jobs();
+        loop {
+            // Of a job that has ended nothing is missing. Without a feed, all may run.
+            if let Some(running) = self.running() {
+                let running: HashMap<_, _> = running.into_iter().collect();
+                left.retain(|id| running.contains_key(id));
+            }
+            let mut still = Vec::new();
+            for page in left.chunks(PAGE) {
+                match deadline.bound(self.merge_page(page, deadline)).await {
+                    Ok(Ok(not_merged)) => still.extend(not_merged),
+                    _ => still.extend_from_slice(page),
+                }
+            }
+            left = still;
+            if left.is_empty() || deadline.passed() {
+                return left;
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    async fn merge_page(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<JobId>> {
+        let (trackers, generation) = self.live().look_at_all(ids, deadline).await?;
+        let mut left = Vec::new();
+        for (id, tracker) in ids.iter().zip(trackers) {
+            let merged = self.merge_one(id, tracker, generation, deadline).await;
+            if !merged.inspect_err(|error| tracing::debug!(job = %id, %error, "not merged back")).unwrap_or(false) {
+                left.push(id.clone());
+            }
+        }
+        Ok(left)
+    }
+
+    /// Whether nothing of the job is missing in its tracker.
+    async fn merge_one(
+        &self,
+        id: &JobId,
+        tracker: Tracker,
+        generation: Option<Generation>,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        match (tracker, generation) {
+            // Its end is on its way, and nothing can be added to it.
+            (Tracker::Present { header, .. }, _) if header.seal.is_some() => Ok(true),
+            // Also into one of another incarnation: its marks stay when it is taken up.
+            (Tracker::Present { header, .. }, Some(generation)) => {
+                let standing = Standing { incarnation: header.incarnation, generation };
+                Ok(!self.shared.mirrors.is_ahead(id, standing) || self.merge_mirror(id, standing, deadline).await?)
+            }
+            (Tracker::Missing, _) => {
+                let job = self.get(id, deadline).await?;
+                if job.state == JobState::Running {
+                    self.restore(id, job.incarnation, deadline).await?;
+                }
+                Ok(job.state.is_ended())
+            }
+            (Tracker::Corrupt, _) => self.live().set_aside(id, deadline).await.map(|_| false).map_err(Error::from),
+            // A replica takes nothing, and a newer gateway's tracker is not to be touched.
+            (Tracker::UnknownVersion | Tracker::Present { .. }, _) => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A gateway that is stopped as planned takes no marks with it, even if Redis has just lost its own (invariant I4).
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Link, Stack, eventually, failed, job, pb, stages, succeeded, tracker_key};
+
+/// Gateways that settle soon, and that leave Redis alone for as long as a test needs to stop them.
+async fn stack(gateways: usize, redis: &[(&str, &str)]) -> Stack {
+    let stack = Stack::of(gateways).links().redis(redis).setting("request-timeout", "1s");
+    stack.setting("reconcile-interval", "2s").setting("settle-time", "6s").setting("drain-timeout", "5s").start().await
+}
+
+const MARKED: [[i64; 4]; 2] = [[300, 600, 100, 0], [800, 100, 0, 100]];
+
+/// A thousand tasks in two stages, marked as above.
+async fn mark(stack: &Stack, id: &str) {
+    stack[0].create(job(id, &["read", "digest"], 1000)).await.unwrap();
+    for results in [succeeded(0..600, "read"), failed(600..700, "read"), succeeded(0..100, "digest")] {
+        stack[0].report(id, results).await.unwrap();
+    }
+}
+
+/// What a gateway that remembers nothing says, once it believes the tracker.
+async fn told_by_a_fresh_gateway(stack: &mut Stack, id: &str) -> pb::Progress {
+    stack[0].restart().await;
+    let live = async || {
+        let progress = stack[0].progress(id).await.ok()?;
+        (progress.source() == pb::Source::Live).then_some(progress)
+    };
+    eventually("the fresh gateway reads live", live).await
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_stopped_just_after_redis_was_flushed_loses_nothing() {
+    let mut stack = stack(1, &[]).await;
+    for id in ["a", "b"] {
+        mark(&stack, id).await;
+    }
+    stack.redis.ask::<()>(&redis::cmd("FLUSHALL")).await;
+    stack[0].terminate().await;
+    for id in ["a", "b"] {
+        let told = told_by_a_fresh_gateway(&mut stack, id).await;
+        assert_eq!((stages(&told), told.lower_bound), (MARKED.to_vec(), false), "{id}");
+        assert!(told.restore_time.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_stopped_just_after_redis_fell_back_to_an_older_dump_loses_nothing() {
+    let mut stack = stack(1, &[]).await;
+    mark(&stack, "a").await;
+    stack[0].create(job("unmarked", &["read"], 10)).await.unwrap();
+    stack.redis.ask::<()>(&redis::cmd("SAVE")).await;
+    stack[0].report("a", succeeded(600..700, "read")).await.unwrap();
+    stack.redis.kill();
+    stack.redis.restart().unwrap();
+    stack[0].terminate().await;
+    let told = told_by_a_fresh_gateway(&mut stack, "a").await;
+    assert_eq!((stages(&told), told.lower_bound), (vec![[300, 700, 0, 0], [900, 100, 0, 0]], false));
+}
+
+/// Nothing is done that need not be: neither to a tracker that holds all, nor for a job that has ended.
+#[tokio::test]
+async fn a_gateway_that_has_nothing_to_give_back_stops_at_once() {
+    let mut stack = stack(1, &[]).await;
+    mark(&stack, "a").await;
+    stack[0].create(job("ended", &["s"], 1)).await.unwrap();
+    assert!(stack[0].report("ended", succeeded([0], "s")).await.unwrap().stop);
+    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("ended"))).await;
+    let before = stack.redis.tracker("a").await.unwrap();
+    let stopping = Instant::now();
+    stack[0].terminate().await;
+    assert!(stopping.elapsed() < Duration::from_secs(2), "{:?}", stopping.elapsed());
+    assert_eq!(stack.redis.tracker("a").await.unwrap(), before);
+    assert!(stack.redis.tracker("ended").await.is_none());
+    assert!(!stack[0].log().contains("could not be merged back"));
+}
+
+/// It gives up in time, and says what that means.
+#[tokio::test]
+async fn a_gateway_that_reaches_no_store_stops_in_time_all_the_same() {
+    for fault in [Link::Blackhole, Link::Cut] {
+        let mut stack = stack(1, &[]).await;
+        mark(&stack, "a").await;
+        stack[0].links().redis.set(fault);
+        stack[0].links().postgres.set(fault);
+        let stopping = Instant::now();
+        stack[0].terminate().await;
+        assert!(stopping.elapsed() < Duration::from_secs(8), "{fault:?}: {:?}", stopping.elapsed());
+        assert!(stack[0].log().contains("could not be merged back"), "{fault:?}");
+    }
+}
