@@ -21,6 +21,9 @@ pub enum Error {
         /// The fields that differ.
         fields: Vec<&'static str>,
     },
+    /// The id was that of a job that was deleted.
+    #[error("the id `{0}` was that of a job that was deleted: an id is never used again, so choose another")]
+    Deleted(JobId),
     /// The job is PENDING.
     #[error("job `{0}` has not been started: call StartJob first")]
     NotStarted(JobId),

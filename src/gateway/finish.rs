@@ -15,7 +15,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::live::{Header, Seal};
+use crate::live::{Header, Seal, Tracker};
 
 /// How long one finish may take, whoever waits for it: the cells of ten million tasks are read, counted and stored.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
@@ -62,8 +62,10 @@ impl Gateway {
             let listed = UnderWay(gateway, listed);
             let UnderWay(gateway, (id, incarnation)) = &listed;
             let outcome = gateway.try_finish(id, *incarnation, Deadline::after(FINISH_WITHIN)).await;
-            if let Err(error) = &outcome {
-                tracing::warn!(job = %id, %error, "could not finish; whoever looks next tries again");
+            match &outcome {
+                // Said once by whoever watches the stores; it is tried again every round.
+                Ok(_) | Err(Error::Unavailable(_)) => {}
+                Err(error) => tracing::warn!(job = %id, %error, "could not finish; whoever looks next tries again"),
             }
             outcome
         });
@@ -162,6 +164,15 @@ impl Gateway {
         }
         draft.errors = self.live().look(id, deadline).await?.errors;
         Ok(Some(draft))
+    }
+
+    /// Recounts an open tracker. Nothing is done if marks are set meanwhile: whoever meets the wrong counts next tries
+    /// again.
+    pub(super) async fn put_counts_right(&self, id: &JobId, deadline: Deadline) -> Result<()> {
+        let Tracker::Present { header, .. } = self.live().look(id, deadline).await?.tracker else { return Ok(()) };
+        let Some(cells) = self.live().cells(id, &header, deadline).await? else { return Ok(()) };
+        let (_, counts) = recount(cells).await?;
+        self.repaired(id, header, counts, deadline).await.map(drop)
     }
 
     /// The header with the counts of the cells. That they differ from its own is a broken invariant: said, counted,

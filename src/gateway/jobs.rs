@@ -19,7 +19,7 @@ impl Gateway {
     pub async fn create(&self, new: NewJob, start: bool, deadline: Deadline) -> Result<Job> {
         let definition = new.validate().map_err(Error::Invalid)?;
         let created = self.store().create(&definition, deadline).await?;
-        let job = self.get(&definition.id, deadline).await?;
+        let job = self.ask(&definition.id, deadline).await?.ok_or_else(|| Error::Deleted(definition.id.clone()))?;
         let fields = job.definition.differences(&definition);
         if !fields.is_empty() {
             return Err(Error::Exists { id: definition.id, fields });

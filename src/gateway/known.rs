@@ -1,5 +1,6 @@
 //! What this gateway remembers of jobs, bounded: definitions and final snapshots, which never change, and with which
-//! incarnation it saw jobs running. Nothing here is needed to be right: what is forgotten is asked again.
+//! incarnation it saw jobs running. What is forgotten is asked again; what is
+//! remembered stays true, since ids are never used again and ends never taken back.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

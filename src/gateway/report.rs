@@ -223,6 +223,10 @@ impl Gateway {
                     Err(error) => Err(error),
                 }
             }
+            Stand::On(now) if *refusal == Refusal::CountsWrong => {
+                self.put_counts_right(id, deadline).await?;
+                Ok(Stand::On(now))
+            }
             // Something is in the tracker's place that only the reconciler, or a newer gateway, puts right.
             Stand::On(_) => Ok(Stand::Nowhere),
             other => Ok(other),

@@ -30,7 +30,7 @@ impl From<Error> for Status {
             Error::NotFound(id) => {
                 status(Code::NotFound, ErrorReason::JobNotFound, &message, |details| about(id, details))
             }
-            Error::Exists { id, .. } => {
+            Error::Exists { id, .. } | Error::Deleted(id) => {
                 status(Code::AlreadyExists, ErrorReason::JobExists, &message, |details| about(id, details))
             }
             Error::NotStarted(id) => {
@@ -155,6 +155,7 @@ mod tests {
             Error::Invalid(vec![Violation::new("job_id", "no"), Violation::new("reason", "no")]),
             Error::NotFound(id()),
             Error::Exists { id: id(), fields: vec!["labels"] },
+            Error::Deleted(id()),
             Error::NotStarted(id()),
             Error::Ended(id(), JobState::Failed),
             Error::Unavailable(Unavailable::Redis),
@@ -168,6 +169,7 @@ mod tests {
         insta::assert_snapshot!(table.join("\n"), @r"
         InvalidArgument INVALID_FIELD field=job_id field=reason
         NotFound JOB_NOT_FOUND resource=highwater.v1.Job/j
+        AlreadyExists JOB_EXISTS resource=highwater.v1.Job/j
         AlreadyExists JOB_EXISTS resource=highwater.v1.Job/j
         FailedPrecondition JOB_NOT_STARTED precondition=JOB_NOT_STARTED/j
         FailedPrecondition JOB_ENDED precondition=JOB_ENDED/j state=FAILED

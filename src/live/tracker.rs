@@ -34,6 +34,8 @@ pub enum Refusal {
     Settling,
     /// Its header is another by now.
     Changed,
+    /// What its header counts is not what is in its cells.
+    CountsWrong,
 }
 
 /// What a report did to a tracker.
@@ -285,6 +287,7 @@ impl Reply {
             "STALE" => Refusal::Stale,
             "SETTLING" => Refusal::Settling,
             "CHANGED" => Refusal::Changed,
+            "COUNTS_WRONG" => Refusal::CountsWrong,
             _ => return Err(Error::Unexpected(format!("the status {:?}", self.status))),
         })
     }

@@ -28,7 +28,7 @@ struct JobRow {
 }
 
 impl Store {
-    /// Creates a PENDING job unless its id is taken; whether it did.
+    /// Creates a PENDING job unless its id is, or ever was, a job's; whether it did.
     pub async fn create(&self, new: &Definition, deadline: Deadline) -> Result<bool, Error> {
         let stages: Vec<String> = new.stages.iter().map(ToString::to_string).collect();
         let mut lease = self.lease(deadline).await?;
@@ -37,7 +37,8 @@ impl Store {
             .bound(
                 sqlx::query!(
                     "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold)
-                     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (job_id) DO NOTHING",
+                     SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
+                     ON CONFLICT (job_id) DO NOTHING",
                     new.id.as_str(),
                     new.display_name,
                     Json(&new.labels) as _,

@@ -71,3 +71,20 @@ async fn a_job_that_has_not_ended_can_neither_be_deleted_nor_set_back() {
     assert_eq!(stack[0].report("running", succeeded(0..2, "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
     stack.postgres.run("DELETE FROM jobs WHERE job_id = 'running'").await.expect("an ended job may go");
 }
+
+/// Gateways remember ended jobs by their ids, so that a second job of the same name would be told the end of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_a_deleted_job_is_never_used_again() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("gone", &["s"], 1)).await.unwrap();
+    stack[0].report("gone", succeeded(0..1, "s")).await.unwrap();
+    stack.postgres.run("DELETE FROM jobs WHERE job_id = 'gone'").await.expect("an ended job may go");
+    for gateway in [&stack[0], &stack[1]] {
+        let refused = gateway.create(job("gone", &["s"], 2)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::AlreadyExists);
+        assert!(refused.message().contains("never used again"), "{}", refused.message());
+    }
+    let insert = "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold)
+                  VALUES ('gone', '', '{}', '{s}', 1, 0.5)";
+    assert!(stack.postgres.run(insert).await.unwrap_err().to_string().contains("was deleted"));
+}

@@ -11,7 +11,8 @@
 -- Returns {status, header, …}: APPLIED; CONFLICT followed by the bytes of every run as they are (nothing was changed:
 --          compute again from these); SEALED; STALE (it has been through a restart, an older dump or a failover, in
 --          which a seal may have been lost: no mark is set before it has another incarnation); NOT_ADOPTED; INVALID (new
---          bytes that are not for where the expected ones are); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+--          bytes that are not for where the expected ones are); COUNTS_WRONG (what is added does not
+--          fit what the header counts); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 
 local key = KEYS[1]
 local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -50,12 +51,12 @@ for stage = 0, STAGES - 1 do
     h.counts[i] = h.counts[i] + added[i]
     changed = changed or added[i] ~= 0
     if h.counts[i] < 0 then
-      return { 'CORRUPT' }
+      return { 'COUNTS_WRONG', h.raw }
     end
     sum = sum + h.counts[i]
   end
   if sum > h.total then
-    return { 'CORRUPT' } -- the counts were not those of the cells
+    return { 'COUNTS_WRONG', h.raw }
   end
 end
 

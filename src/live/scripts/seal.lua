@@ -33,6 +33,8 @@ end
 
 if reason ~= '' then
   redis.call('SET', reason_key, reason, 'PX', ttl)
+else
+  redis.call('DEL', reason_key) -- of a seal that was taken off again
 end
 h.seal, h.seal_time = cause, now()
 -- No mark can be lost from here on without the seal: a tracker that was not believed when it was sealed stays a lower

@@ -157,3 +157,18 @@ async fn the_verdict_comes_from_the_cells_whatever_the_header_counts() {
     assert_eq!(stack[0].log().matches(BROKEN).count(), 1);
     assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[0, 0, 6, 0], [0, 0, 0, 6]]);
 }
+
+/// The header counts more than there are tasks for: what a report adds does not fit, and says so before anything ends.
+#[tokio::test]
+async fn a_report_that_meets_wrong_counts_puts_them_right_and_is_taken() {
+    let stack = Stack::of(1).setting("reconcile-interval", "1h").setting("settle-time", "4h").start().await;
+    let [first, second, last] = reports();
+    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].report("a", first).await.unwrap();
+    plant(&stack, "a", [all_succeeded(), StageCounts { succeeded: 5, ..StageCounts::default() }]).await;
+
+    stack[0].report("a", second).await.unwrap();
+    assert_eq!(stack[0].log().matches(BROKEN).count(), 1);
+    stack[0].report("a", last).await.unwrap();
+    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), DONE);
+}
