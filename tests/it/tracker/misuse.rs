@@ -23,7 +23,7 @@ async fn a_report_that_the_gateway_would_not_send_changes_nothing() {
     let mut below_nothing = none;
     below_nothing[..4].copy_from_slice(&(-1_i32).to_be_bytes());
     let invalid = || Ok("INVALID".to_owned());
-    let corrupt = || Ok("CORRUPT".to_owned());
+    let corrupt = || Ok("COUNTS_WRONG".to_owned());
     // What is added to the counts, how many are done, the first and the last byte, what is expected, what is new.
     let cases: [Case; 9] = [
         ("new bytes are more", invalid(), [&none, b"1", b"256", b"257", blank, b"abc"]),
