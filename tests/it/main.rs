@@ -18,6 +18,7 @@ mod reading;
 mod reporting_together;
 mod server_without_stores;
 mod source;
+mod startup;
 mod support;
 mod ten_million_tasks;
 mod tracker;
