@@ -20,6 +20,8 @@ use crate::store::{Ending, Snapshot};
 
 /// How long one finish may take, whoever waits for it: the cells of ten million tasks are read, counted and stored.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
+/// How long a finish tries to learn what became of a commit that failed.
+const READ_BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// The finishes under way in this gateway: one a tracker, however many wait for it. One that is stuck with the seal of
 /// an earlier tracker of the job is in nobody's way.
@@ -91,8 +93,10 @@ impl Gateway {
         if committed.is_ok() {
             fault::point("finish.committed").await;
         }
-        // Read back: another may have won, and a commit whose answer never came may have happened all the same.
-        let job = self.get(id, deadline).await?;
+        // Read back: another may have won, and a commit whose answer never came may have happened all the same. But a
+        // Postgres that is away is not waited for twice.
+        let within = if committed.is_ok() { deadline } else { deadline.at_most(READ_BACK_WITHIN) };
+        let job = self.get(id, within).await?;
         let state = job.state;
         let won = match committed {
             Ok(won) => won,
