@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{SERVER_LOG, say, start_log};
-use super::{Common, Failure};
+use super::{Common, Failure, Misuse};
 use crate::config::{PostgresAddress, PostgresLimits};
 use crate::store::Store;
 
@@ -27,7 +27,7 @@ pub struct Flags {
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(flags.common.log, SERVER_LOG);
     let settings = flags.limits.at(flags.postgres.postgres_url.expose());
-    let store = Store::new(&settings).map_err(|error| format!("--postgres-url: {error}"))?;
+    let store = Store::new(&settings).map_err(|error| Misuse(format!("--postgres-url: {error}")))?;
     let applied = store.migrate().await.map_err(|error| format!("{}: {error}", flags.postgres.postgres_url))?;
     for migration in &applied {
         say(format_args!("applied {migration}"));

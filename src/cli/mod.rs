@@ -25,6 +25,14 @@ use crate::config::{sources, values};
 /// Why a command failed. For people.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// A command that was used wrongly, in a way that its flags' parsers do not see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
+
+/// The exit code of a command that was used wrongly, as clap has it too.
+const MISUSED: u8 = 2;
+
 const SETTINGS_HELP: &str = "\
 Settings:
   Every option that takes a value can also be given as a variable or in a file, by the same name: --redis-url URL is
@@ -91,14 +99,14 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli.command,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED));
         }
     };
     match run(command) {
         Ok(code) => code,
         Err(failure) => {
             output::complain(&failure.to_string());
-            ExitCode::FAILURE
+            if failure.is::<Misuse>() { ExitCode::from(MISUSED) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::{Failure, Misuse};
 use crate::config::Serving;
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
@@ -34,8 +34,8 @@ impl Running {
         store: &store::Settings,
         shutdown: CancellationToken,
     ) -> Result<Self, Failure> {
-        let live = Live::new(live).map_err(|error| format!("--redis-url: {error}"))?;
-        let store = Store::new(store).map_err(|error| format!("--postgres-url: {error}"))?;
+        let live = Live::new(live).map_err(|error| Misuse(format!("--redis-url: {error}")))?;
+        let store = Store::new(store).map_err(|error| Misuse(format!("--postgres-url: {error}")))?;
         let reconciling = serving.reconciler()?;
         let gateway = Gateway::new(live, store, &serving.gateway());
         let bound = TcpListener::bind(serving.listen).await;

@@ -19,6 +19,8 @@ use crate::live::{Header, Seal, Tracker};
 
 /// How long one finish may take, whoever waits for it: the cells of ten million tasks are read, counted and stored.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
+/// How long a finish tries to learn what became of a commit that failed.
+const READ_BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// The finishes under way in this gateway: one a tracker, however many wait for it. One that is stuck with the seal of
 /// an earlier tracker of the job is in nobody's way.
@@ -111,7 +113,8 @@ impl Gateway {
             fault::point("finish.committed").await;
         }
         // Read back: another may have won, and a commit whose answer never came may have happened all the same.
-        let state = self.get(id, deadline).await?.state;
+        let within = if committed.is_ok() { deadline } else { deadline.at_most(READ_BACK_WITHIN) };
+        let state = self.get(id, within).await?.state;
         let won = match committed {
             Ok(won) => won,
             Err(error) if !state.is_ended() => return Err(error.into()),

@@ -28,6 +28,7 @@ pub use migrate::MigrateError;
 
 use crate::breaker::Breaker;
 
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 /// How long a commit may take: it may carry twenty megabytes of cells.
 const COMMIT_WITHIN: Duration = Duration::from_secs(30);
 /// How long a transaction may wait for its gateway.
@@ -68,6 +69,10 @@ pub struct Store {
 impl Store {
     /// Connects to nothing yet: works with Postgres away.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
+        // sqlx takes any scheme, and would look for a Postgres where there is something else.
+        if !SCHEMES.iter().any(|scheme| settings.url.starts_with(scheme)) {
+            return Err(ConfigError(format!("the address must begin with {}", SCHEMES[0])));
+        }
         let options = PgConnectOptions::from_str(&settings.url).map_err(|error| ConfigError(error.to_string()))?;
         let options = options.application_name("highwater").options([
             // Whatever became of the caller, Postgres stops working for it, and a gateway that stalls within a

@@ -5,7 +5,8 @@ use std::time::Instant;
 use pb::Disposition::Superseded;
 
 use crate::support::{
-    Client, Fault, Stack, dispositions, eventually, failed, failed_with, job, moment, pb, stages, succeeded, tasks,
+    Client, Fault, Stack, WITHIN, dispositions, eventually, failed, failed_with, job, moment, pb, stages, succeeded,
+    tasks,
 };
 
 /// How many gateways' commits ended a job.
@@ -100,9 +101,10 @@ async fn many_jobs_whose_last_two_reports_come_together_end_once_each() {
 /// Reads until the job has ended; returns when the last read began that showed it running, if one did, and when the
 /// first answer came that did not.
 async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
-    let mut running = None;
+    let (mut running, follows) = (None, Instant::now());
     loop {
         let begun = Instant::now();
+        assert!(follows.elapsed() < WITHIN, "{id} is still shown as running");
         match gateway.progress(&id).await.unwrap().state() {
             pb::JobState::Running => running = Some(begun),
             _ => return (running, Instant::now()),

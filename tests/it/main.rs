@@ -20,6 +20,7 @@ mod reading;
 mod reporting_together;
 mod server_without_stores;
 mod source;
+mod startup;
 mod stopping;
 mod support;
 mod ten_million_tasks;

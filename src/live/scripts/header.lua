@@ -11,6 +11,7 @@
 local HEADER, BODY = 256, 240
 local STAGES, BUCKETS = 8, 15
 local COMPLETE = 1
+local COUNTS_AT, NO_COUNTS = 77, string.rep('\0', 12 * STAGES)
 -- The last millisecond of the year 9999: no time, and no number either, is above. Lua's numbers are exact up to there.
 local LARGEST = 253402300799999
 local FORMAT = '>c3BBBBBI4I8c16I8I8I8I8I8' .. string.rep('I4', 3 * STAGES) .. 'I8' .. string.rep('I4', BUCKETS)
@@ -31,22 +32,23 @@ local function pending(h)
 end
 
 -- Whether the fields can have been written by us: each within its range, and none against another.
-local function possible(h)
-  if h.stages < 1 or h.stages > STAGES or h.adopted > 1 or h.seal > 2 or h.restored > 1 then
+local function possible(h, body)
+  local stages, total, counts = h.stages, h.total, h.counts
+  if stages < 1 or stages > STAGES or h.adopted > 1 or h.seal > 2 or h.restored > 1 then
     return false
   end
-  for _, number in ipairs({ h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time, h.bucket }) do
-    if number > LARGEST then
+  if math.max(h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time, h.bucket) > LARGEST then
+    return false
+  end
+  for i = 1, 3 * stages, 3 do
+    if counts[i] + counts[i + 1] + counts[i + 2] > total then
       return false
     end
   end
-  for stage = 0, STAGES - 1 do
-    local done = h.counts[3 * stage + 1] + h.counts[3 * stage + 2] + h.counts[3 * stage + 3]
-    if done > (stage < h.stages and h.total or 0) then
-      return false
-    end
+  if string.sub(body, COUNTS_AT + 12 * stages, COUNTS_AT + 12 * STAGES - 1) ~= string.sub(NO_COUNTS, 12 * stages + 1) then
+    return false -- counts of a stage that is not there
   end
-  return string.find(h.generation, '^[0-9a-f]+$') ~= nil and (h.seal ~= COMPLETE or pending(h) == 0)
+  return not string.find(h.generation, '[^0-9a-f]') and (h.seal ~= COMPLETE or pending(h) == 0)
 end
 
 local function parse(bytes)
@@ -68,7 +70,7 @@ local function parse(bytes)
   }
   for i = 1, 3 * STAGES do h.counts[i] = v[14 + i] end
   for i = 1, BUCKETS do h.buckets[i] = v[15 + 3 * STAGES + i] end
-  if not possible(h) then
+  if not possible(h, body) then
     return nil, 'CORRUPT'
   end
   return h

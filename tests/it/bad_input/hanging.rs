@@ -49,7 +49,7 @@ impl Fault {
     }
 }
 
-/// An answer, in time: not later than `limit`, and an end by the deadline not before it.
+/// An answer, in time.
 async fn in_time(limit: Duration, call: impl Future<Output = Result<(), Status>>) -> String {
     let asked = Instant::now();
     let answer = answered(call.await);

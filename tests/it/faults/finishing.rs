@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use highwater::deadline::Deadline;
-use highwater::domain::{Layout, StageCounts};
-use highwater::live::{self, HEADER_BYTES, Header, Live};
+use highwater::domain::StageCounts;
+use highwater::live::{HEADER_BYTES, Header};
 use redis::cmd;
 
-use super::{DONE, STAGES, Stored, TASKS, beside, ended, reports, six_tasks};
+use super::{DONE, STAGES, Stored, TASKS, beside, ended, replace_tracker, reports, six_tasks};
 use crate::support::{Fault, Stack, dispositions, eventually, failed, pb, stages, succeeded, tracker_key};
 use pb::{Disposition, JobState, Source};
 
@@ -86,18 +85,6 @@ async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
     }
     assert_eq!(stack[1].get("a").await.unwrap().state(), JobState::Succeeded);
     assert!(Stored::of(&stack, "a").await.snapshot.counts.all_succeeded());
-}
-
-/// Gives a running job its next tracker, blank and adopted.
-async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
-    let raise = format!("UPDATE jobs SET incarnation = {incarnation} WHERE job_id = '{id}' AND state = 'RUNNING'");
-    stack.postgres.run(&raise).await.unwrap();
-    let timeout = Duration::from_secs(5);
-    let ttl = Duration::from_secs(600);
-    let settings = live::Settings { url: stack.redis.url(), timeout, tracker_ttl: ttl, sealed_ttl: ttl };
-    let (live, id, within) = (Live::new(&settings).unwrap(), id.parse().unwrap(), Deadline::after(timeout));
-    live.open(&id, Layout { total: TASKS, stages: STAGES.len() }, incarnation, None, within).await.unwrap().unwrap();
-    live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();
 }
 
 /// Writes other counts into the header of a job's tracker, and a checksum that is right.

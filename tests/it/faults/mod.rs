@@ -8,7 +8,11 @@ mod postgres_faults;
 mod redis_faults;
 mod stalled_gateways;
 
+use std::time::Duration;
+
+use highwater::deadline::Deadline;
 use highwater::domain::{Cells, Counts, Layout, Mark, Outcome};
+use highwater::live::{self, Live};
 use highwater::store::Snapshot;
 use sqlx::Row;
 use tokio::task::JoinHandle;
@@ -82,6 +86,18 @@ async fn ended(gateway: &Gateway, id: &str) -> pb::Job {
     let what = format!("{id} ends");
     let has_ended = |job: &pb::Job| !matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
     eventually(&what, async || gateway.get(id).await.ok().filter(has_ended)).await
+}
+
+/// Gives a running job its next tracker, blank and adopted.
+async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
+    let raise = format!("UPDATE jobs SET incarnation = {incarnation} WHERE job_id = '{id}' AND state = 'RUNNING'");
+    stack.postgres.run(&raise).await.unwrap();
+    let timeout = Duration::from_secs(5);
+    let ttl = Duration::from_secs(600);
+    let settings = live::Settings { url: stack.redis.url(), timeout, tracker_ttl: ttl, sealed_ttl: ttl };
+    let (live, id, within) = (Live::new(&settings).unwrap(), id.parse().unwrap(), Deadline::after(timeout));
+    live.open(&id, Layout { total: TASKS, stages: STAGES.len() }, incarnation, None, within).await.unwrap().unwrap();
+    live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();
 }
 
 /// Runs a call to a gateway beside the test.

@@ -89,6 +89,26 @@ async fn an_end_that_was_told_is_not_taken_back_while_postgres_is_away() {
     assert_eq!(stack[1].progress("a").await.unwrap(), told);
 }
 
+/// A start opens the tracker before it commits, so that there may be one of a job that never ran.
+#[tokio::test]
+async fn a_tracker_of_a_start_that_is_not_committed_shows_no_running_job() {
+    let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "100ms").start().await;
+    stack[0].create(pb::CreateJobRequest { start: false, ..six_tasks("a") }).await.unwrap();
+    stack[0].order("start.opened", Fault::Stall);
+    let client = stack[0].client();
+    let start = beside(async move { client.start("a").await });
+    stack[0].reached("start.opened").await;
+    assert_eq!(stack[0].progress("a").await.unwrap().state(), JobState::Pending);
+    stack[1].cancel("a", "enough").await.unwrap();
+    stack[0].links().postgres.set(Link::Cut);
+    refused_for_postgres(&stack[0].progress("a").await.unwrap_err());
+    refused_for_postgres(&stack[0].report("a", reports()[0].clone()).await.unwrap_err());
+    stack[0].release("start.opened");
+    refused_for_postgres(&start.await.unwrap().unwrap_err());
+    stack[0].links().postgres.set(Link::Open);
+    assert_eq!(stack[0].progress("a").await.unwrap().state(), JobState::Cancelled);
+}
+
 /// Scenario 32. Gateway 0 seals and stalls; gateway 1 meets the seal.
 #[tokio::test]
 async fn a_report_that_meets_a_seal_is_superseded_only_once_the_end_is_committed() {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 use tonic::{Code, Request};
 
-use super::{STAGES, Stored, TASKS, ended, six_tasks};
+use super::{STAGES, Stored, TASKS, beside, ended, replace_tracker, six_tasks};
 use crate::support::{
-    Gateway, Link, Stack, dispositions, eventually, failed, holds_for, pb, refusal, stages, succeeded, tracker_key,
+    Fault, Gateway, Link, Stack, dispositions, eventually, failed, holds_for, pb, refusal, stages, succeeded,
+    tracker_key,
 };
 use pb::progress_service_client::ProgressServiceClient;
 use pb::{JobState, Source, SourceReason};
@@ -78,6 +79,25 @@ async fn after_a_restart_of_redis_counts_are_a_lower_bound_and_postgres_is_asked
     stack[0].cancel("cancelled", "enough").await.unwrap();
     assert!(Stored::of(&stack, "cancelled").await.snapshot.lower_bound);
     assert!(stack[0].progress("cancelled").await.unwrap().lower_bound);
+}
+
+/// What is marked in a tracker that is not adopted counts only if Postgres says afterwards that it is still the job's.
+#[tokio::test]
+async fn a_mark_in_a_tracker_that_is_replaced_meanwhile_is_made_again_before_it_is_acknowledged() {
+    let mut stack = Stack::of(1).setting("reconcile-interval", "1h").redis(&DURABLE).start().await;
+    stack[0].create(six_tasks("a")).await.unwrap();
+    stack.redis.kill();
+    stack.redis.restart().unwrap();
+    fallen_back(&stack[0], "a", SourceReason::TrackerNotAdopted).await;
+    stack[0].order("report.marked", Fault::Stall);
+    let client = stack[0].client();
+    let report = beside(async move { client.report("a", succeeded(0..3, "read")).await });
+    stack[0].reached("report.marked").await;
+    replace_tracker(&stack, "a", 2).await;
+    stack[0].release("report.marked");
+    assert_eq!(dispositions(&report.await.unwrap().unwrap()), [pb::Disposition::Applied; 3]);
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!((progress.source(), stages(&progress)), (Source::Live, vec![[3, 3, 0, 0], [6, 0, 0, 0]]));
 }
 
 /// Without the marks that it has lost, a job that looks complete may not have failed.

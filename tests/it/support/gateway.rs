@@ -74,6 +74,11 @@ impl Gateway {
         self.ended().await;
     }
 
+    /// Any signal; waits for nothing.
+    pub fn signal(&mut self, signal: i32) {
+        self.process.signal(signal);
+    }
+
     /// SIGSTOP: it stands still, with its connections open.
     pub fn pause(&mut self) {
         self.process.pause();

@@ -26,4 +26,4 @@ pub use random::Random;
 pub use redis::{Redis, tracker_key};
 pub use requests::{failed, failed_with, job, succeeded};
 pub use stack::Stack;
-pub use wait::{eventually, holds_for};
+pub use wait::{WITHIN, eventually, holds_for};

@@ -1,147 +1,20 @@
 //! A tracker does what a plain model says, whatever is asked of it in whatever order; and at every moment its counts
 //! are those of its cells (invariants I2, I3).
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+mod held;
+mod life;
+
 use std::time::Duration;
 
-use highwater::domain::{Cause, Cells, Counts, JobId, Layout, Mark, Marking, Outcome, Status};
+use highwater::domain::{Cause, Cells, JobId, Layout, Mark, Marking};
 use highwater::live::{HEADER_BYTES, Header, Marked, Refusal, Seal, Tracker};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
 use super::header::summed;
-use super::{Bench, SEALED_TTL, TRACKER_TTL, TTL_BEFORE, marks, soon, succeeded};
-
-/// What callers do to a tracker, and what befalls it. The numbers are incarnations.
-#[derive(Debug, Clone)]
-enum Command {
-    Open(u64),
-    Adopt(u64),
-    Report(u64, Footing, Expected, Vec<Mark>),
-    SealComplete(u64),
-    SealCancelled(u64),
-    Expire(u64),
-    /// A bug gave it wrong counts; a finish finds out.
-    Repair,
-    /// The same, but another was faster.
-    RepairLate,
-    /// Redis was restarted: the tracker's generation is not the one that answers.
-    Restart,
-    /// Evicted, or flushed.
-    Vanish,
-}
-
-/// Whether the report needs an adopted tracker, or its caller asks Postgres.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Footing {
-    Adopted,
-    Postgres,
-}
-
-/// What bytes the caller computed from.
-#[derive(Debug, Clone, Copy)]
-enum Expected {
-    Blank,
-    Current,
-    /// What others have changed since: one of the places that are compared, by number.
-    Stale(usize),
-}
-
-/// The model of one tracker.
-#[derive(Debug, Clone, Default)]
-struct Held {
-    incarnation: u64,
-    adopted: bool,
-    /// Of the generation that answers.
-    own_generation: bool,
-    seal: Option<Cause>,
-    /// The best that was reported.
-    best: BTreeMap<(u32, usize), Outcome>,
-    revision: u64,
-    ttl: Duration,
-}
-
-impl Held {
-    fn believed(&self) -> bool {
-        self.adopted && self.own_generation
-    }
-
-    /// Sets a mark; whether it was new.
-    fn mark(&mut self, mark: Mark) -> bool {
-        match self.best.entry((mark.task, mark.stage)) {
-            Entry::Occupied(held) if *held.get() == Outcome::Succeeded || mark.outcome == Outcome::Failed => false,
-            better => {
-                better.insert_entry(mark.outcome);
-                true
-            }
-        }
-    }
-
-    fn status(&self, task: u32, stage: usize) -> Status {
-        let failed_before = (0..stage).any(|earlier| self.best.get(&(task, earlier)) == Some(&Outcome::Failed));
-        match self.best.get(&(task, stage)) {
-            Some(Outcome::Succeeded) => Status::Succeeded,
-            Some(Outcome::Failed) => Status::Failed,
-            None if failed_before => Status::Skipped,
-            None => Status::Pending,
-        }
-    }
-
-    /// The tasks that something was reported of.
-    fn tasks(&self) -> BTreeSet<u32> {
-        self.best.keys().map(|(task, _)| *task).collect()
-    }
-
-    fn counts(&self, layout: Layout) -> Counts {
-        let mut counts = Counts::none(layout.total, layout.stages);
-        for task in self.tasks() {
-            for (stage, counts) in counts.stages.iter_mut().enumerate() {
-                match self.status(task, stage) {
-                    Status::Pending => {}
-                    Status::Succeeded => counts.succeeded += 1,
-                    Status::Failed => counts.failed += 1,
-                    Status::Skipped => counts.skipped += 1,
-                }
-            }
-        }
-        counts
-    }
-
-    /// What everyone is refused who comes with an incarnation; and who wants to change something that is sealed.
-    fn own(held: Option<&mut Self>, incarnation: u64) -> Result<&mut Self, Refusal> {
-        let held = held.ok_or(Refusal::Missing)?;
-        if held.incarnation == incarnation { Ok(held) } else { Err(Refusal::OtherIncarnation) }
-    }
-
-    fn adopt(&mut self) -> Result<(), Refusal> {
-        match self.seal {
-            Some(_) => Err(Refusal::Sealed),
-            None if !self.own_generation => Err(Refusal::NotAdopted),
-            None => {
-                self.adopted = true;
-                Ok(())
-            }
-        }
-    }
-
-    fn seal(&mut self, cause: Cause, layout: Layout) -> Result<(), Refusal> {
-        if self.seal.is_some() {
-            return Ok(());
-        }
-        if cause == Cause::Complete {
-            let counts = self.counts(layout);
-            if !counts.is_complete() {
-                return Err(Refusal::Incomplete);
-            }
-            if !counts.all_succeeded() && !self.believed() {
-                return Err(Refusal::NotAdopted);
-            }
-        }
-        (self.seal, self.adopted) = (Some(cause), self.believed());
-        Ok(())
-    }
-}
+use super::{Bench, SEALED_TTL, TRACKER_TTL, TTL_BEFORE, marks, soon};
+use held::Held;
+use life::{Command, Expected, Footing, a_life};
 
 /// A tracker and its model.
 struct Pair<'a> {
@@ -327,66 +200,6 @@ impl Pair<'_> {
         }
         Ok(())
     }
-}
-
-/// A job of which every `spread`th task is reported, and now and then every single one.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    layout: Layout,
-    spread: u32,
-}
-
-fn a_mark(Plan { layout, spread }: Plan) -> impl Strategy<Value = Mark> {
-    let outcome = prop_oneof![3 => Just(Outcome::Succeeded), 1 => Just(Outcome::Failed)];
-    (0..layout.total / spread, 0..layout.stages, outcome).prop_map(move |(number, stage, outcome)| Mark {
-        task: number * spread,
-        stage,
-        outcome,
-    })
-}
-
-/// What a worker reports that has caught up.
-fn all(layout: Layout) -> Vec<Mark> {
-    (0..layout.total).flat_map(|task| (0..layout.stages).map(move |stage| succeeded(task, stage))).collect()
-}
-
-fn a_command(plan: Plan) -> impl Strategy<Value = Command> {
-    // Mostly the same, so that there is something to refuse only now and then.
-    let incarnation = || prop_oneof![12 => Just(1_u64), 2 => Just(2), 1 => Just(3)];
-    let footing = || prop_oneof![Just(Footing::Adopted), Just(Footing::Postgres)];
-    let expected = prop_oneof![
-        1 => Just(Expected::Blank),
-        6 => Just(Expected::Current),
-        1 => any::<usize>().prop_map(Expected::Stale),
-    ];
-    let some = prop::collection::vec(a_mark(plan), 0..8);
-    let every = all(plan.layout);
-    prop_oneof![
-        2 => incarnation().prop_map(Command::Open),
-        4 => incarnation().prop_map(Command::Adopt),
-        16 => (incarnation(), footing(), expected, some).prop_map(|(i, f, e, marks)| Command::Report(i, f, e, marks)),
-        1 => (incarnation(), footing())
-            .prop_map(move |(i, f)| Command::Report(i, f, Expected::Current, every.clone())),
-        2 => incarnation().prop_map(Command::SealComplete),
-        1 => incarnation().prop_map(Command::SealCancelled),
-        1 => incarnation().prop_map(Command::Expire),
-        1 => Just(Command::Repair),
-        1 => Just(Command::RepairLate),
-        1 => Just(Command::Restart),
-        1 => Just(Command::Vanish),
-    ]
-}
-
-/// A small job, or one whose tasks lie so far apart that each is a place of its own.
-fn a_life() -> impl Strategy<Value = (Layout, Vec<Command>)> {
-    let small =
-        (1_u32..12, 1_usize..=8).prop_map(|(total, stages)| Plan { layout: Layout { total, stages }, spread: 1 });
-    let wide = (2_u32..6, 6_usize..=8).prop_map(|(number, stages)| {
-        let spread = 200;
-        Plan { layout: Layout { total: number * spread, stages }, spread }
-    });
-    prop_oneof![3 => small, 1 => wide]
-        .prop_flat_map(|plan| (Just(plan.layout), prop::collection::vec(a_command(plan), 1..60)))
 }
 
 #[test]

@@ -1,0 +1,287 @@
+//! How a gateway starts and stops: what it waits for, what it says is wrong, and what holds its stop and what does not.
+
+use std::net::SocketAddr;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::support::{Client, Fault, Gateway, Redis, Stack, eventually, holds_for, job, pb, succeeded};
+
+/// Longer than the gateway waits from one look at the stores to the next.
+const A_WHILE: Duration = Duration::from_millis(1500);
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+/// What services are asked for, and what clients need to print their errors.
+const SYMBOLS: [&str; 10] = [
+    "highwater.v1.JobService",
+    "highwater.v1.ReportService",
+    "highwater.v1.ProgressService",
+    "highwater.v1.ErrorReason",
+    "google.rpc.ErrorInfo",
+    "google.rpc.BadRequest",
+    "google.rpc.RetryInfo",
+    "google.rpc.PreconditionFailure",
+    "google.rpc.ResourceInfo",
+    "grpc.health.v1.Health",
+];
+
+/// Runs a command, which must come to its end by itself.
+async fn highwater(arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
+    let output = command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(ENDS_WITHIN, output).await;
+    output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap()
+}
+
+/// A connection on which nobody says anything, and which the gateway has accepted: it has answered a later one.
+async fn silent(gateway: &Gateway) -> TcpStream {
+    let silent = TcpStream::connect(gateway.address()).await.unwrap();
+    Client::new(gateway.address()).is_ready().await.unwrap();
+    silent
+}
+
+/// Waits until the log says this.
+async fn says(gateway: &Gateway, what: &str) {
+    eventually(what, async || gateway.log().contains(what).then_some(())).await;
+}
+
+async fn stays_unready(gateway: &Gateway) {
+    holds_for(A_WHILE, "not ready", async || !gateway.is_ready().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_gateway_starts_without_its_stores_and_is_ready_once_both_have_answered() {
+    let mut stack = Stack::of(1).own_postgres(&[]).start().await;
+    for redis_first in [true, false] {
+        stack.redis.kill();
+        stack.postgres.own_server().kill();
+        stack[0].restart().await;
+        stays_unready(&stack[0]).await;
+        says(&stack[0], "not ready: Redis cannot be reached").await;
+        says(&stack[0], "check that it runs and that --redis-url is right").await;
+        says(&stack[0], "not ready: Postgres cannot be reached").await;
+        says(&stack[0], "check that it runs and that --postgres-url is right").await;
+        assert_eq!(stack[0].get("a").await.unwrap_err().code(), tonic::Code::Unavailable);
+
+        let redis = |stack: &mut Stack| stack.redis.restart().unwrap();
+        let postgres = |stack: &mut Stack| stack.postgres.own_server().restart().unwrap();
+        let order: [&dyn Fn(&mut Stack); 2] = if redis_first { [&redis, &postgres] } else { [&postgres, &redis] };
+        order[0](&mut stack);
+        stays_unready(&stack[0]).await;
+        order[1](&mut stack);
+        stack[0].ready().await;
+        stack[0].create(job(&format!("a-{redis_first}"), &["s"], 1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tables_that_are_missing_or_old_are_named_with_the_way_to_make_them() {
+    let mut stack = Stack::start(1).await;
+    let url = format!("--postgres-url={}", stack.postgres.url());
+    let old = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
+    let none = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
+    let newest: i64 = stack.postgres.value("SELECT max(version) FROM _sqlx_migrations").await;
+    for (sql, found) in [(old, newest - 1), (none, 0)] {
+        stack.postgres.run(sql).await.unwrap();
+        stack[0].restart().await;
+        let wrong = format!("not up to date (version {found}, needed is {newest}): run `highwater migrate`");
+        says(&stack[0], &wrong).await;
+        assert!(!stack[0].is_ready().await.unwrap());
+    }
+    let migrated = highwater(&["migrate", &url]).await;
+    assert!(migrated.status.success(), "{migrated:?}");
+    assert!(String::from_utf8(migrated.stdout).unwrap().starts_with("applied 0001 "));
+    let again = highwater(&["migrate", &url]).await;
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), "nothing to do: the tables are up to date\n");
+    // The gateway that was waiting goes on by itself.
+    stack[0].ready().await;
+    stack[0].create(job("a", &["s"], 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_may_throw_trackers_away_and_a_replica_are_warned_of() {
+    let mut stack = Stack::start(1).await;
+    let evicting = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").to_owned();
+    let () = stack.redis.ask(&evicting).await;
+    stack[0].restart().await;
+    says(&stack[0], "maxmemory-policy is allkeys-lru; set it to noeviction").await;
+    stack[0].ready().await;
+
+    let directory = crate::support::Directory::new();
+    let primary = Redis::start(&directory, &[]);
+    let replicate = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(primary.port()).to_owned();
+    let () = stack.redis.ask(&replicate).await;
+    stack[0].restart().await;
+    says(&stack[0], "this Redis is a replica").await;
+}
+
+/// Answers of something else are no reason to be ready.
+#[tokio::test]
+async fn stores_that_are_none_are_not_believed() {
+    let stack = Stack::start(0).await;
+    let (redis, postgres) = (stack.redis.url(), stack.postgres.url());
+    let swapped = [
+        format!("--redis-url=redis://127.0.0.1:{}", stack.postgres.port()),
+        format!("--postgres-url=postgres://nobody@127.0.0.1:{}/none", stack.redis.port()),
+    ];
+    let mixed = [
+        [swapped[0].clone(), format!("--postgres-url={postgres}")],
+        [format!("--redis-url={redis}"), swapped[1].clone()],
+    ];
+    for flags in mixed {
+        let directory = crate::support::Directory::new();
+        let gateway = Gateway::start(directory.join("gateway"), flags.to_vec(), None).await;
+        says(&gateway, "not ready: ").await;
+        stays_unready(&gateway).await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused_at_once_without_telling_its_password() {
+    let (redis, postgres) = ("--redis-url=redis://127.0.0.1:1", "--postgres-url=postgres://127.0.0.1:1/none");
+    for (arguments, flag) in [
+        (["serve", "--redis-url=http://a:hunter2@b", postgres], "--redis-url"),
+        (["serve", "--redis-url=redis://a:hunter2@b:port", postgres], "--redis-url"),
+        (["serve", "--redis-url=hunter2", postgres], "--redis-url"),
+        (["serve", redis, "--postgres-url=mysql://a:hunter2@b/c"], "--postgres-url"),
+        (["serve", redis, "--postgres-url=postgres://a:hunter2@b:port/c"], "--postgres-url"),
+        (["serve", redis, "--postgres-url=hunter2"], "--postgres-url"),
+    ] {
+        let output = highwater(&arguments).await;
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(flag) && !error.contains("hunter2"), "{arguments:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn it_listens_on_this_machine_alone_unless_it_is_told_otherwise() {
+    let help = String::from_utf8(highwater(&["serve", "--help"]).await.stdout).unwrap();
+    assert!(help.contains("[default: 127.0.0.1:"), "{help}");
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_answered_before_the_gateway_stops() {
+    let mut stack = Stack::of(1).setting("drain-timeout", "20s").start().await;
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    stack[0].order("report.marked", Fault::Stall);
+    let report = tokio::spawn({
+        let client = stack[0].client();
+        async move { client.report("a", succeeded([0], "s")).await }
+    });
+    stack[0].reached("report.marked").await;
+    stack[0].signal(libc::SIGTERM);
+    let address = stack[0].address();
+    eventually("no new connections", async || TcpStream::connect(address).await.is_err().then_some(())).await;
+    assert!(!report.is_finished());
+    stack[0].release("report.marked");
+    assert_eq!(report.await.unwrap().unwrap().job_state(), pb::JobState::Running);
+    stack[0].ended().await;
+    assert!(stack[0].log().contains("stopped"));
+}
+
+/// Each of these alone would hold a server for ever.
+#[tokio::test]
+async fn nobody_who_says_nothing_holds_a_stop_beyond_the_drain_timeout() {
+    let mut stack = Stack::of(1).setting("drain-timeout", "1s").start().await;
+    let silent = silent(&stack[0]).await;
+    let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(stack[0].client().channel());
+    let stream = reflection.server_reflection_info(futures_util::stream::pending()).await.unwrap().into_inner();
+    let watch = HealthClient::new(stack[0].client().channel()).watch(HealthCheckRequest::default()).await.unwrap();
+    // A call that hangs in the gateway itself.
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    stack[0].order("report.marked", Fault::Stall);
+    let report = tokio::spawn({
+        let client = stack[0].client();
+        async move { client.report("a", succeeded([0], "s")).await }
+    });
+    stack[0].reached("report.marked").await;
+
+    let asked = Instant::now();
+    stack[0].signal(libc::SIGTERM);
+    stack[0].ended().await;
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(report.await.unwrap().is_err());
+    drop((silent, stream, watch));
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let (terminate, interrupt) = (libc::SIGTERM, libc::SIGINT);
+    for (first, second) in [(terminate, terminate), (interrupt, interrupt), (terminate, interrupt)] {
+        let mut stack = Stack::of(1).setting("drain-timeout", "60s").start().await;
+        let silent = silent(&stack[0]).await;
+        stack[0].signal(first);
+        says(&stack[0], "a second signal stops at once").await;
+        holds_for(Duration::from_millis(300), "it drains", async || !stack[0].log().contains("stopped")).await;
+        stack[0].signal(second);
+        stack[0].ended().await;
+        drop(silent);
+    }
+}
+
+/// For who supervises it.
+#[tokio::test]
+async fn its_exit_code_tells_a_stop_in_order_from_one_at_once() {
+    for (signals, code) in [(1, 0), (2, 1)] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
+        command.args(["serve", "--listen=127.0.0.1:0", "--redis-url=redis://127.0.0.1:1", "--drain-timeout=60s"]);
+        command.arg("--postgres-url=postgres://127.0.0.1:1/none").env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        let mut gateway = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(gateway.stdout.take().unwrap()).lines();
+        let line = output.next_line().await.unwrap().unwrap();
+        let address: SocketAddr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
+        // Holds the first stop, so that there is time for the second.
+        let silent = if signals > 1 { Some(TcpStream::connect(address).await.unwrap()) } else { None };
+        Client::new(address).is_ready().await.unwrap();
+        let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
+        for _ in 0..signals {
+            let pid = gateway.id().unwrap().to_string();
+            assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+            while log.next_line().await.unwrap().is_some_and(|line| !line.contains("stopping")) {}
+        }
+        let ended = tokio::time::timeout(ENDS_WITHIN, gateway.wait()).await.expect("the gateway ends");
+        assert_eq!(ended.unwrap().code(), Some(code));
+        drop((silent, output));
+    }
+}
+
+#[tokio::test]
+async fn reflection_in_both_versions_knows_the_services_and_the_details_of_errors() {
+    let stack = Stack::start(1).await;
+    let channel = stack[0].client().channel();
+    let mut known = Vec::new();
+    {
+        use v1::server_reflection_request::MessageRequest::FileContainingSymbol;
+        let ask = |symbol: &str| v1::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(FileContainingSymbol(symbol.to_owned())),
+        };
+        let questions = futures_util::stream::iter(SYMBOLS.map(ask));
+        let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+        let mut answers = client.server_reflection_info(questions).await.unwrap().into_inner();
+        while let Some(answer) = answers.message().await.unwrap() {
+            use v1::server_reflection_response::MessageResponse::FileDescriptorResponse;
+            known.push(matches!(answer.message_response, Some(FileDescriptorResponse(_))));
+        }
+    }
+    {
+        use v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol;
+        let ask = |symbol: &str| v1alpha::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(FileContainingSymbol(symbol.to_owned())),
+        };
+        let questions = futures_util::stream::iter(SYMBOLS.map(ask));
+        let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+        let mut answers = client.server_reflection_info(questions).await.unwrap().into_inner();
+        while let Some(answer) = answers.message().await.unwrap() {
+            use v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse;
+            known.push(matches!(answer.message_response, Some(FileDescriptorResponse(_))));
+        }
+    }
+    assert_eq!(known, [true; 2 * SYMBOLS.len()]);
+}
