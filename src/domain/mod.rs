@@ -2,6 +2,7 @@
 //! Knows no Redis, no SQL, no gRPC and no clock: times are handed in.
 
 mod counts;
+mod end;
 mod ids;
 mod job;
 mod marking;
@@ -15,6 +16,7 @@ mod state;
 mod violation;
 
 pub use counts::{Counts, CountsDelta, StageCounts, StageDelta};
+pub use end::{End, end};
 pub use ids::{JobId, MAX_STAGES, NotAnId, StageKey};
 pub use job::{Definition, Job, MAX_TASKS, NewJob};
 pub use marking::{Change, Marking, dispositions};

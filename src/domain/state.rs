@@ -23,7 +23,7 @@ pub enum JobState {
 }
 
 /// Why a tracker is sealed: what its job is about to end as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// Nothing is pending: the verdict decides between SUCCEEDED and FAILED.
     Complete,

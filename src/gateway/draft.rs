@@ -3,7 +3,7 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::{Cause, Cells, Definition, Errors, JobState, Mark, verdict};
+use crate::domain::{Cause, Cells, Definition, End, Errors, Mark, end};
 use crate::live::Header;
 use crate::store::{Ending, Snapshot};
 
@@ -60,18 +60,13 @@ impl Draft {
         let mut cells = self.cells.clone();
         cells.mark(ledger);
         let counts = cells.count();
-        let sure = !self.unseen || counts.all_succeeded();
-        let state = match self.cause {
-            Cause::Complete if !sure || !counts.is_complete() => return None,
-            Cause::Complete => verdict(counts.last(), counts.total, self.failure_threshold),
-            Cause::Cancelled => JobState::Cancelled,
-        };
+        let End { state, lower_bound } = end(self.cause, &counts, self.unseen, self.failure_threshold)?;
         let snapshot = Snapshot {
             counts,
             revision: self.revision,
             last_progress_time: self.last_progress_time,
             restore_time: self.restore_time,
-            lower_bound: !sure,
+            lower_bound,
             errors: self.errors.clone(),
         };
         Some(Ending { state, cancel_reason: self.cancel_reason.clone(), snapshot, cells })
@@ -81,7 +76,7 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Layout, NewJob, Outcome};
+    use crate::domain::{JobState, Layout, NewJob, Outcome};
 
     fn draft(cause: Cause, tracked: bool, marks: &[Mark]) -> Draft {
         let new = NewJob { stages: vec!["s".into()], task_count: 2, ..NewJob::default() };

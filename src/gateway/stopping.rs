@@ -64,12 +64,12 @@ impl Gateway {
         match (tracker, generation) {
             // Its end is on its way, and nothing can be added to it.
             (Tracker::Present { header, .. }, _) if header.seal.is_some() => Ok(true),
-            // Also into one of another incarnation: its marks stay when it is taken up.
-            (Tracker::Present { header, .. }, Some(generation)) => {
+            // Also one of another incarnation: its marks stay when it is taken up.
+            (Tracker::Present { header, current: true, .. }, Some(generation)) => {
                 let standing = Standing { incarnation: header.incarnation, generation };
                 Ok(!self.shared.mirrors.is_ahead(id, standing) || self.merge_mirror(id, standing, deadline).await?)
             }
-            (Tracker::Missing, _) => {
+            (Tracker::Missing | Tracker::Present { .. }, _) => {
                 let job = self.get(id, deadline).await?;
                 if job.state == JobState::Running {
                     self.restore(id, job.incarnation, deadline).await?;
@@ -77,8 +77,8 @@ impl Gateway {
                 Ok(job.state.is_ended())
             }
             (Tracker::Corrupt, _) => self.live().set_aside(id, deadline).await.map(|_| false).map_err(Error::from),
-            // A replica takes nothing, and a newer gateway's tracker is not to be touched.
-            (Tracker::UnknownVersion | Tracker::Present { .. }, _) => Ok(false),
+            // A newer gateway's: not to be touched.
+            (Tracker::UnknownVersion, _) => Ok(false),
         }
     }
 }

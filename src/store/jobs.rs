@@ -115,14 +115,16 @@ impl Store {
     }
 
     /// Commits PENDING → RUNNING for the start that `incarnation` was issued to; whether it won. A later start, a
-    /// cancel or an earlier commit of the same makes it lose. `tracked`: a tracker was opened for it.
+    /// cancel or an earlier commit of the same makes it lose. `tracked`: a tracker was opened for it. If that is not known,
+    /// the job runs with the next incarnation: whatever was opened is not its own.
     pub async fn start(&self, id: &JobId, incarnation: u64, tracked: bool, deadline: Deadline) -> Result<bool, Error> {
         let mut lease = self.lease(deadline).await?;
         let started = lease
             .deadline
             .bound(
                 sqlx::query!(
-                    "UPDATE jobs SET state = 'RUNNING', start_time = now(), tracked = $3
+                    "UPDATE jobs SET state = 'RUNNING', start_time = now(), tracked = $3,
+                                     incarnation = CASE WHEN $3 THEN incarnation ELSE incarnation + 1 END
                      WHERE job_id = $1 AND state = 'PENDING' AND incarnation = $2",
                     id.as_str(),
                     to_bigint(incarnation)?,
