@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Rule, TrackerView, due};
+use crate::domain::{JobId, Rule, Running, TrackerView, due};
 use crate::error::Result;
 use crate::gateway::{Gateway, Look};
-use crate::store::Running;
 
 /// How many jobs are looked at in one round trip.
 const PAGE: usize = 500;
