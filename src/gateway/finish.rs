@@ -3,7 +3,7 @@
 //! wins, and its verdict is computed from the very marks that it stores.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,6 +11,7 @@ use futures_util::future::{BoxFuture, Shared};
 
 use super::Gateway;
 use super::draft::Draft;
+use super::known::Ended;
 use crate::deadline::Deadline;
 use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState};
 use crate::error::{Error, Result};
@@ -111,19 +112,22 @@ impl Gateway {
             fault::point("finish.committed").await;
         }
         // Read back: another may have won, and a commit whose answer never came may have happened all the same.
-        let state = self.get(id, deadline).await?.state;
+        let job = self.get(id, deadline).await?;
+        let state = job.state;
         let won = match committed {
             Ok(won) => won,
             Err(error) if !state.is_ended() => return Err(error.into()),
-            Err(_) => false,
+            Err(_) => None,
         };
-        metrics::counter!("highwater_finish_total", "won" => if won { "true" } else { "false" }).increment(1);
+        let label = if won.is_some() { "true" } else { "false" };
+        metrics::counter!("highwater_finish_total", "won" => label).increment(1);
         if !state.is_ended() {
             tracing::debug!(job = %id, incarnation, "no end: marks are missing, or the tracker is not the job's any more");
             return Ok(None);
         }
-        if won {
+        if let Some(snapshot) = won {
             tracing::info!(job = %id, %state, "ended");
+            self.known().saw_snapshot(Arc::new(Ended { job, snapshot }));
         }
         self.shared.running.ended(id);
         Ok(Some(state))
