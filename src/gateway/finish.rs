@@ -13,8 +13,8 @@ use super::Gateway;
 use super::draft::Draft;
 use super::known::Ended;
 use crate::deadline::Deadline;
-use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState};
-use crate::error::{Error, Result};
+use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState, Layout};
+use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Header, Seal, Tracker};
 
@@ -79,9 +79,14 @@ impl Gateway {
     async fn try_finish(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<Option<JobState>> {
         let definition = self.definition(id, deadline).await?;
         fault::point("finish.begun").await;
-        let header = match self.live().seal(id, incarnation, Seal::Complete, deadline).await? {
-            Ok(header) => header,
-            Err(refusal) => {
+        let header = match self.live().seal(id, incarnation, Seal::Complete, deadline).await.map_err(Error::from) {
+            Ok(Ok(header)) => header,
+            // What is beyond any change may end without it.
+            Err(Error::Unavailable(Unavailable::Redis)) => {
+                return self.finish_without_tracker(id, incarnation, deadline).await;
+            }
+            Err(error) => return Err(error),
+            Ok(Err(refusal)) => {
                 tracing::debug!(job = %id, ?refusal, "cannot be finished now");
                 return Ok(None);
             }
@@ -133,16 +138,35 @@ impl Gateway {
         Ok(Some(state))
     }
 
-    /// Ends a job that is complete although its tracker cannot be reached, from the mirror and the ledger.
-    pub(super) async fn finish_without_tracker(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
-        let draft = self.draft_without_tracker(id, Cause::Complete, deadline).await?;
+    /// Ends a job that is complete although its tracker cannot be reached or sealed, from the mirror, the ledger, and
+    /// what can be read of the tracker.
+    pub(super) async fn finish_without_tracker(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        deadline: Deadline,
+    ) -> Result<Option<JobState>> {
+        let mut draft = self.draft_without_tracker(id, Cause::Complete, deadline).await?;
+        if let Some(held) = self.readable_cells(id, draft.cells.layout(), deadline.half()).await {
+            draft.cells.merge(&held);
+        }
         // The commit reads the ledger again, under the row's lock; this only keeps it from being tried in vain.
         let entries = self.store().ledger(id, u32::MAX, deadline).await?;
         let marks: Vec<_> = entries.into_iter().flat_map(|entry| entry.marks).collect();
-        if draft.ending(&marks).is_some() {
-            self.commit(id, incarnation, &draft, deadline).await?;
+        if draft.ending(&marks).is_none() {
+            return Ok(None);
         }
-        Ok(())
+        self.commit(id, incarnation, &draft, deadline).await
+    }
+
+    /// The marks of a tracker that is in order, where Redis can be read.
+    async fn readable_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Option<Cells> {
+        match self.live().look(id, deadline).await.ok()?.tracker {
+            Tracker::Present { header, .. } if header.layout() == layout => {
+                self.live().read_cells(id, layout, deadline).await.ok()?
+            }
+            _ => None,
+        }
     }
 
     /// The end that this gateway knows of without the tracker.

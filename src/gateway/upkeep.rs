@@ -77,7 +77,7 @@ impl Gateway {
             }
             Rule::Finish => drop(self.finish(id, incarnation)),
             Rule::Complete => self.complete(id, incarnation, deadline).await?,
-            Rule::FinishWithoutTracker => self.finish_without_tracker(id, incarnation, deadline).await?,
+            Rule::FinishWithoutTracker => drop(self.finish_without_tracker(id, incarnation, deadline).await?),
         }
         Ok(())
     }
