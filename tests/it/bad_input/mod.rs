@@ -14,7 +14,7 @@ use sqlx::{Executor, PgConnection, Row};
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Stack, failed_with, job, succeeded, tracker_key};
+use crate::support::{Client, Stack, dispositions, failed_with, job, succeeded, tracker_key};
 use wire::{CANCEL_JOB, CREATE_JOB, GET_JOB, OF_A_JOB, OfAJob, REPORT_RESULTS, START_JOB, Wire, of, report};
 
 /// Nothing of how the gateway works is a caller's business, and none of it helps him.
@@ -76,7 +76,8 @@ async fn read(client: &Client, id: &str) -> String {
             let counts = progress.stages[0].succeeded_count;
             let counts = counts.map_or("no counts".to_owned(), |count| format!("{count} succeeded"));
             let (state, source) = (state.trim_start_matches("JOB_STATE_"), source.trim_start_matches("SOURCE_"));
-            format!("Ok {state} {source} {reason} {counts}")
+            let bound = if progress.lower_bound { " at least" } else { "" };
+            format!("Ok {state} {source} {reason} {counts}{bound}")
         }
     }
 }
@@ -388,76 +389,97 @@ async fn damage(stack: &Stack, id: &str, damage: &str) {
 
 #[tokio::test]
 async fn what_is_no_tracker_is_neither_read_nor_written() {
-    let stack = Stack::start(1).await;
-    let mut table = Table::over(&stack).await;
+    let stack = Stack::of(1).unreconciled().start().await;
+    let wire = Wire::to(stack[0].address()).await;
     let client = stack[0].client();
+    let mut rows = Vec::new();
     for what in ["missing", "list", "hash", "set", "text", "cut", "corrupt", "newer"] {
         client.create(small(what)).await.unwrap();
         client.report(what, succeeded([0], "read")).await.unwrap();
         damage(&stack, what, what).await;
-        table.call(format!("{what}, ReportResults"), REPORT_RESULTS, report(what, succeeded([1], "read"))).await;
-        table.call(format!("{what}, CancelJob"), CANCEL_JOB, of(what)).await;
-        table.call(format!("{what}, GetJob"), GET_JOB, of(what)).await;
-        table.row(format!("{what}, GetProgress"), read(&client, what)).await;
-        if what == "missing" {
-            continue;
-        }
         // A job whose tracker is to be put where something is already.
         let later = format!("{what}-later");
-        client.create(pb::CreateJobRequest { start: false, ..small(&later) }).await.unwrap();
-        let mut copy = redis::cmd("COPY");
-        copy.arg(tracker_key(what)).arg(tracker_key(&later));
-        assert!(stack.redis.ask::<bool>(&copy).await);
-        table.call(format!("{what}, StartJob"), START_JOB, of(&later)).await;
-        table.row(format!("{what}, GetProgress before the start"), read(&client, &later)).await;
+        if what != "missing" {
+            client.create(pb::CreateJobRequest { start: false, ..small(&later) }).await.unwrap();
+            let mut copy = redis::cmd("COPY");
+            copy.arg(tracker_key(what)).arg(tracker_key(&later));
+            assert!(stack.redis.ask::<bool>(&copy).await);
+            rows.push(format!("{what}, GetProgress before the start: {}", read(&client, &later).await));
+            rows.push(format!("{what}, StartJob: {}", answered(wire.call(START_JOB, of(&later)).await)));
+            rows.push(format!("{what}, GetProgress: {}", read(&client, &later).await));
+        }
+        let contents = async || stack.redis.ask::<Option<Vec<u8>>>(redis::cmd("DUMP").arg(tracker_key(what))).await;
+        let before = contents().await;
+        rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
+        let answer = client.report(what, succeeded([1], "read")).await.unwrap();
+        rows.push(format!("{what}, ReportResults: {}", dispositions(&answer)[0].as_str_name()));
+        rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
+        rows.push(format!("{what}, CancelJob: {}", answered(wire.call(CANCEL_JOB, of(what)).await)));
+        rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
+        assert!(before.is_none() || contents().await == before, "{what}: it was written to");
     }
-    insta::assert_snapshot!(table.rows.join("\n"), @r"
-    missing, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    missing, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    missing, GetJob: Ok
-    missing, GetProgress: Ok RUNNING FALLBACK TRACKER_MISSING no counts
-    list, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    list, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    list, GetJob: Ok
-    list, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
-    list, StartJob: Unavailable TRACKER_UNAVAILABLE retry=5s
+    insta::assert_snapshot!(rows.join("\n"), @r"
+    missing, GetProgress: Ok RUNNING FALLBACK TRACKER_MISSING 1 succeeded at least
+    missing, ReportResults: DISPOSITION_APPLIED
+    missing, GetProgress: Ok RUNNING FALLBACK TRACKER_NOT_ADOPTED 2 succeeded at least
+    missing, CancelJob: Ok
+    missing, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     list, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
-    hash, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    hash, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    hash, GetJob: Ok
-    hash, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
-    hash, StartJob: Unavailable TRACKER_UNAVAILABLE retry=5s
+    list, StartJob: Ok
+    list, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    list, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    list, ReportResults: DISPOSITION_RECORDED
+    list, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    list, CancelJob: Ok
+    list, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     hash, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
-    set, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    set, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    set, GetJob: Ok
-    set, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
-    set, StartJob: Unavailable TRACKER_UNAVAILABLE retry=5s
+    hash, StartJob: Ok
+    hash, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    hash, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    hash, ReportResults: DISPOSITION_RECORDED
+    hash, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    hash, CancelJob: Ok
+    hash, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     set, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
-    text, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    text, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    text, GetJob: Ok
-    text, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
-    text, StartJob: Unavailable TRACKER_UNAVAILABLE retry=5s
+    set, StartJob: Ok
+    set, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    set, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    set, ReportResults: DISPOSITION_RECORDED
+    set, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    set, CancelJob: Ok
+    set, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     text, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
-    cut, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    cut, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    cut, GetJob: Ok
-    cut, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
-    cut, StartJob: Unavailable TRACKER_UNAVAILABLE retry=5s
+    text, StartJob: Ok
+    text, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    text, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    text, ReportResults: DISPOSITION_RECORDED
+    text, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    text, CancelJob: Ok
+    text, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     cut, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
-    corrupt, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    corrupt, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    corrupt, GetJob: Ok
-    corrupt, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
-    corrupt, StartJob: Unavailable TRACKER_UNAVAILABLE retry=5s
+    cut, StartJob: Ok
+    cut, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    cut, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    cut, ReportResults: DISPOSITION_RECORDED
+    cut, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    cut, CancelJob: Ok
+    cut, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     corrupt, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
-    newer, ReportResults: Unavailable TRACKER_UNAVAILABLE retry=5s
-    newer, CancelJob: Unavailable TRACKER_UNAVAILABLE retry=5s
-    newer, GetJob: Ok
-    newer, GetProgress: Ok RUNNING FALLBACK TRACKER_UNKNOWN_VERSION no counts
-    newer, StartJob: Unavailable TRACKER_UNAVAILABLE retry=5s
+    corrupt, StartJob: Ok
+    corrupt, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    corrupt, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    corrupt, ReportResults: DISPOSITION_RECORDED
+    corrupt, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    corrupt, CancelJob: Ok
+    corrupt, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     newer, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    newer, StartJob: Ok
+    newer, GetProgress: Ok RUNNING FALLBACK TRACKER_UNKNOWN_VERSION no counts
+    newer, GetProgress: Ok RUNNING FALLBACK TRACKER_UNKNOWN_VERSION 1 succeeded at least
+    newer, ReportResults: DISPOSITION_RECORDED
+    newer, GetProgress: Ok RUNNING FALLBACK TRACKER_UNKNOWN_VERSION 2 succeeded at least
+    newer, CancelJob: Ok
+    newer, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
     ");
     no_fault_was_logged(&stack);
 }

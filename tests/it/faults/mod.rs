@@ -45,14 +45,15 @@ struct Stored {
 impl Stored {
     async fn of(stack: &Stack, id: &str) -> Self {
         let query = format!(
-            "SELECT state, cancel_reason, snapshot::text AS snapshot, xmin::text AS written_by FROM jobs
+            "SELECT state, cancel_reason, snapshot::text AS snapshot, lower_bound, xmin::text AS written_by FROM jobs
              WHERE job_id = '{id}'"
         );
         let row = stack.postgres.row(&query).await;
+        let snapshot: Snapshot = serde_json::from_str(row.get("snapshot")).unwrap();
         let stored = Self {
             state: row.get("state"),
             cancel_reason: row.get("cancel_reason"),
-            snapshot: serde_json::from_str(row.get("snapshot")).unwrap(),
+            snapshot: Snapshot { lower_bound: row.get("lower_bound"), ..snapshot },
             cells: stack.postgres.cells(id).await,
             written_by: row.get("written_by"),
         };

@@ -17,7 +17,12 @@ use super::{Bench, SEALED_TTL, TRACKER_TTL, TTL_BEFORE, marks, soon, succeeded};
 #[derive(Debug, Clone)]
 enum Command {
     Open(u64),
-    Adopt(u64),
+    Adopt(u64, Settle),
+    /// What a restore finds under the first number, and takes up under the second.
+    TakeUp(u64, u64),
+    /// Marks that come back, whether or not it is adopted.
+    Merge(u64, Vec<Mark>),
+    SetAside,
     Report(u64, Footing, Expected, Vec<Mark>),
     SealComplete(u64),
     SealCancelled(u64),
@@ -30,6 +35,13 @@ enum Command {
     Restart,
     /// Evicted, or flushed.
     Vanish,
+}
+
+/// Whether a restored tracker has had its time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Settle {
+    Over,
+    UnderWay,
 }
 
 /// Whether the report needs an adopted tracker, or its caller asks Postgres.
@@ -55,6 +67,7 @@ struct Held {
     adopted: bool,
     /// Of the generation that answers.
     own_generation: bool,
+    restored: bool,
     seal: Option<Cause>,
     /// The best that was reported.
     best: BTreeMap<(u32, usize), Outcome>,
@@ -114,15 +127,29 @@ impl Held {
         if held.incarnation == incarnation { Ok(held) } else { Err(Refusal::OtherIncarnation) }
     }
 
-    fn adopt(&mut self) -> Result<(), Refusal> {
+    fn adopt(&mut self, settle: Settle) -> Result<(), Refusal> {
         match self.seal {
             Some(_) => Err(Refusal::Sealed),
             None if !self.own_generation => Err(Refusal::NotAdopted),
+            None if self.restored && !self.adopted && settle == Settle::UnderWay => Err(Refusal::Settling),
             None => {
                 self.adopted = true;
                 Ok(())
             }
         }
+    }
+
+    /// The marks stay; another incarnation takes the seal off.
+    fn take_up(&mut self, incarnation: u64) -> Result<(), Refusal> {
+        let same = self.incarnation == incarnation;
+        if same && self.seal.is_some() {
+            return Err(Refusal::Sealed);
+        }
+        if !same || !self.own_generation {
+            (self.incarnation, self.own_generation, self.restored) = (incarnation, true, true);
+            (self.adopted, self.seal, self.ttl) = (false, None, TRACKER_TTL);
+        }
+        Ok(())
     }
 
     fn seal(&mut self, cause: Cause, layout: Layout) -> Result<(), Refusal> {
@@ -168,11 +195,19 @@ impl Pair<'_> {
                 };
                 prop_assert_eq!(found, expected);
             }
-            Command::Adopt(incarnation) => {
-                let found = live.adopt(id, *incarnation, Duration::ZERO, soon()).await.unwrap();
-                let expected = Held::own(self.model.as_mut(), *incarnation).and_then(Held::adopt);
+            Command::Adopt(incarnation, settle) => {
+                let time = if *settle == Settle::Over { Duration::ZERO } else { Duration::from_secs(3600) };
+                let found = live.adopt(id, *incarnation, time, soon()).await.unwrap();
+                let expected = Held::own(self.model.as_mut(), *incarnation).and_then(|held| held.adopt(*settle));
                 prop_assert_eq!(found.map(drop), expected);
             }
+            Command::TakeUp(found, incarnation) => {
+                let taken = live.take_up(id, *found, *incarnation, soon()).await.unwrap();
+                let expected = Held::own(self.model.as_mut(), *found).and_then(|held| held.take_up(*incarnation));
+                prop_assert_eq!(taken.map(drop), expected);
+            }
+            Command::Merge(incarnation, marks) => return self.merge(*incarnation, marks).await,
+            Command::SetAside => prop_assert!(!live.set_aside(id, soon()).await.unwrap()),
             Command::Report(incarnation, footing, expected, marks) => {
                 return self.report(*incarnation, *footing, *expected, marks).await;
             }
@@ -262,6 +297,29 @@ impl Pair<'_> {
         Ok(())
     }
 
+    /// From the bytes as they are, so that it is never a conflict.
+    async fn merge(&mut self, incarnation: u64, marks: &[Mark]) -> TestCaseResult {
+        let step = Marking::plan(self.layout, marks.iter().copied()).remove(0);
+        let bytes = self.current(&step).await;
+        let change = step.apply(&bytes).unwrap();
+        let merged = self.bench.live.merge(&self.id, incarnation, (&step, &bytes, &change), soon()).await.unwrap();
+        match (merged, Held::own(self.model.as_mut(), incarnation)) {
+            (Marked::Refused(found), Err(expected)) => prop_assert_eq!(found, expected),
+            (Marked::Refused(found), Ok(held)) => {
+                prop_assert!(held.seal.is_some() || !held.own_generation);
+                prop_assert_eq!(found, if held.seal.is_some() { Refusal::Sealed } else { Refusal::Stale });
+            }
+            (Marked::Applied(_), Ok(held)) => {
+                prop_assert_eq!((held.seal, held.own_generation), (None, true));
+                let new = marks.iter().filter(|mark| held.mark(**mark)).count();
+                held.revision += u64::from(new > 0);
+                held.ttl = TRACKER_TTL;
+            }
+            (found, expected) => prop_assert!(false, "{found:?}, but {expected:?}"),
+        }
+        Ok(())
+    }
+
     /// The bytes of the runs; blank where there is no tracker.
     async fn current(&self, step: &Marking) -> Vec<Vec<u8>> {
         if self.model.is_none() {
@@ -301,10 +359,11 @@ impl Pair<'_> {
             prop_assert_eq!(tracker, Tracker::Missing);
             return Ok(());
         };
-        let Tracker::Present { header, believed, .. } = tracker else {
+        let Tracker::Present { header, believed, current } = tracker else {
             return Err(TestCaseError::fail(format!("{tracker:?}")));
         };
-        prop_assert_eq!(believed, held.believed());
+        prop_assert_eq!((believed, current), (held.believed(), held.own_generation));
+        prop_assert_eq!((header.restored, header.tally().restore_time.is_some()), (held.restored, held.restored));
         let Header { incarnation, adopted, seal, revision, .. } = header;
         prop_assert_eq!(
             (incarnation, adopted, seal, revision),
@@ -359,12 +418,16 @@ fn a_command(plan: Plan) -> impl Strategy<Value = Command> {
         6 => Just(Expected::Current),
         1 => any::<usize>().prop_map(Expected::Stale),
     ];
-    let some = prop::collection::vec(a_mark(plan), 0..8);
+    let some = || prop::collection::vec(a_mark(plan), 0..8);
+    let settle = prop_oneof![2 => Just(Settle::Over), 1 => Just(Settle::UnderWay)];
     let every = all(plan.layout);
     prop_oneof![
         2 => incarnation().prop_map(Command::Open),
-        4 => incarnation().prop_map(Command::Adopt),
-        16 => (incarnation(), footing(), expected, some).prop_map(|(i, f, e, marks)| Command::Report(i, f, e, marks)),
+        4 => (incarnation(), settle).prop_map(|(incarnation, settle)| Command::Adopt(incarnation, settle)),
+        2 => (incarnation(), incarnation()).prop_map(|(found, incarnation)| Command::TakeUp(found, incarnation)),
+        2 => (incarnation(), some()).prop_map(|(incarnation, marks)| Command::Merge(incarnation, marks)),
+        1 => Just(Command::SetAside),
+        16 => (incarnation(), footing(), expected, some()).prop_map(|(i, f, e, marks)| Command::Report(i, f, e, marks)),
         1 => (incarnation(), footing())
             .prop_map(move |(i, f)| Command::Report(i, f, Expected::Current, every.clone())),
         2 => incarnation().prop_map(Command::SealComplete),
@@ -398,7 +461,7 @@ fn a_tracker_does_what_a_plain_model_says() {
         runtime.block_on(async {
             let mut pair = Pair { bench: &bench, id: JobId::generate(), layout, model: None };
             // A life begins with its birth.
-            for command in [Command::Open(1), Command::Adopt(1)].iter().chain(&commands) {
+            for command in [Command::Open(1), Command::Adopt(1, Settle::Over)].iter().chain(&commands) {
                 pair.obey(command).await?;
                 pair.agree().await?;
             }

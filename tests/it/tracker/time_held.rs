@@ -6,8 +6,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use highwater::domain::{ErrorSample, JobId, Layout, MAX_RESULTS, MAX_STAGES, MAX_TASKS, Mark, Outcome};
-use highwater::live::{Header, Seal, Tracker};
+use highwater::domain::{
+    Cells, ErrorSample, JobId, Layout, MAX_RESULTS, MAX_STAGES, MAX_TASKS, Mark, Marking, Outcome,
+};
+use highwater::live::{Header, Marked, Seal, Tracker};
 use redis::Value;
 use time::OffsetDateTime;
 
@@ -105,6 +107,9 @@ impl Bench {
         times.add("opening it in the place of an earlier one", self.slowest().await);
         self.live.adopt(&id, 2, Duration::ZERO, soon()).await.unwrap().unwrap();
         times.add("adopting it", self.slowest().await);
+        self.live.take_up(&id, 2, 3, soon()).await.unwrap().unwrap();
+        times.add("taking it up", self.slowest().await);
+        self.live.adopt(&id, 3, Duration::ZERO, soon()).await.unwrap().unwrap();
         let found = self.header(&id).await;
         let mut right = found.clone();
         right.counts.stages[0].succeeded += 1;
@@ -112,16 +117,52 @@ impl Bench {
         self.live.repair(&id, &right, &found, soon()).await.unwrap().unwrap();
         times.add("repairing it", self.slowest().await);
         let reason = "r".repeat(1024);
-        let sealed = self.live.seal(&id, 2, Seal::Cancelled(&reason), soon()).await.unwrap().unwrap();
+        let sealed = self.live.seal(&id, 3, Seal::Cancelled(&reason), soon()).await.unwrap().unwrap();
         times.add("sealing it", self.slowest().await);
         self.live.cells(&id, &sealed, soon()).await.unwrap().unwrap();
         times.add("reading its cells", self.slowest().await);
-        self.live.expire(&id, 2, soon()).await.unwrap().unwrap();
+        self.live.expire(&id, 3, soon()).await.unwrap().unwrap();
         times.add("letting it expire", self.slowest().await);
         let ids: Vec<_> = (0..500).map(|number| job(&format!("life-{number}"))).collect();
         self.live.look_at_all(&ids, soon()).await.unwrap();
         self.live.renew(&ids, soon()).await.unwrap();
         times.add("a page of the reconciler", self.slowest().await);
+    }
+
+    /// What brings lost marks back: all of them at once, and chunk by chunk, into bytes that are blank or others' marks.
+    async fn time_restoring(&self, times: &mut Times) {
+        let id = job("restored");
+        let full = vec![0xff; LARGEST.bytes()];
+        let cells = Cells::new(LARGEST, full).unwrap();
+        self.live.open(&id, LARGEST, 1, Some(&cells), soon()).await.unwrap().unwrap();
+        times.add("opening the largest job with all its marks", self.slowest().await);
+
+        let id = job("merged");
+        self.live.open(&id, LARGEST, 1, None, soon()).await.unwrap().unwrap();
+        self.slowest().await;
+        let chunk = 0..65_536;
+        for (case, byte) in [("a chunk", 0x55), ("a chunk of upgrades", 0xff)] {
+            let bytes = vec![byte; Layout { total: chunk.end, ..LARGEST }.bytes()];
+            let marking = Marking::of_cells(LARGEST, chunk.clone(), &bytes);
+            let mut expected = marking.blank();
+            loop {
+                let change = marking.apply(&expected).unwrap();
+                match self.live.merge(&id, 1, (&marking, &expected, &change), soon()).await.unwrap() {
+                    Marked::Applied(_) => break,
+                    Marked::Conflict(found) => expected = found,
+                    Marked::Refused(refusal) => panic!("{refusal:?}"),
+                }
+            }
+            times.add(format!("merging {case}"), self.slowest().await);
+        }
+        self.live.cells_at(&id, 0..LARGEST.bytes() / 160, soon()).await.unwrap().unwrap();
+        times.add("pulling a chunk", self.slowest().await);
+
+        let damaged = vec![0; LARGEST.bytes()];
+        self.put(&id, &damaged).await;
+        self.slowest().await;
+        assert!(self.live.set_aside(&id, soon()).await.unwrap());
+        times.add("setting twenty megabytes aside", self.slowest().await);
     }
 
     async fn time_errors(&self, times: &mut Times) {
@@ -153,6 +194,7 @@ async fn no_command_holds_redis_longer_than_ten_milliseconds() {
         bench.slowest().await;
         bench.time_reports(&mut times).await;
         bench.time_the_rest(&mut times).await;
+        bench.time_restoring(&mut times).await;
         bench.time_errors(&mut times).await;
     }
     println!("{}", times.table());
