@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use highwater::fault::POINTS;
 
-use super::{DONE, STAGES, Stored, ended, reports, six_tasks};
-use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stages};
+use super::{CANARY, DONE, STAGES, Stored, ended, reports, six_tasks, uses_redis_again};
+use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stages, tracker_key};
 
 /// What a gateway is doing when it dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,7 +84,7 @@ impl Deed {
             Self::LastReport => gateway.report(id, last).await.map(drop),
             Self::Cancel => gateway.cancel(id, "enough").await.map(drop),
             Self::Restore => {
-                let () = stack.redis.ask(&redis::cmd("FLUSHALL")).await;
+                let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(id))).await;
                 gateway.report(id, second).await.map(drop)
             }
             Self::Drain => return gateway.links().redis.set(Link::Open),
@@ -158,6 +158,7 @@ fn a_gateway_dies_at_every_point() {
 async fn die_at_every_point_of(part: &str) {
     let settling = Stack::of(2).links().settling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
+    stack[0].create(six_tasks(CANARY)).await.unwrap();
     let mut ends = Vec::new();
     for point in POINTS.into_iter().filter(|point| point.split_once('.').unwrap().0 == part) {
         for deed in deeds(point) {
@@ -192,6 +193,9 @@ async fn dies(stack: &mut Stack, point: &str, deed: Deed, id: &str) -> Stored {
     }
     stack[0].restart().await;
     stack[0].ready().await;
+    for gateway in stack.gateways() {
+        uses_redis_again(gateway).await;
+    }
     let shown = [stack[0].progress(id).await.unwrap(), stack[1].progress(id).await.unwrap()];
     assert_eq!(shown[0], shown[1]);
     assert_eq!((shown[0].source(), &shown[0].cancel_reason), (pb::Source::Snapshot, &end.cancel_reason));

@@ -85,6 +85,15 @@ async fn ended(gateway: &Gateway, id: &str) -> pb::Job {
     eventually(&what, async || gateway.get(id).await.ok().filter(has_ended)).await
 }
 
+/// A job that goes on meanwhile, to see by whether a gateway uses Redis again.
+const CANARY: &str = "canary";
+
+/// Waits until the gateway has found out that Redis is back.
+async fn uses_redis_again(gateway: &Gateway) {
+    let live = async || (gateway.progress(CANARY).await.ok()?.source() == pb::Source::Live).then_some(());
+    eventually("Redis is used again", live).await;
+}
+
 /// Runs a call to a gateway beside the test.
 fn beside<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
     tokio::spawn(call)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use highwater::fault::POINTS;
 use tonic::Code;
 
-use super::{DONE, Stored, beside, ended, reports, six_tasks};
+use super::{CANARY, DONE, Stored, beside, ended, reports, six_tasks, uses_redis_again};
 use crate::support::{Fault, Link, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
 
 /// The points between the last mark and the end.
@@ -196,6 +196,7 @@ async fn a_report_that_wakes_up_after_the_end_tells_the_truth() {
 #[tokio::test]
 async fn a_record_that_wakes_up_after_the_end_tells_the_truth() {
     let stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    stack[0].create(six_tasks(CANARY)).await.unwrap();
     for point in POINTS.into_iter().filter(|point| point.starts_with("record.")) {
         stack[0].create(six_tasks(point)).await.unwrap();
         let [first, second, last] = reports();
@@ -222,6 +223,7 @@ async fn a_record_that_wakes_up_after_the_end_tells_the_truth() {
         assert_eq!(Stored::of(&stack, point).await, end);
         assert_eq!(stack.postgres.value::<i64>("SELECT count(*) FROM ledger").await, 0);
         stack[0].links().redis.set(Link::Open);
+        uses_redis_again(&stack[0]).await;
     }
 }
 
