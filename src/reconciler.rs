@@ -4,15 +4,15 @@
 //!
 //! Cheap when nothing is wrong: the feed knows which jobs run, so a round is one pipelined read of headers.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Rule, TrackerView, due};
-use crate::error::Result;
+use crate::domain::{JobId, Rule, Running, TrackerView, due};
+use crate::error::{Error, Result, Unavailable};
 use crate::gateway::{Gateway, Look};
-use crate::store::Running;
 
 /// How many jobs are looked at in one round trip.
 const PAGE: usize = 500;
@@ -96,28 +96,36 @@ impl Rounds {
     async fn page(&self, page: &[(JobId, Running)], renew: bool) -> Result<Vec<Look>> {
         let deadline = Deadline::after(PAGE_WITHIN);
         let looks = self.gateway.look_at(page, false, deadline).await?;
+        let followed = self.follow_rules(&looks).await;
+        // Last: without Redis it fails, and jobs end all the same.
         if renew {
             let ids: Vec<JobId> = page.iter().map(|(id, _)| id.clone()).collect();
-            self.gateway.renew(&ids, deadline).await?;
+            self.gateway.renew(&ids, Deadline::after(PAGE_WITHIN)).await?;
         }
-        self.follow_rules(&looks).await.map(|()| looks)
+        followed.map(|()| looks)
     }
 
     async fn follow_rules(&self, looks: &[Look]) -> Result<()> {
         let mut outcome = Ok(());
         let turns = looks.len().div_ceil(JUDGED_WITHOUT_TRACKER).max(1);
         for (index, look) in looks.iter().enumerate() {
-            for rule in due(&look.sight) {
+            let mut rules: VecDeque<Rule> = due(&look.sight).into();
+            while let Some(rule) = rules.pop_front() {
                 if rule == Rule::FinishWithoutTracker && index % turns != self.count % turns {
                     continue;
                 }
                 let within = Deadline::after(RULE_WITHIN);
-                if let Err(error) = self.gateway.follow(rule, look, self.settings.settle_time, within).await {
-                    // One job's trouble keeps no other from being looked after.
-                    tracing::debug!(job = %look.id, ?rule, %error, "a rule could not be followed");
-                    outcome = Err(error);
-                    break;
+                let Err(error) = self.gateway.follow(rule, look, self.settings.settle_time, within).await else {
+                    continue;
+                };
+                // One job's trouble keeps no other from being looked after.
+                tracing::debug!(job = %look.id, ?rule, %error, "a rule could not be followed");
+                rules.clear();
+                // A tracker in a Redis that refuses writes is as good as none.
+                if matches!(error, Error::Unavailable(Unavailable::Redis)) && !look.sight.ended {
+                    rules.push_back(Rule::FinishWithoutTracker);
                 }
+                outcome = Err(error);
             }
         }
         outcome

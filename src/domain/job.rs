@@ -72,6 +72,15 @@ pub struct Job {
     pub cancel_reason: String,
 }
 
+/// What is told of a job that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// Which tracker is its own.
+    pub incarnation: u64,
+    /// Rows of its reports are in the ledger.
+    pub ledger: bool,
+}
+
 impl NewJob {
     /// Checks every field, and names all that are wrong.
     pub fn validate(self) -> Result<Definition, Vec<Violation>> {

@@ -18,7 +18,7 @@ mod violation;
 pub use counts::{Counts, CountsDelta, StageCounts, StageDelta};
 pub use end::{End, end};
 pub use ids::{JobId, MAX_STAGES, NotAnId, StageKey};
-pub use job::{Definition, Job, MAX_TASKS, NewJob};
+pub use job::{Definition, Job, MAX_TASKS, NewJob, Running};
 pub use marking::{Change, Marking, dispositions};
 pub use marks::{Cell, Cells, CellsError, Layout, Mark, Status};
 pub use progress::{ErrorSample, Errors, KEPT_SAMPLES, Progress, Rate, Source, SourceReason, Tally};

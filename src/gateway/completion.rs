@@ -3,10 +3,10 @@
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::JobId;
+use crate::domain::{JobId, Running};
 use crate::error::{Error, Result};
 use crate::live::Seal;
-use crate::store::{Ending, Running, Snapshot};
+use crate::store::{Ending, Snapshot};
 
 /// How many are looked at in a round.
 const AT_ONCE: u32 = 10;

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::JobId;
-use crate::store::{self, Event, Feed, Running};
+use crate::domain::{JobId, Running};
+use crate::store::{self, Event, Feed};
 
 /// From one round trip on the feed's connection to the next, and how long one may take.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);

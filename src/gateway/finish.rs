@@ -3,7 +3,7 @@
 //! wins, and its verdict is computed from the very marks that it stores.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,9 +11,10 @@ use futures_util::future::{BoxFuture, Shared};
 
 use super::Gateway;
 use super::draft::Draft;
+use super::known::Ended;
 use crate::deadline::Deadline;
-use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState};
-use crate::error::{Error, Result};
+use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState, Layout};
+use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Header, Seal, Tracker};
 
@@ -80,9 +81,14 @@ impl Gateway {
     async fn try_finish(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<Option<JobState>> {
         let definition = self.definition(id, deadline).await?;
         fault::point("finish.begun").await;
-        let header = match self.live().seal(id, incarnation, Seal::Complete, deadline).await? {
-            Ok(header) => header,
-            Err(refusal) => {
+        let header = match self.live().seal(id, incarnation, Seal::Complete, deadline).await.map_err(Error::from) {
+            Ok(Ok(header)) => header,
+            // What is beyond any change may end without it.
+            Err(Error::Unavailable(Unavailable::Redis)) => {
+                return self.finish_without_tracker(id, incarnation, deadline).await;
+            }
+            Err(error) => return Err(error),
+            Ok(Err(refusal)) => {
                 tracing::debug!(job = %id, ?refusal, "cannot be finished now");
                 return Ok(None);
             }
@@ -114,34 +120,56 @@ impl Gateway {
         }
         // Read back: another may have won, and a commit whose answer never came may have happened all the same.
         let within = if committed.is_ok() { deadline } else { deadline.at_most(READ_BACK_WITHIN) };
-        let state = self.get(id, within).await?.state;
+        let job = self.get(id, within).await?;
+        let state = job.state;
         let won = match committed {
             Ok(won) => won,
             Err(error) if !state.is_ended() => return Err(error.into()),
-            Err(_) => false,
+            Err(_) => None,
         };
-        metrics::counter!("highwater_finish_total", "won" => if won { "true" } else { "false" }).increment(1);
+        let label = if won.is_some() { "true" } else { "false" };
+        metrics::counter!("highwater_finish_total", "won" => label).increment(1);
         if !state.is_ended() {
             tracing::debug!(job = %id, incarnation, "no end: marks are missing, or the tracker is not the job's any more");
             return Ok(None);
         }
-        if won {
+        if let Some(snapshot) = won {
             tracing::info!(job = %id, %state, "ended");
+            self.known().saw_snapshot(Arc::new(Ended { job, snapshot }));
         }
         self.shared.running.ended(id);
         Ok(Some(state))
     }
 
-    /// Ends a job that is complete although its tracker cannot be reached, from the mirror and the ledger.
-    pub(super) async fn finish_without_tracker(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
-        let draft = self.draft_without_tracker(id, Cause::Complete, deadline).await?;
+    /// Ends a job that is complete although its tracker cannot be reached or sealed, from the mirror, the ledger, and
+    /// what can be read of the tracker.
+    pub(super) async fn finish_without_tracker(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        deadline: Deadline,
+    ) -> Result<Option<JobState>> {
+        let mut draft = self.draft_without_tracker(id, Cause::Complete, deadline).await?;
+        if let Some(held) = self.readable_cells(id, draft.cells.layout(), deadline.half()).await {
+            draft.cells.merge(&held);
+        }
         // The commit reads the ledger again, under the row's lock; this only keeps it from being tried in vain.
         let entries = self.store().ledger(id, u32::MAX, deadline).await?;
         let marks: Vec<_> = entries.into_iter().flat_map(|entry| entry.marks).collect();
-        if draft.ending(&marks).is_some() {
-            self.commit(id, incarnation, &draft, deadline).await?;
+        if draft.ending(&marks).is_none() {
+            return Ok(None);
         }
-        Ok(())
+        self.commit(id, incarnation, &draft, deadline).await
+    }
+
+    /// The marks of a tracker that is in order, where Redis can be read.
+    async fn readable_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Option<Cells> {
+        match self.live().look(id, deadline).await.ok()?.tracker {
+            Tracker::Present { header, .. } if header.layout() == layout => {
+                self.live().read_cells(id, layout, deadline).await.ok()?
+            }
+            _ => None,
+        }
     }
 
     /// The end that this gateway knows of without the tracker.

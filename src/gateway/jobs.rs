@@ -70,15 +70,25 @@ impl Gateway {
                 finished.map_err(|_| Error::DeadlineExceeded)?.map(drop)
             }
             // Rebuilt first, so that the marks which mirrors hold are in the end; or the job has ended meanwhile.
-            Ok(Err(Refusal::Missing | Refusal::OtherIncarnation)) => self.restore(id, job.incarnation, deadline).await,
-            // An end does not wait for Redis: it stores what is known, as a lower bound.
+            Ok(Err(Refusal::Missing | Refusal::OtherIncarnation)) => {
+                match self.restore(id, job.incarnation, deadline.half()).await {
+                    Err(Error::Unavailable(Unavailable::Redis)) => self.cancel_untracked(job, reason, deadline).await,
+                    restored => restored,
+                }
+            }
             Ok(Err(_)) | Err(Error::Unavailable(Unavailable::Redis)) => {
-                let mut draft = self.draft_without_tracker(id, Cause::Cancelled, deadline).await?;
-                reason.clone_into(&mut draft.cancel_reason);
-                self.commit(id, job.incarnation, &draft, deadline).await.map(drop)
+                self.cancel_untracked(job, reason, deadline).await
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// An end does not wait for Redis: it stores what is known, as a lower bound if there ever was a tracker.
+    async fn cancel_untracked(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
+        let id = &job.definition.id;
+        let mut draft = self.draft_without_tracker(id, Cause::Cancelled, deadline).await?;
+        reason.clone_into(&mut draft.cancel_reason);
+        self.commit(id, job.incarnation, &draft, deadline).await.map(drop)
     }
 
     /// What Postgres says of the job now, remembered.

@@ -9,11 +9,11 @@ use super::Gateway;
 use super::known::Ended;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Cells, Counts, Definition, Errors, Job, JobId, JobState, Progress, Resolution, Row, Source, SourceReason, Tally,
-    TrackerView, resolve,
+    Cells, Counts, Definition, Errors, Job, JobId, JobState, Progress, Resolution, Row, Source, SourceReason, Standing,
+    Tally, TrackerView, resolve,
 };
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{Tracker, View};
+use crate::live::{Header, Tracker, View};
 
 impl Gateway {
     /// How far the job is, with its definition (for the stages' keys).
@@ -60,14 +60,14 @@ impl Gateway {
         let progress = match (resolution, look) {
             (
                 Resolution::Tracker { source, lower_bound },
-                Some(View { tracker: Tracker::Present { header, .. }, errors, time }),
+                Some(View { tracker: Tracker::Present { header, current, .. }, errors, time }),
             ) => {
                 if header.counts.is_complete() || header.seal.is_some() {
                     drop(self.finish(id, header.incarnation));
                 }
                 let mut tally = header.tally();
-                if source == Source::Fallback(SourceReason::InLedger) {
-                    tally.counts = self.counts_with_ledger(&definition, true, deadline).await?;
+                if let Source::Fallback(SourceReason::InLedger | SourceReason::TrackerNotAdopted) = source {
+                    tally.counts = self.counts_with_tracker(&definition, &header, current, deadline).await?;
                 }
                 Progress {
                     source,
@@ -80,7 +80,7 @@ impl Gateway {
                 }
             }
             (Resolution::Mirror(reason), look) => {
-                let counts = self.counts_with_ledger(&definition, false, deadline).await?;
+                let counts = self.mirror_and_ledger(&definition, deadline).await?.0.count();
                 Progress {
                     source: Source::Fallback(reason),
                     lower_bound: true,
@@ -99,19 +99,45 @@ impl Gateway {
         Ok((definition, progress))
     }
 
-    /// What mirror and ledger hold, and the tracker if it can be read: a lower bound. Postgres being away adds nothing.
-    async fn counts_with_ledger(&self, definition: &Definition, tracker: bool, deadline: Deadline) -> Result<Counts> {
+    /// What tracker, mirror and ledger hold together.
+    async fn counts_with_tracker(
+        &self,
+        definition: &Definition,
+        header: &Header,
+        current: bool,
+        deadline: Deadline,
+    ) -> Result<Counts> {
+        let (id, layout) = (&definition.id, definition.layout());
+        let standing = Standing { incarnation: header.incarnation, generation: header.generation };
+        // What the mirror held is in the tracker, unless Redis has gone back since.
+        let ahead = if current { self.shared.mirrors.is_ahead(id, standing) } else { self.shared.mirrors.holds(id) };
+        let (mut cells, rows) = self.mirror_and_ledger(definition, deadline).await?;
+        if !ahead && !rows {
+            return Ok(header.counts.clone());
+        }
+        match self.live().read_cells(id, layout, deadline).await.map_err(Error::from) {
+            Ok(Some(held)) => {
+                cells.merge(&held);
+                Ok(cells.count())
+            }
+            // It was there a moment ago, and no mark is ever taken back.
+            Ok(None) | Err(Error::Unavailable(_)) => Ok(header.counts.clone()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The marks that mirror and ledger hold, and whether the ledger has any. Postgres being away adds nothing.
+    async fn mirror_and_ledger(&self, definition: &Definition, deadline: Deadline) -> Result<(Cells, bool)> {
         let (id, layout) = (&definition.id, definition.layout());
         let mut cells = self.shared.mirrors.cells(id).unwrap_or_else(|| Cells::blank(layout));
         match self.store().ledger(id, u32::MAX, deadline.half()).await.map_err(Error::from) {
-            Ok(entries) => entries.iter().for_each(|entry| cells.mark(&entry.marks)),
-            Err(Error::Unavailable(_)) => {}
-            Err(error) => return Err(error),
+            Ok(entries) => {
+                entries.iter().for_each(|entry| cells.mark(&entry.marks));
+                Ok((cells, !entries.is_empty()))
+            }
+            Err(Error::Unavailable(_)) => Ok((cells, false)),
+            Err(error) => Err(error),
         }
-        if tracker && let Some(held) = self.live().read_cells(id, layout, deadline).await? {
-            cells.merge(&held);
-        }
-        Ok(cells.count())
     }
 
     /// Looks at the tracker; leaves time to ask Postgres when Redis hangs.

@@ -30,6 +30,8 @@ impl Gateway {
             Some(Tracker::Corrupt | Tracker::UnknownVersion) => return Ok(()),
         };
         let layout = self.definition(id, deadline).await?.layout();
+        // A job is not called tracked for a tracker that cannot be opened: without one, its ledger alone can end it.
+        self.live().takes_writes(id, deadline).await?;
         fault::point("restore.begun").await;
         let Some(incarnation) = self.store().reissue_incarnation(id, seen, deadline).await? else { return Ok(()) };
         fault::point("restore.issued").await;

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Generation, JobId, Rule, Sight, Standing, TrackerView};
+use crate::domain::{Generation, JobId, Rule, Running, Sight, Standing, TrackerView};
 use crate::error::{Error, Result};
 use crate::live::{Header, Tracker};
-use crate::store::Running;
 
 /// How many rows of the ledger are drained at once.
 const DRAINED_AT_ONCE: u32 = 100;
@@ -78,7 +77,7 @@ impl Gateway {
             }
             Rule::Finish => drop(self.finish(id, incarnation)),
             Rule::Complete => self.complete(id, incarnation, deadline).await?,
-            Rule::FinishWithoutTracker => self.finish_without_tracker(id, incarnation, deadline).await?,
+            Rule::FinishWithoutTracker => drop(self.finish_without_tracker(id, incarnation, deadline).await?),
         }
         Ok(())
     }

@@ -12,6 +12,11 @@ pub fn image(id: &JobId, incarnation: u64) -> String {
     format!("hw:{{{id}}}:image:{incarnation}")
 }
 
+/// What is written, for a moment, to see whether Redis takes writes.
+pub fn probe(id: &JobId) -> String {
+    format!("hw:{{{id}}}:probe")
+}
+
 /// Where what was no tracker is kept for a person to look at.
 pub fn set_aside(id: &JobId) -> String {
     format!("hw:{{{id}}}:corrupt")

@@ -98,6 +98,16 @@ impl Live {
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
 
+    /// Whether Redis takes writes of the job now; an error if it does not.
+    pub async fn takes_writes(&self, id: &JobId, deadline: Deadline) -> Result<(), Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("SET").arg(keys::probe(id)).arg("").arg("PX").arg(1);
+        match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
+            Some(Value::ServerError(error)) => Err(Error::Refused(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes up a tracker that Redis may have lost marks of: it is to settle, and be adopted, under this generation.
     /// `found` is its incarnation, `incarnation` what it shall be: another one for a tracker that is not the job's own,
     /// which also takes its seal off.

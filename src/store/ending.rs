@@ -67,8 +67,8 @@ impl Snapshot {
 }
 
 impl Store {
-    /// Ends a RUNNING job whose incarnation is that of the seal, or of the row that was seen; whether this call did.
-    /// Otherwise it has ended already, the tracker is not the job's any more, or `draft` finds no end in what there is.
+    /// Ends a RUNNING job whose incarnation is that of the seal, or of the row that was seen; with what, if this call
+    /// did. Otherwise it has ended already, the tracker is not the job's any more, or `draft` finds no end in what there is.
     ///
     /// `draft` is the end that the marks lead to which the ledger adds; it is asked before, for none, and again within
     /// the transaction if there are any.
@@ -78,7 +78,7 @@ impl Store {
         incarnation: u64,
         draft: impl Fn(&[Mark]) -> Option<Ending> + Send,
         deadline: Deadline,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Snapshot>, Error> {
         let mut ready = compress(draft(&[])).await?;
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let until = lease.deadline.clone();
@@ -90,7 +90,7 @@ impl Store {
         if !row.is_some_and(|row| row.state == JobState::Running.as_str() && row.incarnation == guard) {
             until.bound(transaction.rollback()).await??;
             lease.give_back();
-            return Ok(false);
+            return Ok(None);
         }
         // In a second statement: the first, if it had to wait for the lock, sees other tables as they were before.
         let rows = sqlx::query_scalar!("SELECT marks FROM ledger WHERE job_id = $1", id.as_str());
@@ -103,7 +103,7 @@ impl Store {
         let Some((ending, cells)) = ready else {
             until.bound(transaction.rollback()).await??;
             lease.give_back();
-            return Ok(false);
+            return Ok(None);
         };
         let write = sqlx::query!(
             "UPDATE jobs SET state = $2, end_time = greatest(now(), start_time), cancel_reason = $3, snapshot = $4,
@@ -120,7 +120,7 @@ impl Store {
         fault::point("commit.written").await;
         until.bound(transaction.commit()).await??;
         lease.give_back();
-        Ok(true)
+        Ok(Some(ending.snapshot))
     }
 
     /// Ends a PENDING job: one that is cancelled, or has no tasks and so succeeds at its start. Whether this call did.

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use super::jobs::{from_bigint, parse};
 use super::{Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::JobId;
+use crate::domain::{JobId, Running};
 
 /// The channel that the triggers notify.
 const CHANNEL: &str = "highwater";
@@ -19,15 +19,6 @@ const CHANNEL: &str = "highwater";
 /// A session of the feed. Dropping it ends it.
 pub struct Feed {
     listener: PgListener,
-}
-
-/// A job that runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
-    /// Which tracker is its own.
-    pub incarnation: u64,
-    /// It has rows in the ledger.
-    pub ledger: bool,
 }
 
 /// What the feed tells.

@@ -22,7 +22,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 pub use check::CheckError;
 pub use ending::{Ending, Snapshot};
 pub use error::Error;
-pub use feed::{Event, Feed, Running};
+pub use feed::{Event, Feed};
 pub use ledger::Entry;
 pub use migrate::MigrateError;
 

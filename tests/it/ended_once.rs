@@ -54,7 +54,7 @@ async fn a_job_that_has_not_ended_can_neither_be_deleted_nor_set_back() {
         ("DELETE FROM jobs WHERE job_id = 'running'", "only an ended job can be deleted"),
         ("DELETE FROM jobs WHERE job_id = 'pending'", "only an ended job can be deleted"),
         ("DELETE FROM jobs", "only an ended job can be deleted"),
-        ("TRUNCATE jobs", "cannot be truncated"),
+        ("TRUNCATE jobs CASCADE", "cannot be truncated"),
         ("UPDATE jobs SET state = 'PENDING', start_time = NULL WHERE job_id = 'running'", "no way leads"),
         ("UPDATE jobs SET incarnation = 0 WHERE job_id = 'running'", "only grows"),
         ("UPDATE jobs SET task_count = 3 WHERE job_id = 'running'", "what a job is never changes"),

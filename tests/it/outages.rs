@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::support::{Answer, Link, Stack, eventually, job, pb, stages, succeeded};
+use crate::support::{Answer, Link, Stack, dispositions, eventually, job, pb, stages, succeeded};
 
 /// Longer than the gateway of these tests waits for any store.
 const LATE: Duration = Duration::from_millis(800);
@@ -16,7 +16,7 @@ fn is_transient<T>(answer: &Answer<T>) -> bool {
 
 async fn stack() -> Stack {
     let impatient = Stack::of(1).links().setting("redis-timeout", "200ms").setting("postgres-timeout", "400ms");
-    impatient.setting("request-timeout", "2s").setting("reconcile-interval", "100ms").start().await
+    impatient.settling(Duration::from_millis(100), Duration::from_secs(4)).start().await
 }
 
 /// Scenario: one store after the other is slow, hangs, answers nothing or is away, in the middle of a run.
@@ -84,25 +84,61 @@ async fn a_job_that_is_complete_while_postgres_is_away_ends_once_it_is_back() {
 
 /// Neither a start nor a cancel is half done, and both may simply be sent again.
 #[tokio::test]
-async fn starts_and_cancels_wait_for_the_stores() {
+async fn starts_and_cancels_wait_for_postgres() {
     let stack = stack().await;
-    let gateway = &stack[0];
-    for (id, link) in [("redis", &gateway.links().redis), ("postgres", &gateway.links().postgres)] {
-        gateway.create(pb::CreateJobRequest { start: false, ..job(id, &["s"], 2) }).await.unwrap();
-        link.set(Link::Blackhole);
-        let start = gateway.start(id).await;
-        assert!(is_transient(&start), "{start:?}");
-        link.set(Link::Open);
-        let started = async || gateway.start(id).await.ok();
-        assert_eq!(eventually("the job starts", started).await.state(), pb::JobState::Running);
-        gateway.report(id, succeeded([0], "s")).await.unwrap();
+    let (gateway, link) = (&stack[0], &stack[0].links().postgres);
+    gateway.create(pb::CreateJobRequest { start: false, ..job("a", &["s"], 2) }).await.unwrap();
+    link.set(Link::Blackhole);
+    let start = gateway.start("a").await;
+    assert!(is_transient(&start), "{start:?}");
+    link.set(Link::Open);
+    let started = async || gateway.start("a").await.ok();
+    assert_eq!(eventually("the job starts", started).await.state(), pb::JobState::Running);
+    gateway.report("a", succeeded([0], "s")).await.unwrap();
 
-        link.set(Link::Cut);
-        let cancel = gateway.cancel(id, "enough").await;
-        assert!(is_transient(&cancel), "{cancel:?}");
+    link.set(Link::Cut);
+    let cancel = gateway.cancel("a", "enough").await;
+    assert!(is_transient(&cancel), "{cancel:?}");
+    link.set(Link::Open);
+    let cancelled = async || gateway.cancel("a", "enough").await.ok();
+    assert_eq!(eventually("the job is cancelled", cancelled).await.cancel_reason, "enough");
+    assert_eq!(stages(&gateway.progress("a").await.unwrap()), [[1, 1, 0, 0]]);
+}
+
+/// A job starts without a tracker. One that has a tracker is cancelled past it: what that holds is added once it can be
+/// reached, and until then the end says that it is a lower bound.
+#[tokio::test]
+async fn starts_and_cancels_do_not_wait_for_redis() {
+    let stack = stack().await;
+    let (gateway, link) = (&stack[0], &stack[0].links().redis);
+    for (id, fault) in [("silent", Link::Blackhole), ("gone", Link::Cut)] {
+        gateway.create(pb::CreateJobRequest { start: false, ..job(id, &["s"], 3) }).await.unwrap();
+        link.set(fault);
+        assert_eq!(gateway.start(id).await.unwrap().state(), pb::JobState::Running);
+        let answer = gateway.report(id, succeeded([0], "s")).await.unwrap();
+        assert_eq!(dispositions(&answer), [pb::Disposition::Recorded]);
+        assert_eq!(stages(&gateway.progress(id).await.unwrap()), [[2, 1, 0, 0]]);
         link.set(Link::Open);
-        let cancelled = async || gateway.cancel(id, "enough").await.ok();
-        assert_eq!(eventually("the job is cancelled", cancelled).await.cancel_reason, "enough");
-        assert_eq!(stages(&gateway.progress(id).await.unwrap()), [[1, 1, 0, 0]]);
+        let live = async || {
+            let progress = gateway.progress(id).await.ok()?;
+            assert_eq!(stages(&progress), [[2, 1, 0, 0]]);
+            (progress.source() == pb::Source::Live).then_some(())
+        };
+        eventually("it has a tracker", live).await;
+        let answer = gateway.report(id, succeeded([1], "s")).await.unwrap();
+        assert_eq!(dispositions(&answer), [pb::Disposition::Applied]);
+
+        link.set(fault);
+        let cancelled = gateway.cancel(id, "enough").await.unwrap();
+        assert_eq!((cancelled.state(), cancelled.cancel_reason.as_str()), (pb::JobState::Cancelled, "enough"));
+        let shown = gateway.progress(id).await.unwrap();
+        assert_eq!((shown.state(), shown.source()), (pb::JobState::Cancelled, pb::Source::Snapshot));
+        assert!(shown.lower_bound);
+        link.set(Link::Open);
+        let whole = async || gateway.progress(id).await.ok().filter(|progress| !progress.lower_bound);
+        let whole = eventually("the end is completed", whole).await;
+        assert_eq!((stages(&whole), whole.cancel_reason.as_str()), (vec![[1, 2, 0, 0]], "enough"));
+        assert_eq!((whole.state(), whole.source()), (pb::JobState::Cancelled, pb::Source::Snapshot));
+        assert_eq!(gateway.get(id).await.unwrap(), cancelled, "nothing but the marks has changed");
     }
 }

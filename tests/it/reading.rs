@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use highwater::live::{HEADER_BYTES, Header};
 use time::OffsetDateTime;
 
-use crate::support::{Stack, failed, failed_with, job, moment, pb, stages, succeeded, tracker_key};
+use crate::support::{Stack, dispositions, failed, failed_with, job, moment, pb, stages, succeeded, tracker_key};
 
 /// How far apart the clocks of two programs on one machine may seem.
 const ROUNDING: Duration = Duration::from_millis(5);
@@ -121,20 +121,33 @@ async fn errors_are_counted_by_code_and_the_newest_are_shown_live_and_in_the_sna
 
 /// Existence is not evidence: a tracker that is gone is not a job in which nothing happened.
 #[tokio::test]
-async fn of_a_running_job_without_a_tracker_nothing_is_known_and_nothing_is_zero() {
-    let stack = Stack::start(2).await;
+async fn of_a_running_job_without_a_tracker_only_what_is_remembered_is_told_and_nothing_is_zero() {
+    let stack = Stack::of(2).unreconciled().start().await;
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
     stack.redis.ask::<i64>(redis::cmd("DEL").arg(tracker_key("a"))).await;
-    for gateway in stack.gateways() {
+    for (gateway, remembers) in stack.gateways().iter().zip([true, false]) {
         let progress = gateway.progress("a").await.unwrap();
         assert_eq!((progress.state(), progress.source()), (pb::JobState::Running, pb::Source::Fallback));
         assert_eq!(progress.source_reason(), pb::SourceReason::TrackerMissing);
-        assert_eq!((progress.pending_task_count, progress.percent, progress.fraction), (None, None, None));
         assert_eq!((progress.task_count, progress.stages[0].total_count), (5, 5), "the definition is known");
-        assert_eq!((progress.stages[0].pending_count, progress.revision), (None, None));
-        let refused = gateway.report("a", succeeded([4], "s")).await.unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        assert_eq!((progress.lower_bound, progress.revision), (remembers, None));
+        if remembers {
+            assert_eq!((stages(&progress), progress.percent), (vec![[1, 4, 0, 0]], Some(80)));
+        } else {
+            assert_eq!((progress.pending_task_count, progress.percent, progress.fraction), (None, None, None));
+            assert_eq!(progress.stages[0].pending_count, None);
+        }
+        assert!(stack.redis.tracker("a").await.is_none(), "no read brings a blank one back");
     }
-    assert!(stack.redis.tracker("a").await.is_none(), "and nothing brings a blank one back");
+    // A report does, with what its gateway remembers; it is not believed before the others had the time to add theirs.
+    let answer = stack[0].report("a", succeeded([3], "s")).await.unwrap();
+    assert_eq!(dispositions(&answer), [pb::Disposition::Duplicate]);
+    for gateway in stack.gateways() {
+        let progress = gateway.progress("a").await.unwrap();
+        assert_eq!((progress.source(), progress.lower_bound), (pb::Source::Fallback, true));
+        assert_eq!(progress.source_reason(), pb::SourceReason::TrackerNotAdopted);
+        assert_eq!(stages(&progress), [[1, 4, 0, 0]]);
+        assert!(progress.restore_time.is_some());
+    }
 }

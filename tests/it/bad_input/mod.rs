@@ -1,22 +1,21 @@
 //! What callers should not send and what they should not find: each gets the right code and the right details, and
 //! leaves everything as it was.
 
-mod calls;
 mod hanging;
-mod trackers;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use highwater::grpc::pb;
+use highwater::live::HEADER_BYTES;
 use redis::aio::MultiplexedConnection;
 use sqlx::{Executor, PgConnection, Row};
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Stack, job};
-use wire::Wire;
+use crate::support::{Client, Stack, dispositions, failed_with, job, succeeded, tracker_key};
+use wire::{CANCEL_JOB, CREATE_JOB, GET_JOB, OF_A_JOB, OfAJob, REPORT_RESULTS, START_JOB, Wire, of, report};
 
 /// Nothing of how the gateway works is a caller's business, and none of it helps him.
 const INTERNALS: [&str; 12] = [
@@ -77,7 +76,8 @@ async fn read(client: &Client, id: &str) -> String {
             let counts = progress.stages[0].succeeded_count;
             let counts = counts.map_or("no counts".to_owned(), |count| format!("{count} succeeded"));
             let (state, source) = (state.trim_start_matches("JOB_STATE_"), source.trim_start_matches("SOURCE_"));
-            format!("Ok {state} {source} {reason} {counts}")
+            let bound = if progress.lower_bound { " at least" } else { "" };
+            format!("Ok {state} {source} {reason} {counts}{bound}")
         }
     }
 }
@@ -138,9 +138,218 @@ impl Table {
     }
 }
 
+/// Jobs in every state.
+async fn jobs_in_every_state(client: &Client) {
+    client.create(pb::CreateJobRequest { start: false, ..small("pending") }).await.unwrap();
+    client.create(small("running")).await.unwrap();
+    client.report("running", succeeded([0], "read")).await.unwrap();
+    client.create(small("cancelled")).await.unwrap();
+    client.cancel("cancelled", "enough").await.unwrap();
+    client.create(job("succeeded", &["s"], 1)).await.unwrap();
+    assert!(client.report("succeeded", succeeded([0], "s")).await.unwrap().stop);
+    client.create(job("failed", &["s"], 1)).await.unwrap();
+    assert!(client.report("failed", vec![failed_with(0, "s", "IO", "gone")]).await.unwrap().stop);
+}
+
 /// The name of a method without its service.
 fn method(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
+}
+
+/// What every method refuses that takes a job's id.
+async fn ids(table: &mut Table) {
+    for path in OF_A_JOB {
+        let name = method(path);
+        let id = |id: &[u8]| OfAJob { job_id: id.to_vec() };
+        table.call(format!("{name}, unknown job"), path, id(b"nobody")).await;
+        table.call(format!("{name}, no id"), path, id(b"")).await;
+        table.call(format!("{name}, malformed id"), path, id(b"a/b")).await;
+        table.call(format!("{name}, id of 129 bytes"), path, id(&[b'x'; 129])).await;
+        table.call(format!("{name}, id that is not UTF-8"), path, id(b"\xff")).await;
+    }
+}
+
+async fn creating(table: &mut Table) {
+    type Change = fn(&mut pb::CreateJobRequest);
+    let wrong: [(&str, Change); 16] = [
+        ("malformed id", |new| new.job_id = "a b".into()),
+        ("NUL in the id", |new| new.job_id = "a\0".into()),
+        ("NUL in the name", |new| new.display_name = "a\0".into()),
+        ("name of 257 bytes", |new| new.display_name = "x".repeat(257)),
+        ("malformed label", |new| drop(new.labels.insert("a b".into(), "c".into()))),
+        ("NUL in a label", |new| drop(new.labels.insert("a".into(), "\0".into()))),
+        ("65 labels", |new| new.labels = (0..65).map(|label| (label.to_string(), String::new())).collect()),
+        ("no stages", |new| new.stages.clear()),
+        ("nine stages", |new| new.stages = (0..9).map(|stage| stage.to_string()).collect()),
+        ("a stage twice", |new| new.stages = vec!["s".into(), "s".into()]),
+        ("malformed stage", |new| new.stages[1] = "a b".into()),
+        ("fewer than no tasks", |new| new.task_count = -1),
+        ("too many tasks", |new| new.task_count = i64::MAX),
+        ("threshold above 1", |new| new.failure_threshold = Some(1.5)),
+        ("threshold that is no number", |new| new.failure_threshold = Some(f64::NAN)),
+        ("two fields wrong", |new| (new.task_count, new.job_id) = (-1, "-".into())),
+    ];
+    for (case, change) in wrong {
+        let mut new = small("new");
+        change(&mut new);
+        table.call(format!("CreateJob, {case}"), CREATE_JOB, new).await;
+    }
+    for state in ["pending", "running", "cancelled"] {
+        let other = pb::CreateJobRequest { task_count: 6, ..small(state) };
+        table.call(format!("CreateJob, another job than the {state} one"), CREATE_JOB, other).await;
+    }
+}
+
+async fn starting_and_cancelling(table: &mut Table) {
+    for state in ["cancelled", "succeeded", "failed"] {
+        table.call(format!("StartJob, {state}"), START_JOB, of(state)).await;
+    }
+    for state in ["succeeded", "failed"] {
+        table.call(format!("CancelJob, {state}"), CANCEL_JOB, of(state)).await;
+    }
+    for (case, reason) in [("a reason of 1025 bytes", "x".repeat(1025)), ("NUL in the reason", "\0".into())] {
+        let request = pb::CancelJobRequest { job_id: "running".into(), reason };
+        table.call(format!("CancelJob, {case}"), CANCEL_JOB, request).await;
+    }
+}
+
+async fn reporting(table: &mut Table) {
+    type Change = fn(&mut pb::TaskResult);
+    let wrong: [(&str, Change); 6] = [
+        ("unknown stage", |result| result.stage = "nowhere".into()),
+        ("negative task", |result| result.task = -1),
+        ("no outcome", |result| result.outcome = 0),
+        ("unknown outcome", |result| result.outcome = 99),
+        ("success with an error", |result| result.error = Some(pb::TaskError::default())),
+        ("error code of 65 bytes", |result| *result = failed_with(1, "read", &"x".repeat(65), "")),
+    ];
+    let good = succeeded([1], "read").remove(0);
+    for (case, change) in wrong {
+        // The first result is right, and must not be marked all the same.
+        let mut results = vec![good.clone(); 2];
+        change(&mut results[1]);
+        table.call(format!("ReportResults, {case}"), REPORT_RESULTS, report("running", results)).await;
+    }
+    for (case, count) in [("empty batch", 0), ("10,001 results", 10_001)] {
+        let request = report("running", vec![good.clone(); count]);
+        table.call(format!("ReportResults, {case}"), REPORT_RESULTS, request).await;
+    }
+    table.call("ReportResults, not started", REPORT_RESULTS, report("pending", vec![good])).await;
+}
+
+async fn messages_and_headers(table: &mut Table) {
+    let large = OfAJob { job_id: vec![b'x'; 9 << 20] };
+    table.call("message too large", GET_JOB, large).await;
+    // Another message: its first field is a number where the method takes text.
+    let undecodable = pb::TaskResult { task: 7, ..pb::TaskResult::default() };
+    table.call("undecodable message", GET_JOB, undecodable).await;
+    table.call("unknown method", "/highwater.v1.JobService/Nothing", of("running")).await;
+    table.call("unknown service", "/highwater.v2.JobService/GetJob", of("running")).await;
+    let wire = table.wire.clone();
+    let refused = async |path, name, value| answered(wire.with_headers(path, of("running"), &[(name, value)]).await);
+    table.row("unknown compression", refused(GET_JOB, "grpc-encoding", b"gzip")).await;
+    for garbage in [&b"soon"[..], b"", b"1", b"-1S", b"1.5S", b"123456789S", b"1s", b"\xff"] {
+        let case = format!("grpc-timeout `{}`", garbage.escape_ascii());
+        table.row(case, refused(GET_JOB, "grpc-timeout", garbage)).await;
+    }
+    for path in OF_A_JOB.into_iter().chain([CREATE_JOB]) {
+        let case = format!("{}, deadline already passed", method(path));
+        table.row(case, refused(path, "grpc-timeout", b"0n")).await;
+    }
+}
+
+#[tokio::test]
+async fn every_bad_call_is_told_what_is_wrong_and_changes_nothing() {
+    let stack = Stack::start(1).await;
+    jobs_in_every_state(&stack[0].client()).await;
+    let mut table = Table::over(&stack).await;
+    ids(&mut table).await;
+    creating(&mut table).await;
+    starting_and_cancelling(&mut table).await;
+    reporting(&mut table).await;
+    messages_and_headers(&mut table).await;
+    insta::assert_snapshot!(table.rows.join("\n"), @r"
+    StartJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    StartJob, no id: InvalidArgument INVALID_FIELD field=job_id
+    StartJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
+    StartJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
+    StartJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
+    CancelJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    CancelJob, no id: InvalidArgument INVALID_FIELD field=job_id
+    CancelJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
+    CancelJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
+    CancelJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
+    GetJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    GetJob, no id: InvalidArgument INVALID_FIELD field=job_id
+    GetJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
+    GetJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
+    GetJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
+    ReportResults, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    ReportResults, no id: InvalidArgument INVALID_FIELD field=job_id
+    ReportResults, malformed id: InvalidArgument INVALID_FIELD field=job_id
+    ReportResults, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
+    ReportResults, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
+    GetProgress, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    GetProgress, no id: InvalidArgument INVALID_FIELD field=job_id
+    GetProgress, malformed id: InvalidArgument INVALID_FIELD field=job_id
+    GetProgress, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
+    GetProgress, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
+    CreateJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
+    CreateJob, NUL in the id: InvalidArgument INVALID_FIELD field=job_id
+    CreateJob, NUL in the name: InvalidArgument INVALID_FIELD field=display_name
+    CreateJob, name of 257 bytes: InvalidArgument INVALID_FIELD field=display_name
+    CreateJob, malformed label: InvalidArgument INVALID_FIELD field=labels
+    CreateJob, NUL in a label: InvalidArgument INVALID_FIELD field=labels
+    CreateJob, 65 labels: InvalidArgument INVALID_FIELD field=labels
+    CreateJob, no stages: InvalidArgument INVALID_FIELD field=stages
+    CreateJob, nine stages: InvalidArgument INVALID_FIELD field=stages
+    CreateJob, a stage twice: InvalidArgument INVALID_FIELD field=stages[1]
+    CreateJob, malformed stage: InvalidArgument INVALID_FIELD field=stages[1]
+    CreateJob, fewer than no tasks: InvalidArgument INVALID_FIELD field=task_count
+    CreateJob, too many tasks: InvalidArgument INVALID_FIELD field=task_count
+    CreateJob, threshold above 1: InvalidArgument INVALID_FIELD field=failure_threshold
+    CreateJob, threshold that is no number: InvalidArgument INVALID_FIELD field=failure_threshold
+    CreateJob, two fields wrong: InvalidArgument INVALID_FIELD field=job_id field=task_count
+    CreateJob, another job than the pending one: AlreadyExists JOB_EXISTS resource=highwater.v1.Job/pending
+    CreateJob, another job than the running one: AlreadyExists JOB_EXISTS resource=highwater.v1.Job/running
+    CreateJob, another job than the cancelled one: AlreadyExists JOB_EXISTS resource=highwater.v1.Job/cancelled
+    StartJob, cancelled: FailedPrecondition JOB_ENDED precondition=JOB_ENDED/cancelled state=CANCELLED
+    StartJob, succeeded: FailedPrecondition JOB_ENDED precondition=JOB_ENDED/succeeded state=SUCCEEDED
+    StartJob, failed: FailedPrecondition JOB_ENDED precondition=JOB_ENDED/failed state=FAILED
+    CancelJob, succeeded: FailedPrecondition JOB_ENDED precondition=JOB_ENDED/succeeded state=SUCCEEDED
+    CancelJob, failed: FailedPrecondition JOB_ENDED precondition=JOB_ENDED/failed state=FAILED
+    CancelJob, a reason of 1025 bytes: InvalidArgument INVALID_FIELD field=reason
+    CancelJob, NUL in the reason: InvalidArgument INVALID_FIELD field=reason
+    ReportResults, unknown stage: InvalidArgument INVALID_FIELD field=results[1].stage
+    ReportResults, negative task: InvalidArgument INVALID_FIELD field=results[1].task
+    ReportResults, no outcome: InvalidArgument INVALID_FIELD field=results[1].outcome
+    ReportResults, unknown outcome: InvalidArgument INVALID_FIELD field=results[1].outcome
+    ReportResults, success with an error: InvalidArgument INVALID_FIELD field=results[1].error
+    ReportResults, error code of 65 bytes: InvalidArgument INVALID_FIELD field=results[1].error.code
+    ReportResults, empty batch: InvalidArgument INVALID_FIELD field=results
+    ReportResults, 10,001 results: InvalidArgument INVALID_FIELD field=results
+    ReportResults, not started: FailedPrecondition JOB_NOT_STARTED precondition=JOB_NOT_STARTED/pending
+    message too large: ResourceExhausted MESSAGE_TOO_LARGE
+    undecodable message: InvalidArgument INVALID_MESSAGE
+    unknown method: Unimplemented UNIMPLEMENTED
+    unknown service: Unimplemented UNIMPLEMENTED
+    unknown compression: Unimplemented UNIMPLEMENTED
+    grpc-timeout `soon`: InvalidArgument INVALID_TIMEOUT
+    grpc-timeout ``: InvalidArgument INVALID_TIMEOUT
+    grpc-timeout `1`: InvalidArgument INVALID_TIMEOUT
+    grpc-timeout `-1S`: InvalidArgument INVALID_TIMEOUT
+    grpc-timeout `1.5S`: InvalidArgument INVALID_TIMEOUT
+    grpc-timeout `123456789S`: InvalidArgument INVALID_TIMEOUT
+    grpc-timeout `1s`: InvalidArgument INVALID_TIMEOUT
+    grpc-timeout `\xff`: InvalidArgument INVALID_TIMEOUT
+    StartJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
+    CancelJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
+    GetJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
+    ReportResults, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
+    GetProgress, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
+    CreateJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
+    ");
+    no_fault_was_logged(&stack);
 }
 
 /// A caller's mistake is none of ours.
@@ -148,4 +357,129 @@ fn no_fault_was_logged(stack: &Stack) {
     let log = stack[0].log();
     let faults: Vec<_> = log.lines().filter(|line| line.contains("ERROR") || line.contains("panicked")).collect();
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// What a tracker's key can hold that is no tracker of this job.
+async fn damage(stack: &Stack, id: &str, damage: &str) {
+    let key = tracker_key(id);
+    let tracker = stack.redis.tracker(id).await.unwrap();
+    let make = |name: &str| redis::cmd(name).arg(&key).to_owned();
+    let () = stack.redis.ask(&make("DEL")).await;
+    let put = async |bytes: &[u8]| stack.redis.ask::<()>(make("SET").arg(bytes)).await;
+    match damage {
+        "missing" => {}
+        "list" => stack.redis.ask(make("RPUSH").arg("x")).await,
+        "hash" => stack.redis.ask(make("HSET").arg("x").arg("y")).await,
+        "set" => stack.redis.ask(make("SADD").arg("x")).await,
+        "text" => put(b"x").await,
+        "cut" => put(&tracker[..HEADER_BYTES]).await,
+        "corrupt" => {
+            let mut bytes = tracker;
+            bytes[100] ^= 1;
+            put(&bytes).await;
+        }
+        "newer" => {
+            let mut bytes = tracker;
+            bytes[3] += 1;
+            put(&bytes).await;
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_tracker_is_neither_read_nor_written() {
+    let stack = Stack::of(1).unreconciled().start().await;
+    let wire = Wire::to(stack[0].address()).await;
+    let client = stack[0].client();
+    let mut rows = Vec::new();
+    for what in ["missing", "list", "hash", "set", "text", "cut", "corrupt", "newer"] {
+        client.create(small(what)).await.unwrap();
+        client.report(what, succeeded([0], "read")).await.unwrap();
+        damage(&stack, what, what).await;
+        // A job whose tracker is to be put where something is already.
+        let later = format!("{what}-later");
+        if what != "missing" {
+            client.create(pb::CreateJobRequest { start: false, ..small(&later) }).await.unwrap();
+            let mut copy = redis::cmd("COPY");
+            copy.arg(tracker_key(what)).arg(tracker_key(&later));
+            assert!(stack.redis.ask::<bool>(&copy).await);
+            rows.push(format!("{what}, GetProgress before the start: {}", read(&client, &later).await));
+            rows.push(format!("{what}, StartJob: {}", answered(wire.call(START_JOB, of(&later)).await)));
+            rows.push(format!("{what}, GetProgress: {}", read(&client, &later).await));
+        }
+        let contents = async || stack.redis.ask::<Option<Vec<u8>>>(redis::cmd("DUMP").arg(tracker_key(what))).await;
+        let before = contents().await;
+        rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
+        let answer = client.report(what, succeeded([1], "read")).await.unwrap();
+        rows.push(format!("{what}, ReportResults: {}", dispositions(&answer)[0].as_str_name()));
+        rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
+        rows.push(format!("{what}, CancelJob: {}", answered(wire.call(CANCEL_JOB, of(what)).await)));
+        rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
+        assert!(before.is_none() || contents().await == before, "{what}: it was written to");
+    }
+    insta::assert_snapshot!(rows.join("\n"), @r"
+    missing, GetProgress: Ok RUNNING FALLBACK TRACKER_MISSING 1 succeeded at least
+    missing, ReportResults: DISPOSITION_APPLIED
+    missing, GetProgress: Ok RUNNING FALLBACK TRACKER_NOT_ADOPTED 2 succeeded at least
+    missing, CancelJob: Ok
+    missing, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    list, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    list, StartJob: Ok
+    list, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    list, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    list, ReportResults: DISPOSITION_RECORDED
+    list, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    list, CancelJob: Ok
+    list, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    hash, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    hash, StartJob: Ok
+    hash, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    hash, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    hash, ReportResults: DISPOSITION_RECORDED
+    hash, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    hash, CancelJob: Ok
+    hash, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    set, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    set, StartJob: Ok
+    set, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    set, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    set, ReportResults: DISPOSITION_RECORDED
+    set, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    set, CancelJob: Ok
+    set, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    text, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    text, StartJob: Ok
+    text, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    text, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    text, ReportResults: DISPOSITION_RECORDED
+    text, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    text, CancelJob: Ok
+    text, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    cut, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    cut, StartJob: Ok
+    cut, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    cut, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    cut, ReportResults: DISPOSITION_RECORDED
+    cut, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    cut, CancelJob: Ok
+    cut, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    corrupt, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    corrupt, StartJob: Ok
+    corrupt, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT no counts
+    corrupt, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 1 succeeded at least
+    corrupt, ReportResults: DISPOSITION_RECORDED
+    corrupt, GetProgress: Ok RUNNING FALLBACK TRACKER_CORRUPT 2 succeeded at least
+    corrupt, CancelJob: Ok
+    corrupt, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    newer, GetProgress before the start: Ok PENDING SNAPSHOT UNSPECIFIED 0 succeeded
+    newer, StartJob: Ok
+    newer, GetProgress: Ok RUNNING FALLBACK TRACKER_UNKNOWN_VERSION no counts
+    newer, GetProgress: Ok RUNNING FALLBACK TRACKER_UNKNOWN_VERSION 1 succeeded at least
+    newer, ReportResults: DISPOSITION_RECORDED
+    newer, GetProgress: Ok RUNNING FALLBACK TRACKER_UNKNOWN_VERSION 2 succeeded at least
+    newer, CancelJob: Ok
+    newer, GetProgress: Ok CANCELLED SNAPSHOT UNSPECIFIED 2 succeeded at least
+    ");
+    no_fault_was_logged(&stack);
 }

@@ -16,6 +16,7 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
+/// The methods, and the least that each takes.
 pub const CREATE_JOB: &str = "/highwater.v1.JobService/CreateJob";
 pub const START_JOB: &str = "/highwater.v1.JobService/StartJob";
 pub const CANCEL_JOB: &str = "/highwater.v1.JobService/CancelJob";
@@ -33,7 +34,7 @@ pub struct Wire {
     address: SocketAddr,
 }
 
-/// A request that names a job, or does not quite: field 1 of every method that takes an id.
+/// A request that is only a job's id: field 1 of every method that takes one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct OfAJob {
     #[prost(bytes = "vec", tag = "1")]

@@ -1,11 +1,12 @@
 //! SIGKILL at every fault point: whatever a gateway was doing, others finish it, once, and nothing that was
 //! acknowledged is lost.
 
-use highwater::fault::POINTS;
-use tonic::Status;
+use std::time::Duration;
 
-use super::{DONE, STAGES, Stored, ended, reports, six_tasks};
-use crate::support::{Fault, Gateway, Stack, eventually, pb, stages};
+use highwater::fault::POINTS;
+
+use super::{CANARY, DONE, STAGES, Stored, ended, reports, six_tasks, uses_redis_again};
+use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stages, tracker_key};
 
 /// What a gateway is doing when it dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,6 +15,14 @@ enum Deed {
     Report,
     LastReport,
     Cancel,
+    /// A report while it cannot reach Redis.
+    Record,
+    /// It can again, and its reconciler takes the ledger's rows over.
+    Drain,
+    /// Redis has lost the tracker.
+    Restore,
+    /// Nobody can reach Redis, from the start on.
+    EndWithoutRedis,
 }
 
 /// What leads by the point.
@@ -22,29 +31,76 @@ fn deeds(point: &str) -> &'static [Deed] {
         Some(("start", _)) => &[Deed::Start],
         Some(("report", _)) => &[Deed::Report, Deed::LastReport],
         Some(("cancel", _)) => &[Deed::Cancel],
-        Some(("finish" | "commit", _)) => &[Deed::LastReport, Deed::Cancel],
+        Some(("record", _)) => &[Deed::Record],
+        Some(("drain", _)) => &[Deed::Drain],
+        Some(("restore", _)) => &[Deed::Restore],
+        Some(("commit", _) | ("finish", "committed")) => &[Deed::LastReport, Deed::Cancel, Deed::EndWithoutRedis],
+        Some(("finish", _)) => &[Deed::LastReport, Deed::Cancel],
         _ => panic!("no test kills a gateway at {point}"),
     }
 }
 
 impl Deed {
-    async fn call(self, gateway: &Gateway, id: &str) -> Result<(), Status> {
-        let [_, second, last] = reports();
+    /// What is done before gateway 0 is told to die, through both gateways.
+    async fn prepare(self, stack: &mut Stack, id: &str) {
+        let cut = |gateway: &Gateway| gateway.links().redis.set(Link::Cut);
+        if self == Self::EndWithoutRedis {
+            stack.gateways().iter().for_each(cut);
+        }
+        stack[1].create(pb::CreateJobRequest { start: self != Self::Start, ..six_tasks(id) }).await.unwrap();
+        let [first, second, _] = reports();
         match self {
-            Self::Start => gateway.start(id).await.map(drop),
-            Self::Report => gateway.report(id, second).await.map(drop),
-            Self::LastReport => gateway.report(id, last).await.map(drop),
-            Self::Cancel => gateway.cancel(id, "enough").await.map(drop),
+            Self::Start => {}
+            Self::Report | Self::Cancel => drop(stack[0].report(id, first).await.unwrap()),
+            Self::Record => {
+                stack[0].report(id, first).await.unwrap();
+                cut(&stack[0]);
+            }
+            Self::Drain => {
+                stack[0].report(id, first).await.unwrap();
+                cut(&stack[0]);
+                let answer = stack[0].report(id, second).await.unwrap();
+                assert_eq!(dispositions(&answer), [pb::Disposition::Recorded; 3]);
+            }
+            // Both have acknowledged it: what only the dead one has is lost with the tracker.
+            Self::Restore => {
+                for gateway in stack.gateways() {
+                    gateway.report(id, first.clone()).await.unwrap();
+                }
+            }
+            Self::LastReport | Self::EndWithoutRedis => {
+                drop(stack[0].report(id, [first, second].concat()).await.unwrap());
+            }
         }
     }
 
-    /// The results that are acknowledged before.
+    /// What leads gateway 0 by the point. Where a reconciler goes, the call may be answered before.
+    async fn call(self, stack: &Stack, id: &str) {
+        let gateway = &stack[0];
+        let [_, second, last] = reports();
+        let answer = match self {
+            Self::Start => gateway.start(id).await.map(drop),
+            Self::Report | Self::Record => gateway.report(id, second).await.map(drop),
+            Self::LastReport => gateway.report(id, last).await.map(drop),
+            Self::Cancel => gateway.cancel(id, "enough").await.map(drop),
+            Self::Restore => {
+                let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(id))).await;
+                gateway.report(id, second).await.map(drop)
+            }
+            Self::Drain => return gateway.links().redis.set(Link::Open),
+            Self::EndWithoutRedis => return drop(gateway.report(id, last).await.unwrap()),
+        };
+        answer.expect_err("a dead gateway answers nothing");
+    }
+
+    /// The results that are acknowledged before it dies.
     fn acknowledged(self) -> Vec<pb::TaskResult> {
-        let [first, second, _] = reports();
+        let [first, second, last] = reports();
         match self {
             Self::Start => vec![],
-            Self::Report | Self::Cancel => first,
-            Self::LastReport => [first, second].concat(),
+            Self::Report | Self::Cancel | Self::Record | Self::Restore => first,
+            Self::LastReport | Self::Drain => [first, second].concat(),
+            Self::EndWithoutRedis => [first, second, last].concat(),
         }
     }
 }
@@ -74,9 +130,24 @@ async fn a_gateway_that_dies_in_a_commit_leaves_an_end_or_none() {
     die_at_every_point_of("commit").await;
 }
 
+#[tokio::test]
+async fn a_gateway_that_dies_while_it_records_loses_nothing_that_it_acknowledged() {
+    die_at_every_point_of("record").await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_that_dies_had_drained_counts_once() {
+    die_at_every_point_of("drain").await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_that_dies_began_to_restore_is_restored() {
+    die_at_every_point_of("restore").await;
+}
+
 #[test]
 fn a_gateway_dies_at_every_point() {
-    let tested = ["start", "report", "cancel", "finish", "commit"];
+    let tested = ["start", "report", "record", "drain", "restore", "cancel", "finish", "commit"];
     for point in POINTS {
         assert!(!deeds(point).is_empty());
         assert!(tested.contains(&point.split_once('.').unwrap().0), "{point}");
@@ -85,7 +156,9 @@ fn a_gateway_dies_at_every_point() {
 
 /// One after the other, so that no finish but the one that is meant comes by. A point that is not reached fails.
 async fn die_at_every_point_of(part: &str) {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let settling = Stack::of(2).links().settling(Duration::from_millis(100), Duration::from_secs(3));
+    let mut stack = settling.start().await;
+    stack[0].create(six_tasks(CANARY)).await.unwrap();
     let mut ends = Vec::new();
     for point in POINTS.into_iter().filter(|point| point.split_once('.').unwrap().0 == part) {
         for deed in deeds(point) {
@@ -101,14 +174,11 @@ async fn die_at_every_point_of(part: &str) {
 
 /// Gateway 0 dies, gateway 1 takes over, and gateway 0 comes back and sees the same.
 async fn dies(stack: &mut Stack, point: &str, deed: Deed, id: &str) -> Stored {
-    stack[1].create(pb::CreateJobRequest { start: deed != Deed::Start, ..six_tasks(id) }).await.unwrap();
-    if deed != Deed::Start {
-        stack[0].report(id, deed.acknowledged()).await.unwrap();
-    }
+    deed.prepare(stack, id).await;
     // So that it is not faster.
     stack[1].pause();
     stack[0].order(point, Fault::Kill);
-    deed.call(&stack[0], id).await.expect_err("a dead gateway answers nothing");
+    deed.call(stack, id).await;
     stack[0].reached(point).await;
     stack[0].ended().await;
     stack[1].resume();
@@ -118,8 +188,14 @@ async fn dies(stack: &mut Stack, point: &str, deed: Deed, id: &str) -> Stored {
     assert!(!end.snapshot.lower_bound, "{id}: {end:?}");
     end.holds(&deed.acknowledged());
 
+    for gateway in stack.gateways() {
+        gateway.links().redis.set(Link::Open);
+    }
     stack[0].restart().await;
     stack[0].ready().await;
+    for gateway in stack.gateways() {
+        uses_redis_again(gateway).await;
+    }
     let shown = [stack[0].progress(id).await.unwrap(), stack[1].progress(id).await.unwrap()];
     assert_eq!(shown[0], shown[1]);
     assert_eq!((shown[0].source(), &shown[0].cancel_reason), (pb::Source::Snapshot, &end.cancel_reason));
@@ -141,15 +217,16 @@ async fn taken_over(stack: &Stack, point: &str, deed: Deed, id: &str) -> Stored 
                 stack[1].report(id, results).await.unwrap();
             }
         }
-        Deed::Report => {
+        Deed::Report | Deed::Record | Deed::Restore => {
             for results in &reports()[1..] {
                 let answer = stack[1].report(id, results.clone()).await.unwrap();
                 assert_eq!(answer.dispositions.len(), results.len());
             }
         }
         // The reconciler does it, without any call.
+        Deed::EndWithoutRedis => {}
         Deed::LastReport | Deed::Cancel if began_to_end => {}
-        Deed::LastReport => drop(stack[1].report(id, reports()[2].clone()).await.unwrap()),
+        Deed::LastReport | Deed::Drain => drop(stack[1].report(id, reports()[2].clone()).await.unwrap()),
         Deed::Cancel => {
             assert_eq!(stack[1].get(id).await.unwrap().state(), pb::JobState::Running);
             stack[1].cancel(id, "enough").await.unwrap();
@@ -162,6 +239,7 @@ async fn taken_over(stack: &Stack, point: &str, deed: Deed, id: &str) -> Stored 
         assert_eq!((job.state(), job.cancel_reason.as_str()), (pb::JobState::Cancelled, "enough"));
     } else {
         assert!(stack[1].report(id, reports()[2].clone()).await.unwrap().stop);
+        assert!(!stack[1].progress(id).await.unwrap().lower_bound);
     }
     Stored::of(stack, id).await
 }

@@ -12,7 +12,7 @@ use pb::{Disposition, JobState, Source};
 
 #[tokio::test]
 async fn a_read_does_not_wait_for_the_finish_that_it_begins() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "1h").start().await;
+    let mut stack = Stack::of(2).unreconciled().start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     let [first, second, last] = reports();
     stack[0].report("a", [first, second].concat()).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_job_that_is_complete_before_it_is_adopted_ends() {
 /// Scenario 35, with what a restore does to both stores: the seal is that of a tracker that is not the job's any more.
 #[tokio::test]
 async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
-    let stack = Stack::of(2).setting("reconcile-interval", "1h").start().await;
+    let stack = Stack::of(2).unreconciled().start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     for (point, incarnation) in [("finish.begun", 2), ("finish.sealed", 3), ("finish.read", 4)] {
         // All failed: FAILED, if this were the end of it.
@@ -71,7 +71,7 @@ async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
         assert_eq!(sealing.await.unwrap().unwrap().job_state(), JobState::Running);
         if point == "finish.read" {
             // It got as far as the commit.
-            let refused = "the seal is that of a tracker that is not the job's any more";
+            let refused = "the tracker is not the job's any more";
             eventually("the seal is refused", async || stack[0].log().contains(refused).then_some(())).await;
         }
         for gateway in stack.gateways() {
@@ -130,7 +130,7 @@ async fn a_header_that_claims_to_be_complete_ends_nothing_and_is_put_right() {
 /// I2: complete indeed, but not as the header says. The verdict comes from the very cells that are stored.
 #[tokio::test]
 async fn the_verdict_comes_from_the_cells_whatever_the_header_counts() {
-    let stack = Stack::of(2).setting("reconcile-interval", "1h").start().await;
+    let stack = Stack::of(2).unreconciled().start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     stack[0].order("finish.begun", Fault::Stall);
     let client = stack[0].client();

@@ -49,14 +49,15 @@ struct Stored {
 impl Stored {
     async fn of(stack: &Stack, id: &str) -> Self {
         let query = format!(
-            "SELECT state, cancel_reason, snapshot::text AS snapshot, xmin::text AS written_by FROM jobs
+            "SELECT state, cancel_reason, snapshot::text AS snapshot, lower_bound, xmin::text AS written_by FROM jobs
              WHERE job_id = '{id}'"
         );
         let row = stack.postgres.row(&query).await;
+        let snapshot: Snapshot = serde_json::from_str(row.get("snapshot")).unwrap();
         let stored = Self {
             state: row.get("state"),
             cancel_reason: row.get("cancel_reason"),
-            snapshot: serde_json::from_str(row.get("snapshot")).unwrap(),
+            snapshot: Snapshot { lower_bound: row.get("lower_bound"), ..snapshot },
             cells: stack.postgres.cells(id).await,
             written_by: row.get("written_by"),
         };
@@ -98,6 +99,15 @@ async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     let (live, id, within) = (Live::new(&settings).unwrap(), id.parse().unwrap(), Deadline::after(timeout));
     live.open(&id, Layout { total: TASKS, stages: STAGES.len() }, incarnation, None, within).await.unwrap().unwrap();
     live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();
+}
+
+/// A job that goes on meanwhile, to see by whether a gateway uses Redis again.
+const CANARY: &str = "canary";
+
+/// Waits until the gateway has found out that Redis is back.
+async fn uses_redis_again(gateway: &Gateway) {
+    let live = async || (gateway.progress(CANARY).await.ok()?.source() == pb::Source::Live).then_some(());
+    eventually("Redis is used again", live).await;
 }
 
 /// Runs a call to a gateway beside the test.

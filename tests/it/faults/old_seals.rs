@@ -13,12 +13,15 @@ async fn stalled_before_its_commit() -> (Stack, tokio::task::JoinHandle<Answer<p
     stack[0].create(six_tasks("a")).await.unwrap();
     stack[1].report("a", [succeeded(0..3, "read"), failed([3], "read")].concat()).await.unwrap();
     let () = stack.redis.ask(&cmd("SAVE")).await;
+    // So that it does not commit the end first.
+    stack[1].pause();
     stack[0].order("finish.read", Fault::Stall);
     let client = stack[0].client();
     let cancel = beside(async move { client.cancel("a", "enough").await });
     stack[0].reached("finish.read").await;
     stack.redis.kill();
     stack.redis.restart().unwrap();
+    stack[1].resume();
     (stack, cancel)
 }
 

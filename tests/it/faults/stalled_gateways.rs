@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use highwater::fault::POINTS;
 use tonic::Code;
 
-use super::{DONE, Stored, beside, ended, reports, six_tasks};
-use crate::support::{Fault, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
+use super::{CANARY, DONE, Stored, beside, ended, reports, six_tasks, uses_redis_again};
+use crate::support::{Fault, Link, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
 
 /// The points between the last mark and the end.
 fn points_of_a_finish() -> impl Iterator<Item = &'static str> {
@@ -94,7 +94,7 @@ const END_TRANSACTIONS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_ac
 /// With nobody else there, a commit that Postgres has given up has ended nothing: said as it is, and repeated.
 #[tokio::test]
 async fn a_commit_that_postgres_gave_up_has_ended_nothing_and_is_repeated() {
-    let stack = Stack::of(1).setting("reconcile-interval", "1h").start().await;
+    let stack = Stack::of(1).unreconciled().start().await;
     let points = ["commit.locked", "commit.written"];
     let mut cancels = Vec::new();
     for point in points {
@@ -189,6 +189,117 @@ async fn a_report_that_wakes_up_after_the_end_tells_the_truth() {
         assert_eq!(answer.stop, !marked, "{point}");
         end.holds(&second);
         assert_eq!(Stored::of(&stack, point).await, end);
+    }
+}
+
+/// A row that comes after the end is none; one that comes before it is in the snapshot, whenever its gateway wakes up.
+#[tokio::test]
+async fn a_record_that_wakes_up_after_the_end_tells_the_truth() {
+    let stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    stack[0].create(six_tasks(CANARY)).await.unwrap();
+    for point in POINTS.into_iter().filter(|point| point.starts_with("record.")) {
+        stack[0].create(six_tasks(point)).await.unwrap();
+        let [first, second, last] = reports();
+        stack[0].report(point, first).await.unwrap();
+        stack[0].links().redis.set(Link::Cut);
+        stack[0].order(point, Fault::Stall);
+        let (client, results) = (stack[0].client(), second.clone());
+        let report = beside(async move { client.report(point, results).await });
+        stack[0].reached(point).await;
+
+        let recorded = point == "record.done";
+        if !recorded {
+            stack[1].report(point, second.clone()).await.unwrap();
+        }
+        stack[1].report(point, last).await.unwrap();
+        assert_eq!(ended(&stack[1], point).await.state(), pb::JobState::Succeeded);
+        let end = Stored::of(&stack, point).await;
+        end.holds(&second);
+
+        stack[0].release(point);
+        let answer = report.await.unwrap().unwrap();
+        let became = if recorded { pb::Disposition::Recorded } else { pb::Disposition::Superseded };
+        assert_eq!((dispositions(&answer), answer.stop), (vec![became; 3], !recorded), "{point}");
+        assert_eq!(Stored::of(&stack, point).await, end);
+        assert_eq!(stack.postgres.value::<i64>("SELECT count(*) FROM ledger").await, 0);
+        stack[0].links().redis.set(Link::Open);
+        uses_redis_again(&stack[0]).await;
+    }
+}
+
+/// Between the merge and the deletion of the rows, others drain them as well, and the job ends.
+#[tokio::test]
+async fn a_drain_that_wakes_up_after_the_end_changes_nothing() {
+    let mut stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    stack[0].create(six_tasks("a")).await.unwrap();
+    let [first, second, last] = reports();
+    stack[0].report("a", first).await.unwrap();
+    stack[1].pause();
+    stack[0].links().redis.set(Link::Cut);
+    let answer = stack[0].report("a", second).await.unwrap();
+    assert_eq!(dispositions(&answer), [pb::Disposition::Recorded; 3]);
+    stack[0].order("drain.merged", Fault::Stall);
+    stack[0].links().redis.set(Link::Open);
+    stack[0].reached("drain.merged").await;
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!((progress.source_reason(), progress.lower_bound), (pb::SourceReason::InLedger, true));
+    assert_eq!(stages(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]], "what is in both counts once");
+
+    stack[1].resume();
+    stack[1].report("a", last).await.unwrap();
+    assert_eq!(ended(&stack[1], "a").await.state(), pb::JobState::Succeeded);
+    let end = Stored::of(&stack, "a").await;
+    stack[0].release("drain.merged");
+    for gateway in stack.gateways() {
+        let progress = gateway.progress("a").await.unwrap();
+        assert_eq!((progress.source(), stages(&progress)), (pb::Source::Snapshot, DONE.to_vec()));
+    }
+    assert_eq!(Stored::of(&stack, "a").await, end);
+}
+
+/// A restore that stalls at any step, while another gateway restores the tracker again and the job ends: what it opens
+/// then is nobody's.
+#[tokio::test]
+async fn a_restore_that_wakes_up_late_changes_nothing_that_a_read_believes() {
+    let settling = Stack::of(2).settling(Duration::from_millis(100), Duration::from_secs(3));
+    let mut stack = settling.start().await;
+    for point in POINTS.into_iter().filter(|point| point.starts_with("restore.")) {
+        let [first, second, last] = reports();
+        stack[0].create(six_tasks(point)).await.unwrap();
+        for gateway in stack.gateways() {
+            gateway.report(point, first.clone()).await.unwrap();
+        }
+        stack[1].pause();
+        stack[0].order(point, Fault::Stall);
+        let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(point))).await;
+        stack[0].reached(point).await;
+
+        stack[1].resume();
+        for results in [second, last] {
+            let count = results.len();
+            let taken = async || stack[1].report(point, results.clone()).await.ok();
+            assert_eq!(eventually("a report is taken", taken).await.dispositions.len(), count);
+        }
+        assert_eq!(ended(&stack[1], point).await.state(), pb::JobState::Succeeded);
+        let end = Stored::of(&stack, point).await;
+        assert!(end.snapshot.restore_time.is_some());
+        // As long after the end that the sealed tracker is gone.
+        let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(point))).await;
+
+        stack[0].release(point);
+        for gateway in stack.gateways() {
+            let told = async || {
+                let progress = gateway.progress(point).await.ok()?;
+                assert_eq!((progress.state(), progress.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
+                assert_eq!(stages(&progress), DONE);
+                gateway.report(point, succeeded([0], "read")).await.ok()
+            };
+            let answer = eventually("a late report is answered", told).await;
+            assert_eq!((dispositions(&answer), answer.stop), (vec![pb::Disposition::Superseded], true));
+        }
+        assert_eq!(Stored::of(&stack, point).await, end);
+        let left: i64 = stack.redis.ask(redis::cmd("PTTL").arg(tracker_key(point))).await;
+        assert!(left == -2 || left > 0, "a tracker that nobody wants goes away by itself: {left}");
     }
 }
 

@@ -200,6 +200,8 @@ mod tests {
     #[tokio::test]
     async fn connections_stay_where_they_are_until_they_are_closed_and_are_made_elsewhere_then() {
         let (proxy, mut stream) = echo().await;
+        // Not before it is there.
+        assert_eq!(ask(&mut stream, 4).await, Some(4));
         let (other, _) = echo().await;
         other.set(Link::Cut);
         proxy.point_at(other.port());

@@ -1,6 +1,7 @@
 //! Stores and gateways of one test.
 
 use std::ops::{Index, IndexMut};
+use std::time::Duration;
 
 use super::directory::Directory;
 use super::gateway::{Gateway, Links};
@@ -45,6 +46,18 @@ impl Builder {
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.flags.push(format!("--{name}={value}"));
         self
+    }
+
+    /// No reconciler comes by while the test runs.
+    pub fn unreconciled(self) -> Self {
+        self.setting("reconcile-interval", "1h").setting("settle-time", "1d")
+    }
+
+    /// How often reconcilers come by, and how long restored trackers settle. Calls may take half of that.
+    pub fn settling(self, interval: Duration, settle: Duration) -> Self {
+        let millis = |time: Duration| format!("{}ms", time.as_millis());
+        let builder = self.setting("reconcile-interval", &millis(interval)).setting("settle-time", &millis(settle));
+        builder.setting("request-timeout", &millis(settle / 2))
     }
 
     /// Each gateway reaches the stores through proxies of its own.

@@ -30,9 +30,14 @@ async fn nothing_that_comes_late_brings_a_tracker_back() {
                 let marked = live.report(&id, 1, only_adopted, (&step, &bytes, &change), soon()).await.unwrap();
                 assert!(matches!(marked, Marked::Refused(Refusal::Missing)), "{marked:?}");
             }
+            let merged = live.merge(&id, 1, (&step, &bytes, &change), soon()).await.unwrap();
+            assert!(matches!(merged, Marked::Refused(Refusal::Missing)), "{merged:?}");
         }
     }
     assert_eq!(live.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.take_up(&id, 1, 1, soon()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.take_up(&id, 1, 2, soon()).await.unwrap(), Err(Refusal::Missing));
+    assert!(!live.set_aside(&id, soon()).await.unwrap());
     assert_eq!(live.seal(&id, 1, Seal::Complete, soon()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.seal(&id, 1, Seal::Cancelled("no need"), soon()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.expire(&id, 1, soon()).await.unwrap(), Err(Refusal::Missing));

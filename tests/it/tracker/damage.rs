@@ -10,7 +10,7 @@ use highwater::domain::{JobId, Mark, Marking};
 use highwater::live::{Error, HEADER_BYTES, Header, Marked, Refusal, Seal};
 
 use super::header::{self, INCARNATION, Judgement, LAYOUT};
-use super::{Bench, PATIENCE, TTL_BEFORE, job, marks, script, soon, succeeded};
+use super::{Bench, PATIENCE, TRACKER_TTL, TTL_BEFORE, job, marks, script, soon, succeeded};
 
 /// Everything that is done to a tracker.
 #[derive(Debug, Clone, Copy)]
@@ -24,12 +24,30 @@ enum Operation {
     SealCancelled,
     Expire,
     Repair,
+    TakeUp,
+    TakeUpAsAnother,
+    Merge,
 }
 
-use Operation::{Adopt, Expire, Open, Repair, Report, ReportNothing, ReportWithPostgres, SealCancelled, SealComplete};
+use Operation::{
+    Adopt, Expire, Merge, Open, Repair, Report, ReportNothing, ReportWithPostgres, SealCancelled, SealComplete, TakeUp,
+    TakeUpAsAnother,
+};
 
-const OPERATIONS: [Operation; 9] =
-    [Open, Adopt, Report, ReportWithPostgres, ReportNothing, SealComplete, SealCancelled, Expire, Repair];
+const OPERATIONS: [Operation; 12] = [
+    Open,
+    Adopt,
+    Report,
+    ReportWithPostgres,
+    ReportNothing,
+    SealComplete,
+    SealCancelled,
+    Expire,
+    Repair,
+    TakeUp,
+    TakeUpAsAnother,
+    Merge,
+];
 
 /// What the tracker's key holds.
 struct Damage {
@@ -103,6 +121,14 @@ impl Bench {
                 right.revision += 1;
                 live.repair(id, good, &right, soon()).await?
             }
+            TakeUp => live.take_up(id, INCARNATION, INCARNATION, soon()).await?,
+            TakeUpAsAnother => live.take_up(id, INCARNATION, INCARNATION + 1, soon()).await?,
+            Merge => {
+                let marking = Marking::of_cells(LAYOUT, 0..LAYOUT.total, &[0xff; 6]);
+                let blank = marking.blank();
+                let change = marking.apply(&blank).unwrap();
+                return refused(live.merge(id, INCARNATION, (&marking, &blank, &change), soon()).await?);
+            }
         };
         Ok(done.map(drop))
     }
@@ -111,11 +137,7 @@ impl Bench {
         let step = Marking::plan(LAYOUT, marks.iter().copied()).remove(0);
         let blank = step.blank();
         let change = step.apply(&blank).unwrap();
-        let marked = self.live.report(id, INCARNATION, only_adopted, (&step, &blank, &change), soon()).await?;
-        Ok(match marked {
-            Marked::Refused(refusal) => Err(refusal),
-            other => panic!("{id}: {other:?}"),
-        })
+        refused(self.live.report(id, INCARNATION, only_adopted, (&step, &blank, &change), soon()).await?)
     }
 
     /// Puts the damage in place and lets every operation at it.
@@ -148,6 +170,21 @@ impl Bench {
                 _ => assert_eq!(beside, [""; 0], "{operation:?} on {}", damage.name),
             }
         }
+        // Only what nobody will ever read is put out of the way, as it is, and not for ever.
+        let set_aside = self.live.set_aside(&id, soon()).await.unwrap();
+        assert_eq!(set_aside, damage.judgement == Judgement::Corrupt, "{}", damage.name);
+        let place = if set_aside { format!("hw:{{{id}}}:corrupt") } else { key };
+        assert_eq!(self.keys(&id).await, std::slice::from_ref(&place), "{}", damage.name);
+        assert!(self.dump(&place).await == before, "setting aside changed {}", damage.name);
+        assert!(self.ttl(&place).await <= if set_aside { TRACKER_TTL } else { TTL_BEFORE });
+        assert!(!self.live.set_aside(&id, soon()).await.unwrap(), "twice");
+    }
+}
+
+fn refused(marked: Marked) -> Result<Result<(), Refusal>, Error> {
+    match marked {
+        Marked::Refused(refusal) => Ok(Err(refusal)),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -162,6 +199,22 @@ async fn no_operation_changes_a_damaged_tracker() {
     let (bench, header) = (&bench, &header);
     let each = |(number, damage)| bench.stays_as_it_is(job(&format!("damaged-{number}")), damage, header);
     join_all(damages.into_iter().enumerate().map(each)).await;
+}
+
+#[tokio::test]
+async fn a_tracker_in_order_is_never_set_aside() {
+    let bench = Bench::start(&[]).await;
+    let id = job("good");
+    bench.adopted(&id, LAYOUT, INCARNATION).await;
+    for seal in [false, true] {
+        if seal {
+            bench.live.seal(&id, INCARNATION, Seal::Cancelled(""), soon()).await.unwrap().unwrap();
+        }
+        let before = bench.bytes(&id).await;
+        assert!(!bench.live.set_aside(&id, soon()).await.unwrap());
+        assert!(bench.bytes(&id).await == before);
+        assert_eq!(bench.keys(&id).await, [marks(&id)]);
+    }
 }
 
 #[tokio::test]

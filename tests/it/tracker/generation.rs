@@ -98,6 +98,15 @@ async fn a_restart_with_all_its_data_ends_belief_also_for_who_was_connected() {
     assert!(bench.bytes(&id).await == before, "everything survived");
     let fresh = live(&bench.redis);
     assert_eq!(believed(&fresh, &id).await, Ok(false));
+
+    // It is believed again only after it was taken up, and has settled.
+    let taken = fresh.take_up(&id, 1, 1, soon()).await.unwrap().unwrap();
+    assert_eq!((taken.restored, taken.adopted, taken.revision), (true, false, 1));
+    assert_eq!(fresh.adopt(&id, 1, TRACKER_TTL, soon()).await.unwrap(), Err(Refusal::Settling));
+    assert_eq!(fresh.take_up(&id, 1, 1, soon()).await.unwrap(), Ok(taken.clone()), "its time does not begin again");
+    let adopted = fresh.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
+    assert_eq!(adopted.tally().restore_time, Some(taken.open_time), "it says for ever that it was restored");
+    assert_eq!(believed(&fresh, &id).await, Ok(true));
 }
 
 /// Looks go on while the server is killed and started again: none of them, before or after, may believe what it reads
@@ -135,6 +144,10 @@ async fn a_replica_is_never_believed_and_neither_is_one_that_was_promoted() {
     second.is_not_believed(&id).await;
     assert!(matches!(second.live.generation(soon()).await, Err(Error::Refused(_))));
     assert!(matches!(second.live.open(&id, LAYOUT, 2, None, soon()).await, Err(Error::Refused(_))));
+    for incarnation in [1, 2] {
+        let taken = second.live.take_up(&id, 1, incarnation, soon()).await.unwrap();
+        assert_eq!(taken, Err(Refusal::NotAdopted), "a replica takes nothing up");
+    }
 
     second.is_master().await;
     second.is_not_believed(&id).await;

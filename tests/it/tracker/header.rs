@@ -38,7 +38,7 @@ mod at {
     pub const STAGES: usize = 4;
     pub const ADOPTED: usize = 5;
     pub const SEAL: usize = 6;
-    pub const ZERO: usize = 7;
+    pub const RESTORED: usize = 7;
     pub const TOTAL: usize = 8;
     pub const INCARNATION: usize = 12;
     pub const GENERATION: usize = 20;
@@ -72,7 +72,7 @@ pub fn contents(valid: &[u8]) -> Vec<(String, Judgement, Vec<u8>)> {
         cases.push((name.to_owned(), judgement, summed(changed)));
     };
     let good = Judgement::Header;
-    case("as it was written", good, at::ZERO, &[0]);
+    case("as it was written", good, at::RESTORED, &[0]);
     case("version 0", UnknownVersion, at::VERSION, &[0]);
     case("version 2", UnknownVersion, at::VERSION, &[2]);
     case("no stages", Corrupt, at::STAGES, &[0]);
@@ -84,7 +84,8 @@ pub fn contents(valid: &[u8]) -> Vec<(String, Judgement, Vec<u8>)> {
     case("sealed as complete, with tasks pending", Corrupt, at::SEAL, &[1]);
     case("sealed as cancelled", good, at::SEAL, &[2]);
     case("seal 3", Corrupt, at::SEAL, &[3]);
-    case("the zero is 1", Corrupt, at::ZERO, &[1]);
+    case("restored", good, at::RESTORED, &[1]);
+    case("restored 2", Corrupt, at::RESTORED, &[2]);
     case("another total, so that the cells are too short", Corrupt, at::TOTAL, &100_u32.to_be_bytes());
     case("a total below the counts", Corrupt, at::TOTAL, &2_u32.to_be_bytes());
     case("a total of billions", Corrupt, at::TOTAL, &u32::MAX.to_be_bytes());
