@@ -1,8 +1,8 @@
 //! Which faults come when: all of it from the seed, before the run begins.
 //!
-//! Four *lanes* run beside each other, so that faults of different kinds meet: the Redis servers, the Postgres server, the
-//! gateways, and the links between them. Each lane goes through its kinds in rounds, shuffled, so that every kind comes
-//! up however short the run is.
+//! *Lanes* run beside each other, so that faults of different kinds meet: the Redis servers, the Postgres server, the
+//! gateways, and two for the links between them. Each lane goes through its kinds in rounds, shuffled, so that every kind
+//! comes up however short the run is. Now and then it is calm, so that what settles can be seen to have settled.
 
 use std::fmt;
 use std::time::Duration;
@@ -39,19 +39,38 @@ pub enum Kind {
 }
 
 /// What runs one fault after the other.
-pub const LANES: [&[Kind]; 4] = [
-    &[
-        Kind::RedisKilled,
-        Kind::RedisStalled,
-        Kind::RedisFlushed,
-        Kind::RedisOldDump,
-        Kind::RedisFailover,
-        Kind::RedisFull,
-    ],
-    &[Kind::PostgresKilled, Kind::PostgresStalled],
-    &[Kind::GatewayKilled, Kind::GatewayStalled],
-    &[Kind::LinkBlackhole, Kind::LinkHalfOpen, Kind::LinkSlow, Kind::LinkCut],
+pub struct Lane {
+    pub kinds: &'static [Kind],
+    /// How far apart its faults begin, at most.
+    every: Duration,
+}
+
+const LINKS: Lane = Lane {
+    kinds: &[Kind::LinkBlackhole, Kind::LinkHalfOpen, Kind::LinkSlow, Kind::LinkCut],
+    every: Duration::from_secs(5),
+};
+
+pub const LANES: [Lane; 5] = [
+    Lane {
+        kinds: &[
+            Kind::RedisKilled,
+            Kind::RedisStalled,
+            Kind::RedisFlushed,
+            Kind::RedisOldDump,
+            Kind::RedisFailover,
+            Kind::RedisFull,
+        ],
+        every: Duration::from_secs(6),
+    },
+    Lane { kinds: &[Kind::PostgresKilled, Kind::PostgresStalled], every: Duration::from_secs(9) },
+    Lane { kinds: &[Kind::GatewayKilled, Kind::GatewayStalled], every: Duration::from_secs(6) },
+    LINKS,
+    LINKS,
 ];
+
+/// So often, and for so long, nothing new goes wrong; in runs of at least twice that.
+const CALM_EVERY: Duration = Duration::from_secs(20);
+const CALM: Duration = Duration::from_secs(5);
 
 /// A fault that is to come.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,30 +91,41 @@ pub type Schedule = Vec<Vec<Fault>>;
 /// The schedule of a run of this length. Every kind is in it; the last fault ends before the run does.
 pub fn schedule(seed: u64, length: Duration, settle: Duration) -> Schedule {
     let mut random = Random::seeded(seed ^ 0x5eed);
-    LANES.iter().map(|kinds| lane(kinds, &mut random, length, settle)).collect()
+    LANES.iter().map(|lane| lane.faults(&mut random, length, settle)).collect()
 }
 
-fn lane(kinds: &[Kind], random: &mut Random, length: Duration, settle: Duration) -> Vec<Fault> {
-    // As close together as it takes to have all of them, and at most so far apart that the stores come to rest between.
-    let each = (length / u32::try_from(kinds.len() + 1).unwrap_or(u32::MAX)).min(Duration::from_secs(6));
-    let mut faults = Vec::new();
-    let mut bag = Vec::new();
-    let mut at = each.mul_f64(between(random, 0.1, 0.6));
-    loop {
-        if bag.is_empty() {
-            bag = kinds.to_vec();
-            random.shuffle(&mut bag);
+impl Lane {
+    fn faults(&self, random: &mut Random, length: Duration, settle: Duration) -> Vec<Fault> {
+        // As close together as it takes to have all of them.
+        let count = u32::try_from(self.kinds.len() + 1).unwrap_or(u32::MAX);
+        let every = (length / count).min(self.every);
+        let mut faults = Vec::new();
+        let mut bag = Vec::new();
+        let mut at = every.mul_f64(between(random, 0.1, 0.6));
+        loop {
+            if bag.is_empty() {
+                bag = self.kinds.to_vec();
+                random.shuffle(&mut bag);
+            }
+            let Some(kind) = bag.pop() else { return faults };
+            let lasts = lasts(kind, random, settle).min(every.mul_f64(0.9));
+            if length >= 2 * CALM_EVERY {
+                at = after_the_calm(at, lasts);
+            }
+            if faults.len() >= self.kinds.len() && at + lasts > length {
+                return faults;
+            }
+            let store = if random.one_in(3) { Store::Postgres } else { Store::Redis };
+            faults.push(Fault { kind, at, lasts, gateway: random.below(GATEWAYS), store });
+            at += lasts.max(every.mul_f64(between(random, 0.3, 0.95)));
         }
-        let Some(kind) = bag.pop() else { return faults };
-        let lasts = lasts(kind, random, settle).min(each.mul_f64(0.9));
-        let all = faults.len() >= kinds.len();
-        if all && at + lasts > length {
-            return faults;
-        }
-        let store = if random.one_in(3) { Store::Postgres } else { Store::Redis };
-        faults.push(Fault { kind, at, lasts, gateway: random.below(GATEWAYS), store });
-        at += lasts.max(each.mul_f64(between(random, 0.3, 0.95)));
     }
+}
+
+/// The same moment, unless it would be calm then or before the fault is over.
+fn after_the_calm(at: Duration, lasts: Duration) -> Duration {
+    let calm = CALM_EVERY * u32::try_from(at.as_secs() / CALM_EVERY.as_secs() + 1).unwrap_or(u32::MAX);
+    if at + lasts > calm - CALM { calm } else { at }
 }
 
 fn lasts(kind: Kind, random: &mut Random, settle: Duration) -> Duration {
@@ -106,7 +136,7 @@ fn lasts(kind: Kind, random: &mut Random, settle: Duration) -> Duration {
         Kind::RedisKilled | Kind::GatewayKilled | Kind::PostgresKilled => between(random, 0.0, 2.0),
         Kind::RedisStalled | Kind::PostgresStalled | Kind::RedisFull => between(random, 0.2, 3.5),
         Kind::RedisOldDump | Kind::RedisFailover => between(random, 0.1, 3.0),
-        Kind::LinkBlackhole | Kind::LinkHalfOpen | Kind::LinkSlow | Kind::LinkCut => between(random, 0.2, 4.0),
+        Kind::LinkBlackhole | Kind::LinkHalfOpen | Kind::LinkSlow | Kind::LinkCut => between(random, 0.2, 5.0),
     };
     Duration::from_secs_f64(seconds)
 }
@@ -153,11 +183,21 @@ mod tests {
     fn every_kind_comes_up_in_runs_of_every_length() {
         for (seed, seconds) in [(1, 5), (2, 20), (3, 60), (4, 600)] {
             let lanes = schedule(seed, Duration::from_secs(seconds), SETTLE);
-            for (kinds, faults) in LANES.iter().zip(&lanes) {
-                assert!(kinds.iter().all(|kind| faults.iter().any(|fault| fault.kind == *kind)), "{faults:?}");
+            for (lane, faults) in LANES.iter().zip(&lanes) {
+                assert!(lane.kinds.iter().all(|kind| faults.iter().any(|fault| fault.kind == *kind)), "{faults:?}");
                 assert!(faults.is_sorted_by(|one, next| one.at + one.lasts <= next.at), "{faults:?}");
             }
         }
+    }
+
+    #[test]
+    fn now_and_then_it_is_calm() {
+        let lanes = schedule(5, Duration::from_secs(120), SETTLE);
+        let calm = |fault: &Fault| {
+            let second = |at: Duration| at.as_secs_f64() % CALM_EVERY.as_secs_f64();
+            second(fault.at) + fault.lasts.as_secs_f64() <= (CALM_EVERY - CALM).as_secs_f64()
+        };
+        assert!(lanes.iter().flatten().all(calm), "{lanes:?}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub async fn progress(crew: Arc<Crew>, log: Arc<Log>, length: Duration) {
 /// The verdict; whether all was well.
 pub fn verdict(judgement: &Judgement, faults: &Schedule, took: Duration, history: &Path) -> bool {
     let mut injected: BTreeMap<Kind, usize> =
-        LANES.iter().flat_map(|kinds| kinds.iter().map(|kind| (*kind, 0))).collect();
+        LANES.iter().flat_map(|lane| lane.kinds.iter().map(|kind| (*kind, 0))).collect();
     for fault in faults.iter().flatten() {
         *injected.entry(fault.kind).or_default() += 1;
     }
