@@ -6,6 +6,7 @@ mod demo;
 mod dev;
 mod display;
 mod migrate;
+mod open_files;
 mod output;
 mod private;
 mod running;

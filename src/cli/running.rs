@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Misuse};
+use super::{Failure, Misuse, open_files};
 use crate::config::Serving;
 use crate::gateway::Gateway;
 use crate::live::{self, Live};
@@ -28,6 +28,8 @@ impl Running {
         store: &store::Settings,
         shutdown: CancellationToken,
     ) -> Result<Self, Failure> {
+        let stores = usize::try_from(store.max_connections)?;
+        let max_connections = open_files::for_clients(open_files::raise_limit(), stores);
         let live = Live::new(live).map_err(|error| Misuse(format!("--redis-url: {error}")))?;
         let store = Store::new(store).map_err(|error| Misuse(format!("--postgres-url: {error}")))?;
         let gateway = Gateway::new(live, store, &serving.gateway());
@@ -37,7 +39,7 @@ impl Running {
         })?;
         let address = listener.local_addr()?;
         let reconciler = tokio::spawn(reconciler::run(gateway.clone(), serving.reconciler(), shutdown.clone()));
-        let settings = serving.server();
+        let settings = serving.server(max_connections);
         let server = tokio::spawn(async move { server::serve(listener, gateway, &settings, shutdown).await });
         Ok(Self { address, server, reconciler })
     }

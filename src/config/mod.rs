@@ -21,6 +21,9 @@ use crate::{gateway, live, reconciler, server, store};
 /// How long a job that the gateway itself saw running is believed to run. Not a setting: readers rely on it (I6).
 const SEEN_RUNNING_FOR: Duration = Duration::from_secs(1);
 
+/// How long a client may take for its first words. Not a setting: clients speak as soon as they are connected.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Where Redis is.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
@@ -126,12 +129,14 @@ impl Serving {
         gateway::Settings { seen_running_for: SEEN_RUNNING_FOR, cached_snapshots: self.cached_snapshots }
     }
 
-    /// What the server needs.
-    pub fn server(&self) -> server::Settings {
+    /// With the number of connections that there may be, what the server needs.
+    pub fn server(&self, max_connections: usize) -> server::Settings {
         server::Settings {
             request_timeout: self.request_timeout,
             drain_timeout: self.drain_timeout,
             max_message_bytes: self.max_message_size,
+            max_connections,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
         }
     }
 
