@@ -103,6 +103,13 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED));
         }
     };
+    // A worker has the variables of the demo, which has told of them.
+    if !matches!(command, Command::DemoWorker(_)) {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for warning in sources::unknown_variables(&Cli::command(), names) {
+            output::warn(&warning);
+        }
+    }
     match run(command) {
         Ok(code) => code,
         Err(failure) => {

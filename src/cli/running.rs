@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Misuse, open_files};
-use crate::config::Serving;
+use crate::config::{POSTGRES_FORM, REDIS_FORM, Serving};
 use crate::gateway::Gateway;
 use crate::live::{self, Live};
 use crate::store::{self, Store};
@@ -30,8 +30,10 @@ impl Running {
     ) -> Result<Self, Failure> {
         let stores = usize::try_from(store.max_connections)?;
         let max_connections = open_files::for_clients(open_files::raise_limit(), stores);
-        let live = Live::new(live).map_err(|error| Misuse(format!("--redis-url: {error}")))?;
-        let store = Store::new(store).map_err(|error| Misuse(format!("--postgres-url: {error}")))?;
+        let live =
+            Live::new(live).map_err(|error| Misuse(format!("--redis-url: {error}; it is written {REDIS_FORM}")))?;
+        let store = Store::new(store)
+            .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
         let gateway = Gateway::new(live, store, &serving.gateway());
         let bound = TcpListener::bind(serving.listen).await;
         let listener = bound.map_err(|error| {
