@@ -1,6 +1,7 @@
 //! The commands. Each reads its flags, runs to its end, and says by its exit code how that was: 0 well, 1 not, 2 used
 //! wrongly. What people asked for goes to stdout, the log and errors to stderr.
 
+mod calls;
 mod client;
 mod demo;
 mod dev;
