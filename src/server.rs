@@ -16,7 +16,7 @@ use crate::grpc::pb::{
     report_service_server::ReportServiceServer,
 };
 use crate::grpc::{DeadlineLayer, Jobs, OwnErrorsLayer, ProgressReads, Reports};
-use connections::Connections;
+use connections::{Connections, Limits};
 use readiness::Readiness;
 
 /// How the server behaves.
@@ -28,6 +28,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// The largest message, in bytes.
     pub max_message_bytes: usize,
+    /// How many connections may be open; more wait until one of them ends.
+    pub max_connections: usize,
+    /// How long a peer may take for its first words.
+    pub handshake_timeout: Duration,
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -47,7 +51,8 @@ pub async fn serve(
         .layer(OwnErrorsLayer)
         .layer(DeadlineLayer::new(settings.request_timeout))
         .service(routes.prepare());
-    let mut connections = Connections::default();
+    let limits = Limits { connections: settings.max_connections, handshake_timeout: settings.handshake_timeout };
+    let mut connections = Connections::new(limits);
     tokio::select! {
         () = shutdown.cancelled() => {}
         never = connections.accept(&listener, &service) => match never {},

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-use super::Failure;
+use super::words::shown;
+use super::{Failure, Misuse};
 
 /// How long one call may take: more than a gateway gives it, so that the gateway's own answer comes first.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
@@ -17,10 +18,14 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// breaks.
 pub fn channel(address: &str) -> Result<Channel, Failure> {
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let wrong = |why: &str| format!("`{address}` is no address of a gateway, such as 127.0.0.1:7070: {why}");
+    let wrong =
+        |why: &str| Misuse(format!("`{}` is no address of a gateway, such as 127.0.0.1:7070: {why}", shown(address)));
     let endpoint = Endpoint::from_shared(url).map_err(|error| wrong(&error.to_string()))?;
     if endpoint.uri().scheme_str() != Some("http") {
         return Err(wrong("only http:// is spoken").into());
+    }
+    if endpoint.uri().port_u16().is_none() {
+        return Err(wrong("it names no port").into());
     }
     Ok(endpoint.connect_timeout(CONNECT_WITHIN).timeout(CALL_WITHIN).connect_lazy())
 }
@@ -33,7 +38,7 @@ pub fn passes(status: &Status) -> bool {
 
 /// A status in words.
 pub fn words(status: &Status) -> String {
-    format!("{} ({:?})", status.message(), status.code())
+    format!("{} ({:?})", shown(status.message()), status.code())
 }
 
 /// Calls until an answer comes that will not change by calling again, for at most `patience`.
@@ -60,8 +65,9 @@ mod tests {
         for right in ["127.0.0.1:7070", "http://localhost:7070", "[::1]:7070"] {
             channel(right).unwrap();
         }
-        for wrong in ["", "https://localhost:7070", "a b"] {
-            assert!(channel(wrong).unwrap_err().to_string().starts_with(&format!("`{wrong}` is no address")));
+        for wrong in ["", "https://localhost:7070", "a b", "nonsense", "localhost:", "localhost:70700"] {
+            let error = channel(wrong).unwrap_err();
+            assert!(error.is::<Misuse>() && error.to_string().starts_with(&format!("`{wrong}` is no address")));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::calls::Calls;
 use super::output::{QUIET_LOG, program, say, start_log};
 use super::private::{self, Private};
 use super::{Common, Failure, signals};
@@ -23,17 +24,19 @@ pub struct Flags {
 /// Runs it until it is told to stop.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(flags.common.log, QUIET_LOG);
-    let shutdown = signals::shutdown()?;
-    let private = Private::start("dev", &flags.private, shutdown).await?;
-    say(summary(&private));
-    private.run_until_shutdown().await?;
+    let shutdown = signals::shutdown(|| say(private::STOPPING))?;
+    if let Some(private) = Private::start("dev", &flags.private, shutdown).await? {
+        say(summary(&private));
+        private.run_until_shutdown().await?;
+    }
     say("stopped; the data are kept");
     Ok(ExitCode::SUCCESS)
 }
 
 fn summary(private: &Private) -> String {
     let (address, program) = (private.address(), program());
-    let call = |data: &str, method: &str| format!("  grpcurl -plaintext -d '{data}' {address} highwater.v1.{method}");
+    let calls = Calls::to(address);
+    let call = |data: &str, method: &str| format!("  {}", calls.line(method, data));
     [
         format!("listening on {address}"),
         String::new(),
@@ -41,7 +44,7 @@ fn summary(private: &Private) -> String {
         format!("  Postgres  {}", private.psql()),
         format!("  data      {} (delete it to start afresh)", private.directory().display()),
         String::new(),
-        "The first own job, from another terminal:".to_owned(),
+        format!("The first own job, from another terminal{}:", calls.needed()),
         call(r#"{"job_id":"first","stages":["work"],"task_count":3,"start":true}"#, "JobService/CreateJob"),
         call(
             r#"{"job_id":"first","results":[{"task":0,"stage":"work","outcome":"OUTCOME_SUCCEEDED"}]}"#,

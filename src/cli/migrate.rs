@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::output::{SERVER_LOG, say, start_log};
 use super::{Common, Failure, Misuse};
-use crate::config::{PostgresAddress, PostgresLimits};
+use crate::config::{POSTGRES_FORM, PostgresAddress, PostgresLimits};
 use crate::store::Store;
 
 /// Makes or updates the tables in Postgres
@@ -27,7 +27,8 @@ pub struct Flags {
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(flags.common.log, SERVER_LOG);
     let settings = flags.limits.at(flags.postgres.postgres_url.expose());
-    let store = Store::new(&settings).map_err(|error| Misuse(format!("--postgres-url: {error}")))?;
+    let store = Store::new(&settings)
+        .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
     let applied = store.migrate().await.map_err(|error| format!("{}: {error}", flags.postgres.postgres_url))?;
     for migration in &applied {
         say(format_args!("applied {migration}"));

@@ -1,11 +1,13 @@
 //! The commands. Each reads its flags, runs to its end, and says by its exit code how that was: 0 well, 1 not, 2 used
 //! wrongly. What people asked for goes to stdout, the log and errors to stderr.
 
+mod calls;
 mod client;
 mod demo;
 mod dev;
 mod display;
 mod migrate;
+mod open_files;
 mod output;
 mod private;
 mod running;
@@ -102,6 +104,13 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED));
         }
     };
+    // A worker has the variables of the demo, which has told of them.
+    if !matches!(command, Command::DemoWorker(_)) {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for warning in sources::unknown_variables(&Cli::command(), names) {
+            output::warn(&warning);
+        }
+    }
     match run(command) {
         Ok(code) => code,
         Err(failure) => {

@@ -15,6 +15,11 @@ pub fn complain(failure: &str) {
     let _ = writeln!(io::stderr().lock(), "error: {failure}");
 }
 
+/// Prints what is odd, and no reason to stop.
+pub fn warn(warning: &str) {
+    let _ = writeln!(io::stderr().lock(), "warning: {warning}");
+}
+
 /// How this program was called, for lines that people can copy.
 pub fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "highwater".to_owned())

@@ -15,6 +15,8 @@ use crate::dev::{self, Postgres, Redis};
 use crate::store::Store;
 
 const DATABASE: &str = "highwater";
+/// What is said when a stop is asked for.
+pub const STOPPING: &str = "stopping; a second Ctrl-C stops at once";
 /// How often the servers are looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -47,19 +49,25 @@ pub struct Private {
 }
 
 impl Private {
-    /// Starts all of it; `name` tells apart the directories of different commands. Runs until `shutdown`.
-    pub async fn start(name: &str, options: &Options, shutdown: CancellationToken) -> Result<Self, Failure> {
+    /// Starts all of it; `name` tells apart the directories of different commands. Runs until `shutdown`; `None` if
+    /// that comes before it runs.
+    pub async fn start(name: &str, options: &Options, shutdown: CancellationToken) -> Result<Option<Self>, Failure> {
         let directory = options.data_dir.clone().map_or_else(|| default_directory(name), Ok)?;
         let lock = lock(&directory)?;
         let directory = directory.canonicalize()?;
-        let at = directory.clone();
-        let servers = tokio::task::spawn_blocking(move || start_servers(&at));
-        let (redis, postgres) = servers.await??;
+        let (at, stop) = (directory.clone(), shutdown.clone());
+        // What has begun to make a server's directory is waited for.
+        let servers = tokio::task::spawn_blocking(move || start_servers(&at, &stop));
+        let Some((redis, postgres)) = servers.await?? else { return Ok(None) };
         let live = options.redis_limits.at(&redis.socket_url());
         let store = options.postgres_limits.at(&postgres.socket_url(DATABASE));
-        Store::new(&store)?.migrate().await?;
+        let tables = Store::new(&store)?;
+        match shutdown.run_until_cancelled(tables.migrate()).await {
+            Some(migrated) => drop(migrated?),
+            None => return stop_servers(redis, postgres).await.map(|()| None),
+        }
         let gateway = Running::start(&options.serving, &live, &store, shutdown.clone()).await?;
-        Ok(Self { directory, redis, postgres, gateway, shutdown, _lock: lock })
+        Ok(Some(Self { directory, redis, postgres, gateway, shutdown, _lock: lock }))
     }
 
     /// Where the gateway listens.
@@ -104,21 +112,38 @@ impl Private {
         };
         self.shutdown.cancel();
         self.gateway.stopped().await?;
-        let (mut redis, mut postgres) = (self.redis, self.postgres);
-        let stopping = tokio::task::spawn_blocking(move || {
-            postgres.stop();
-            redis.stop();
-        });
-        stopping.await?;
+        stop_servers(self.redis, self.postgres).await?;
         ended.map_or(Ok(()), |(name, log)| Err(format!("{name} has ended by itself: see {}", log.display()).into()))
     }
 }
 
-fn start_servers(directory: &Path) -> Result<(Redis, Postgres), dev::Error> {
-    let redis = Redis::start(directory, &[("port", "0"), ("appendonly", "yes")])?;
-    let postgres = Postgres::start(directory, &[("listen_addresses", ""), ("log_statement", "mod")])?;
+/// Starts both; `None` if `shutdown` comes meanwhile, with none left running.
+fn start_servers(directory: &Path, shutdown: &CancellationToken) -> Result<Option<(Redis, Postgres)>, dev::Error> {
+    if shutdown.is_cancelled() {
+        return Ok(None);
+    }
+    let mut redis = Redis::start(directory, &[("port", "0"), ("appendonly", "yes")])?;
+    if shutdown.is_cancelled() {
+        redis.stop();
+        return Ok(None);
+    }
+    let mut postgres = Postgres::start(directory, &[("listen_addresses", ""), ("log_statement", "mod")])?;
+    if shutdown.is_cancelled() {
+        postgres.stop();
+        redis.stop();
+        return Ok(None);
+    }
     postgres.create_database(DATABASE)?;
-    Ok((redis, postgres))
+    Ok(Some((redis, postgres)))
+}
+
+/// Stops both in order.
+async fn stop_servers(mut redis: Redis, mut postgres: Postgres) -> Result<(), Failure> {
+    let stopping = tokio::task::spawn_blocking(move || {
+        postgres.stop();
+        redis.stop();
+    });
+    Ok(stopping.await?)
 }
 
 /// Makes the directory and takes it for us alone, for as long as the file is open.

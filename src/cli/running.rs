@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Misuse};
-use crate::config::Serving;
+use super::{Failure, Misuse, open_files};
+use crate::config::{POSTGRES_FORM, REDIS_FORM, Serving};
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 use crate::live::{self, Live};
@@ -34,8 +34,12 @@ impl Running {
         store: &store::Settings,
         shutdown: CancellationToken,
     ) -> Result<Self, Failure> {
-        let live = Live::new(live).map_err(|error| Misuse(format!("--redis-url: {error}")))?;
-        let store = Store::new(store).map_err(|error| Misuse(format!("--postgres-url: {error}")))?;
+        let stores = usize::try_from(store.max_connections)?;
+        let max_connections = open_files::for_clients(open_files::raise_limit(), stores);
+        let live =
+            Live::new(live).map_err(|error| Misuse(format!("--redis-url: {error}; it is written {REDIS_FORM}")))?;
+        let store = Store::new(store)
+            .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
         let reconciling = serving.reconciler()?;
         let gateway = Gateway::new(live, store, &serving.gateway());
         let bound = TcpListener::bind(serving.listen).await;
@@ -47,7 +51,7 @@ impl Running {
         let merged = CancellationToken::new();
         let reconciler = tokio::spawn(reconciler::run(gateway.clone(), reconciling, merged.clone()));
         let feed = tokio::spawn(gateway.clone().follow_feed(merged.clone()));
-        let settings = serving.server();
+        let settings = serving.server(max_connections);
         let drain = settings.drain_timeout;
         let server = tokio::spawn(async move {
             let _merged = merged.drop_guard();

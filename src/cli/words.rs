@@ -1,10 +1,38 @@
-//! Progress in words: what `watch` and `demo` print. Unknown is said, never shown as zero.
+//! Progress in words: what `watch` and `demo` print. Unknown is said, never shown as zero. What others wrote is shown
+//! by [`shown`] alone.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use indicatif::HumanCount;
 
 use crate::grpc::pb::{JobState, Progress, Source, SourceReason, StageProgress};
+
+/// How wide the column of the stages is, unless one of them is longer.
+const NARROWEST_KEYS: usize = 16;
+
+/// What others wrote, with all escaped that would steer a terminal or show a text as another: control characters,
+/// line breaks, and what turns the direction of writing.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        let turns =
+            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    text.chars()
+        .fold(String::new(), |mut shown, c| {
+            if steers(c) {
+                shown.extend(c.escape_default())
+            } else {
+                shown.push(c)
+            }
+            shown
+        })
+        .into()
+}
 
 /// `RUNNING  43 %  812/s  12 s left  LIVE`
 pub fn headline(progress: &Progress) -> String {
@@ -18,10 +46,15 @@ pub fn headline(progress: &Progress) -> String {
 
 /// `read 8,577 of 20,000, 23 failed`
 pub fn stage(stage: &StageProgress) -> String {
+    format!("{} {}", shown(&stage.stage), counts(stage))
+}
+
+/// `8,577 of 20,000, 23 failed`
+pub fn counts(stage: &StageProgress) -> String {
     let total = HumanCount(count(stage.total_count));
-    let Some(pending) = stage.pending_count else { return format!("{} ? of {total}", stage.stage) };
+    let Some(pending) = stage.pending_count else { return format!("? of {total}") };
     let done = HumanCount(count(stage.total_count - pending));
-    format!("{} {done} of {total}{}", stage.stage, troubles(stage))
+    format!("{done} of {total}{}", troubles(stage))
 }
 
 /// `, 23 failed, 4 skipped`; nothing if there are none.
@@ -37,23 +70,28 @@ pub fn snapshot(progress: &Progress) -> String {
     let known =
         |number: Option<i64>| number.map_or_else(|| "?".to_owned(), |number| HumanCount(count(number)).to_string());
     let mut lines = vec![headline(progress)];
-    lines.push(format!("  {:<16}{:>12}{:>12}{:>12}{:>12}", "", "succeeded", "failed", "skipped", "pending"));
+    let keys = progress.stages.iter().map(|stage| shown(&stage.stage).chars().count());
+    let width = keys.max().unwrap_or_default().max(NARROWEST_KEYS);
+    lines.push(format!("  {:<width$}{:>12}{:>12}{:>12}{:>12}", "", "succeeded", "failed", "skipped", "pending"));
     for stage in &progress.stages {
         let StageProgress { succeeded_count, failed_count, skipped_count, pending_count, .. } = stage;
         let [succeeded, failed, skipped, pending] =
             [succeeded_count, failed_count, skipped_count, pending_count].map(|number| known(*number));
-        lines.push(format!("  {:<16}{succeeded:>12}{failed:>12}{skipped:>12}{pending:>12}", stage.stage));
+        let key = shown(&stage.stage);
+        lines.push(format!("  {key:<width$}{succeeded:>12}{failed:>12}{skipped:>12}{pending:>12}"));
     }
     if !progress.error_counts.is_empty() {
         let counts = progress.error_counts.iter();
-        let counts: Vec<_> = counts.map(|error| format!("{} {}", error.code, HumanCount(count(error.count)))).collect();
+        let counts = counts.map(|error| format!("{} {}", shown(&error.code), HumanCount(count(error.count))));
+        let counts: Vec<_> = counts.collect();
         lines.push(format!("  errors reported, by code: {}", counts.join(", ")));
     }
     for sample in progress.error_samples.iter().take(3) {
-        lines.push(format!("  e.g. task {} at {}: {} {}", sample.task, sample.stage, sample.code, sample.message));
+        let [stage, code, message] = [&sample.stage, &sample.code, &sample.message].map(|text| shown(text));
+        lines.push(format!("  e.g. task {} at {stage}: {code} {message}", sample.task));
     }
     if !progress.cancel_reason.is_empty() {
-        lines.push(format!("  cancelled: {}", progress.cancel_reason));
+        lines.push(format!("  cancelled: {}", shown(&progress.cancel_reason)));
     }
     lines.join("\n")
 }
@@ -104,6 +142,31 @@ fn rounded(rate: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::pb::{ErrorCount, ErrorSample};
+
+    #[test]
+    fn what_others_wrote_steers_no_terminal() {
+        for (text, expected) in [
+            ("no answer in 5 s: größer, 漢字, 🙂", "no answer in 5 s: größer, 漢字, 🙂"),
+            ("\u{1b}[2Jgone", "\\u{1b}[2Jgone"),
+            ("a\nRUNNING  100 %\r\t", "a\\nRUNNING  100 %\\r\\t"),
+            ("\u{9b}31m\u{7f}", "\\u{9b}31m\\u{7f}"),
+            ("\u{202e}txt\u{2066}", "\\u{202e}txt\\u{2066}"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        let evil = || "\u{1b}]0;owned\u{7}\u{202e}\n".to_owned();
+        let progress = Progress {
+            stages: vec![StageProgress { stage: evil(), ..StageProgress::default() }],
+            error_counts: vec![ErrorCount { code: evil(), count: 1 }],
+            error_samples: vec![ErrorSample { stage: evil(), code: evil(), message: evil(), ..ErrorSample::default() }],
+            cancel_reason: evil(),
+            ..Progress::default()
+        };
+        let printed = snapshot(&progress) + &stage(&progress.stages[0]);
+        assert_eq!(printed.matches("\\u{1b}]0;owned").count(), 7);
+        assert!(!printed.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{printed:?}");
+    }
 
     #[test]
     fn unknown_is_not_shown_as_zero() {

@@ -18,6 +18,14 @@ pub use store_url::StoreUrl;
 
 use crate::{gateway, live, reconciler, server, store};
 
+/// How long a client may take for its first words. Not a setting: clients speak as soon as they are connected.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the address of Redis is written.
+pub const REDIS_FORM: &str = "redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH";
+/// How the address of Postgres is written.
+pub const POSTGRES_FORM: &str = "postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE";
+
 /// Where Redis is.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
@@ -86,7 +94,7 @@ pub struct Serving {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
     pub drain_timeout: Duration,
     /// The largest message; 10,000 results with all that is kept of an error are below 4MiB
-    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::message_size)]
     pub max_message_size: usize,
     /// How many ended jobs' snapshots are kept in memory
     #[arg(long, value_name = "COUNT", default_value = "10000")]
@@ -147,12 +155,14 @@ impl Serving {
         gateway::Settings { mirror_bytes: self.mirror_memory, cached_snapshots: self.cached_snapshots }
     }
 
-    /// What the server needs.
-    pub fn server(&self) -> server::Settings {
+    /// With the number of connections that there may be, what the server needs.
+    pub fn server(&self, max_connections: usize) -> server::Settings {
         server::Settings {
             request_timeout: self.request_timeout,
             drain_timeout: self.drain_timeout,
             max_message_bytes: self.max_message_size,
+            max_connections,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
         }
     }
 

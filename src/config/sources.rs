@@ -12,6 +12,11 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Error};
 
 /// The flag that names the file; it cannot stand in the file.
 pub const CONFIG: &str = "config";
+/// What the variables begin with.
+const PREFIX: &str = "HIGHWATER_";
+/// What begins like a setting's variable, and is for our tests, or set by Kubernetes for a service that is called
+/// `highwater`.
+const NO_SETTINGS: [&str; 4] = ["TEST_", "FAULT_DIR", "SERVICE_", "PORT"];
 /// How alike two names must be, from 0 to 1, for one to be offered in place of the other.
 const ALIKE: f64 = 0.7;
 
@@ -53,7 +58,7 @@ pub fn parse(
 
 /// `HIGHWATER_REDIS_URL` for `redis-url`.
 fn variable_name(name: &str) -> String {
-    format!("HIGHWATER_{}", name.to_uppercase().replace('-', "_"))
+    format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"))
 }
 
 /// Flags are settings, but for those that are about the command line itself.
@@ -71,8 +76,7 @@ fn read(command: &Command, path: &str) -> Result<BTreeMap<String, Given>, Error>
         let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
         refuse(format!("line {line} is not TOML: {}", error.message()))
     })?;
-    let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set()).flat_map(Command::get_arguments);
-    let known: BTreeSet<&str> = shown.filter(|arg| is_setting(arg)).filter_map(Arg::get_long).collect();
+    let known = settings(command);
     let mut settings = BTreeMap::new();
     for (key, value) in table {
         let name = key.replace('_', "-");
@@ -92,13 +96,41 @@ fn read(command: &Command, path: &str) -> Result<BTreeMap<String, Given>, Error>
 }
 
 fn unknown(key: &str, known: &BTreeSet<&str>) -> String {
-    let alike = known.iter().map(|name| (strsim::jaro(&key.replace('_', "-"), name), name));
-    let nearest = alike.max_by(|(a, _), (b, _)| a.total_cmp(b)).filter(|(alike, _)| *alike > ALIKE);
-    let hint = nearest.map_or_else(
+    let hint = nearest(&key.replace('_', "-"), known).map_or_else(
         || format!("the settings are {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
-        |(_, name)| format!("is `{name}` meant?"),
+        |name| format!("is `{name}` meant?"),
     );
     format!("there is no setting `{key}`; {hint}")
+}
+
+/// The name that is most alike, if one is at all.
+fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
+    let alike = known.iter().map(|known| (strsim::jaro(name, known), *known));
+    alike.max_by(|(a, _), (b, _)| a.total_cmp(b)).filter(|(alike, _)| *alike > ALIKE).map(|(_, known)| known)
+}
+
+/// A warning for each variable that looks like a setting and is none. Not a refusal, as for the file: a variable may be
+/// meant for somebody else.
+pub fn unknown_variables(command: &Command, variables: impl Iterator<Item = String>) -> Vec<String> {
+    let mut known = settings(command);
+    known.insert(CONFIG);
+    let warning = |variable: String| {
+        let name = variable.strip_prefix(PREFIX)?;
+        if NO_SETTINGS.iter().any(|begin| name.starts_with(begin)) {
+            return None;
+        }
+        let name = name.to_lowercase().replace('_', "-");
+        let hint = || nearest(&name, &known).map(|name| format!("; is {} meant?", variable_name(name)));
+        (!known.contains(name.as_str()))
+            .then(|| format!("{variable} is no setting, and ignored{}", hint().unwrap_or_default()))
+    };
+    variables.filter_map(warning).collect()
+}
+
+/// The settings of all commands that are shown.
+fn settings(command: &Command) -> BTreeSet<&str> {
+    let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set()).flat_map(Command::get_arguments);
+    shown.filter(|arg| is_setting(arg)).filter_map(Arg::get_long).collect()
 }
 
 /// What the flag's own parser says against a value, with the place that it comes from.
@@ -159,6 +191,18 @@ mod tests {
         assert_eq!(timeout("", &[("HIGHWATER_REDIS_URL", "x")], ""), Ok(500));
         assert_eq!(timeout("", &[], "redis-url = \"x\"\nonce = true\naddress = \"of watch\""), Ok(500));
         assert!(timeout("", &[], "").unwrap_err().contains("--redis-url"));
+    }
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_told_with_the_one_that_may_be_meant() {
+        let warnings = |name: &str| unknown_variables(&command(), std::iter::once(name.to_owned()));
+        for fine in ["HIGHWATER_REDIS_URL", "HIGHWATER_CONFIG", "HIGHWATER_TEST_BUF", "HIGHWATER_SERVICE_HOST", "HOME"]
+        {
+            assert!(warnings(fine).is_empty(), "{fine}");
+        }
+        let misspelt = "HIGHWATER_REDIS_TIMOUT is no setting, and ignored; is HIGHWATER_REDIS_TIMEOUT meant?";
+        assert_eq!(warnings("HIGHWATER_REDIS_TIMOUT"), [misspelt]);
+        assert_eq!(warnings("HIGHWATER_XYZ"), ["HIGHWATER_XYZ is no setting, and ignored"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 const DURATION_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 24 * 3_600_000)];
+const LEAST_MESSAGE: usize = 64 << 10;
 const SIZE_UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Numbers with units, the larger ones first or not: `1h30m`.
@@ -43,6 +44,12 @@ pub fn size(text: &str) -> Result<usize, String> {
         Ok(1..) => usize::try_from(bytes).map_err(|error| error.to_string()),
         _ => Err("must be from 1 byte to 2GiB".to_owned()),
     }
+}
+
+/// The largest message, not so small that an answer or a usual report does not fit.
+pub fn message_size(text: &str) -> Result<usize, String> {
+    let bytes = size(text)?;
+    if bytes < LEAST_MESSAGE { Err("must be at least 64KiB".to_owned()) } else { Ok(bytes) }
 }
 
 /// What is logged. Directives that are wrong are refused; by itself the filter would drop them.
@@ -86,5 +93,7 @@ mod tests {
         for wrong in ["", "0", "MiB", "8MB", "2GiB", "-1", "18446744073709551615GiB"] {
             assert!(size(wrong).is_err(), "{wrong:?}");
         }
+        assert_eq!(message_size("64KiB"), Ok(65_536));
+        assert!(message_size("65535").is_err());
     }
 }

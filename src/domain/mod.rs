@@ -22,7 +22,7 @@ pub use job::{Definition, Job, MAX_TASKS, NewJob, Running};
 pub use marking::{Change, Marking, dispositions};
 pub use marks::{Cell, Cells, CellsError, Layout, Mark, Status};
 pub use progress::{ErrorSample, Errors, KEPT_SAMPLES, Progress, Rate, Source, SourceReason, Tally};
-pub use report::{Batch, Disposition, Entry, Failure, MAX_RESULTS, Outcome, TaskResult};
+pub use report::{Batch, Disposition, Entry, Failure, MAX_RESULTS, MAX_VIOLATIONS, Outcome, TaskResult};
 pub use resolve::{Resolution, Row, TrackerView, resolve};
 pub use rules::{Rule, Sight, due};
 pub use standing::{Generation, Standing};

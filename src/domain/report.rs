@@ -5,8 +5,8 @@ use super::{Definition, Mark, Violation};
 /// The most results in one call.
 pub const MAX_RESULTS: usize = 10_000;
 
-/// How many malformed fields are named; the rest would only make the answer long.
-const MAX_VIOLATIONS: usize = 20;
+/// How many malformed fields are named, of this many or more; the rest would only make the answer long.
+pub const MAX_VIOLATIONS: usize = 20;
 const MAX_CODE_BYTES: usize = 64;
 const KEPT_MESSAGE_BYTES: usize = 256;
 const NO_CODE: &str = "UNKNOWN";

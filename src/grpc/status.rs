@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::pb::ErrorReason;
-use crate::domain::{JobId, Violation};
+use crate::domain::{JobId, MAX_VIOLATIONS, Violation};
 use crate::error::{Error, Unavailable};
 
 const DOMAIN: &str = "highwater";
@@ -91,7 +91,11 @@ fn invalid(violations: &[Violation]) -> Status {
     }
     let message = match fields.first() {
         Some(first) if violations.len() == 1 => format!("{}: {}", first.field, first.description),
-        Some(first) => format!("{}: {} (and {} more)", first.field, first.description, violations.len() - 1),
+        Some(first) => {
+            // Whoever has found that many looks no further.
+            let at_least = if violations.len() < MAX_VIOLATIONS { "" } else { "at least " };
+            format!("{}: {} (and {at_least}{} more)", first.field, first.description, violations.len() - 1)
+        }
         None => "the request is malformed".to_owned(),
     };
     status(Code::InvalidArgument, ErrorReason::InvalidField, &message, |details| {
@@ -180,6 +184,17 @@ mod tests {
         DeadlineExceeded DEADLINE_EXCEEDED
         Internal INTERNAL
         ");
+    }
+
+    #[test]
+    fn how_many_more_fields_are_wrong_is_not_told_as_if_all_were_counted() {
+        let message = |wrong: usize| {
+            let violations = vec![Violation::new("task", "no"); wrong];
+            Status::from(Error::Invalid(violations)).message().to_owned()
+        };
+        assert_eq!(message(1), "task: no");
+        assert_eq!(message(MAX_VIOLATIONS - 1), "task: no (and 18 more)");
+        assert_eq!(message(MAX_VIOLATIONS), "task: no (and at least 19 more)");
     }
 
     #[test]

@@ -5,12 +5,16 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use http::uri::PathAndQuery;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use prost_types::FileDescriptorSet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -35,6 +39,11 @@ struct Server {
 
 /// A server over stores at ports that nobody listens on.
 async fn start() -> Server {
+    start_with(100, Duration::from_secs(10)).await
+}
+
+/// One that takes `max_connections`, and waits `handshake_timeout` for what a client says first.
+async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Server {
     let within = Duration::from_millis(100);
     let redis = live::Settings {
         url: "redis://127.0.0.1:1".to_owned(),
@@ -56,6 +65,8 @@ async fn start() -> Server {
             request_timeout: Duration::from_secs(10),
             drain_timeout: DRAIN,
             max_message_bytes: 1000,
+            max_connections,
+            handshake_timeout,
         };
         async move { server::serve(listener, gateway, &settings, shutdown).await }
     });
@@ -153,6 +164,48 @@ async fn stopping_is_bounded() {
     assert!(answers.message().await.is_err());
     assert!(TcpStream::connect(server.address).await.is_err());
     drop(silent);
+}
+
+/// Half a preface is no word either, and neither keeps those waiting who have something to say.
+#[tokio::test]
+async fn who_says_nothing_is_cut_and_makes_room() {
+    let server = start_with(3, Duration::from_millis(500)).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let mut mumbling = TcpStream::connect(server.address).await.unwrap();
+    mumbling.write_all(b"PRI * HTTP").await.unwrap();
+    let begun = Instant::now();
+    let later = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
+    let request = HealthCheckRequest { service: String::new() };
+    HealthClient::new(later).check(request).await.unwrap();
+    assert!(begun.elapsed() > Duration::from_millis(300), "it was served beyond the limit");
+    for peer in [&mut silent, &mut mumbling] {
+        let ended = tokio::time::timeout(Duration::from_secs(5), peer.read(&mut [0])).await.expect("it is cut");
+        assert!(matches!(ended, Ok(0) | Err(_)));
+    }
+    server.health("").await.expect("who has spoken stays");
+}
+
+/// A client whose calls all have the same short deadline takes them back before they are looked at. On one thread, the
+/// server reads the calls and their ends at once.
+#[tokio::test]
+async fn calls_taken_back_do_not_end_their_connection() {
+    let server = start().await;
+    let stream = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (mut calls, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let call = || http::Request::post(format!("http://{}{GET_JOB}", server.address)).body(Body::empty()).unwrap();
+    // Until here, the client does not know how many calls it may make at once.
+    calls.send_request(call()).await.unwrap();
+
+    let mut taken_back: Vec<_> = (0..500).map(|_| Box::pin(calls.send_request(call()))).collect();
+    for call in &mut taken_back {
+        assert!(call.as_mut().now_or_never().is_none());
+    }
+    tokio::task::yield_now().await;
+    drop(taken_back);
+    calls.ready().await.expect("the connection is still there");
+    calls.send_request(call()).await.expect("the connection is still there");
+    assert!(!connection.is_finished());
 }
 
 #[tokio::test]

@@ -155,6 +155,7 @@ async fn an_address_that_is_none_is_refused_at_once_without_telling_its_password
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
         assert!(error.contains(flag) && !error.contains("hunter2"), "{arguments:?}: {error}");
+        assert!(error.contains("it is written redis://") || error.contains("it is written postgres://"), "{error}");
     }
 }
 

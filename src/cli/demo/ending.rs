@@ -6,6 +6,7 @@ use indicatif::HumanCount;
 
 use super::proof::Written;
 use super::share::Tally;
+use crate::cli::calls::Calls;
 use crate::cli::output::program;
 use crate::cli::private::Private;
 use crate::cli::words;
@@ -101,23 +102,26 @@ fn shortened(statement: &str) -> String {
     if short.len() < statement.len() {
         short.push('…');
     }
-    short
+    words::shown(&short).into_owned()
 }
 
 /// Lines to try next.
 pub fn what_to_try(private: &Private, ending: &Ending) -> String {
-    let (address, program, psql) = (private.address(), program(), private.psql());
     let (job, digests) = (&ending.job, ending.work.join("digests-*"));
+    let (address, program, psql) = (private.address(), program(), private.psql());
+    let calls = Calls::to(address);
+    let look = calls.line("ProgressService/GetProgress", &format!(r#"{{"job_id":"{job}"}}"#));
     format!(
         "
-Try, from another terminal
-  grpcurl -plaintext -d '{{\"job_id\":\"{job}\"}}' {address} highwater.v1.ProgressService/GetProgress
+Try, from another terminal{}
+  {look}
   {program} watch --address {address} {job}
   {psql} -xc \"SELECT * FROM jobs WHERE job_id = '{job}'\"
   {psql} -c \"UPDATE jobs SET state = 'RUNNING'\"  # refused: an ended job stays as it is
   cat {} | sha1sum --check --quiet  # the work was really done
 
 The gateway stays up. Ctrl-C stops all of it.",
+        calls.needed(),
         digests.display()
     )
 }

@@ -15,11 +15,13 @@ use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log};
 use super::private::{self, Private};
-use super::{Common, Failure, signals};
+use super::{Common, Failure, Misuse, signals};
 use track::track;
 
 /// The job's stages, in order.
 const STAGES: [&str; 2] = ["read", "digest"];
+
+const STOPPED_EARLY: &str = "stopped before the job had ended";
 
 const DEMO_HELP: &str = "\
 Exit codes:
@@ -38,8 +40,8 @@ pub struct Flags {
     #[arg(long, value_name = "DIRECTORY", default_value = "/usr")]
     dir: PathBuf,
     /// How many files at most
-    #[arg(long, value_name = "COUNT", default_value = "20000")]
-    max_files: usize,
+    #[arg(long, value_name = "COUNT", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..))]
+    max_files: u32,
     /// How many worker processes
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -58,13 +60,17 @@ pub struct Flags {
 /// Runs the demo.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(flags.common.log.clone(), QUIET_LOG);
-    let shutdown = signals::shutdown()?;
-    let found = files::find(&flags.dir, flags.max_files);
+    let shutdown = signals::shutdown(|| say(private::STOPPING))?;
+    // Below, what may not be looked into is passed over.
+    std::fs::read_dir(&flags.dir).map_err(|error| Misuse(format!("--dir: {}: {error}", flags.dir.display())))?;
+    let found = files::find(&flags.dir, flags.max_files.try_into()?);
     if found.is_empty() {
         return Err(format!("there are no files below {}", flags.dir.display()).into());
     }
     say("Starting a Redis, a Postgres and a gateway of our own");
-    let private = Private::start("demo", &flags.private, shutdown.clone()).await?;
+    let Some(private) = Private::start("demo", &flags.private, shutdown.clone()).await? else {
+        return Err(STOPPED_EARLY.into());
+    };
     say(format_args!("listening on {}\n", private.address()));
     // The servers are stopped in order whatever becomes of the job.
     let outcome = shutdown.run_until_cancelled(track(&flags, &found, &private)).await;
@@ -82,6 +88,6 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         Some(Ok(ending)) if ending.fits() => Ok(ExitCode::SUCCESS),
         Some(Ok(_)) => Ok(ExitCode::FAILURE),
         Some(Err(failure)) => Err(failure),
-        None => Err("stopped before the job had ended".into()),
+        None => Err(STOPPED_EARLY.into()),
     }
 }
