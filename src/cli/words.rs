@@ -25,9 +25,9 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     text.chars()
         .fold(String::new(), |mut shown, c| {
             if steers(c) {
-                shown.extend(c.escape_default())
+                shown.extend(c.escape_default());
             } else {
-                shown.push(c)
+                shown.push(c);
             }
             shown
         })
