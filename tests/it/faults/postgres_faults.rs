@@ -109,7 +109,8 @@ async fn a_tracker_of_a_start_that_is_not_committed_shows_no_running_job() {
     stack[0].release("start.opened");
     refused_for_postgres(&start.await.unwrap().unwrap_err());
     stack[0].links().postgres.set(Link::Open);
-    assert_eq!(stack[0].progress("a").await.unwrap().state(), JobState::Cancelled);
+    let shown = eventually("Postgres is asked again", async || stack[0].progress("a").await.ok()).await;
+    assert_eq!(shown.state(), JobState::Cancelled);
 }
 
 /// Scenario 32. Gateway 0 seals and stalls; gateway 1 meets the seal.
