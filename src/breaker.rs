@@ -69,7 +69,7 @@ impl Breaker {
     {
         Self(Arc::new(Shared {
             store,
-            patience: timeout - suspect_after(timeout),
+            patience: timeout.saturating_sub(suspect_after(timeout)),
             probe: Box::new(move || Box::pin(probe())),
             away: watch::Sender::new(None),
             suspected: AtomicBool::new(false),

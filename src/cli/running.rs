@@ -64,13 +64,13 @@ impl Running {
                 shutdown.cancel();
                 served
             };
-            let (served, drained_by) = tokio::join!(serves, stops);
-            let left = gateway.merge_back(drained_by.max(Deadline::after(MERGE_WITHIN))).await;
+            let (outcome, until) = tokio::join!(serves, stops);
+            let left = gateway.merge_back(until.max(Deadline::after(MERGE_WITHIN))).await;
             if !left.is_empty() {
                 let jobs = left.len();
                 tracing::error!(jobs, first = %left[0], "stopping with marks that could not be merged back: if Redis has lost them too, they have to be reported again");
             }
-            served
+            outcome
         });
         Ok(Self { address, server, reconciler, feed })
     }

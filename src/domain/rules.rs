@@ -113,6 +113,7 @@ mod tests {
         due(&sight)
     }
 
+    #[expect(clippy::fn_params_excessive_bools, reason = "the fields of a view, in their order")]
     fn tracker(adopted: bool, current: bool, sealed: bool, complete: bool) -> TrackerView {
         TrackerView::Present { incarnation: 2, adopted, current, sealed, marked: true, complete }
     }

@@ -132,7 +132,9 @@ impl Gateway {
         let mut cells = self.shared.mirrors.cells(id).unwrap_or_else(|| Cells::blank(layout));
         match self.store().ledger(id, u32::MAX, deadline.half()).await.map_err(Error::from) {
             Ok(entries) => {
-                entries.iter().for_each(|entry| cells.mark(&entry.marks));
+                for entry in &entries {
+                    cells.mark(&entry.marks);
+                }
                 Ok((cells, !entries.is_empty()))
             }
             Err(Error::Unavailable(_)) => Ok((cells, false)),

@@ -72,7 +72,7 @@ impl Feed {
 
     /// A round trip: what was committed before it was asked has been told once it is answered.
     pub async fn confirm(&mut self, deadline: Deadline) -> Result<(), Error> {
-        deadline.bound(sqlx::query("SELECT 1").execute(&mut self.listener)).await??;
+        deadline.bound(sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&mut self.listener)).await??;
         Ok(())
     }
 
