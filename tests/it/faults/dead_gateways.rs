@@ -4,7 +4,7 @@
 use highwater::fault::POINTS;
 use tonic::Status;
 
-use super::{DONE, STAGES, Stored, ended, reports, six_tasks};
+use super::{DONE, STAGES, Stored, ended, gateways, reports, six_tasks};
 use crate::support::{Fault, Gateway, Stack, eventually, pb, stages};
 
 /// What a gateway is doing when it dies.
@@ -85,7 +85,7 @@ fn a_gateway_dies_at_every_point() {
 
 /// One after the other, so that no finish but the one that is meant comes by. A point that is not reached fails.
 async fn die_at_every_point_of(part: &str) {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let mut stack = gateways(2, "100ms").start().await;
     let mut ends = Vec::new();
     for point in POINTS.into_iter().filter(|point| point.split_once('.').unwrap().0 == part) {
         for deed in deeds(point) {

@@ -6,13 +6,13 @@ use highwater::domain::StageCounts;
 use highwater::live::{HEADER_BYTES, Header};
 use redis::cmd;
 
-use super::{DONE, STAGES, Stored, TASKS, beside, ended, replace_tracker, reports, six_tasks};
+use super::{DONE, STAGES, Stored, TASKS, beside, ended, gateways, replace_tracker, reports, six_tasks};
 use crate::support::{Fault, Stack, dispositions, eventually, failed, pb, stages, succeeded, tracker_key};
 use pb::{Disposition, JobState, Source};
 
 #[tokio::test]
 async fn a_read_does_not_wait_for_the_finish_that_it_begins() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "1h").start().await;
+    let mut stack = gateways(2, "1h").start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     let [first, second, last] = reports();
     stack[0].report("a", [first, second].concat()).await.unwrap();
@@ -37,7 +37,7 @@ async fn a_read_does_not_wait_for_the_finish_that_it_begins() {
 /// Its starter died before it adopted the tracker, and with a failure in it the job cannot end before it is adopted.
 #[tokio::test]
 async fn a_job_that_is_complete_before_it_is_adopted_ends() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "2s").start().await;
+    let mut stack = gateways(2, "2s").start().await;
     stack[1].create(pb::CreateJobRequest { start: false, ..six_tasks("a") }).await.unwrap();
     stack[0].order("start.committed", Fault::Kill);
     stack[0].start("a").await.unwrap_err();
@@ -54,7 +54,7 @@ async fn a_job_that_is_complete_before_it_is_adopted_ends() {
 /// Scenario 35, with what a restore does to both stores: the seal is that of a tracker that is not the job's any more.
 #[tokio::test]
 async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
-    let stack = Stack::of(2).setting("reconcile-interval", "1h").start().await;
+    let stack = gateways(2, "1h").start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     for (point, incarnation) in [("finish.begun", 2), ("finish.sealed", 3), ("finish.read", 4)] {
         // All failed: FAILED, if this were the end of it.
@@ -105,7 +105,7 @@ const BROKEN: &str = "the counts were not those of the cells";
 /// I2: the header says that nothing is pending, the cells know better.
 #[tokio::test]
 async fn a_header_that_claims_to_be_complete_ends_nothing_and_is_put_right() {
-    let stack = Stack::of(1).setting("reconcile-interval", "100ms").start().await;
+    let stack = gateways(1, "100ms").start().await;
     let [first, second, last] = reports();
     stack[0].create(six_tasks("a")).await.unwrap();
     stack[0].report("a", first).await.unwrap();
@@ -130,7 +130,7 @@ async fn a_header_that_claims_to_be_complete_ends_nothing_and_is_put_right() {
 /// I2: complete indeed, but not as the header says. The verdict comes from the very cells that are stored.
 #[tokio::test]
 async fn the_verdict_comes_from_the_cells_whatever_the_header_counts() {
-    let stack = Stack::of(2).setting("reconcile-interval", "1h").start().await;
+    let stack = gateways(2, "1h").start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     stack[0].order("finish.begun", Fault::Stall);
     let client = stack[0].client();

@@ -15,7 +15,13 @@ use highwater::store::Snapshot;
 use sqlx::Row;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Gateway, Stack, eventually, failed, job, pb, succeeded};
+use crate::support::{Answer, Builder, Gateway, Stack, eventually, failed, job, pb, succeeded};
+
+/// So many gateways whose reconcilers look about so often. Patient with a Redis that is slow because the machine is
+/// busy: only a test that is about that needs it to fail.
+fn gateways(count: usize, reconcile_interval: &str) -> Builder {
+    Stack::of(count).setting("redis-timeout", "5s").setting("reconcile-interval", reconcile_interval)
+}
 
 /// The jobs of these tests: two stages, six tasks, of which the last fails at the first stage.
 const STAGES: [&str; 2] = ["read", "digest"];

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{DONE, Stored, beside, ended, reports, six_tasks};
-use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, refusal, stages, succeeded};
+use super::{DONE, Stored, beside, ended, gateways, reports, six_tasks};
+use crate::support::{Fault, Gateway, Link, dispositions, eventually, pb, refusal, stages, succeeded};
 use pb::{Disposition, JobState, Source, SourceReason};
 
 /// Short, so that a test need not wait.
@@ -21,8 +21,7 @@ fn refused_for_postgres(refused: &Status) {
 /// Scenario 23.
 #[tokio::test]
 async fn while_postgres_is_away_a_job_goes_on_and_when_it_is_back_the_job_ends() {
-    let mut stack =
-        Stack::of(1).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "100ms").start().await;
+    let mut stack = gateways(1, "100ms").links().setting(TIMEOUT.0, TIMEOUT.1).start().await;
     let [first, second, last] = reports();
     for (id, link) in [("silent", Link::Blackhole), ("gone", Link::Cut)] {
         stack[0].create(six_tasks(id)).await.unwrap();
@@ -68,7 +67,7 @@ async fn while_postgres_is_away_a_job_goes_on_and_when_it_is_back_the_job_ends()
 /// I6: what a gateway has told ended it never shows running again, whatever it can reach.
 #[tokio::test]
 async fn an_end_that_was_told_is_not_taken_back_while_postgres_is_away() {
-    let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "1h").start().await;
+    let stack = gateways(2, "1h").links().setting(TIMEOUT.0, TIMEOUT.1).start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     for gateway in stack.gateways() {
         gateway.report("a", reports()[0].clone()).await.unwrap();
@@ -92,7 +91,7 @@ async fn an_end_that_was_told_is_not_taken_back_while_postgres_is_away() {
 /// A start opens the tracker before it commits, so that there may be one of a job that never ran.
 #[tokio::test]
 async fn a_tracker_of_a_start_that_is_not_committed_shows_no_running_job() {
-    let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "100ms").start().await;
+    let stack = gateways(2, "100ms").links().setting(TIMEOUT.0, TIMEOUT.1).start().await;
     stack[0].create(pb::CreateJobRequest { start: false, ..six_tasks("a") }).await.unwrap();
     stack[0].order("start.opened", Fault::Stall);
     let client = stack[0].client();
@@ -112,7 +111,7 @@ async fn a_tracker_of_a_start_that_is_not_committed_shows_no_running_job() {
 /// Scenario 32. Gateway 0 seals and stalls; gateway 1 meets the seal.
 #[tokio::test]
 async fn a_report_that_meets_a_seal_is_superseded_only_once_the_end_is_committed() {
-    let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "1h").start().await;
+    let stack = gateways(2, "1h").links().setting(TIMEOUT.0, TIMEOUT.1).start().await;
     for (id, ends) in [("complete", JobState::Succeeded), ("cancelled", JobState::Cancelled)] {
         let [first, second, last] = reports();
         stack[0].create(six_tasks(id)).await.unwrap();
@@ -153,7 +152,7 @@ async fn a_report_that_meets_a_seal_is_superseded_only_once_the_end_is_committed
 /// COMMIT arrives, and its answer does not. Whoever is told something is told what is so.
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_ends_the_job_once() {
-    let mut stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    let mut stack = gateways(2, "100ms").links().start().await;
     for round in 0..3 {
         // So that it does not commit first.
         stack[1].pause();

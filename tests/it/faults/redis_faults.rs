@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 use tonic::{Code, Request};
 
-use super::{STAGES, Stored, TASKS, beside, ended, replace_tracker, six_tasks};
+use super::{STAGES, Stored, TASKS, beside, ended, gateways, replace_tracker, six_tasks};
 use crate::support::{
     Fault, Gateway, Link, Stack, dispositions, eventually, failed, holds_for, pb, refusal, stages, succeeded,
     tracker_key,
@@ -47,7 +47,7 @@ async fn refused_for_the_tracker(gateway: &Gateway, id: &str) {
 /// Nothing says that a Redis which comes back has lost nothing. Until that is known, Postgres is asked as well.
 #[tokio::test]
 async fn after_a_restart_of_redis_counts_are_a_lower_bound_and_postgres_is_asked() {
-    let mut stack = Stack::of(2).links().redis(&DURABLE).start().await;
+    let mut stack = gateways(2, "1s").links().redis(&DURABLE).start().await;
     for id in ["ends", "cancelled"] {
         stack[0].create(six_tasks(id)).await.unwrap();
         for gateway in stack.gateways() {
@@ -84,7 +84,7 @@ async fn after_a_restart_of_redis_counts_are_a_lower_bound_and_postgres_is_asked
 /// What is marked in a tracker that is not adopted counts only if Postgres says afterwards that it is still the job's.
 #[tokio::test]
 async fn a_mark_in_a_tracker_that_is_replaced_meanwhile_is_made_again_before_it_is_acknowledged() {
-    let mut stack = Stack::of(1).setting("reconcile-interval", "1h").redis(&DURABLE).start().await;
+    let mut stack = gateways(1, "1h").redis(&DURABLE).start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     stack.redis.kill();
     stack.redis.restart().unwrap();
@@ -103,7 +103,7 @@ async fn a_mark_in_a_tracker_that_is_replaced_meanwhile_is_made_again_before_it_
 /// Without the marks that it has lost, a job that looks complete may not have failed.
 #[tokio::test]
 async fn an_older_dump_is_never_taken_for_the_whole_truth() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let mut stack = gateways(2, "100ms").start().await;
     let strict = pb::CreateJobRequest { failure_threshold: Some(0.0), ..six_tasks("a") };
     stack[0].create(strict).await.unwrap();
     stack[0]
@@ -135,7 +135,7 @@ async fn an_older_dump_is_never_taken_for_the_whole_truth() {
 /// I5: what is missing is neither zero nor complete, and nothing puts an empty tracker in its place.
 #[tokio::test]
 async fn a_tracker_that_is_gone_is_neither_zero_nor_complete() {
-    let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let stack = gateways(2, "100ms").start().await;
     for (id, results) in [("fresh", succeeded(0..1, "read")), ("half", succeeded(ALL, "read"))] {
         stack[0].create(six_tasks(id)).await.unwrap();
         for gateway in stack.gateways() {
@@ -163,7 +163,7 @@ async fn a_tracker_that_is_gone_is_neither_zero_nor_complete() {
 
 #[tokio::test]
 async fn what_is_no_tracker_is_not_read_as_one_and_stays_as_it_is() {
-    let stack = Stack::of(1).setting("reconcile-interval", "100ms").start().await;
+    let stack = gateways(1, "100ms").start().await;
     stack[0].create(six_tasks("good")).await.unwrap();
     stack[0].report("good", succeeded(0..3, "read")).await.unwrap();
     let good = stack.redis.tracker("good").await.unwrap();
@@ -250,7 +250,7 @@ async fn a_redis_that_hangs_keeps_nobody_waiting() {
 /// Scenario 37. It keeps its run id, its data and its connections; only that it is no primary shows.
 #[tokio::test]
 async fn a_demoted_primary_is_not_believed() {
-    let stack = Stack::start(2).await;
+    let stack = gateways(2, "1s").start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     for gateway in stack.gateways() {
         gateway.report("a", succeeded(0..3, "read")).await.unwrap();

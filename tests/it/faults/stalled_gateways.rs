@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use highwater::fault::POINTS;
 use tonic::Code;
 
-use super::{DONE, Stored, beside, ended, reports, six_tasks};
-use crate::support::{Fault, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
+use super::{DONE, Stored, beside, ended, gateways, reports, six_tasks};
+use crate::support::{Fault, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
 
 /// The points between the last mark and the end.
 fn points_of_a_finish() -> impl Iterator<Item = &'static str> {
@@ -18,7 +18,7 @@ fn points_of_a_finish() -> impl Iterator<Item = &'static str> {
 /// that holds a job's row ends after the five seconds that Postgres leaves to one whose gateway stalls.
 #[tokio::test]
 async fn a_finish_that_wakes_up_after_another_changes_nothing() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let mut stack = gateways(2, "100ms").start().await;
     stack[1].pause();
     let mut answers = Vec::new();
     for point in points_of_a_finish() {
@@ -69,7 +69,7 @@ async fn a_finish_that_wakes_up_after_another_changes_nothing() {
 /// job nor who has, and looks.
 #[tokio::test]
 async fn a_cancel_that_stalls_in_its_commit_is_told_what_became_of_the_job() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let mut stack = gateways(2, "100ms").start().await;
     stack[1].pause();
     stack[0].create(six_tasks("a")).await.unwrap();
     stack[0].order("commit.written", Fault::Stall);
@@ -94,7 +94,7 @@ const END_TRANSACTIONS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_ac
 /// With nobody else there, a commit that Postgres has given up has ended nothing: said as it is, and repeated.
 #[tokio::test]
 async fn a_commit_that_postgres_gave_up_has_ended_nothing_and_is_repeated() {
-    let stack = Stack::of(1).setting("reconcile-interval", "1h").start().await;
+    let stack = gateways(1, "1h").start().await;
     let points = ["commit.locked", "commit.written"];
     let mut cancels = Vec::new();
     for point in points {
@@ -122,7 +122,7 @@ async fn a_commit_that_postgres_gave_up_has_ended_nothing_and_is_repeated() {
 /// Scenario 31: the starter wakes up when others have started, run and ended the job, or cancelled it.
 #[tokio::test]
 async fn a_starter_that_wakes_up_late_changes_nothing_that_a_read_believes() {
-    let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let stack = gateways(2, "100ms").start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("start.")) {
         for runs in [true, false] {
             let id = format!("{point}-{}", if runs { "ran" } else { "cancelled" });
@@ -164,7 +164,7 @@ async fn a_starter_that_wakes_up_late_changes_nothing_that_a_read_believes() {
 /// A report that stalls before its mark comes too late; one that stalls after it is in the snapshot.
 #[tokio::test]
 async fn a_report_that_wakes_up_after_the_end_tells_the_truth() {
-    let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let stack = gateways(2, "100ms").start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("report.")) {
         stack[0].create(six_tasks(point)).await.unwrap();
         let [first, second, last] = reports();
@@ -194,7 +194,7 @@ async fn a_report_that_wakes_up_after_the_end_tells_the_truth() {
 
 #[tokio::test]
 async fn a_cancel_that_wakes_up_after_the_end_is_told_the_end() {
-    let stack = Stack::start(2).await;
+    let stack = gateways(2, "1s").start().await;
     stack[0].create(six_tasks("a")).await.unwrap();
     stack[0].order("cancel.checked", Fault::Stall);
     let client = stack[0].client();

@@ -25,5 +25,5 @@ pub use proxy::{Link, Proxy};
 pub use random::Random;
 pub use redis::{Redis, tracker_key};
 pub use requests::{failed, failed_with, job, succeeded};
-pub use stack::Stack;
+pub use stack::{Builder, Stack};
 pub use wait::{WITHIN, eventually, holds_for};
