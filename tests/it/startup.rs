@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::support::{Client, Fault, Gateway, Redis, Stack, eventually, holds_for, job, pb, succeeded};
+use crate::support::{
+    Client, Directory, Fault, Gateway, Link, Redis, Stack, eventually, holds_for, job, pb, succeeded,
+};
 
 /// Longer than the gateway waits from one look at the stores to the next.
 const A_WHILE: Duration = Duration::from_millis(1500);
@@ -49,32 +52,37 @@ async fn says(gateway: &Gateway, what: &str) {
     eventually(what, async || gateway.log().contains(what).then_some(())).await;
 }
 
-async fn stays_unready(gateway: &Gateway) {
+async fn stay_unready(gateway: &Gateway) {
     holds_for(A_WHILE, "not ready", async || !gateway.is_ready().await.unwrap()).await;
 }
 
 #[tokio::test]
 async fn a_gateway_starts_without_its_stores_and_is_ready_once_both_have_answered() {
-    let mut stack = Stack::of(1).own_postgres(&[]).start().await;
-    for redis_first in [true, false] {
-        stack.redis.kill();
-        stack.postgres.own_server().kill();
-        stack[0].restart().await;
-        stays_unready(&stack[0]).await;
-        says(&stack[0], "not ready: Redis cannot be reached").await;
-        says(&stack[0], "check that it runs and that --redis-url is right").await;
-        says(&stack[0], "not ready: Postgres cannot be reached").await;
-        says(&stack[0], "check that it runs and that --postgres-url is right").await;
-        assert_eq!(stack[0].get("a").await.unwrap_err().code(), tonic::Code::Unavailable);
-
-        let redis = |stack: &mut Stack| stack.redis.restart().unwrap();
-        let postgres = |stack: &mut Stack| stack.postgres.own_server().restart().unwrap();
-        let order: [&dyn Fn(&mut Stack); 2] = if redis_first { [&redis, &postgres] } else { [&postgres, &redis] };
-        order[0](&mut stack);
-        stays_unready(&stack[0]).await;
-        order[1](&mut stack);
-        stack[0].ready().await;
-        stack[0].create(job(&format!("a-{redis_first}"), &["s"], 1)).await.unwrap();
+    let mut stack = Stack::of(3).links().start().await;
+    // Without both, without Redis, without Postgres.
+    for (number, links) in [(true, true), (true, false), (false, true)].into_iter().enumerate() {
+        let cut = |cut| if cut { Link::Cut } else { Link::Open };
+        stack[number].links().redis.set(cut(links.0));
+        stack[number].links().postgres.set(cut(links.1));
+        stack[number].restart().await;
+    }
+    join_all(stack.gateways().iter().map(stay_unready)).await;
+    assert_eq!(stack[0].get("a").await.unwrap_err().code(), tonic::Code::Unavailable);
+    for gateway in &stack.gateways()[..2] {
+        says(gateway, "not ready: Redis cannot be reached").await;
+        says(gateway, "check that it runs and that --redis-url is right").await;
+        gateway.links().redis.set(Link::Open);
+    }
+    stack[1].ready().await;
+    stay_unready(&stack[0]).await;
+    for number in [0, 2] {
+        says(&stack[number], "not ready: Postgres cannot be reached").await;
+        says(&stack[number], "check that it runs and that --postgres-url is right").await;
+        stack[number].links().postgres.set(Link::Open);
+        stack[number].ready().await;
+    }
+    for (number, gateway) in stack.gateways().iter().enumerate() {
+        gateway.create(job(&number.to_string(), &["s"], 1)).await.unwrap();
     }
 }
 
@@ -111,7 +119,7 @@ async fn a_redis_that_may_throw_trackers_away_and_a_replica_are_warned_of() {
     says(&stack[0], "maxmemory-policy is allkeys-lru; set it to noeviction").await;
     stack[0].ready().await;
 
-    let directory = crate::support::Directory::new();
+    let directory = Directory::new();
     let primary = Redis::start(&directory, &[]);
     let replicate = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(primary.port()).to_owned();
     let () = stack.redis.ask(&replicate).await;
@@ -132,12 +140,13 @@ async fn stores_that_are_none_are_not_believed() {
         [swapped[0].clone(), format!("--postgres-url={postgres}")],
         [format!("--redis-url={redis}"), swapped[1].clone()],
     ];
-    for flags in mixed {
-        let directory = crate::support::Directory::new();
+    let are_not_believed = mixed.map(async |flags| {
+        let directory = Directory::new();
         let gateway = Gateway::start(directory.join("gateway"), flags.to_vec(), None).await;
         says(&gateway, "not ready: ").await;
-        stays_unready(&gateway).await;
-    }
+        stay_unready(&gateway).await;
+    });
+    join_all(are_not_believed).await;
 }
 
 #[tokio::test]
@@ -213,16 +222,18 @@ async fn nobody_who_says_nothing_holds_a_stop_beyond_the_drain_timeout() {
 #[tokio::test]
 async fn a_second_signal_stops_at_once() {
     let (terminate, interrupt) = (libc::SIGTERM, libc::SIGINT);
-    for (first, second) in [(terminate, terminate), (interrupt, interrupt), (terminate, interrupt)] {
-        let mut stack = Stack::of(1).setting("drain-timeout", "60s").start().await;
-        let silent = silent(&stack[0]).await;
-        stack[0].signal(first);
-        says(&stack[0], "a second signal stops at once").await;
-        holds_for(Duration::from_millis(300), "it drains", async || !stack[0].log().contains("stopped")).await;
-        stack[0].signal(second);
-        stack[0].ended().await;
-        drop(silent);
-    }
+    let stop_at_once =
+        [(terminate, terminate), (interrupt, interrupt), (terminate, interrupt)].map(async |(first, second)| {
+            let mut stack = Stack::of(1).setting("drain-timeout", "60s").start().await;
+            let silent = silent(&stack[0]).await;
+            stack[0].signal(first);
+            says(&stack[0], "a second signal stops at once").await;
+            holds_for(Duration::from_millis(300), "it drains", async || !stack[0].log().contains("stopped")).await;
+            stack[0].signal(second);
+            stack[0].ended().await;
+            drop(silent);
+        });
+    join_all(stop_at_once).await;
 }
 
 /// For who supervises it.

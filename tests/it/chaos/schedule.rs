@@ -125,7 +125,7 @@ impl Lane {
 /// The same moment, unless it would be calm then or before the fault is over.
 fn after_the_calm(at: Duration, lasts: Duration) -> Duration {
     let calm = CALM_EVERY * u32::try_from(at.as_secs() / CALM_EVERY.as_secs() + 1).unwrap_or(u32::MAX);
-    if at + lasts > calm - CALM { calm } else { at }
+    if at + lasts + CALM > calm { calm } else { at }
 }
 
 fn lasts(kind: Kind, random: &mut Random, settle: Duration) -> Duration {
@@ -195,7 +195,7 @@ mod tests {
         let lanes = schedule(5, Duration::from_secs(120), SETTLE);
         let calm = |fault: &Fault| {
             let second = |at: Duration| at.as_secs_f64() % CALM_EVERY.as_secs_f64();
-            second(fault.at) + fault.lasts.as_secs_f64() <= (CALM_EVERY - CALM).as_secs_f64()
+            second(fault.at) + fault.lasts.as_secs_f64() <= CALM_EVERY.as_secs_f64() - CALM.as_secs_f64()
         };
         assert!(lanes.iter().flatten().all(calm), "{lanes:?}");
     }

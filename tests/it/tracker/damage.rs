@@ -181,6 +181,7 @@ impl Bench {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what the other operations answer")]
 fn refused(marked: Marked) -> Result<Result<(), Refusal>, Error> {
     match marked {
         Marked::Refused(refusal) => Ok(Err(refusal)),
