@@ -4,9 +4,10 @@
 //!
 //! Cheap when nothing is wrong: the feed knows which jobs run, so a round is one pipelined read of headers.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
@@ -22,6 +23,8 @@ const RULE_WITHIN: Duration = Duration::from_secs(5);
 /// How many jobs of a page are judged without their trackers in one round: that takes Postgres a few calls each, at a
 /// time when it has all reports to take. The others have their turn in the next rounds.
 const JUDGED_WITHOUT_TRACKER: usize = 100;
+/// How many jobs are looked after at once; fewer than there are connections to Postgres, which calls need as well.
+const AT_ONCE: usize = 8;
 /// How far a round's pause strays from the interval, to either side: gateways that were started together drift apart.
 pub const JITTER: f64 = 0.2;
 
@@ -69,8 +72,7 @@ pub async fn run(gateway: Gateway, settings: Settings, shutdown: CancellationTok
 impl Rounds {
     async fn round(&mut self) -> Result<()> {
         self.count = self.count.wrapping_add(1);
-        // Without a feed Postgres is away, and nothing can be decided.
-        let Some(mut running) = self.gateway.running() else { return Ok(()) };
+        let Some(mut running) = self.gateway.running() else { return self.merge_mirrors().await };
         running.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         self.gateway.forget_mirrors(Deadline::after(PAGE_WITHIN)).await?;
         // Often enough that a tracker survives three failed rounds in a row.
@@ -93,6 +95,17 @@ impl Rounds {
         outcome
     }
 
+    /// Without a feed Postgres is away, and nothing can be decided; but a tracker that another gateway restores meanwhile
+    /// is to have what this one holds before it has settled.
+    async fn merge_mirrors(&self) -> Result<()> {
+        for page in self.gateway.mirrored().chunks(PAGE) {
+            let mut looks = self.gateway.look_at(page, false, Deadline::after(PAGE_WITHIN)).await?;
+            looks.retain(|look| due(&look.sight).contains(&Rule::Merge));
+            at_once(looks.iter().map(|look| self.follow(Rule::Merge, look))).await?;
+        }
+        Ok(())
+    }
+
     async fn page(&self, page: &[(JobId, Running)], renew: bool) -> Result<Vec<Look>> {
         let deadline = Deadline::after(PAGE_WITHIN);
         let looks = self.gateway.look_at(page, false, deadline).await?;
@@ -106,29 +119,29 @@ impl Rounds {
     }
 
     async fn follow_rules(&self, looks: &[Look]) -> Result<()> {
-        let mut outcome = Ok(());
         let turns = looks.len().div_ceil(JUDGED_WITHOUT_TRACKER).max(1);
-        for (index, look) in looks.iter().enumerate() {
-            let mut rules: VecDeque<Rule> = due(&look.sight).into();
-            while let Some(rule) = rules.pop_front() {
-                if rule == Rule::FinishWithoutTracker && index % turns != self.count % turns {
-                    continue;
-                }
-                let within = Deadline::after(RULE_WITHIN);
-                let Err(error) = self.gateway.follow(rule, look, self.settings.settle_time, within).await else {
-                    continue;
-                };
-                // One job's trouble keeps no other from being looked after.
-                tracing::debug!(job = %look.id, ?rule, %error, "a rule could not be followed");
-                rules.clear();
-                // A tracker in a Redis that refuses writes is as good as none.
-                if matches!(error, Error::Unavailable(Unavailable::Redis)) && !look.sight.ended {
-                    rules.push_back(Rule::FinishWithoutTracker);
-                }
-                outcome = Err(error);
+        let turn = |index| index % turns == self.count % turns;
+        at_once(looks.iter().enumerate().map(|(index, look)| self.follow_rules_of(look, turn(index)))).await
+    }
+
+    async fn follow_rules_of(&self, look: &Look, judged_without_tracker: bool) -> Result<()> {
+        for rule in due(&look.sight) {
+            if rule == Rule::FinishWithoutTracker && !judged_without_tracker {
+                continue;
             }
+            let Err(error) = self.follow(rule, look).await else { continue };
+            // A tracker in a Redis that refuses writes is as good as none.
+            if matches!(error, Error::Unavailable(Unavailable::Redis)) && !look.sight.ended && judged_without_tracker {
+                self.follow(Rule::FinishWithoutTracker, look).await?;
+            }
+            return Err(error);
         }
-        outcome
+        Ok(())
+    }
+
+    async fn follow(&self, rule: Rule, look: &Look) -> Result<()> {
+        let followed = self.gateway.follow(rule, look, self.settings.settle_time, Deadline::after(RULE_WITHIN)).await;
+        followed.inspect_err(|error| tracing::debug!(job = %look.id, ?rule, %error, "a rule could not be followed"))
     }
 
     /// Reads what mirrors may lack, fairly: where one round's budget ends, the next begins.
@@ -147,6 +160,21 @@ impl Rounds {
         }
         Ok(())
     }
+}
+
+/// Looks after several jobs at once: merging the mirrors of thousands, or of a few over a slow link, is to take less time
+/// than they have to settle. One job's trouble keeps no other from being looked after; the last trouble is told.
+async fn at_once<F: Future<Output = Result<()>>>(jobs: impl Iterator<Item = F>) -> Result<()> {
+    let mut left = jobs.fuse();
+    let mut under_way: FuturesUnordered<F> = left.by_ref().take(AT_ONCE).collect();
+    let mut outcome = Ok(());
+    while let Some(ended) = under_way.next().await {
+        if ended.is_err() {
+            outcome = ended;
+        }
+        under_way.extend(left.next());
+    }
+    outcome
 }
 
 /// 0 to 1, different in every process and round.

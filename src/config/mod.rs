@@ -113,17 +113,14 @@ pub struct Serving {
     pub mirror_pull: usize,
     /// How long restored marks wait for every gateway to add its own before they are believed alone
     ///
-    /// Must be longer than two reconcile intervals and the request timeout, or two seconds if that is more, together.
+    /// Must be longer than the request timeout and two reconcile intervals together.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
     pub settle_time: Duration,
 }
 
 /// The settle time is too short for what has to happen within it.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "--settle-time must be longer than two of --reconcile-interval and --request-timeout, or two seconds if that is \
-     more, together: {0:?} at least"
-)]
+#[error("--settle-time must be longer than --request-timeout and two of --reconcile-interval together: {0:?} at least")]
 pub struct SettlesTooSoon(Duration);
 
 impl RedisLimits {
@@ -170,9 +167,7 @@ impl Serving {
     pub fn reconciler(&self) -> Result<reconciler::Settings, SettlesTooSoon> {
         // Whoever acknowledges a report at the last moment must still get to merge it.
         let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + reconciler::JITTER));
-        // And nobody may still believe a feed that is behind an end: Redis may have lost the seal, and the tracker that is
-        // adopted would show the job running.
-        let least = self.request_timeout.max(gateway::FEED_BELIEVED_FOR) + rounds;
+        let least = self.request_timeout + rounds;
         if self.settle_time <= least {
             return Err(SettlesTooSoon(least));
         }

@@ -32,7 +32,7 @@ pub enum Rule {
     Merge,
     /// Add what the ledger holds, and delete it there.
     Drain,
-    /// Believe it again, if it was opened for this run or has settled.
+    /// Believe it again, if it was opened for this run or has settled; that of an ended job is sealed with it.
     Adopt,
     /// Seal, commit, expire: it is sealed or complete, and whoever began may be dead.
     Finish,
@@ -60,6 +60,11 @@ pub fn due(sight: &Sight) -> Vec<Rule> {
         // What Redis has lost of an ended job is lost.
         _ if sight.ended => Vec::new(),
         TrackerView::Unreachable => vec![Rule::FinishWithoutTracker],
+        // What was acknowledged is true of the job whatever its tracker's number: where the feed, or Postgres itself, is
+        // behind, another gateway's restore is not to settle without it.
+        TrackerView::Present { current: true, sealed: false, .. } if sight.mirror_ahead => {
+            vec![Rule::Merge, Rule::Restore]
+        }
         TrackerView::Missing | TrackerView::Present { .. } => vec![Rule::Restore],
         TrackerView::Corrupt => vec![Rule::SetAside],
         // A newer gateway looks after it; until then reports go to the ledger.
@@ -128,6 +133,8 @@ mod tests {
         assert_eq!(with(|sight| sight.tracker = TrackerView::Missing), [Rule::Restore]);
         assert_eq!(with(|sight| sight.incarnation = 3), [Rule::Restore]);
         assert_eq!(with(|sight| sight.incarnation = 1), [Rule::Restore]);
+        let restored_by_another = with(|sight| (sight.incarnation, sight.mirror_ahead) = (1, true));
+        assert_eq!(restored_by_another, [Rule::Merge, Rule::Restore]);
         assert_eq!(with(|sight| sight.tracker = TrackerView::Corrupt), [Rule::SetAside]);
         let rolled_back = tracker(false, false, false, true);
         let all = with(|sight| (sight.tracker, sight.ledger, sight.mirror_ahead) = (rolled_back, true, true));

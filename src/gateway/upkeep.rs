@@ -29,6 +29,13 @@ impl Gateway {
         self.shared.running.all()
     }
 
+    /// The jobs of which marks are held, for as long as no feed names their incarnations: no tracker has the one that is
+    /// put in their place.
+    pub fn mirrored(&self) -> Vec<(JobId, Running)> {
+        let unnamed = |id| (id, Running { incarnation: 0, ledger: false });
+        self.shared.mirrors.jobs().into_iter().map(unnamed).collect()
+    }
+
     /// Looks at the trackers of running jobs, or of `ended` ones, in one round trip. That Redis cannot be reached is an
     /// answer.
     pub async fn look_at(&self, jobs: &[(JobId, Running)], ended: bool, deadline: Deadline) -> Result<Vec<Look>> {
@@ -71,7 +78,12 @@ impl Gateway {
             }
             Rule::Drain => self.drain(id, incarnation, deadline).await?,
             Rule::Adopt => {
-                if self.live().adopt(id, incarnation, settle, deadline).await?.is_ok() {
+                let adopted = if look.sight.ended {
+                    self.live().adopt_ended(id, incarnation, settle, deadline).await?
+                } else {
+                    self.live().adopt(id, incarnation, settle, deadline).await?
+                };
+                if adopted.is_ok() {
                     tracing::info!(job = %id, incarnation, "adopted");
                 }
             }

@@ -76,10 +76,14 @@ impl Feed {
         Ok(())
     }
 
-    /// Whether rows of the job are in the ledger.
+    /// Whether rows of the job are in the ledger, or it does not run any more: the commit of an end takes them, and is told
+    /// of after that.
     pub async fn has_ledger(&mut self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
-        let query =
-            sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM ledger WHERE job_id = $1) AS "ledger!""#, id.as_str());
+        let query = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM ledger WHERE job_id = $1)
+                       OR NOT EXISTS (SELECT FROM jobs WHERE job_id = $1 AND state = 'RUNNING') AS "ledger!""#,
+            id.as_str()
+        );
         Ok(deadline.bound(query.fetch_one(&mut self.listener)).await??)
     }
 }

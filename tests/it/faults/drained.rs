@@ -10,7 +10,7 @@ use pb::{Disposition, Source};
 /// dies.
 #[tokio::test]
 async fn what_was_drained_is_also_where_it_was_acknowledged() {
-    let short = [("request-timeout", "1s"), ("reconcile-interval", "100ms"), ("settle-time", "2s")];
+    let short = [("request-timeout", "1s"), ("reconcile-interval", "100ms"), ("settle-time", "3s")];
     let stack = short.into_iter().fold(Stack::of(2).links(), |stack, (name, value)| stack.setting(name, value));
     let mut stack = stack.start().await;
     stack[0].create(six_tasks("a")).await.unwrap();

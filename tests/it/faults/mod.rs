@@ -1,5 +1,6 @@
 //! What goes wrong between any two steps: gateways that die or stall, stores that are away, forget, or lie.
 
+mod cut_off;
 mod dead_gateways;
 mod drained;
 mod finishing;
