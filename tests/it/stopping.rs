@@ -7,7 +7,7 @@ use crate::support::{Link, Stack, eventually, failed, job, pb, stages, succeeded
 /// Gateways that settle soon, and that leave Redis alone for as long as a test needs to stop them.
 async fn stack(gateways: usize, redis: &[(&str, &str)]) -> Stack {
     let stack = Stack::of(gateways).links().redis(redis).setting("request-timeout", "1s");
-    stack.setting("reconcile-interval", "2s").setting("settle-time", "6s").setting("drain-timeout", "5s").start().await
+    stack.setting("reconcile-interval", "2s").setting("settle-time", "7s").setting("drain-timeout", "5s").start().await
 }
 
 const MARKED: [[i64; 4]; 2] = [[300, 600, 100, 0], [800, 100, 0, 100]];
