@@ -18,7 +18,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Batch, Definition, Disposition, Entry, JobId, Mark, dispositions};
 use crate::error::{Error, Result};
 
-/// How many results go together. So few are always one step (see [`Marking::plan`]), wherever their tasks lie: being
+/// How many results go together. So few are always one step (see [`crate::domain::Marking::plan`]), wherever their tasks lie: being
 /// grouped never takes a batch's marks apart. A larger batch goes alone.
 const MAX_TOGETHER: usize = 1_000;
 

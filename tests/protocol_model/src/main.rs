@@ -24,7 +24,10 @@ fn main() {
     if let Some(x) = std::env::args().nth(4) {
         protocol.cancels = x.parse().unwrap();
     }
-    if let Some(x) = std::env::args().nth(5) { protocol.without = protocol_model::rules::Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == x); assert!(protocol.without.is_some()); }
+    if let Some(x) = std::env::args().nth(5) {
+        protocol.without = protocol_model::rules::Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == x);
+        assert!(protocol.without.is_some());
+    }
     protocol.feed_lags = std::env::var("LAGS").is_ok();
     let began = std::time::Instant::now();
     let checker = protocol
