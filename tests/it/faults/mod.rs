@@ -24,31 +24,31 @@ use crate::support::{Answer, Gateway, Stack, eventually, failed, job, pb, succee
 const STAGES: [&str; 2] = ["read", "digest"];
 const TASKS: u32 = 6;
 
-fn six_tasks(id: &str) -> pb::CreateJobRequest {
+pub fn six_tasks(id: &str) -> pb::CreateJobRequest {
     job(id, &STAGES, TASKS.into())
 }
 
 /// All results of such a job, in three reports.
-fn reports() -> [Vec<pb::TaskResult>; 3] {
+pub fn reports() -> [Vec<pb::TaskResult>; 3] {
     [succeeded(0..3, "read"), [succeeded(3..5, "read"), failed([5], "read")].concat(), succeeded(0..5, "digest")]
 }
 
 /// Where they lead: pending, succeeded, failed and skipped of each stage.
-const DONE: [[i64; 4]; 2] = [[0, 5, 1, 0], [0, 5, 0, 1]];
+pub const DONE: [[i64; 4]; 2] = [[0, 5, 1, 0], [0, 5, 0, 1]];
 
 /// An ended job as Postgres stores it.
 #[derive(Debug, Clone, PartialEq)]
-struct Stored {
-    state: String,
-    cancel_reason: String,
-    snapshot: Snapshot,
-    cells: Vec<u8>,
+pub struct Stored {
+    pub state: String,
+    pub cancel_reason: String,
+    pub snapshot: Snapshot,
+    pub cells: Vec<u8>,
     /// The transaction that wrote the row last.
     written_by: String,
 }
 
 impl Stored {
-    async fn of(stack: &Stack, id: &str) -> Self {
+    pub async fn of(stack: &Stack, id: &str) -> Self {
         let query = format!(
             "SELECT state, cancel_reason, snapshot::text AS snapshot, lower_bound, xmin::text AS written_by FROM jobs
              WHERE job_id = '{id}'"
@@ -72,7 +72,7 @@ impl Stored {
     }
 
     /// Fails unless every one of these results is in it.
-    fn holds(&self, results: &[pb::TaskResult]) {
+    pub fn holds(&self, results: &[pb::TaskResult]) {
         for result in results {
             let outcome = if result.outcome() == pb::Outcome::Succeeded { Outcome::Succeeded } else { Outcome::Failed };
             let stage = STAGES.iter().position(|stage| *stage == result.stage).unwrap();
@@ -84,7 +84,7 @@ impl Stored {
 }
 
 /// Waits until Postgres says that the job has ended. Asking does not end it.
-async fn ended(gateway: &Gateway, id: &str) -> pb::Job {
+pub async fn ended(gateway: &Gateway, id: &str) -> pb::Job {
     let what = format!("{id} ends");
     let has_ended = |job: &pb::Job| !matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
     eventually(&what, async || gateway.get(id).await.ok().filter(has_ended)).await
@@ -112,6 +112,6 @@ async fn uses_redis_again(gateway: &Gateway) {
 }
 
 /// Runs a call to a gateway beside the test.
-fn beside<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
+pub fn beside<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
     tokio::spawn(call)
 }
