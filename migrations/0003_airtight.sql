@@ -5,7 +5,10 @@ ALTER TABLE jobs
     -- ledger.
     ADD COLUMN tracked boolean NOT NULL DEFAULT false,
     -- The snapshot may miss marks that a tracker which could not be reached still holds; they are added once.
-    ADD COLUMN lower_bound boolean NOT NULL DEFAULT false;
+    ADD COLUMN lower_bound boolean NOT NULL DEFAULT false,
+    -- How long it may make no progress before it is revoked, in milliseconds; NULL: as the gateways are configured.
+    ADD COLUMN stall_timeout bigint,
+    ADD CONSTRAINT stall_timeout_in_range CHECK (stall_timeout BETWEEN 1000 AND 316224000000);
 
 -- Jobs that ran before these columns were there had a tracker.
 UPDATE jobs SET tracked = true WHERE state = 'RUNNING';
@@ -43,9 +46,11 @@ BEGIN
         RAISE EXCEPTION 'job % has ended (%): an ended job is never changed', OLD.job_id, OLD.state
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
-    IF (NEW.job_id, NEW.display_name, NEW.labels, NEW.stages, NEW.task_count, NEW.failure_threshold, NEW.create_time)
+    IF (NEW.job_id, NEW.display_name, NEW.labels, NEW.stages, NEW.task_count, NEW.failure_threshold, NEW.stall_timeout,
+        NEW.create_time)
         IS DISTINCT FROM
-        (OLD.job_id, OLD.display_name, OLD.labels, OLD.stages, OLD.task_count, OLD.failure_threshold, OLD.create_time)
+        (OLD.job_id, OLD.display_name, OLD.labels, OLD.stages, OLD.task_count, OLD.failure_threshold, OLD.stall_timeout,
+        OLD.create_time)
     THEN
         RAISE EXCEPTION 'job %: what a job is never changes', OLD.job_id
             USING ERRCODE = 'integrity_constraint_violation';
@@ -62,12 +67,12 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- The feed: who runs, with which incarnation, who has ended, whose ledger changed. Sent by the transaction that makes
+-- The feed: who runs, with which incarnation and stall timeout (0: none of its own), who has ended, whose ledger changed. Sent by the transaction that makes
 -- it true, whoever that is; nobody has to remember to.
 CREATE FUNCTION announce_job() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.state = 'RUNNING' THEN
-        PERFORM pg_notify('highwater', 'running ' || NEW.incarnation || ' ' || NEW.job_id);
+        PERFORM pg_notify('highwater', 'running ' || NEW.incarnation || ' ' || coalesce(NEW.stall_timeout, 0) || ' ' || NEW.job_id);
     ELSIF OLD.state = 'RUNNING' AND NEW.state <> 'RUNNING' THEN
         PERFORM pg_notify('highwater', 'ended ' || NEW.job_id);
     END IF;

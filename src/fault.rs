@@ -6,7 +6,7 @@
 //! once), and then dies with its process, or waits until that file is removed.
 
 /// Every point, in the order in which a job passes them.
-pub const POINTS: [&str; 22] = [
+pub const POINTS: [&str; 24] = [
     "start.begun",
     "start.issued",
     "start.opened",
@@ -22,6 +22,8 @@ pub const POINTS: [&str; 22] = [
     "restore.issued",
     "restore.opened",
     "cancel.checked",
+    "revoke.checked",
+    "revoke.sealed",
     "finish.begun",
     "finish.sealed",
     "finish.read",

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Rule, Running, TrackerView, due};
+use crate::domain::{Attendance, JobId, Rule, Running, TrackerView, due};
 use crate::error::{Error, Result, Unavailable};
 use crate::gateway::{Gateway, Look};
 
@@ -25,6 +25,9 @@ const RULE_WITHIN: Duration = Duration::from_secs(5);
 const JUDGED_WITHOUT_TRACKER: usize = 100;
 /// How many jobs are looked after at once; fewer than there are connections to Postgres, which calls need as well.
 const AT_ONCE: usize = 8;
+/// For how long at least there must be no gateway that reaches both stores before jobs' clocks begin anew for it: longer
+/// than it takes to replace one by the next.
+const BREAK_AFTER: Duration = Duration::from_secs(10);
 /// How far a round's pause strays from the interval, to either side: gateways that were started together drift apart.
 pub const JITTER: f64 = 0.2;
 
@@ -37,6 +40,8 @@ pub struct Settings {
     pub settle_time: Duration,
     /// How many bytes of cells a round reads into mirrors.
     pub pull_bytes: usize,
+    /// How long a job may make no progress that says nothing of its own; `None`: for ever.
+    pub stall_timeout: Option<Duration>,
 }
 
 /// What is remembered from one round to the next.
@@ -48,11 +53,13 @@ struct Rounds {
     count: usize,
     /// The first job that the last round's budget did not reach.
     pull_from: Option<JobId>,
+    /// A store was away since the last attendance.
+    broken: bool,
 }
 
 /// Rounds until `shutdown`.
 pub async fn run(gateway: Gateway, settings: Settings, shutdown: CancellationToken) {
-    let mut rounds = Rounds { gateway, settings, renewed: None, count: 0, pull_from: None };
+    let mut rounds = Rounds { gateway, settings, renewed: None, count: 0, pull_from: None, broken: false };
     let mut away = false;
     loop {
         let pause = rounds.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * random());
@@ -72,16 +79,26 @@ pub async fn run(gateway: Gateway, settings: Settings, shutdown: CancellationTok
 impl Rounds {
     async fn round(&mut self) -> Result<()> {
         self.count = self.count.wrapping_add(1);
-        let Some(mut running) = self.gateway.running() else { return self.merge_mirrors().await };
+        let Some(mut running) = self.gateway.running() else {
+            self.broken = true;
+            return self.merge_mirrors().await;
+        };
+        for (_, job) in &mut running {
+            job.stall_timeout = job.stall_timeout.or(self.settings.stall_timeout);
+        }
         running.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         self.gateway.forget_mirrors(Deadline::after(PAGE_WITHIN)).await?;
         // Often enough that a tracker survives three failed rounds in a row.
         let renew = self.renewed.is_none_or(|at| at.elapsed() > self.gateway.tracker_ttl() / 4);
+        let attendance = self.attend(&running).await;
         let mut looks = Vec::with_capacity(running.len());
         let mut outcome = Ok(());
         for page in running.chunks(PAGE) {
-            match self.page(page, renew).await {
-                Ok(seen) => looks.extend(seen),
+            match self.page(page, attendance, renew).await {
+                Ok(seen) => {
+                    self.broken |= seen.iter().any(|look| look.sight.tracker == TrackerView::Unreachable);
+                    looks.extend(seen);
+                }
                 Err(error) => outcome = Err(error),
             }
         }
@@ -90,7 +107,7 @@ impl Rounds {
         }
         self.pull(&looks).await?;
         let ended = self.gateway.lower_bounds(Deadline::after(PAGE_WITHIN)).await?;
-        let looks = self.gateway.look_at(&ended, true, Deadline::after(PAGE_WITHIN)).await?;
+        let looks = self.gateway.look_at(&ended, true, None, Deadline::after(PAGE_WITHIN)).await?;
         self.follow_rules(&looks).await?;
         outcome
     }
@@ -99,16 +116,27 @@ impl Rounds {
     /// is to have what this one holds before it has settled.
     async fn merge_mirrors(&self) -> Result<()> {
         for page in self.gateway.mirrored().chunks(PAGE) {
-            let mut looks = self.gateway.look_at(page, false, Deadline::after(PAGE_WITHIN)).await?;
+            let mut looks = self.gateway.look_at(page, false, None, Deadline::after(PAGE_WITHIN)).await?;
             looks.retain(|look| due(&look.sight).contains(&Rule::Merge));
             at_once(looks.iter().map(|look| self.follow(Rule::Merge, look))).await?;
         }
         Ok(())
     }
 
-    async fn page(&self, page: &[(JobId, Running)], renew: bool) -> Result<Vec<Look>> {
+    /// Notes that both stores are within reach, where that matters to a job; since when they are.
+    async fn attend(&mut self, running: &[(JobId, Running)]) -> Option<Attendance> {
+        if running.iter().all(|(_, job)| job.stall_timeout.is_none()) {
+            return None;
+        }
+        let patience = BREAK_AFTER.max(3 * self.settings.interval);
+        let attendance = self.gateway.attend(self.broken, patience, Deadline::after(RULE_WITHIN)).await;
+        self.broken = attendance.is_err();
+        attendance.inspect_err(|error| tracing::debug!(%error, "not attended")).ok()
+    }
+
+    async fn page(&self, page: &[(JobId, Running)], attendance: Option<Attendance>, renew: bool) -> Result<Vec<Look>> {
         let deadline = Deadline::after(PAGE_WITHIN);
-        let looks = self.gateway.look_at(page, false, deadline).await?;
+        let looks = self.gateway.look_at(page, false, attendance, deadline).await?;
         let followed = self.follow_rules(&looks).await;
         // Last: without Redis it fails, and jobs end all the same.
         if renew {

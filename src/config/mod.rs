@@ -111,6 +111,11 @@ pub struct Serving {
     /// How much of other gateways' marks a gateway reads into its copies each reconcile interval
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
     pub mirror_pull: usize,
+    /// How long a job may make no progress before it is ended as REVOKED, if it does not say so itself [default: for ever]
+    ///
+    /// Counted from the last mark that was new, and anew whenever either store, or every gateway, was away.
+    #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
+    pub stall_timeout: Option<Duration>,
     /// How long restored marks wait for every gateway to add its own before they are believed alone
     ///
     /// Must be longer than the request timeout and two reconcile intervals together.
@@ -175,6 +180,7 @@ impl Serving {
             interval: self.reconcile_interval,
             settle_time: self.settle_time,
             pull_bytes: self.mirror_pull,
+            stall_timeout: self.stall_timeout,
         })
     }
 }

@@ -13,13 +13,18 @@ pub struct End {
 
 /// The end that `counts` lead to; `None` if that is none. `unseen`: marks may be missing from them that were
 /// acknowledged. Then only what no mark can change any more is an end, every task succeeded at every stage; but a cancel
-/// waits for nothing, and says that it is a lower bound.
+/// waits for nothing, and says that it is a lower bound. A job that is complete is not revoked.
 pub fn end(cause: Cause, counts: &Counts, unseen: bool, failure_threshold: f64) -> Option<End> {
     let lower_bound = unseen && !counts.all_succeeded();
     let state = match cause {
         Cause::Complete if lower_bound || !counts.is_complete() => return None,
         Cause::Complete => verdict(counts.last(), counts.total, failure_threshold),
         Cause::Cancelled => JobState::Cancelled,
+        // Rows of the ledger may have completed it since.
+        Cause::Revoked if !lower_bound && counts.is_complete() => {
+            verdict(counts.last(), counts.total, failure_threshold)
+        }
+        Cause::Revoked => JobState::Revoked,
     };
     Some(End { state, lower_bound })
 }
@@ -53,5 +58,12 @@ mod tests {
         assert_eq!(ends(Cause::Cancelled, 1, 0, false), Some((JobState::Cancelled, false)));
         assert_eq!(ends(Cause::Cancelled, 1, 0, true), Some((JobState::Cancelled, true)));
         assert_eq!(ends(Cause::Cancelled, 4, 0, true), Some((JobState::Cancelled, false)));
+    }
+
+    #[test]
+    fn a_job_that_turns_out_to_be_complete_is_not_revoked() {
+        assert_eq!(ends(Cause::Revoked, 3, 0, false), Some((JobState::Revoked, false)));
+        assert_eq!(ends(Cause::Revoked, 1, 3, false), Some((JobState::Failed, false)));
+        assert_eq!(ends(Cause::Revoked, 1, 3, true), Some((JobState::Revoked, true)));
     }
 }

@@ -1,6 +1,7 @@
 //! What a job is: its definition, which never changes, and where it stands in its life.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use time::OffsetDateTime;
 
@@ -14,6 +15,8 @@ const MAX_DISPLAY_NAME_BYTES: usize = 256;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_VALUE_BYTES: usize = 256;
 const DEFAULT_FAILURE_THRESHOLD: f64 = 0.5;
+const SHORTEST_STALL_TIMEOUT: Duration = Duration::from_secs(1);
+const LONGEST_STALL_TIMEOUT: Duration = Duration::from_hours(3660 * 24);
 
 /// A definition as a caller wrote it, not yet looked at.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +33,8 @@ pub struct NewJob {
     pub task_count: i64,
     /// Absent: 0.5.
     pub failure_threshold: Option<f64>,
+    /// Absent: as the gateways are configured.
+    pub stall_timeout: Option<time::Duration>,
 }
 
 /// What a job is. Never changes once the job exists.
@@ -47,6 +52,9 @@ pub struct Definition {
     pub task_count: u32,
     /// The largest share of failed tasks with which the job still succeeds, 0 to 1.
     pub failure_threshold: f64,
+    /// How long it may make no progress before it is revoked, in whole milliseconds; absent: as the gateways are
+    /// configured.
+    pub stall_timeout: Option<Duration>,
 }
 
 /// A job as Postgres holds it, without its snapshot.
@@ -79,6 +87,8 @@ pub struct Running {
     pub incarnation: u64,
     /// Rows of its reports are in the ledger.
     pub ledger: bool,
+    /// How long it may make no progress, if it says so itself.
+    pub stall_timeout: Option<Duration>,
 }
 
 impl NewJob {
@@ -136,6 +146,13 @@ impl NewJob {
             "failure_threshold",
             format!("must be 0 to 1, not {failure_threshold}"),
         );
+        let stall_timeout = self.stall_timeout.map(whole_milliseconds);
+        require(
+            stall_timeout
+                .is_none_or(|it| it.is_some_and(|it| (SHORTEST_STALL_TIMEOUT..=LONGEST_STALL_TIMEOUT).contains(&it))),
+            "stall_timeout",
+            "must be 1 second to 3,660 days".to_owned(),
+        );
         match (id, task_count) {
             (Ok(id), Some(task_count)) if violations.is_empty() => Ok(Definition {
                 id,
@@ -144,6 +161,7 @@ impl NewJob {
                 stages,
                 task_count,
                 failure_threshold,
+                stall_timeout: stall_timeout.flatten(),
             }),
             _ => Err(violations),
         }
@@ -169,11 +187,17 @@ impl Definition {
             ("stages", self.stages != other.stages),
             ("task_count", self.task_count != other.task_count),
             ("failure_threshold", self.failure_threshold.to_bits() != other.failure_threshold.to_bits()),
+            ("stall_timeout", self.stall_timeout != other.stall_timeout),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))
         .collect()
     }
+}
+
+/// As it is kept: rounded down; `None` below zero.
+fn whole_milliseconds(duration: time::Duration) -> Option<Duration> {
+    u64::try_from(duration.whole_milliseconds()).ok().map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -204,11 +228,19 @@ mod tests {
             stages: vec!["s".into(), "s".into(), String::new()],
             task_count: -1,
             failure_threshold: Some(f64::NAN),
+            stall_timeout: Some(time::Duration::ZERO),
         };
-        assert_eq!(
-            fields(new),
-            ["job_id", "display_name", "labels", "stages[1]", "stages[2]", "task_count", "failure_threshold"]
-        );
+        let expected = [
+            "job_id",
+            "display_name",
+            "labels",
+            "stages[1]",
+            "stages[2]",
+            "task_count",
+            "failure_threshold",
+            "stall_timeout",
+        ];
+        assert_eq!(fields(new), expected);
     }
 
     #[test]
@@ -220,6 +252,20 @@ mod tests {
         assert!(NewJob { task_count: 10_000_000, ..new_job() }.validate().is_ok());
         assert_eq!(fields(NewJob { task_count: 10_000_001, ..new_job() }), ["task_count"]);
         assert!(NewJob { failure_threshold: Some(1.0), ..new_job() }.validate().is_ok());
+        let stall = |timeout| NewJob { stall_timeout: Some(timeout), ..new_job() };
+        for good in [time::Duration::SECOND, time::Duration::days(3660)] {
+            assert!(stall(good).validate().is_ok(), "{good}");
+        }
+        let (long, nano) = (time::Duration::days(3660), time::Duration::NANOSECOND);
+        for bad in [time::Duration::SECOND - nano, -long, long + time::Duration::MILLISECOND, time::Duration::MAX] {
+            assert_eq!(fields(stall(bad)), ["stall_timeout"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stall_timeout_is_kept_to_the_millisecond() {
+        let new = NewJob { stall_timeout: Some(time::Duration::nanoseconds(1_234_567_890)), ..new_job() };
+        assert_eq!(new.validate().unwrap().stall_timeout, Some(Duration::from_millis(1234)));
     }
 
     #[test]

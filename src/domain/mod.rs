@@ -11,6 +11,7 @@ mod progress;
 mod report;
 mod resolve;
 mod rules;
+mod stall;
 mod standing;
 mod state;
 mod violation;
@@ -25,6 +26,7 @@ pub use progress::{ErrorSample, Errors, KEPT_SAMPLES, Progress, Rate, Source, So
 pub use report::{Batch, Disposition, Entry, Failure, MAX_RESULTS, MAX_VIOLATIONS, Outcome, TaskResult};
 pub use resolve::{Resolution, Row, TrackerView, resolve};
 pub use rules::{Rule, Sight, due};
+pub use stall::{Attendance, Stall};
 pub use standing::{Generation, Standing};
 pub use state::{Cause, JobState, NotAState, verdict};
 pub use violation::Violation;

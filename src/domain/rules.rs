@@ -17,6 +17,8 @@ pub struct Sight {
     /// The job has ended, with a snapshot that is a lower bound: its tracker is looked after as long as marks can be
     /// added from it.
     pub ended: bool,
+    /// Nothing happened to its tracker for longer than the job's stall timeout, although it could have.
+    pub stalled: bool,
 }
 
 /// What is to be done.
@@ -40,6 +42,8 @@ pub enum Rule {
     FinishWithoutTracker,
     /// Add to the end what the tracker of an ended job still holds.
     Complete,
+    /// End a job that makes no progress, if that is still so when its tracker is sealed.
+    Revoke,
 }
 
 /// The rules that apply, in the order in which they are followed.
@@ -87,6 +91,8 @@ fn due_to_open(sight: &Sight) -> Vec<Rule> {
         // Last: what has failures in it can end only once it is adopted.
         (complete && !sight.ended, Rule::Finish),
         (sight.ended && adopted && whole, Rule::Complete),
+        // What is to be added may be progress.
+        (sight.stalled && adopted && whole && !complete && !sight.ended, Rule::Revoke),
     ]
     .into_iter()
     .filter_map(|(applies, rule)| applies.then_some(rule))
@@ -110,6 +116,7 @@ mod tests {
         ledger: false,
         mirror_ahead: false,
         ended: false,
+        stalled: false,
     };
 
     fn with(change: impl FnOnce(&mut Sight)) -> Vec<Rule> {
@@ -164,6 +171,27 @@ mod tests {
     fn a_complete_tracker_that_is_not_adopted_is_adopted_and_finished() {
         assert_eq!(with(|sight| sight.tracker = tracker(false, true, false, true)), [Rule::Adopt, Rule::Finish]);
         assert_eq!(with(|sight| sight.tracker = tracker(true, true, false, true)), [Rule::Finish]);
+    }
+
+    /// Never a complete one, none of which marks may be elsewhere, and none that is not believed.
+    #[test]
+    fn only_a_believed_open_job_to_which_nothing_is_to_be_added_is_revoked() {
+        let stalled = |change: fn(&mut Sight)| {
+            with(|sight| {
+                sight.stalled = true;
+                change(sight);
+            })
+        };
+        assert_eq!(stalled(|_| {}), [Rule::Revoke]);
+        assert_eq!(stalled(|sight| sight.tracker = tracker(true, true, false, true)), [Rule::Finish]);
+        assert_eq!(stalled(|sight| sight.mirror_ahead = true), [Rule::Merge]);
+        assert_eq!(stalled(|sight| sight.ledger = true), [Rule::Drain]);
+        assert_eq!(stalled(|sight| sight.tracker = tracker(false, true, false, false)), [Rule::Adopt]);
+        assert_eq!(stalled(|sight| sight.tracker = tracker(false, false, false, false)), [Rule::Restore]);
+        assert_eq!(stalled(|sight| sight.tracker = tracker(true, true, true, false)), [Rule::Finish]);
+        assert_eq!(stalled(|sight| sight.tracker = TrackerView::Missing), [Rule::Restore]);
+        assert_eq!(stalled(|sight| sight.tracker = TrackerView::Unreachable), [Rule::FinishWithoutTracker]);
+        assert_eq!(stalled(|sight| sight.ended = true), [Rule::Complete]);
     }
 
     #[test]

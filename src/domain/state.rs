@@ -29,6 +29,8 @@ pub enum Cause {
     Complete,
     /// A caller cancelled the job.
     Cancelled,
+    /// No progress came for too long.
+    Revoked,
 }
 
 impl JobState {

@@ -15,7 +15,8 @@ impl Gateway {
     /// Ended jobs whose ends are lower bounds: a few, others each time.
     pub async fn lower_bounds(&self, deadline: Deadline) -> Result<Vec<(JobId, Running)>> {
         let found = self.store().lower_bounds(AT_ONCE, deadline).await?;
-        Ok(found.into_iter().map(|(id, incarnation)| (id, Running { incarnation, ledger: false })).collect())
+        let running = |incarnation| Running { incarnation, ledger: false, stall_timeout: None };
+        Ok(found.into_iter().map(|(id, incarnation)| (id, running(incarnation))).collect())
     }
 
     /// Adds to the end of a job what its tracker holds.

@@ -53,7 +53,11 @@ impl KnownRunning {
     /// is; not even if the feed has not told yet that the job runs (no tracker has the incarnation 0).
     pub fn recorded(&self, id: &JobId) {
         let mut session = self.session();
-        session.jobs.entry(id.clone()).or_insert(Running { incarnation: 0, ledger: true }).ledger = true;
+        session
+            .jobs
+            .entry(id.clone())
+            .or_insert(Running { incarnation: 0, ledger: true, stall_timeout: None })
+            .ledger = true;
         if let Some((_, meanwhile)) = session.asking.as_mut().filter(|(asking, _)| asking == id) {
             *meanwhile = true;
         }
@@ -149,10 +153,10 @@ impl Gateway {
     async fn hear(&self, feed: &mut Feed, event: Event) -> Result<(), store::Error> {
         let known = &self.shared.running;
         match event {
-            Event::Running(id, incarnation) => {
+            Event::Running(id, incarnation, stall_timeout) => {
                 // A job whose incarnation changes keeps its rows; a job that starts has none yet, or they are told next.
                 let ledger = known.session().jobs.get(&id).is_some_and(|running| running.ledger);
-                known.session().jobs.insert(id, Running { incarnation, ledger });
+                known.session().jobs.insert(id, Running { incarnation, ledger, stall_timeout });
             }
             Event::Ended(id) => known.ended(&id),
             Event::Recorded(id) => known.recorded(&id),

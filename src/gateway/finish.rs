@@ -214,7 +214,7 @@ impl Gateway {
         }
         metrics::counter!("highwater_invariant_violations_total").increment(1);
         tracing::error!(job = %id, header = ?found.counts, cells = ?counts, "the counts were not those of the cells");
-        let stands = found.seal == Some(Cause::Cancelled) || counts.is_complete();
+        let stands = matches!(found.seal, Some(Cause::Cancelled | Cause::Revoked)) || counts.is_complete();
         let mut right = found.clone();
         right.counts = counts;
         // Answers of the same revision have the same counts.

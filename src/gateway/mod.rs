@@ -9,6 +9,7 @@
 //! | `read` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
 //! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
 //! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
+//! | `revoke` | jobs that make no progress |
 //! | `feed` | which jobs are known to run (I6) |
 //! | `known` | what this gateway remembers of jobs |
 //! | `upkeep` | what the reconciler asks for |
@@ -24,6 +25,7 @@ mod mirroring;
 mod read;
 mod report;
 mod restore;
+mod revoke;
 mod start;
 mod stopping;
 mod together;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::Gateway;
+use super::revoke::Patience;
 use crate::deadline::Deadline;
-use crate::domain::{Generation, JobId, Rule, Running, Sight, Standing, TrackerView};
+use crate::domain::{Attendance, Generation, JobId, Rule, Running, Sight, Standing, TrackerView};
 use crate::error::{Error, Result};
 use crate::live::{Header, Tracker};
 
@@ -21,6 +22,8 @@ pub struct Look {
     /// The tracker's header, and which Redis answered.
     header: Option<Header>,
     generation: Option<Generation>,
+    /// How long the job may make no progress; `None`: for ever, or that cannot be told now.
+    patience: Option<Patience>,
 }
 
 impl Gateway {
@@ -32,13 +35,19 @@ impl Gateway {
     /// The jobs of which marks are held, for as long as no feed names their incarnations: no tracker has the one that is
     /// put in their place.
     pub fn mirrored(&self) -> Vec<(JobId, Running)> {
-        let unnamed = |id| (id, Running { incarnation: 0, ledger: false });
+        let unnamed = |id| (id, Running { incarnation: 0, ledger: false, stall_timeout: None });
         self.shared.mirrors.jobs().into_iter().map(unnamed).collect()
     }
 
     /// Looks at the trackers of running jobs, or of `ended` ones, in one round trip. That Redis cannot be reached is an
-    /// answer.
-    pub async fn look_at(&self, jobs: &[(JobId, Running)], ended: bool, deadline: Deadline) -> Result<Vec<Look>> {
+    /// answer. Without `attendance` none is found to be stalled.
+    pub async fn look_at(
+        &self,
+        jobs: &[(JobId, Running)],
+        ended: bool,
+        attendance: Option<Attendance>,
+        deadline: Deadline,
+    ) -> Result<Vec<Look>> {
         let ids: Vec<JobId> = jobs.iter().map(|(id, _)| id.clone()).collect();
         let (trackers, generation) = match self.live().look_at_all(&ids, deadline).await.map_err(Error::from) {
             Ok((trackers, generation)) => (trackers.into_iter().map(Some).collect(), generation),
@@ -50,9 +59,11 @@ impl Gateway {
             let header = tracker.and_then(Tracker::into_header);
             let standing = standing(header.as_ref(), generation);
             let mirror_ahead = standing.is_some_and(|standing| self.shared.mirrors.is_ahead(id, standing));
-            let Running { incarnation, ledger } = *running;
-            let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead, ended };
-            Look { id: id.clone(), sight, header, generation }
+            let Running { incarnation, ledger, stall_timeout } = *running;
+            let patience = stall_timeout.zip(attendance).map(|(timeout, attendance)| Patience { timeout, attendance });
+            let stalled = patience.zip(header.as_ref()).is_some_and(|(patience, header)| patience.is_over(header));
+            let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead, ended, stalled };
+            Look { id: id.clone(), sight, header, generation, patience }
         };
         Ok(jobs.iter().zip(trackers).map(look).collect())
     }
@@ -89,6 +100,11 @@ impl Gateway {
             }
             Rule::Finish => drop(self.finish(id, incarnation)),
             Rule::Complete => self.complete(id, incarnation, deadline).await?,
+            Rule::Revoke => {
+                if let Some((header, patience)) = look.header.as_ref().zip(look.patience) {
+                    self.revoke(id, header, patience, deadline).await?;
+                }
+            }
             Rule::FinishWithoutTracker => drop(self.finish_without_tracker(id, incarnation, deadline).await?),
         }
         Ok(())

@@ -7,7 +7,7 @@
 //! | 3 | format version: 1 |
 //! | 4 | stages |
 //! | 5 | adopted: 0 or 1 |
-//! | 6 | seal: 0 open, 1 complete, 2 cancelled |
+//! | 6 | seal: 0 open, 1 complete, 2 cancelled, 3 revoked |
 //! | 7 | restored: 0 or 1 |
 //! | 8 | total (4 bytes) |
 //! | 12 | incarnation (8) |
@@ -133,6 +133,7 @@ impl Header {
             None => 0,
             Some(Cause::Complete) => 1,
             Some(Cause::Cancelled) => 2,
+            Some(Cause::Revoked) => 3,
         };
         let stages = u8::try_from(self.counts.stages.len()).unwrap_or(u8::MAX);
         bytes.extend_from_slice(&[VERSION, stages, u8::from(self.adopted), seal, u8::from(self.restored)]);
@@ -169,6 +170,7 @@ impl Header {
             0 => None,
             1 => Some(Cause::Complete),
             2 => Some(Cause::Cancelled),
+            3 => Some(Cause::Revoked),
             _ => return Err(HeaderError::Corrupt),
         };
         let total = reader.u32()?;
@@ -213,7 +215,7 @@ fn checksum(body: &[u8]) -> [u8; HEADER_BYTES - BODY_BYTES] {
 }
 
 /// Milliseconds since 1970; 0 for no time.
-fn millis(time: Option<OffsetDateTime>) -> u64 {
+pub(super) fn millis(time: Option<OffsetDateTime>) -> u64 {
     time.and_then(|time| u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()).unwrap_or(0)
 }
 

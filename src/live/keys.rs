@@ -17,6 +17,11 @@ pub fn probe(id: &JobId) -> String {
     format!("hw:{{{id}}}:probe")
 }
 
+/// Since when gateways have had both stores within reach: one key for all of them.
+pub fn attended() -> &'static str {
+    "hw:attended"
+}
+
 /// Where what was no tracker is kept for a person to look at.
 pub fn set_aside(id: &JobId) -> String {
     format!("hw:{{{id}}}:corrupt")

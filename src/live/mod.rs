@@ -1,6 +1,7 @@
 //! Redis: trackers and what lies beside them. The only place that knows Redis; knows nothing of jobs' rows, and
 //! decides nothing about jobs.
 
+mod attendance;
 mod check;
 mod connection;
 mod error;

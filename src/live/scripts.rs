@@ -57,3 +57,8 @@ script!(
     NOTE_ERRORS,
     "scripts/note_errors.lua"
 );
+script!(
+    /// Notes that a gateway has both stores within reach.
+    ATTEND,
+    "scripts/attend.lua"
+);

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use redis::{ScriptInvocation, Value};
 
+use super::header::millis;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Change, JobId, Layout, MAX_STAGES, Marking};
+use crate::domain::{Cells, Change, JobId, Layout, MAX_STAGES, Marking, Stall};
 
 /// Why a script left a tracker as it was.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,9 +31,9 @@ pub enum Refusal {
     Incomplete,
     /// It, or the image that was to become it, is of another generation than answers.
     Stale,
-    /// It has not settled yet.
+    /// It has not settled yet, or is not idle for long enough.
     Settling,
-    /// Its header is another by now.
+    /// Its header, or its revision, is another by now.
     Changed,
     /// What its header counts is not what is in its cells.
     CountsWrong,
@@ -56,6 +57,8 @@ pub enum Seal<'a> {
     Complete,
     /// A caller cancelled the job, for this reason.
     Cancelled(&'a str),
+    /// No mark was new for too long; refused unless that is so. A complete tracker is sealed as that.
+    Revoked(Stall),
 }
 
 struct Reply {
@@ -227,9 +230,13 @@ impl Live {
         let (cause, reason) = match seal {
             Seal::Complete => (1, ""),
             Seal::Cancelled(reason) => (2, reason),
+            Seal::Revoked(_) => (3, ""),
         };
         let mut call = scripts::SEAL.key(keys::tracker(id));
         call.key(keys::reason(id)).arg(incarnation).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
+        if let Seal::Revoked(Stall { revision, timeout, not_before }) = seal {
+            call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
+        }
         self.call(&call, deadline).await?.header_if("SEALED")
     }
 

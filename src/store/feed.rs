@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use super::jobs::{from_bigint, parse};
+use super::jobs::{from_bigint, parse, stall_timeout};
 use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Running};
@@ -24,8 +24,8 @@ pub struct Feed {
 /// What the feed tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The job runs, with this incarnation.
-    Running(JobId, u64),
+    /// The job runs, with this incarnation and perhaps a stall timeout of its own.
+    Running(JobId, u64, Option<Duration>),
     /// The job has ended.
     Ended(JobId),
     /// A row of the job was recorded.
@@ -49,14 +49,18 @@ impl Store {
         listener.listen(CHANNEL).await?;
         // After LISTEN, so that nothing falls between the list and the first event.
         let rows = sqlx::query!(
-            r#"SELECT job_id, incarnation, EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
+            r#"SELECT job_id, incarnation, stall_timeout,
+                      EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
                FROM jobs WHERE state = 'RUNNING'"#
         )
         .fetch_all(&mut listener)
         .await?;
-        let running = |incarnation, ledger| Ok::<_, Error>(Running { incarnation: from_bigint(incarnation)?, ledger });
-        let list = rows.into_iter().map(|row| Ok((parse(&row.job_id)?, running(row.incarnation, row.ledger)?)));
-        Ok((Feed { listener }, list.collect::<Result<_, Error>>()?))
+        let mut running = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let (incarnation, stall_timeout) = (from_bigint(row.incarnation)?, stall_timeout(row.stall_timeout)?);
+            running.insert(parse(&row.job_id)?, Running { incarnation, ledger: row.ledger, stall_timeout });
+        }
+        Ok((Feed { listener }, running))
     }
 }
 
@@ -90,18 +94,18 @@ impl Feed {
 
 /// Reads what the triggers in `migrations/0003_airtight.sql` send.
 fn event(payload: &str) -> Result<Event, Error> {
-    let mut words = payload.split(' ');
-    let told = match (words.next(), words.next(), words.next()) {
-        (Some("running"), Some(incarnation), Some(id)) => {
-            let incarnation = incarnation.parse().map_err(|_| Error::Unexpected(payload.to_owned()))?;
-            Event::Running(parse(id)?, incarnation)
+    let wrong = || Error::Unexpected(format!("no event of the feed: {payload:?}"));
+    let number = |word: &str| word.parse::<u64>().map_err(|_| wrong());
+    match *payload.split(' ').collect::<Vec<_>>() {
+        ["running", incarnation, stall_timeout, id] => {
+            let stall_timeout = Some(number(stall_timeout)?).filter(|millis| *millis > 0).map(Duration::from_millis);
+            Ok(Event::Running(parse(id)?, number(incarnation)?, stall_timeout))
         }
-        (Some("ended"), Some(id), None) => Event::Ended(parse(id)?),
-        (Some("recorded"), Some(id), None) => Event::Recorded(parse(id)?),
-        (Some("drained"), Some(id), None) => Event::Drained(parse(id)?),
-        _ => return Err(Error::Unexpected(format!("no event of the feed: {payload:?}"))),
-    };
-    Ok(told)
+        ["ended", id] => Ok(Event::Ended(parse(id)?)),
+        ["recorded", id] => Ok(Event::Recorded(parse(id)?)),
+        ["drained", id] => Ok(Event::Drained(parse(id)?)),
+        _ => Err(wrong()),
+    }
 }
 
 #[cfg(test)]
@@ -111,11 +115,14 @@ mod tests {
     #[test]
     fn events_are_read_and_anything_else_is_refused() {
         let id: JobId = "a".parse().unwrap();
-        assert_eq!(event("running 7 a"), Ok(Event::Running(id.clone(), 7)));
+        assert_eq!(event("running 7 0 a"), Ok(Event::Running(id.clone(), 7, None)));
+        assert_eq!(event("running 7 1500 a"), Ok(Event::Running(id.clone(), 7, Some(Duration::from_millis(1500)))));
         assert_eq!(event("ended a"), Ok(Event::Ended(id.clone())));
         assert_eq!(event("recorded a"), Ok(Event::Recorded(id.clone())));
         assert_eq!(event("drained a"), Ok(Event::Drained(id)));
-        for garbage in ["", "ended", "running a", "running x a", "ended a b", "stopped a"] {
+        for garbage in
+            ["", "ended", "running a", "running 7 a", "running x 0 a", "running 7 -1 a", "ended a b", "stopped a"]
+        {
             assert!(event(garbage).is_err(), "{garbage}");
         }
     }

@@ -1,6 +1,7 @@
 //! Jobs: created, looked at, started. Each write is guarded and says whether it won.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -17,6 +18,7 @@ struct JobRow {
     stages: Vec<String>,
     task_count: i32,
     failure_threshold: f64,
+    stall_timeout: Option<i64>,
     state: String,
     incarnation: i64,
     tracked: bool,
@@ -36,15 +38,16 @@ impl Store {
             .deadline
             .bound(
                 sqlx::query!(
-                    "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold)
-                     SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
+                    "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout)
+                     SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
                      ON CONFLICT (job_id) DO NOTHING",
                     new.id.as_str(),
                     new.display_name,
                     Json(&new.labels) as _,
                     &stages,
                     i32::try_from(new.task_count).unwrap_or(i32::MAX),
-                    new.failure_threshold
+                    new.failure_threshold,
+                    new.stall_timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX))
                 )
                 .execute(&mut *lease.connection),
             )
@@ -62,8 +65,8 @@ impl Store {
                 sqlx::query_as!(
                     JobRow,
                     r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
-                              task_count, failure_threshold, state, incarnation, tracked, create_time, start_time, end_time,
-                              cancel_reason,
+                              task_count, failure_threshold, stall_timeout, state, incarnation, tracked, create_time, start_time,
+                              end_time, cancel_reason,
                               EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
                        FROM jobs WHERE job_id = $1"#,
                     id.as_str()
@@ -149,6 +152,7 @@ impl TryFrom<JobRow> for Job {
             stages: row.stages.iter().map(|stage| parse(stage)).collect::<Result<_, _>>()?,
             task_count: u32::try_from(row.task_count).map_err(|error| Error::Unexpected(error.to_string()))?,
             failure_threshold: row.failure_threshold,
+            stall_timeout: stall_timeout(row.stall_timeout)?,
         };
         Ok(Self {
             definition,
@@ -167,6 +171,11 @@ impl TryFrom<JobRow> for Job {
 /// Reads a word that somebody else may have written.
 pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T, Error> {
     word.parse().map_err(|error| Error::Unexpected(format!("{word:?}: {error}")))
+}
+
+/// A stall timeout as it was read.
+pub(super) fn stall_timeout(millis: Option<i64>) -> Result<Option<Duration>, Error> {
+    Ok(millis.map(from_bigint).transpose()?.map(Duration::from_millis))
 }
 
 /// A number as it was read.

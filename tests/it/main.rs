@@ -21,6 +21,7 @@ mod reading;
 mod reporting_together;
 mod server_without_stores;
 mod source;
+mod stalled_jobs;
 mod startup;
 mod stopping;
 mod support;

@@ -15,6 +15,7 @@ pub fn new_job(request: pb::CreateJobRequest) -> (NewJob, bool) {
         stages: request.stages,
         task_count: request.task_count,
         failure_threshold: request.failure_threshold,
+        stall_timeout: request.stall_timeout.map(duration),
     };
     (new, request.start)
 }
@@ -52,8 +53,14 @@ impl From<Job> for pb::Job {
             start_time: job.start_time.map(timestamp),
             end_time: job.end_time.map(timestamp),
             cancel_reason: job.cancel_reason,
+            stall_timeout: definition.stall_timeout.and_then(|timeout| timeout.try_into().ok()),
         }
     }
+}
+
+/// As the caller wrote it, negative or not.
+fn duration(written: prost_types::Duration) -> time::Duration {
+    time::Duration::seconds(written.seconds).saturating_add(time::Duration::nanoseconds(written.nanos.into()))
 }
 
 #[cfg(test)]
@@ -74,6 +81,7 @@ mod tests {
             task_count: 3,
             failure_threshold: Some(0.25),
             start: true,
+            stall_timeout: Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }),
         }
     }
 
@@ -96,6 +104,7 @@ mod tests {
         assert_eq!((shown.job_id, shown.display_name, shown.labels), ("j".into(), "A job".into(), request().labels));
         assert_eq!((shown.stages, shown.task_count), (request().stages, 3));
         assert_eq!(shown.failure_threshold.to_bits(), 0.25_f64.to_bits());
+        assert_eq!(shown.stall_timeout, request().stall_timeout);
         assert_eq!(shown.state, i32::from(pb::JobState::Pending));
         assert_eq!(
             (shown.create_time.map(|time| time.seconds), shown.start_time, shown.end_time),

@@ -10,7 +10,7 @@
 
 local HEADER, BODY = 256, 240
 local STAGES, BUCKETS = 8, 15
-local COMPLETE = 1
+local COMPLETE, REVOKED = 1, 3
 local COUNTS_AT, NO_COUNTS = 77, string.rep('\0', 12 * STAGES)
 -- The last millisecond of the year 9999: no time, and no number either, is above. Lua's numbers are exact up to there.
 local LARGEST = 253402300799999
@@ -34,7 +34,7 @@ end
 -- Whether the fields can have been written by us: each within its range, and none against another.
 local function possible(h, body)
   local stages, total, counts = h.stages, h.total, h.counts
-  if stages < 1 or stages > STAGES or h.adopted > 1 or h.seal > 2 or h.restored > 1 then
+  if stages < 1 or stages > STAGES or h.adopted > 1 or h.seal > 3 or h.restored > 1 then
     return false
   end
   if math.max(h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time, h.bucket) > LARGEST then

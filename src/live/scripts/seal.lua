@@ -3,16 +3,21 @@
 -- KEYS[1]  the tracker
 -- KEYS[2]  the reason of a cancel, kept beside the seal so that whoever commits it can tell
 -- ARGV[1]  the incarnation
--- ARGV[2]  the cause: 1 complete, 2 cancelled
+-- ARGV[2]  the cause: 1 complete, 2 cancelled, 3 revoked (of a tracker that is complete after all: 1)
 -- ARGV[3]  the reason
 -- ARGV[4]  the reason's time to live, in milliseconds
+-- ARGV[5…] of a revoke: the revision as it was seen; how long nothing must have happened, in milliseconds; the moment
+--          before which nothing counts, in milliseconds
 -- Returns {status, header}: SEALED (also if it was already, perhaps for another cause: the first one counts);
 --          INCOMPLETE (something is pending, so that it cannot be sealed as complete); NOT_ADOPTED (complete, but marks
---          that were lost and are not back yet could still change the verdict: only when all succeeded none can);
---          OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+--          that were lost and are not back yet could still change the verdict: only when all succeeded none can; or to be
+--          revoked, when those marks may be progress); CHANGED (a mark came since it was seen: not to be revoked);
+--          SETTLING (it is not idle for so long, nor believed for so long: not to be revoked); OTHER_INCARNATION,
+--          MISSING, CORRUPT, UNKNOWN_VERSION.
 
 local key, reason_key = KEYS[1], KEYS[2]
 local incarnation, cause, reason, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local revision, timeout, not_before = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local h, status = own(key, incarnation)
 if not h then
@@ -21,8 +26,22 @@ end
 if h.seal ~= 0 then
   return { 'SEALED', h.raw }
 end
+local left, perfect = pending(h)
+if cause == REVOKED and left == 0 then
+  cause = COMPLETE
+end
+if cause == REVOKED then
+  if not believed(h) then
+    return { 'NOT_ADOPTED', h.raw }
+  end
+  if h.revision ~= revision then
+    return { 'CHANGED', h.raw }
+  end
+  if now() - math.max(h.last_mark, h.adopt_time, not_before) < timeout then
+    return { 'SETTLING', h.raw }
+  end
+end
 if cause == COMPLETE then
-  local left, perfect = pending(h)
   if left > 0 then
     return { 'INCOMPLETE', h.raw }
   end

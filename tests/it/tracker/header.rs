@@ -83,7 +83,8 @@ pub fn contents(valid: &[u8]) -> Vec<(String, Judgement, Vec<u8>)> {
     case("adopted 2", Corrupt, at::ADOPTED, &[2]);
     case("sealed as complete, with tasks pending", Corrupt, at::SEAL, &[1]);
     case("sealed as cancelled", good, at::SEAL, &[2]);
-    case("seal 3", Corrupt, at::SEAL, &[3]);
+    case("sealed as revoked", good, at::SEAL, &[3]);
+    case("seal 4", Corrupt, at::SEAL, &[4]);
     case("restored", good, at::RESTORED, &[1]);
     case("restored 2", Corrupt, at::RESTORED, &[2]);
     case("another total, so that the cells are too short", Corrupt, at::TOTAL, &100_u32.to_be_bytes());

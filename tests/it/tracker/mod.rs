@@ -7,6 +7,7 @@ mod header;
 mod misuse;
 mod model;
 mod rate;
+mod stalled;
 mod time_held;
 
 use std::time::Duration;

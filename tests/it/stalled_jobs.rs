@@ -1,0 +1,271 @@
+//! Scenario 28: a job that makes no progress is revoked, with the marks that it has, after its stall timeout and never
+//! sooner; and only time counts in which its workers could have reported.
+
+use std::time::Duration;
+
+use pb::{Disposition, JobState, Source};
+use prost_types::Timestamp;
+use tonic::Code;
+
+use crate::support::{
+    Fault, Gateway, Link, Stack, dispositions, eventually, failed, holds_for, job, moment, pb, refusal, stages,
+    succeeded, tracker_key,
+};
+
+const TIMEOUT: Duration = Duration::from_millis(1500);
+/// How late a gateway may be that looks ten times a second, on a busy machine.
+const LATE: Duration = Duration::from_secs(2);
+/// Longer than any test takes.
+const LONG: i64 = 3600;
+
+fn stalls(id: &str, timeout: Duration) -> pb::CreateJobRequest {
+    pb::CreateJobRequest { stall_timeout: Some(timeout.try_into().unwrap()), ..job(id, &["read", "digest"], 10) }
+}
+
+/// Gateways that look often, and that settle as soon as they may.
+async fn stack(gateways: usize) -> Stack {
+    let stack = Stack::of(gateways).links().own_postgres(&[]).redis(&[("save", "3600 1000")]);
+    let stack = stack.setting("reconcile-interval", "100ms").setting("redis-timeout", "200ms");
+    stack
+        .setting("postgres-timeout", "500ms")
+        .setting("request-timeout", "1s")
+        .setting("settle-time", "5s")
+        .start()
+        .await
+}
+
+async fn revoked(gateway: &Gateway, id: &str) -> pb::Progress {
+    let ended = async || {
+        let progress = gateway.progress(id).await.ok()?;
+        (progress.state() != JobState::Running).then_some(progress)
+    };
+    let progress = eventually("the job is revoked", ended).await;
+    assert_eq!((progress.state(), progress.source()), (JobState::Revoked, Source::Snapshot), "{id}");
+    progress
+}
+
+/// From one moment to another, which may lie before it by what the clocks of both stores tell differently.
+fn between(from: Option<Timestamp>, to: Option<Timestamp>) -> Duration {
+    moment(to).duration_since(moment(from)).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_stalled_job_is_revoked_with_the_marks_it_has_after_its_stall_timeout_and_never_sooner() {
+    let stack = stack(2).await;
+    stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
+    let results = [succeeded(0..5, "read"), failed([5], "read"), succeeded(0..2, "digest")].concat();
+    stack[0].report("a", results.clone()).await.unwrap();
+    let last = stack[0].progress("a").await.unwrap().last_progress_time;
+    // What is only repeated is no progress.
+    let repeated = async || stack[1].report("a", results.clone()).await.is_ok_and(|answer| !answer.stop);
+    holds_for(TIMEOUT / 2, "the job runs", repeated).await;
+
+    let told = revoked(&stack[1], "a").await;
+    let idle = between(last, told.observe_time);
+    assert!(idle >= TIMEOUT && idle < TIMEOUT + LATE, "{idle:?}");
+    assert_eq!(stages(&told), [[4, 5, 1, 0], [7, 2, 0, 1]]);
+    assert_eq!((told.lower_bound, told.last_progress_time, &*told.cancel_reason), (false, last, ""));
+    assert_eq!(revoked(&stack[0], "a").await, told);
+    let job = stack[0].get("a").await.unwrap();
+    assert_eq!((job.state(), job.end_time), (JobState::Revoked, told.observe_time));
+
+    let late = stack[0].report("a", succeeded([9], "read")).await.unwrap();
+    assert_eq!((dispositions(&late), late.stop), (vec![Disposition::Superseded], true));
+    let refused = stack[0].cancel("a", "").await.unwrap_err();
+    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
+}
+
+#[tokio::test]
+async fn new_marks_keep_a_job_from_being_revoked() {
+    let stack = stack(1).await;
+    stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
+    for task in 0..8 {
+        let answer = stack[0].report("a", succeeded([task], "read")).await.unwrap();
+        assert_eq!(dispositions(&answer), [Disposition::Applied]);
+        tokio::time::sleep(TIMEOUT / 3).await;
+    }
+    assert_eq!(stages(&revoked(&stack[0], "a").await)[0], [2, 8, 0, 0]);
+}
+
+/// From the start, if nothing is ever reported.
+#[tokio::test]
+async fn a_job_without_any_report_is_revoked_too() {
+    let stack = stack(1).await;
+    let job = stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
+    let told = revoked(&stack[0], "a").await;
+    let idle = between(job.start_time, told.observe_time);
+    assert!(idle >= TIMEOUT && idle < TIMEOUT + LATE, "{idle:?}");
+    assert_eq!((stages(&told)[0], told.last_progress_time), ([10, 0, 0, 0], None));
+}
+
+/// Its finisher sleeps through the stall timeout, before it has sealed anything.
+#[tokio::test]
+async fn a_stalled_job_that_is_complete_succeeds() {
+    let stack = stack(1).await;
+    stack[0].create(stalls("a", Duration::from_secs(1))).await.unwrap();
+    stack[0].order("finish.begun", Fault::Stall);
+    stack[0].report("a", succeeded(0..10, "read")).await.unwrap();
+    stack[0].report("a", succeeded(0..10, "digest")).await.unwrap();
+    stack[0].reached("finish.begun").await;
+    let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
+    holds_for(Duration::from_secs(2), "it has not ended", runs).await;
+    stack[0].release("finish.begun");
+    let ended = async || stack[0].get("a").await.ok().filter(|job| job.state() != JobState::Running);
+    assert_eq!(eventually("it ends", ended).await.state(), JobState::Succeeded);
+}
+
+/// The gateway has found that the job is stalled, and that Postgres answers, and is about to seal it.
+#[tokio::test]
+async fn a_report_just_before_the_revoke_wins() {
+    let stack = stack(1).await;
+    stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
+    stack[0].order("revoke.checked", Fault::Stall);
+    stack[0].reached("revoke.checked").await;
+    let answer = stack[0].report("a", succeeded(0..10, "read")).await.unwrap();
+    assert_eq!(dispositions(&answer), [Disposition::Applied; 10]);
+    let last = stack[0].progress("a").await.unwrap().last_progress_time;
+    stack[0].release("revoke.checked");
+    let told = revoked(&stack[0], "a").await;
+    assert_eq!(stages(&told)[0], [0, 10, 0, 0]);
+    assert!(between(last, told.observe_time) >= TIMEOUT, "{told:?}");
+}
+
+/// The gateway dies between seal and commit: the next one that looks ends the job, as revoked.
+#[tokio::test]
+async fn what_a_gateway_that_dies_began_to_revoke_is_revoked() {
+    for point in ["revoke.checked", "revoke.sealed"] {
+        let mut stack = stack(1).await;
+        stack[0].create(stalls("a", Duration::from_secs(1))).await.unwrap();
+        stack[0].report("a", succeeded([0], "read")).await.unwrap();
+        stack[0].order(point, Fault::Kill);
+        stack[0].reached(point).await;
+        stack[0].ended().await;
+        let state: String = stack.postgres.value("SELECT state FROM jobs").await;
+        assert_eq!(state, "RUNNING", "{point}");
+        stack[0].restart().await;
+        assert_eq!(stages(&revoked(&stack[0], "a").await)[0], [9, 1, 0, 0], "{point}");
+    }
+}
+
+/// A job that gets no mark while a store is away, for longer than its stall timeout, has its whole time afterwards.
+async fn counts_from_the_end_of(stack: &mut Stack, id: &str, outage: impl AsyncFnOnce(&mut Stack)) {
+    stack[0].create(stalls(id, TIMEOUT)).await.unwrap();
+    stack[0].report(id, succeeded([0], "read")).await.unwrap();
+    outage(stack).await;
+    let back: Timestamp = std::time::SystemTime::now().into();
+    let told = revoked(&stack[0], id).await;
+    let idle = between(Some(back), told.observe_time);
+    // The gateway may find out that the store is back a little before the test does.
+    assert!(idle > TIMEOUT - Duration::from_millis(300), "{id}: revoked {idle:?} after the store was back");
+    assert_eq!(stages(&told)[0], [9, 1, 0, 0], "{id}");
+}
+
+#[tokio::test]
+async fn the_clock_stands_still_while_redis_is_away() {
+    let mut stack = stack(1).await;
+    counts_from_the_end_of(&mut stack, "stopped", async |stack| {
+        stack.redis.pause();
+        tokio::time::sleep(2 * TIMEOUT).await;
+        stack.redis.resume();
+    })
+    .await;
+    counts_from_the_end_of(&mut stack, "silent", async |stack| {
+        stack[0].links().redis.set(Link::Blackhole);
+        tokio::time::sleep(2 * TIMEOUT).await;
+        stack[0].links().redis.set(Link::Open);
+    })
+    .await;
+    counts_from_the_end_of(&mut stack, "restarted", async |stack| {
+        stack.redis.ask::<()>(&redis::cmd("SAVE")).await;
+        stack.redis.kill();
+        tokio::time::sleep(TIMEOUT).await;
+        stack.redis.restart().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_clock_stands_still_while_postgres_is_away() {
+    let mut stack = stack(1).await;
+    counts_from_the_end_of(&mut stack, "silent", async |stack| {
+        stack[0].links().postgres.set(Link::Blackhole);
+        tokio::time::sleep(3 * TIMEOUT).await;
+        stack[0].links().postgres.set(Link::Open);
+    })
+    .await;
+    counts_from_the_end_of(&mut stack, "gone", async |stack| {
+        stack.postgres.own_server().kill();
+        tokio::time::sleep(3 * TIMEOUT).await;
+        stack.postgres.own_server().restart().unwrap();
+    })
+    .await;
+}
+
+/// Deploying every hour must not keep a job alive for ever that has stalled for a day.
+#[tokio::test]
+async fn the_clock_goes_on_while_one_gateway_is_replaced_by_the_next() {
+    let mut stack = stack(1).await;
+    let timeout = Duration::from_secs(5);
+    stack[0].create(stalls("a", timeout)).await.unwrap();
+    stack[0].report("a", succeeded([0], "read")).await.unwrap();
+    tokio::time::sleep(timeout * 3 / 4).await;
+    stack[0].restart().await;
+    stack[0].ready().await;
+    let told = revoked(&stack[0], "a").await;
+    let idle = between(told.last_progress_time, told.observe_time);
+    assert!(idle >= timeout && idle < timeout * 3 / 2, "{idle:?}");
+}
+
+#[tokio::test]
+async fn no_job_is_revoked_unless_it_or_the_gateway_says_when() {
+    let stack = stack(1).await;
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
+    holds_for(Duration::from_secs(3), "the job runs", runs).await;
+    // And nothing is written for it either.
+    assert!(!stack.redis.ask::<bool>(redis::cmd("EXISTS").arg("hw:attended")).await);
+
+    let lenient = Stack::of(1).setting("reconcile-interval", "100ms").setting("stall-timeout", "1s").start().await;
+    lenient[0].create(job("default", &["s"], 2)).await.unwrap();
+    lenient[0].create(stalls("own", Duration::from_secs(3600))).await.unwrap();
+    revoked(&lenient[0], "default").await;
+    assert_eq!(lenient[0].get("own").await.unwrap().state(), JobState::Running);
+}
+
+/// Scenario 21: without its tracker, a job's idleness is nobody's to judge.
+#[tokio::test]
+async fn a_job_whose_tracker_is_gone_is_not_revoked_before_it_had_its_time_again() {
+    let stack = stack(1).await;
+    stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
+    stack[0].report("a", succeeded([0], "read")).await.unwrap();
+    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    let told = revoked(&stack[0], "a").await;
+    let idle = between(told.restore_time, told.observe_time);
+    assert!(idle >= Duration::from_secs(5) + TIMEOUT, "{idle:?}: less than to settle and to stall");
+    assert_eq!((stages(&told)[0], told.lower_bound), ([9, 1, 0, 0], false));
+}
+
+#[tokio::test]
+async fn the_stall_timeout_is_part_of_what_a_job_is() {
+    let stack = Stack::start(1).await;
+    let timeout = prost_types::Duration { seconds: LONG, nanos: 500_000_000 };
+    let request = |timeout| pb::CreateJobRequest { stall_timeout: timeout, ..job("a", &["s"], 2) };
+    let created = stack[0].create(request(Some(timeout))).await.unwrap();
+    assert_eq!(created.stall_timeout, Some(timeout));
+    assert_eq!(stack[0].create(request(Some(timeout))).await.unwrap(), created);
+    assert_eq!(stack[0].get("a").await.unwrap(), created);
+    for other in [None, Some(prost_types::Duration { seconds: LONG, nanos: 0 })] {
+        let refused = stack[0].create(request(other)).await.unwrap_err();
+        assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
+        assert!(refused.message().contains("stall_timeout"), "{refused}");
+    }
+    let changed = stack.postgres.run("UPDATE jobs SET stall_timeout = 2000").await.unwrap_err();
+    assert!(changed.to_string().contains("what a job is never changes"), "{changed}");
+    for (seconds, nanos) in [(0, 0), (0, 999_999_999), (-1, 0), (i64::MIN, i32::MIN), (i64::MAX, i32::MAX)] {
+        let wrong =
+            pb::CreateJobRequest { job_id: "b".into(), ..request(Some(prost_types::Duration { seconds, nanos })) };
+        let refused = stack[0].create(wrong).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{seconds} s {nanos} ns");
+        assert!(refused.message().contains("stall_timeout"), "{refused}");
+    }
+}
