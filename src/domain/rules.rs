@@ -5,6 +5,7 @@ use super::TrackerView;
 
 /// A running job as the reconciler sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each says another thing that was seen, and any may go with any")]
 pub struct Sight {
     /// The incarnation that Postgres names for it.
     pub incarnation: u64,
