@@ -1,8 +1,9 @@
 //! The last thing that a gateway does: what its mirrors hold, and Redis perhaps does not, goes back into the trackers, so
 //! that stopping it as planned loses nothing even if Redis has just lost its state (invariant I4).
 
-use std::collections::HashMap;
 use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use super::Gateway;
 use crate::deadline::Deadline;
@@ -12,6 +13,8 @@ use crate::live::Tracker;
 
 /// How many trackers are looked at in one round trip.
 const PAGE: usize = 500;
+/// How many jobs are merged at once; fewer than there are connections to Postgres.
+const AT_ONCE: usize = 8;
 /// The pause before what could not be merged is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
@@ -20,12 +23,9 @@ impl Gateway {
     /// was not done by the deadline.
     pub async fn merge_back(&self, deadline: Deadline) -> Vec<JobId> {
         let mut left = self.shared.mirrors.jobs();
+        // Of a job that has ended nothing is missing. Not: what the feed does not name, which may be behind.
+        left.retain(|id| self.known().ended(id).is_none());
         loop {
-            // Of a job that has ended nothing is missing. Without a feed, all may run.
-            if let Some(running) = self.running() {
-                let running: HashMap<_, _> = running.into_iter().collect();
-                left.retain(|id| running.contains_key(id));
-            }
             let mut still = Vec::new();
             for page in left.chunks(PAGE) {
                 match deadline.bound(self.merge_page(page, deadline)).await {
@@ -43,11 +43,16 @@ impl Gateway {
 
     async fn merge_page(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<JobId>> {
         let (trackers, generation) = self.live().look_at_all(ids, deadline).await?;
+        let mut trackers = trackers.into_iter();
         let mut left = Vec::new();
-        for (id, tracker) in ids.iter().zip(trackers) {
-            let merged = self.merge_one(id, tracker, generation, deadline).await;
-            if !merged.inspect_err(|error| tracing::debug!(job = %id, %error, "not merged back")).unwrap_or(false) {
-                left.push(id.clone());
+        for some in ids.chunks(AT_ONCE) {
+            let merges = some.iter().zip(trackers.by_ref());
+            let merges = merges.map(|(id, tracker)| self.merge_one(id, tracker, generation, deadline));
+            for (id, merged) in some.iter().zip(join_all(merges).await) {
+                let merged = merged.inspect_err(|error| tracing::debug!(job = %id, %error, "not merged back"));
+                if !merged.unwrap_or(false) {
+                    left.push(id.clone());
+                }
             }
         }
         Ok(left)

@@ -130,23 +130,6 @@ async fn a_report_just_before_the_revoke_wins() {
     assert!(between(last, told.observe_time) >= TIMEOUT, "{told:?}");
 }
 
-/// The gateway dies between seal and commit: the next one that looks ends the job, as revoked.
-#[tokio::test]
-async fn what_a_gateway_that_dies_began_to_revoke_is_revoked() {
-    for point in ["revoke.checked", "revoke.sealed"] {
-        let mut stack = stack(1).await;
-        stack[0].create(stalls("a", Duration::from_secs(1))).await.unwrap();
-        stack[0].report("a", succeeded([0], "read")).await.unwrap();
-        stack[0].order(point, Fault::Kill);
-        stack[0].reached(point).await;
-        stack[0].ended().await;
-        let state: String = stack.postgres.value("SELECT state FROM jobs").await;
-        assert_eq!(state, "RUNNING", "{point}");
-        stack[0].restart().await;
-        assert_eq!(stages(&revoked(&stack[0], "a").await)[0], [9, 1, 0, 0], "{point}");
-    }
-}
-
 /// A job that gets no mark while a store is away, for longer than its stall timeout, has its whole time afterwards.
 async fn counts_from_the_end_of(stack: &mut Stack, id: &str, outage: impl AsyncFnOnce(&mut Stack)) {
     stack[0].create(stalls(id, TIMEOUT)).await.unwrap();

@@ -8,6 +8,9 @@ use highwater::fault::POINTS;
 use super::{CANARY, DONE, STAGES, Stored, ended, reports, six_tasks, uses_redis_again};
 use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stages, tracker_key};
 
+/// Long enough to get gateway 1 out of the way.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a gateway is doing when it dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Deed {
@@ -23,6 +26,8 @@ enum Deed {
     Restore,
     /// Nobody can reach Redis, from the start on.
     EndWithoutRedis,
+    /// Its reconciler finds that the job makes no progress.
+    Revoke,
 }
 
 /// What leads by the point.
@@ -34,6 +39,7 @@ fn deeds(point: &str) -> &'static [Deed] {
         Some(("record", _)) => &[Deed::Record],
         Some(("drain", _)) => &[Deed::Drain],
         Some(("restore", _)) => &[Deed::Restore],
+        Some(("revoke", _)) => &[Deed::Revoke],
         Some(("commit", _) | ("finish", "committed")) => &[Deed::LastReport, Deed::Cancel, Deed::EndWithoutRedis],
         Some(("finish", _)) => &[Deed::LastReport, Deed::Cancel],
         _ => panic!("no test kills a gateway at {point}"),
@@ -47,11 +53,13 @@ impl Deed {
         if self == Self::EndWithoutRedis {
             stack.gateways().iter().for_each(cut);
         }
-        stack[1].create(pb::CreateJobRequest { start: self != Self::Start, ..six_tasks(id) }).await.unwrap();
+        let stall_timeout = (self == Self::Revoke).then(|| STALL_TIMEOUT.try_into().unwrap());
+        let new = pb::CreateJobRequest { start: self != Self::Start, stall_timeout, ..six_tasks(id) };
+        stack[1].create(new).await.unwrap();
         let [first, second, _] = reports();
         match self {
             Self::Start => {}
-            Self::Report | Self::Cancel => drop(stack[0].report(id, first).await.unwrap()),
+            Self::Report | Self::Cancel | Self::Revoke => drop(stack[0].report(id, first).await.unwrap()),
             Self::Record => {
                 stack[0].report(id, first).await.unwrap();
                 cut(&stack[0]);
@@ -88,6 +96,7 @@ impl Deed {
                 gateway.report(id, second).await.map(drop)
             }
             Self::Drain => return gateway.links().redis.set(Link::Open),
+            Self::Revoke => return,
             Self::EndWithoutRedis => return drop(gateway.report(id, last).await.unwrap()),
         };
         answer.expect_err("a dead gateway answers nothing");
@@ -98,7 +107,7 @@ impl Deed {
         let [first, second, last] = reports();
         match self {
             Self::Start => vec![],
-            Self::Report | Self::Cancel | Self::Record | Self::Restore => first,
+            Self::Report | Self::Cancel | Self::Record | Self::Restore | Self::Revoke => first,
             Self::LastReport | Self::Drain => [first, second].concat(),
             Self::EndWithoutRedis => [first, second, last].concat(),
         }
@@ -145,9 +154,14 @@ async fn what_a_gateway_that_dies_began_to_restore_is_restored() {
     die_at_every_point_of("restore").await;
 }
 
+#[tokio::test]
+async fn what_a_gateway_that_dies_began_to_revoke_is_revoked() {
+    die_at_every_point_of("revoke").await;
+}
+
 #[test]
 fn a_gateway_dies_at_every_point() {
-    let tested = ["start", "report", "record", "drain", "restore", "cancel", "finish", "commit"];
+    let tested = ["start", "report", "record", "drain", "restore", "cancel", "revoke", "finish", "commit"];
     for point in POINTS {
         assert!(!deeds(point).is_empty());
         assert!(tested.contains(&point.split_once('.').unwrap().0), "{point}");
@@ -199,8 +213,11 @@ async fn dies(stack: &mut Stack, point: &str, deed: Deed, id: &str) -> Stored {
     let shown = [stack[0].progress(id).await.unwrap(), stack[1].progress(id).await.unwrap()];
     assert_eq!(shown[0], shown[1]);
     assert_eq!((shown[0].source(), &shown[0].cancel_reason), (pb::Source::Snapshot, &end.cancel_reason));
-    if deed != Deed::Cancel {
-        assert_eq!((shown[0].state(), stages(&shown[0])), (pb::JobState::Succeeded, DONE.to_vec()));
+    let told = (shown[0].state(), stages(&shown[0]));
+    match deed {
+        Deed::Cancel => {}
+        Deed::Revoke => assert_eq!(told, (pb::JobState::Revoked, vec![[3, 3, 0, 0], [6, 0, 0, 0]])),
+        _ => assert_eq!(told, (pb::JobState::Succeeded, DONE.to_vec())),
     }
     end
 }
@@ -224,7 +241,7 @@ async fn taken_over(stack: &Stack, point: &str, deed: Deed, id: &str) -> Stored 
             }
         }
         // The reconciler does it, without any call.
-        Deed::EndWithoutRedis => {}
+        Deed::EndWithoutRedis | Deed::Revoke => {}
         Deed::LastReport | Deed::Cancel if began_to_end => {}
         Deed::LastReport | Deed::Drain => drop(stack[1].report(id, reports()[2].clone()).await.unwrap()),
         Deed::Cancel => {
