@@ -46,9 +46,9 @@ impl Gateway {
         let mut trackers = trackers.into_iter();
         let mut left = Vec::new();
         for some in ids.chunks(AT_ONCE) {
-            let merges = some.iter().zip(trackers.by_ref());
-            let merges = merges.map(|(id, tracker)| self.merge_one(id, tracker, generation, deadline));
-            for (id, merged) in some.iter().zip(join_all(merges).await) {
+            let calls = some.iter().zip(trackers.by_ref());
+            let calls = calls.map(|(id, tracker)| self.merge_one(id, tracker, generation, deadline));
+            for (id, merged) in some.iter().zip(join_all(calls).await) {
                 let merged = merged.inspect_err(|error| tracing::debug!(job = %id, %error, "not merged back"));
                 if !merged.unwrap_or(false) {
                     left.push(id.clone());

@@ -92,7 +92,12 @@ impl Crew {
 
     /// Waits until this part of all reports is under way or through.
     pub async fn has_done(&self, part: f64, tasks: i64) {
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a few hundred tasks"
+        )]
         let left = (results(tasks).len() as f64 * (1.0 - part)) as usize;
         let few = async || (self.shared.left.lock().unwrap().len() <= left).then_some(());
         eventually("the crew comes so far", few).await;
