@@ -36,6 +36,9 @@ struct Mirror {
     epoch: u64,
     /// Nothing was ever put in.
     blank: bool,
+    /// The incarnation of the last tracker that all of it was merged into, or that took the first of it: what is restored
+    /// under a later one may lack it.
+    based: u64,
     /// The tracker, and its revision, that was last read whole; and that is being read.
     pulled: Option<(Standing, u64)>,
     pulling: Option<(Standing, u64)>,
@@ -59,12 +62,14 @@ impl Mirrors {
         Self { state: Mutex::new(state), max_bytes }
     }
 
-    /// Adds marks that were acknowledged. `held_by` is the tracker that took them, if it is one that loses none.
+    /// Adds marks that were acknowledged while the job's tracker was the one with the incarnation `under`. `held_by` is
+    /// the tracker that took them, if it is one that loses none.
     pub fn mark(
         &self,
         id: &JobId,
         layout: Layout,
         cells: impl Iterator<Item = (u32, Cell)>,
+        under: u64,
         held_by: Option<Standing>,
     ) {
         let mut state = self.state();
@@ -73,7 +78,7 @@ impl Mirrors {
             let span = layout.span(task);
             layout.merge(task, cell, &mut mirror.cells[span.clone()], span.start);
         }
-        mirror.took(held_by);
+        mirror.took(under, held_by);
     }
 
     /// Adds what was read from a tracker.
@@ -84,7 +89,7 @@ impl Mirrors {
         for (ours, theirs) in mirror.cells[start..].iter_mut().zip(&chunk.bytes) {
             *ours |= theirs;
         }
-        mirror.took(Some(held_by));
+        mirror.took(held_by.incarnation, Some(held_by));
     }
 
     /// The tasks whose cells are to be read next from the tracker that stands so at this revision; `None` if all have
@@ -145,6 +150,19 @@ impl Mirrors {
             && mirror.epoch == epoch
         {
             mirror.merged = Some(standing);
+            mirror.based = standing.incarnation.max(mirror.based);
+        }
+    }
+
+    /// Whether the job's tracker was restored under this incarnation without what is held here, as far as is known.
+    pub fn is_behind(&self, id: &JobId, incarnation: u64) -> bool {
+        self.state().mirrors.peek(id).is_some_and(|mirror| !mirror.blank && mirror.based < incarnation)
+    }
+
+    /// All of it is in the ledger, for the tracker with this incarnation.
+    pub fn recorded(&self, id: &JobId, incarnation: u64) {
+        if let Some(mirror) = self.state().mirrors.get_mut(id) {
+            mirror.based = incarnation.max(mirror.based);
         }
     }
 
@@ -197,6 +215,7 @@ impl State {
                 merged: None,
                 epoch: 0,
                 blank: true,
+                based: 0,
                 pulled: None,
                 pulling: None,
                 next_pull: 0,
@@ -209,9 +228,9 @@ impl State {
 
 impl Mirror {
     /// Marks came that `held_by` holds; `None`: they came from where marks can be lost.
-    fn took(&mut self, held_by: Option<Standing>) {
+    fn took(&mut self, under: u64, held_by: Option<Standing>) {
         if self.blank {
-            (self.merged, self.blank) = (held_by, false);
+            (self.merged, self.blank, self.based) = (held_by, false, under);
         } else if held_by.is_none() || self.merged != held_by {
             self.merged = None;
         }
@@ -260,7 +279,7 @@ mod tests {
     fn what_was_acknowledged_and_what_was_read_are_one() {
         let mirrors = Mirrors::new(1 << 20);
         let one = id("one");
-        mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), None);
+        mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), 1, None);
         let (chunks, _) = mirrors.chunks(&one);
         assert_eq!(chunks, [0..65_536, 131_072..196_608]);
         let mut chunk = mirrors.chunk(&one, &(0..65_536)).unwrap();
@@ -275,19 +294,35 @@ mod tests {
     fn it_is_ahead_until_all_was_merged_and_again_when_another_tracker_took_marks() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
         assert!(!mirrors.is_ahead(&one, standing(1)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), Some(standing(1)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(standing(1)));
         assert!(!mirrors.is_ahead(&one, standing(1)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), None);
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, None);
         assert!(mirrors.is_ahead(&one, standing(1)));
         let (_, epoch) = mirrors.chunks(&one);
         mirrors.merged(&one, standing(1), epoch);
         assert!(!mirrors.is_ahead(&one, standing(1)));
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), Some(standing(1)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 1, Some(standing(1)));
         assert!(!mirrors.is_ahead(&one, standing(1)));
         assert!(mirrors.is_ahead(&one, standing(2)));
-        mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), None);
+        mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), 1, None);
         mirrors.merged(&one, standing(1), epoch);
         assert!(mirrors.is_ahead(&one, standing(1)), "merged before the last mark came");
+    }
+
+    #[test]
+    fn it_is_behind_once_others_restored_without_it_until_it_was_merged_or_recorded() {
+        let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
+        assert!(!mirrors.is_behind(&one, 9));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(standing(1)));
+        assert!(!mirrors.is_behind(&one, 1) && mirrors.is_behind(&one, 2));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 2, Some(standing(2)));
+        assert!(mirrors.is_behind(&one, 2), "the first mark is not in it");
+        let (_, epoch) = mirrors.chunks(&one);
+        mirrors.merged(&one, standing(2), epoch);
+        assert!(!mirrors.is_behind(&one, 2) && mirrors.is_behind(&one, 3));
+        mirrors.recorded(&one, 3);
+        assert!(!mirrors.is_behind(&one, 3));
+        assert!(mirrors.is_ahead(&one, standing(3)), "it is merged all the same when it can be");
     }
 
     #[test]
@@ -295,14 +330,14 @@ mod tests {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
         for name in ["one", "two", "three"] {
-            mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), None);
+            mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
         }
         assert_eq!(mirrors.usage(), (2 * size, 1));
         assert!(mirrors.cells(&id("one")).is_none() && mirrors.cells(&id("three")).is_some());
         mirrors.forget(&id("two"));
         assert_eq!(mirrors.usage(), (size, 1));
         let tiny = Mirrors::new(size - 1);
-        tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), None);
+        tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), 1, None);
         assert_eq!(tiny.usage(), (0, 0));
     }
 

@@ -158,9 +158,12 @@ impl Rounds {
                 continue;
             }
             let Err(error) = self.follow(rule, look).await else { continue };
-            // A tracker in a Redis that refuses writes is as good as none.
-            if matches!(error, Error::Unavailable(Unavailable::Redis)) && !look.sight.ended && judged_without_tracker {
-                self.follow(Rule::FinishWithoutTracker, look).await?;
+            // A tracker in a Redis that refuses writes, or in a demoted one, is as good as none.
+            if matches!(error, Error::Unavailable(Unavailable::Redis)) && !look.sight.ended {
+                self.follow(Rule::Record, look).await?;
+                if judged_without_tracker {
+                    self.follow(Rule::FinishWithoutTracker, look).await?;
+                }
             }
             return Err(error);
         }

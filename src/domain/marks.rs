@@ -107,6 +107,15 @@ impl Cell {
         })
     }
 
+    /// The marks that lead here.
+    pub fn marks(self, task: u32, stages: usize) -> impl Iterator<Item = Mark> {
+        self.statuses(stages).enumerate().filter_map(move |(stage, status)| match status {
+            Status::Succeeded => Some(Mark { task, stage, outcome: Outcome::Succeeded }),
+            Status::Failed => Some(Mark { task, stage, outcome: Outcome::Failed }),
+            Status::Pending | Status::Skipped => None,
+        })
+    }
+
     /// Whether marks can have led here: no stage succeeded without being processed.
     fn is_possible(self) -> bool {
         const EACH_PROCESSED: u16 = 0x5555;

@@ -13,7 +13,8 @@ pub struct Sight {
     pub tracker: TrackerView,
     /// Rows of its reports are in the ledger.
     pub ledger: bool,
-    /// This gateway's mirror may hold marks that the tracker does not.
+    /// This gateway's mirror may hold marks that the tracker does not; of one that cannot be reached: since it was restored
+    /// under a later incarnation than the mirror was ever merged into.
     pub mirror_ahead: bool,
     /// The job has ended, with a snapshot that is a lower bound: its tracker is looked after as long as marks can be
     /// added from it.
@@ -39,6 +40,8 @@ pub enum Rule {
     Adopt,
     /// Seal, commit, expire: it is sealed or complete, and whoever began may be dead.
     Finish,
+    /// Put what the mirror holds into the ledger: Redis cannot be reached, and the job's tracker was restored by others.
+    Record,
     /// End a job that is complete without its tracker, which cannot be reached.
     FinishWithoutTracker,
     /// Add to the end what the tracker of an ended job still holds.
@@ -64,6 +67,7 @@ pub fn due(sight: &Sight) -> Vec<Rule> {
         }
         // What Redis has lost of an ended job is lost.
         _ if sight.ended => Vec::new(),
+        TrackerView::Unreachable if sight.mirror_ahead => vec![Rule::Record, Rule::FinishWithoutTracker],
         TrackerView::Unreachable => vec![Rule::FinishWithoutTracker],
         // What was acknowledged is true of the job whatever its tracker's number: where the feed, or Postgres itself, is
         // behind, another gateway's restore is not to settle without it.
@@ -149,6 +153,13 @@ mod tests {
         assert_eq!(all, [Rule::Restore], "a seal of it may have been forgotten");
         assert_eq!(with(|sight| (sight.tracker, sight.ended) = (rolled_back, true)), [Rule::TakeUp]);
         assert_eq!(with(|sight| sight.tracker = TrackerView::UnknownVersion), []);
+    }
+
+    #[test]
+    fn what_others_restored_out_of_reach_gets_the_mirror_by_way_of_the_ledger() {
+        let unreachable = |ahead| with(|sight| (sight.tracker, sight.mirror_ahead) = (TrackerView::Unreachable, ahead));
+        assert_eq!(unreachable(false), [Rule::FinishWithoutTracker]);
+        assert_eq!(unreachable(true), [Rule::Record, Rule::FinishWithoutTracker]);
     }
 
     #[test]

@@ -29,6 +29,29 @@ impl Gateway {
         Ok(true)
     }
 
+    /// Puts all that the mirror holds into the ledger, if the job's tracker was restored under this incarnation by others:
+    /// it is not believed before the ledger is drained, so nothing that this gateway acknowledged is missed.
+    pub(super) async fn record_mirror(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+        if !self.shared.mirrors.is_behind(id, incarnation) {
+            return Ok(());
+        }
+        let layout = self.definition(id, deadline).await?.layout();
+        let (chunks, _) = self.shared.mirrors.chunks(id);
+        for tasks in chunks {
+            let Some(chunk) = self.shared.mirrors.chunk(id, &tasks) else { return Ok(()) };
+            let start = crate::mirror::bytes_of(layout, &tasks).start;
+            let cells = tasks.map(|task| (task, layout.cell(task, &chunk.bytes, start)));
+            let marks: Vec<Mark> = cells.flat_map(|(task, cell)| cell.marks(task, layout.stages)).collect();
+            if !self.store().record(id, &marks, deadline).await? {
+                return Ok(());
+            }
+        }
+        self.shared.running.recorded(id);
+        self.shared.mirrors.recorded(id, incarnation);
+        tracing::warn!(job = %id, incarnation, "recorded the mirror: others restored the tracker, which cannot be reached");
+        Ok(())
+    }
+
     /// Adds marks that the ledger held; whether they are in.
     pub(super) async fn merge_marks(
         &self,

@@ -117,7 +117,7 @@ impl Gateway {
             fault::point("report.confirmed").await;
             let Footing { incarnation, only_adopted } = footing;
             let held_by = only_adopted.then_some(Standing { incarnation, generation: header.generation });
-            self.shared.mirrors.mark(id, layout, step.marked(&change), held_by);
+            self.shared.mirrors.mark(id, layout, step.marked(&change), incarnation, held_by);
             changes.push(change);
             last = Some(header);
         }
@@ -140,7 +140,8 @@ impl Gateway {
         }
         // Whoever drains the row has the marks in memory alone from then on, and may die of what Redis does not survive.
         let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
-        self.shared.mirrors.mark(id, layout, cells, None);
+        let under = self.shared.running.get(id).map_or(0, |running| running.incarnation);
+        self.shared.mirrors.mark(id, layout, cells, under, None);
         self.shared.running.recorded(id);
         metrics::counter!("highwater_ledger_rows_total").increment(1);
         fault::point("record.done").await;

@@ -58,8 +58,11 @@ impl Gateway {
             let view = tracker.as_ref().map_or(TrackerView::Unreachable, Tracker::view);
             let header = tracker.and_then(Tracker::into_header);
             let standing = standing(header.as_ref(), generation);
-            let mirror_ahead = standing.is_some_and(|standing| self.shared.mirrors.is_ahead(id, standing));
             let Running { incarnation, ledger, stall_timeout } = *running;
+            let mirror_ahead = match standing {
+                Some(standing) => self.shared.mirrors.is_ahead(id, standing),
+                None => view == TrackerView::Unreachable && self.shared.mirrors.is_behind(id, incarnation),
+            };
             let patience = stall_timeout.zip(attendance).map(|(timeout, attendance)| Patience { timeout, attendance });
             let stalled = patience.zip(header.as_ref()).is_some_and(|(patience, header)| patience.is_over(header));
             let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead, ended, stalled };
@@ -105,6 +108,7 @@ impl Gateway {
                     self.revoke(id, header, patience, deadline).await?;
                 }
             }
+            Rule::Record => self.record_mirror(id, incarnation, deadline).await?,
             Rule::FinishWithoutTracker => drop(self.finish_without_tracker(id, incarnation, deadline).await?),
         }
         Ok(())
@@ -131,7 +135,7 @@ impl Gateway {
             }
             // From here on they are in memory alone: first in the mirror as well.
             let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
-            self.shared.mirrors.mark(id, layout, cells, None);
+            self.shared.mirrors.mark(id, layout, cells, incarnation, None);
             crate::fault::point("drain.merged").await;
             self.store().drained(id, &entries, deadline).await?;
         }

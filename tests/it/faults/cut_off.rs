@@ -38,3 +38,12 @@ async fn a_gateway_without_postgres_merges_its_mirror_into_what_others_restore()
     stack[0].resume();
     is_live_and_whole(&stack[0]).await;
 }
+
+#[tokio::test]
+async fn a_gateway_without_redis_records_its_mirror_for_what_others_restore() {
+    let mut stack = one_knows_more().await;
+    stack[1].links().redis.set(Link::Cut);
+    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    stack[0].resume();
+    is_live_and_whole(&stack[0]).await;
+}
