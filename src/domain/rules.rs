@@ -36,7 +36,7 @@ pub enum Rule {
     Merge,
     /// Add what the ledger holds, and delete it there.
     Drain,
-    /// Believe it again, if it was opened for this run or has settled; that of an ended job is sealed with it.
+    /// Believe it again, if it was opened for this run or has settled.
     Adopt,
     /// Seal, commit, expire: it is sealed or complete, and whoever began may be dead.
     Finish,

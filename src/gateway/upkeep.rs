@@ -92,12 +92,7 @@ impl Gateway {
             }
             Rule::Drain => self.drain(id, incarnation, deadline).await?,
             Rule::Adopt => {
-                let adopted = if look.sight.ended {
-                    self.live().adopt_ended(id, incarnation, settle, deadline).await?
-                } else {
-                    self.live().adopt(id, incarnation, settle, deadline).await?
-                };
-                if adopted.is_ok() {
+                if self.live().adopt(id, incarnation, settle, deadline).await?.is_ok() {
                     tracing::info!(job = %id, incarnation, "adopted");
                 }
             }

@@ -142,31 +142,8 @@ impl Live {
         settle: Duration,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
-        self.adopt_as(id, incarnation, settle, false, deadline).await
-    }
-
-    /// The same of a job that has ended: adopted and sealed in one step, since a gateway that did not hear of the end must
-    /// not find it open, and believe it.
-    pub async fn adopt_ended(
-        &self,
-        id: &JobId,
-        incarnation: u64,
-        settle: Duration,
-        deadline: Deadline,
-    ) -> Result<Result<Header, Refusal>, Error> {
-        self.adopt_as(id, incarnation, settle, true, deadline).await
-    }
-
-    async fn adopt_as(
-        &self,
-        id: &JobId,
-        incarnation: u64,
-        settle: Duration,
-        ended: bool,
-        deadline: Deadline,
-    ) -> Result<Result<Header, Refusal>, Error> {
         let mut call = scripts::ADOPT.key(keys::tracker(id));
-        call.arg(incarnation).arg(ttl_millis(settle)).arg(u8::from(ended));
+        call.arg(incarnation).arg(ttl_millis(settle));
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
 

@@ -3,13 +3,10 @@
 -- KEYS[1]  the tracker
 -- ARGV[1]  the incarnation that Postgres names for the RUNNING job
 -- ARGV[2]  how long a restored tracker settles, in milliseconds
--- ARGV[3]  1: the job has ended, so it is sealed in the same step; whoever did not hear of the end must not find it
---          adopted and open
 -- Returns {status, header}: ADOPTED (also if it was already); SEALED; NOT_ADOPTED (opened under another generation:
 --          it may have lost marks); SETTLING; OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 
-local key, incarnation, settle, ended = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
-local CANCELLED = 2
+local key, incarnation, settle = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
 local h, status = own(key, incarnation)
 if not h then
@@ -29,9 +26,6 @@ end
 
 if h.adopted == 0 then
   h.adopted, h.adopt_time = 1, time
-  if ended then
-    h.seal, h.seal_time = CANCELLED, time
-  end
   write(key, h)
 end
 return { 'ADOPTED', h.raw }
