@@ -30,7 +30,8 @@ pub enum Rule {
     SetAside,
     /// Rebuild a tracker that is missing, may have lost marks or a seal, or is not the job's own, under a new incarnation.
     Restore,
-    /// Let the tracker of an ended job settle under the generation that answers now: no seal of it can matter any more.
+    /// Let the tracker of an ended job settle under the generation that answers now, and under an incarnation that nobody is
+    /// told of: no seal of it can matter any more, and nobody who has not heard of the end may use it.
     TakeUp,
     /// Add what the mirror holds.
     Merge,

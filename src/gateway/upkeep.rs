@@ -11,6 +11,8 @@ use crate::live::{Header, Tracker};
 
 /// How many rows of the ledger are drained at once.
 const DRAINED_AT_ONCE: u32 = 100;
+/// Beyond what Postgres ever issues, and within what a script counts exactly.
+const AFTER_END: u64 = 1 << 46;
 
 /// A running job and its tracker.
 #[derive(Debug, Clone)]
@@ -58,7 +60,10 @@ impl Gateway {
             let view = tracker.as_ref().map_or(TrackerView::Unreachable, Tracker::view);
             let header = tracker.and_then(Tracker::into_header);
             let standing = standing(header.as_ref(), generation);
-            let Running { incarnation, ledger, stall_timeout } = *running;
+            let Running { mut incarnation, ledger, stall_timeout } = *running;
+            if ended && header.as_ref().is_some_and(|header| header.incarnation == after_end(incarnation)) {
+                incarnation = after_end(incarnation);
+            }
             let mirror_ahead = match standing {
                 Some(standing) => self.shared.mirrors.is_ahead(id, standing),
                 None => view == TrackerView::Unreachable && self.shared.mirrors.is_behind(id, incarnation),
@@ -82,7 +87,7 @@ impl Gateway {
             }
             Rule::Restore => self.restore(id, incarnation, deadline).await?,
             Rule::TakeUp => {
-                let taken = self.live().take_up(id, incarnation, incarnation, deadline).await?;
+                let taken = self.live().take_up(id, incarnation, after_end(incarnation), deadline).await?;
                 tracing::warn!(job = %id, taken = taken.is_ok(), "took up a tracker that may have lost marks");
             }
             Rule::Merge => {
@@ -155,6 +160,12 @@ impl Gateway {
     pub fn tracker_ttl(&self) -> Duration {
         self.live().tracker_ttl()
     }
+}
+
+/// The incarnation of a tracker that is taken up after its job has ended. It settles and is adopted, so that its marks can
+/// be added to the end; but whoever has not heard of the end yet must neither believe it nor report to it.
+fn after_end(incarnation: u64) -> u64 {
+    incarnation | AFTER_END
 }
 
 /// How the tracker that was seen stands.

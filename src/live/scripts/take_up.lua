@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  its incarnation as it was found
--- ARGV[2]  its incarnation as it shall be: the one that Postgres issued to this restore, or the same
+-- ARGV[2]  its incarnation as it shall be: the one that Postgres issued to this restore, or one that nobody is told of
 -- ARGV[3]  its time to live, in milliseconds
 -- Returns {status, header}: TAKEN_UP (also if it was already, under this generation); SEALED (the job's own tracker, whose
 --          end is on its way); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
