@@ -5,9 +5,9 @@
 -- ARGV[1]  the incarnation
 -- ARGV[2]  the tracker's time to live, in milliseconds
 -- Returns {status}: OPENED; STALE (the image was not made under the generation that answers now: make it again);
---          OTHER_INCARNATION (a later start or a restore was here); CORRUPT, UNKNOWN_VERSION (the key is occupied).
+--          OTHER_INCARNATION (a later start or a restore was here, or, for a restore, any tracker is); CORRUPT, UNKNOWN_VERSION (the key is occupied).
 -- Guarantees: an incarnation is opened at most once, since Postgres issues it to one start and the image is renamed,
---             not copied. What an earlier start left is replaced; nothing later is.
+--             not copied. A start replaces what an earlier start left, which holds no marks; nothing else is replaced.
 
 local image_key, tracker_key = KEYS[1], KEYS[2]
 local incarnation, ttl = ARGV[1], ARGV[2]
@@ -20,7 +20,8 @@ local existing, status = load(tracker_key)
 if not existing and status ~= 'MISSING' then
   return { status }
 end
-if existing and existing.incarnation >= image.incarnation then
+-- A restore that found nothing may come when another one's tracker has taken marks: those are kept, and are taken up.
+if existing and (image.restored == 1 or existing.incarnation >= image.incarnation) then
   return { 'OTHER_INCARNATION' }
 end
 
