@@ -128,7 +128,7 @@ impl Gateway {
             Err(_) => None,
         };
         let label = if won.is_some() { "true" } else { "false" };
-        metrics::counter!("highwater_finish_total", "won" => label).increment(1);
+        metrics::counter!("highwater_finishes_total", "won" => label).increment(1);
         if !state.is_ended() {
             tracing::debug!(job = %id, incarnation, "no end: marks are missing, or the tracker is not the job's any more");
             return Ok(None);

@@ -48,6 +48,7 @@ impl Gateway {
         match self.live().seal(id, seen.incarnation, Seal::Revoked(stall), deadline).await? {
             Ok(sealed) => {
                 if sealed.seal == Some(Cause::Revoked) {
+                    metrics::counter!("highwater_revokes_total").increment(1);
                     tracing::warn!(job = %id, ?timeout, "no progress for too long: the job is revoked");
                 }
                 fault::point("revoke.sealed").await;

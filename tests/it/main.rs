@@ -26,5 +26,6 @@ mod startup;
 mod stopping;
 mod support;
 mod ten_million_tasks;
+mod ten_thousand_jobs;
 mod tracker;
 mod writing_nothing;

@@ -1,0 +1,106 @@
+//! What ten thousand running jobs cost the reconciler: when everything is lost, all come back; when nothing is wrong, a
+//! round is one pipelined read of each one's header, and nobody waits for the others.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::support::{Stack, eventually, pb, tracker_key};
+
+const JOBS: u64 = 10_000;
+/// How many the reconciler looks at in one round trip.
+const PAGE: u64 = 500;
+/// How long a quiet gateway is watched.
+const WINDOW: Duration = Duration::from_secs(3);
+
+/// Jobs that run, as Postgres knows them; of their trackers there is none.
+const RUNNING_JOBS: &str = "
+    INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, tracked)
+    SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
+    UPDATE jobs SET state = 'RUNNING', start_time = now();";
+
+/// How often Redis was asked each command since it was asked this last, and how long that took it.
+async fn commands(stack: &Stack) -> HashMap<String, (u64, Duration)> {
+    let stats: String = stack.redis.ask(redis::cmd("INFO").arg("commandstats")).await;
+    stack.redis.ask::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
+    let number = |line: &str, name: &str| -> u64 {
+        let (_, rest) = line.split_once(&format!("{name}=")).unwrap();
+        rest.split(',').next().unwrap().parse().unwrap()
+    };
+    let read = |line: &str| {
+        let (name, _) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+        Some((name.to_owned(), (number(line, "calls"), Duration::from_micros(number(line, "usec")))))
+    };
+    stats.lines().filter_map(read).collect()
+}
+
+/// What the trackers' headers say.
+async fn all_are_adopted(stack: &Stack) -> bool {
+    let mut look = redis::pipe();
+    for number in 1..=JOBS {
+        look.cmd("GETRANGE").arg(tracker_key(&format!("job-{number}"))).arg(5).arg(5);
+    }
+    let found: Vec<Vec<u8>> = look.query_async(&mut stack.redis.connection().await).await.unwrap();
+    found.iter().all(|adopted| adopted == &[1])
+}
+
+async fn reads_live(stack: &Stack, number: u64) {
+    let live = async || {
+        let read = stack[0].progress(&format!("job-{number}")).await.ok()?;
+        (read.source() == pb::Source::Live).then_some(())
+    };
+    eventually("it is read live", live).await;
+}
+
+#[tokio::test]
+async fn a_round_over_ten_thousand_jobs_is_one_read_of_each_ones_header() {
+    let stack = Stack::of(1).own_postgres(&[("log_statement", "all")]);
+    let stack = stack.settling(Duration::from_millis(200), Duration::from_secs(3)).start().await;
+    let begun = Instant::now();
+    stack.postgres.run(RUNNING_JOBS).await.unwrap();
+    let lost = "SELECT count(*) FROM jobs WHERE incarnation = 1";
+    eventually("all are restored", async || (stack.postgres.value::<i64>(lost).await == 0).then_some(())).await;
+    println!("{JOBS} trackers restored within {:?}", begun.elapsed());
+    eventually("all are adopted", async || all_are_adopted(&stack).await.then_some(())).await;
+    println!("and adopted within {:?}", begun.elapsed());
+    for number in (1..=JOBS).step_by(1000) {
+        reads_live(&stack, number).await;
+    }
+    // Each tracker's cells are read once more, into the mirror.
+    let mirrored = async || {
+        commands(&stack).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = commands(&stack).await;
+        let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
+        (calls("evalsha") == 0 && calls("getrange").abs_diff(calls("strlen")) <= PAGE).then_some(())
+    };
+    eventually("nothing is left to do", mirrored).await;
+
+    let logged = stack.postgres.log().len();
+    commands(&stack).await;
+    tokio::time::sleep(WINDOW).await;
+    let asked = commands(&stack).await;
+    let statements = stack.postgres.log()[logged..].matches("LOG:  ").count();
+    let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
+    let looks = calls("getrange");
+    let took: Duration = asked.values().map(|(_, took)| took).sum();
+    println!("{looks} looks and {statements} statements in {WINDOW:?}; Redis took {took:?}: {asked:?}");
+    // Rounds went on; the window's ends may cut a page.
+    assert!(looks >= JOBS, "{asked:?}");
+    assert!(calls("strlen").abs_diff(looks) <= PAGE && calls("exists").abs_diff(looks) <= PAGE, "{asked:?}");
+    // Which Redis answers, and when, once a page; and for the ends that are lower bounds.
+    let pages = looks.div_ceil(PAGE) + looks.div_ceil(JOBS) + 3;
+    assert!(calls("info") <= pages && calls("time") <= pages, "{asked:?}");
+    let known = ["getrange", "strlen", "exists", "info", "time"];
+    let others: Vec<_> = asked.keys().filter(|name| !known.contains(&name.as_str())).collect();
+    assert!(others.iter().all(|name| name.starts_with("config")), "{others:?}");
+    // Whether the feed is alive, and which ends are lower bounds.
+    assert!(statements < 100, "{statements} statements: {}", &stack.postgres.log()[logged..]);
+
+    // One that is in trouble does not wait for those that are not.
+    let begun = Instant::now();
+    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("job-7777"))).await;
+    let restored = async || stack.redis.tracker("job-7777").await.map(drop);
+    eventually("the one is restored", restored).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    reads_live(&stack, 7777).await;
+}
