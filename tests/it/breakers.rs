@@ -136,6 +136,30 @@ async fn a_postgres_that_is_away_costs_only_the_first_calls_and_is_used_again_at
     }
 }
 
+/// What is only late, or refuses, is not away: nobody is turned away from it.
+#[tokio::test]
+async fn a_redis_that_is_slow_for_a_moment_or_refuses_writes_is_not_away() {
+    let mut stack = stack().await;
+    stack[0].create(job("a", &["s"], CALLS)).await.unwrap();
+    stack.redis.pause();
+    let client = stack[0].client();
+    let report = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
+    tokio::time::sleep(TIMEOUT / 2).await;
+    stack.redis.resume();
+    assert_eq!(dispositions(&report.await.unwrap().unwrap()), [Disposition::Applied]);
+
+    stack.redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1)).await;
+    for task in 1..CALLS {
+        let report = stack[0].report("a", succeeded([task], "s")).await.unwrap();
+        assert_eq!(dispositions(&report), [Disposition::Recorded]);
+        if task + 1 < CALLS {
+            let read = stack[0].progress("a").await.unwrap();
+            assert_eq!((read.source_reason(), read.succeeded_task_count), (SourceReason::InLedger, Some(task + 1)));
+        }
+    }
+    assert!(!stack[0].log().contains("calls go without it"));
+}
+
 /// A connection that Redis itself turned away is made anew, which redis-rs would not do by itself.
 #[tokio::test]
 async fn a_redis_that_turned_the_connection_away_is_used_once_it_takes_it() {
