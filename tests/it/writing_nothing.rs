@@ -15,7 +15,7 @@ fn writes(postgres: &Database) -> Vec<String> {
 async fn stack() -> Stack {
     let log = [("log_statement", "mod"), ("log_parameter_max_length", "0")];
     // Often enough that reconcilers would be seen writing.
-    Stack::of(2).own_postgres(&log).setting("reconcile-interval", "50ms").start().await
+    Stack::of(2).own_postgres(&log).setting("reconcile-interval", "50ms").setting("redis-timeout", "5s").start().await
 }
 
 #[tokio::test]

@@ -59,14 +59,14 @@ async fn redis_comes_back_in_the_middle_and_the_ledger_drains() {
     let mut stack = settling(2).start().await;
     stack[0].create(new_job("a", TASKS)).await.unwrap();
     let crew = Crew::start(&stack, "a", TASKS);
-    crew.has_done(0.2, TASKS).await;
+    crew.has_done(20).await;
     stack.redis.kill();
-    crew.has_done(0.4, TASKS).await;
+    crew.has_done(40).await;
     assert!(ledger(&stack).await > 0);
     stack.redis.restart().unwrap();
-    crew.has_done(0.6, TASKS).await;
+    crew.has_done(60).await;
     stack[0].links().redis.set(crate::support::Link::Blackhole);
-    crew.has_done(0.9, TASKS).await;
+    crew.has_done(90).await;
     stack[0].links().redis.set(crate::support::Link::Open);
     let seen = crew.finish().await;
     assert!(seen.live > 0 && seen.fallback > 0, "{seen:?}");
@@ -109,7 +109,7 @@ async fn postgres_is_away_in_the_middle_of_a_run_and_the_job_ends_once_it_is_bac
         gateway.report("a", failed([0], "read")).await.unwrap();
     }
     let crew = Crew::start(&stack, "a", TASKS);
-    crew.has_done(0.2, TASKS).await;
+    crew.has_done(20).await;
     stack.postgres.own_server().kill();
     let seen = crew.finish().await;
     assert!(seen.live > 0 && seen.fallback > 0, "{seen:?}");

@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// At work on one job, through every gateway of a stack.
 pub struct Crew {
     shared: Arc<Shared>,
+    /// How many there are to be made.
+    reports: usize,
     at_work: JoinSet<()>,
     watching: JoinSet<Seen>,
 }
@@ -73,9 +75,11 @@ fn results(tasks: i64) -> VecDeque<Vec<pb::TaskResult>> {
 impl Crew {
     /// Two workers and a watcher at each gateway, for a job that there is, with so many tasks.
     pub fn start(stack: &Stack, id: &str, tasks: i64) -> Self {
+        let left = results(tasks);
+        let reports = left.len();
         let shared = Arc::new(Shared {
             id: id.to_owned(),
-            left: Mutex::new(results(tasks)),
+            left: Mutex::new(left),
             marked: AtomicI64::new(0),
             recorded: stack.gateways().iter().map(|_| AtomicI64::new(0)).collect(),
             done: AtomicBool::new(false),
@@ -87,18 +91,12 @@ impl Crew {
             }
             watching.spawn(shared.clone().watch(number, gateway.another()));
         }
-        Self { shared, at_work, watching }
+        Self { shared, reports, at_work, watching }
     }
 
-    /// Waits until this part of all reports is under way or through.
-    pub async fn has_done(&self, part: f64, tasks: i64) {
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a few hundred tasks"
-        )]
-        let left = (results(tasks).len() as f64 * (1.0 - part)) as usize;
+    /// Waits until so much of all reports is under way or through.
+    pub async fn has_done(&self, percent: usize) {
+        let left = self.reports - self.reports * percent / 100;
         let few = async || (self.shared.left.lock().unwrap().len() <= left).then_some(());
         eventually("the crew comes so far", few).await;
     }

@@ -36,7 +36,7 @@ async fn after_a_failover_every_running_job_is_back_on_the_fast_path_and_no_repo
         stack[0].report(&id(number), succeeded(0..2, "read")).await.unwrap();
     }
     let crew = Crew::start(&stack, "worked-at", TASKS);
-    crew.has_done(0.3, TASKS).await;
+    crew.has_done(30).await;
     // From here on it misses what the primary takes.
     let () = replica.ask(cmd("REPLICAOF").arg("NO").arg("ONE")).await;
     for number in 0..JOBS {
@@ -44,7 +44,7 @@ async fn after_a_failover_every_running_job_is_back_on_the_fast_path_and_no_repo
         gateway.report(&id(number), succeeded(2..5, "read")).await.unwrap();
     }
     stack[1].report(&id(0), succeeded(0..3, "digest")).await.unwrap();
-    crew.has_done(0.6, TASKS).await;
+    crew.has_done(60).await;
     for gateway in stack.gateways() {
         gateway.links().redis.point_at(replica.port());
         gateway.links().redis.hang_up();

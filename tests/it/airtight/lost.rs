@@ -16,8 +16,8 @@ async fn redis_is_flushed_in_the_middle_of_a_run_and_no_report_is_lost() {
     let stack = settling(2).start().await;
     stack[0].create(new_job("a", TASKS)).await.unwrap();
     let crew = Crew::start(&stack, "a", TASKS);
-    for part in [0.3, 0.7] {
-        crew.has_done(part, TASKS).await;
+    for percent in [30, 70] {
+        crew.has_done(percent).await;
         let () = stack.redis.ask(&cmd("FLUSHALL")).await;
     }
     let seen = crew.finish().await;
@@ -34,9 +34,9 @@ async fn redis_comes_back_with_an_older_dump_and_no_report_is_lost() {
     let mut stack = settling(2).start().await;
     stack[0].create(new_job("a", TASKS)).await.unwrap();
     let crew = Crew::start(&stack, "a", TASKS);
-    crew.has_done(0.3, TASKS).await;
+    crew.has_done(30).await;
     let () = stack.redis.ask(&cmd("SAVE")).await;
-    crew.has_done(0.6, TASKS).await;
+    crew.has_done(60).await;
     stack.redis.kill();
     stack.redis.restart().unwrap();
     let seen = crew.finish().await;

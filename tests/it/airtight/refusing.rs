@@ -108,9 +108,9 @@ async fn redis_refuses_writes_in_the_middle_of_a_run_and_no_report_is_lost() {
     for Refusal { name, begins, ends } in REFUSALS {
         stack[0].create(new_job(name, TASKS)).await.unwrap();
         let crew = Crew::start(&stack, name, TASKS);
-        crew.has_done(0.3, TASKS).await;
+        crew.has_done(30).await;
         ask(&stack, begins).await;
-        crew.has_done(0.6, TASKS).await;
+        crew.has_done(60).await;
         ask(&stack, ends).await;
         let seen = crew.finish().await;
         assert!(seen.live > 0 && seen.fallback > 0, "{name}: {seen:?}");
