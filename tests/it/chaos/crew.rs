@@ -18,6 +18,8 @@ use crate::support::{Answer, Client, Random, pb};
 
 /// How many work on one job.
 const WORKERS: usize = 3;
+/// How long a worker of a job with few batches rests, in milliseconds.
+const LONGEST_PAUSE: usize = 2_000;
 /// Of so many acknowledged batches one is delivered again.
 const REDELIVERED: usize = 10;
 /// How many jobs readers look at: those under way and the last that ended.
@@ -138,7 +140,7 @@ impl Crew {
     /// Takes batches until none is left or the job has ended.
     async fn work(self: Arc<Self>, work: Arc<Work>, mut random: Random) {
         let mut redelivered = JoinSet::new();
-        let pause = work.plan.takes * WORKERS / work.plan.batches.len().max(1);
+        let pause = (work.plan.takes * WORKERS / work.plan.batches.len().max(1)).min(LONGEST_PAUSE);
         loop {
             sleep(millis(pause / 2, pause + pause / 2 + 1, &mut random)).await;
             let batch = work.batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
