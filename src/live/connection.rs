@@ -58,12 +58,33 @@ impl Connection {
 
     /// Runs a script by its hash, loading it first where Redis does not know it yet.
     pub async fn script<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>, deadline: Deadline) -> Result<T, Error> {
+        Ok(self.invoke(call, deadline).await??)
+    }
+
+    /// The same for a script that does nothing when it is run again: a connection that turns out to be broken, as the
+    /// one to a Redis that was restarted is, is made anew and used once more.
+    pub async fn idempotent<T: FromRedisValue>(
+        &self,
+        call: &ScriptInvocation<'_>,
+        deadline: Deadline,
+    ) -> Result<T, Error> {
+        match self.invoke(call, deadline).await? {
+            Err(error) if error.is_connection_dropped() => self.script(call, deadline).await,
+            answer => Ok(answer?),
+        }
+    }
+
+    async fn invoke<T: FromRedisValue>(
+        &self,
+        call: &ScriptInvocation<'_>,
+        deadline: Deadline,
+    ) -> Result<redis::RedisResult<T>, Silence> {
         let mut manager = self.link.manager();
-        let answer = self.bound(call.invoke_async(&mut manager), deadline).await?.map_err(Error::from);
-        if matches!(answer, Err(Error::Unreachable(_))) {
+        let answer = self.bound(call.invoke_async(&mut manager), deadline).await?;
+        if answer.as_ref().is_err_and(|error| matches!(Error::from(error.clone()), Error::Unreachable(_))) {
             self.breaker.suspect();
         }
-        answer
+        Ok(answer)
     }
 
     /// Sends commands in one go, over one connection, and returns every answer; a refused command's is an error value

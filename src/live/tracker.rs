@@ -214,7 +214,8 @@ impl Live {
         if let Seal::Revoked(Stall { revision, timeout, not_before }) = seal {
             call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
         }
-        self.call(&call, deadline).await?.header_if("SEALED")
+        // What is decided past a Redis that is away is less than it could be, so it must be away.
+        Reply::of(self.connection.idempotent(&call, deadline).await?)?.header_if("SEALED")
     }
 
     /// The reason that was left beside the seal of a cancel; empty if there is none.
@@ -267,7 +268,12 @@ impl Live {
     }
 
     async fn call(&self, call: &ScriptInvocation<'_>, deadline: Deadline) -> Result<Reply, Error> {
-        let parts: Vec<Vec<u8>> = self.connection.script(call, deadline).await?;
+        Reply::of(self.connection.script(call, deadline).await?)
+    }
+}
+
+impl Reply {
+    fn of(parts: Vec<Vec<u8>>) -> Result<Self, Error> {
         let mut parts = parts.into_iter();
         let status = String::from_utf8(parts.next().unwrap_or_default()).unwrap_or_default();
         let header = match parts.next().map(|bytes| Header::decode(&bytes)) {
@@ -278,11 +284,9 @@ impl Live {
                 return Err(Error::Unexpected(error.to_string()));
             }
         };
-        Ok(Reply { status, header, rest: parts.collect() })
+        Ok(Self { status, header, rest: parts.collect() })
     }
-}
 
-impl Reply {
     fn header(self) -> Result<Header, Error> {
         self.header.ok_or_else(|| Error::Unexpected(format!("{} without a header", self.status)))
     }
