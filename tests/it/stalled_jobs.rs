@@ -25,9 +25,9 @@ fn stalls(id: &str, timeout: Duration) -> pb::CreateJobRequest {
 /// Gateways that look often, and that settle as soon as they may.
 async fn stack(gateways: usize) -> Stack {
     let stack = Stack::of(gateways).links().own_postgres(&[]).redis(&[("save", "3600 1000")]);
-    let stack = stack.setting("reconcile-interval", "100ms").setting("redis-timeout", "200ms");
+    let stack = stack.setting("reconcile-interval", "100ms").setting("redis-timeout", "400ms");
     stack
-        .setting("postgres-timeout", "500ms")
+        .setting("postgres-timeout", "900ms")
         .setting("request-timeout", "1s")
         .setting("settle-time", "5s")
         .start()

@@ -108,8 +108,9 @@ async fn an_upgrade_that_only_one_gateway_saw_decides_the_verdict_after_a_flush(
     stack[1].pause();
     let upgrade = [succeeded([5], "read"), succeeded([5], "digest")].concat();
     assert_eq!(dispositions(&stack[0].report("a", upgrade).await.unwrap()), [Disposition::Applied; 2]);
-    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    // Before it can restore anything.
     stack[0].pause();
+    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
     stack[1].resume();
     // Complete, and FAILED, as far as this one knows.
     let taken = async || stack[1].report("a", succeeded([0], "digest")).await.ok();
