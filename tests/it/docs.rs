@@ -1,10 +1,11 @@
 //! What README and docs name is there: files, and the tests that are said to watch an invariant.
 
+use std::collections::HashSet;
 use std::fs;
 
 use crate::source::{root, rust_files};
 
-const DOCS: [&str; 2] = ["README.md", "docs/design.md"];
+const DOCS: [&str; 3] = ["README.md", "docs/design.md", "docs/runbook.md"];
 
 #[test]
 fn every_file_that_the_docs_name_is_there() {
@@ -30,6 +31,36 @@ fn every_test_and_metric_that_the_docs_name_is_there() {
         }
     }
     assert!(found >= 10, "only {found} names of tests were found");
+}
+
+#[test]
+fn every_link_within_the_docs_leads_somewhere() {
+    let mut found = 0;
+    for doc in DOCS {
+        let text = fs::read_to_string(root().join(doc)).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let directory = root().join(doc).parent().unwrap().to_path_buf();
+            let target = if file.is_empty() { root().join(doc) } else { directory.join(file) };
+            assert!(target.exists(), "{doc} leads to {link}, which is not there");
+            assert!(
+                heading.is_empty() || headings(&fs::read_to_string(target).unwrap()).contains(heading),
+                "{doc}: {link}"
+            );
+            found += 1;
+        }
+    }
+    assert!(found >= 5, "only {found} links were found");
+}
+
+/// The names by which headings are linked to.
+fn headings(text: &str) -> HashSet<String> {
+    let name = |heading: &str| {
+        let kept = heading.to_lowercase().replace(' ', "-");
+        kept.chars().filter(|character| character.is_alphanumeric() || "-_".contains(*character)).collect()
+    };
+    text.lines().filter(|line| line.starts_with('#')).map(|line| name(line.trim_start_matches('#').trim())).collect()
 }
 
 /// Every word in `code` style, with the file that it stands in.

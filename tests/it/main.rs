@@ -19,6 +19,7 @@ mod layers;
 mod outages;
 mod reading;
 mod reporting_together;
+mod runbook;
 mod server_without_stores;
 mod source;
 mod stalled_jobs;

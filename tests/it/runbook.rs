@@ -1,0 +1,50 @@
+//! The runbook knows every word that an operator may be shown, and what it tells them to type can be typed.
+
+use std::process::Command;
+
+use redis::cmd;
+
+use crate::source::root;
+use crate::support::{Stack, job, pb, succeeded, tracker_key};
+use pb::SourceReason;
+
+const RUNBOOK: &str = include_str!("../../docs/runbook.md");
+
+#[test]
+fn every_reason_of_a_read_and_of_an_unavailable_call_is_in_the_runbook() {
+    let reasons = (1..).map_while(|number| SourceReason::try_from(number).ok());
+    let mut words: Vec<String> = reasons.map(|reason| reason.as_str_name().replace("SOURCE_REASON_", "")).collect();
+    assert!(words.len() >= 7, "{words:?}");
+    let errors = (1..).map_while(|number| pb::ErrorReason::try_from(number).ok());
+    let errors = errors.map(|reason| reason.as_str_name().replace("ERROR_REASON_", ""));
+    words.extend(errors.filter(|reason| reason.ends_with("UNAVAILABLE") || reason == "CONTENTION"));
+    for word in words {
+        assert!(RUNBOOK.contains(&format!("| `{word}` |")), "the runbook has no row for {word}");
+    }
+}
+
+#[tokio::test]
+async fn every_command_of_the_runbook_can_be_typed() {
+    let stack = Stack::start(1).await;
+    let started = pb::CreateJobRequest { start: true, ..job("17", &["s"], 4) };
+    stack[0].create(started).await.unwrap();
+    stack[0].report("17", succeeded([0], "s")).await.unwrap();
+    let () = stack.redis.ask(cmd("COPY").arg(tracker_key("17")).arg("hw:{17}:corrupt")).await;
+    let mut typed = 0;
+    for block in RUNBOOK.split("```sh").skip(1) {
+        let (commands, _) = block.split_once("```").unwrap();
+        for command in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let mut shell = Command::new("bash");
+            shell.args(["-euo", "pipefail", "-c", command]).current_dir(root());
+            shell.env("REDIS", stack.redis.url()).env("POSTGRES", stack.postgres.url());
+            let ran = shell.output().unwrap();
+            let errors = String::from_utf8_lossy(&ran.stderr);
+            // redis-cli says in its output alone that a command failed.
+            let said = String::from_utf8_lossy(&ran.stdout);
+            assert!(ran.status.success() && !said.contains("ERR"), "{command}: {said}{errors}");
+            assert!(!said.trim().is_empty(), "{command} says nothing");
+            typed += 1;
+        }
+    }
+    assert!(typed >= 10, "only {typed} commands");
+}
