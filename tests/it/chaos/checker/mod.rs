@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::history::{Call, Disposition, End, History, Job, Moment, Said, State};
-use acknowledged::Ack;
+use acknowledged::{Ack, Settled};
 
 /// What must never be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,7 +67,7 @@ pub struct Judgement {
     pub violations: Vec<Violation>,
     /// Marks that invariant I4 gives up: Redis lost them while the gateway that acknowledged them died or stood still.
     pub given_up: usize,
-    /// Marks that are missing from an end which says that it is a lower bound.
+    /// Marks that are missing from an end which says that it is a lower bound, and that Redis lost.
     pub below_bound: usize,
 }
 
@@ -91,7 +91,7 @@ pub fn judge(history: &History) -> Judgement {
     calls::judge(history, &mut judgement);
     for case in cases(history) {
         ends::judge(&case, &mut judgement);
-        acknowledged::judge(&case, &mut judgement);
+        acknowledged::judge(&case, history, &mut judgement);
         reads::judge(&case, history.limits, &mut judgement);
     }
     judgement.violations.sort_by_key(|violation| violation.at);
@@ -109,8 +109,10 @@ fn cases<'a>(history: &'a History) -> Vec<Case<'a>> {
         let first = |shows: fn(&Call) -> bool| calls.iter().filter(|call| shows(call)).map(|call| call.answered).min();
         let seen_running = first(|call| call.said.state().is_some_and(|state| state != State::Pending));
         let seen_ended = first(shows_end);
-        let acks = calls.iter().flat_map(|call| acknowledged::acks(call, history)).collect();
-        Case { acks, end: ends.get(job.id.as_str()).copied(), seen_running, seen_ended, job, calls }
+        let end = ends.get(job.id.as_str()).copied();
+        let settled = Settled::of(&calls, end);
+        let acks = calls.iter().flat_map(|call| acknowledged::acks(call, &settled, history)).collect();
+        Case { job, calls, acks, end, seen_running, seen_ended }
     };
     history.jobs.iter().map(case).collect()
 }

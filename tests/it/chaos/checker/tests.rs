@@ -116,15 +116,30 @@ fn a_mark_is_given_up_only_where_redis_lost_it_and_the_gateway_that_took_it_was_
     assert_eq!(lost(&[flushed, stalled(0, 5_000_000)]), kept, "awake in time");
     let earlier = Happening::Lost { from: 3_000_000, to: 3_100_000 };
     assert_eq!(lost(&[earlier, died(0, 0, 3_700_000)]), kept, "lost before it was taken");
+    // Once a LIVE answer shows that the tracker has settled, what the gateway knew is in it.
+    let settled = |died_at| {
+        found(|history| {
+            history.calls.push(report(3_500_000, &[mark(1, 0, true)], Disposition::Applied));
+            history.happenings.extend([flushed, died(0, 0, died_at)]);
+            history.calls.push(shows(4_500_000, State::Running, Source::Live, [[0, 1, 1, 0], [0, 1, 0, 1]]));
+        })
+    };
+    assert_eq!(settled(4_400_000), []);
+    assert_eq!(settled(4_600_000), [Rule::Lost, Rule::LiveBelow]);
 }
 
 #[test]
-fn an_end_that_says_it_is_a_lower_bound_may_miss_marks() {
-    let change = |history: &mut History| {
-        history.calls.push(report(3_500_000, &[mark(1, 0, true)], Disposition::Applied));
-        history.ends[0].lower_bound = true;
+fn an_end_that_says_it_is_a_lower_bound_may_miss_marks_that_redis_lost() {
+    let bound = |lost: &[Happening]| {
+        found(|history| {
+            history.calls.push(report(3_500_000, &[mark(1, 0, true)], Disposition::Applied));
+            history.ends[0].lower_bound = true;
+            history.happenings.extend_from_slice(lost);
+        })
     };
-    assert_eq!(found(change), []);
+    assert_eq!(bound(&[Happening::Lost { from: 3_600_000, to: 3_700_000 }]), []);
+    assert_eq!(bound(&[]), [Rule::Lost], "it could have been completed");
+    assert_eq!(bound(&[Happening::Lost { from: 3_000_000, to: 3_100_000 }]), [Rule::Lost], "lost before it was taken");
 }
 
 #[test]
