@@ -13,6 +13,7 @@ use tonic_types::StatusExt;
 use super::history::{Asked, Call, Disposition, Mark, Said, Shown, Source, State};
 use super::log::Log;
 use super::plan::{Plan, stage_key};
+use super::schedule::Kind;
 use super::stand::Stand;
 use crate::support::{Answer, Client, Random, pb};
 
@@ -183,7 +184,10 @@ impl Crew {
         }
         while !self.is_given_up() {
             match self.cancel(&work.plan.job.id, &mut random).await {
-                Said::Job(_) => break,
+                Said::Job(_) => {
+                    self.log.injected(Kind::Cancelled);
+                    break;
+                }
                 Said::Refused { code, .. } if code == "FailedPrecondition" => break,
                 _ => sleep(millis(50, 300, &mut random)).await,
             }

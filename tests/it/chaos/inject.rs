@@ -31,7 +31,7 @@ async fn inject(stand: &Stand, log: &Log, fault: &Fault) {
         Kind::RedisFailover => failover(stand, log, fault).await,
         Kind::PostgresKilled | Kind::PostgresStalled => postgres(stand, fault).await,
         Kind::GatewayKilled => kill(stand, log, site, fault.lasts).await,
-        Kind::GatewayStalled => stall(stand, log, site, fault.lasts).await,
+        Kind::GatewayStalled | Kind::GatewayUnsettled => stall(stand, log, site, fault.lasts).await,
         Kind::LinkBlackhole => link(site, fault, Link::Blackhole).await,
         Kind::LinkHalfOpen => link(site, fault, Link::HalfOpen).await,
         Kind::LinkCut => link(site, fault, Link::Cut).await,
@@ -39,6 +39,7 @@ async fn inject(stand: &Stand, log: &Log, fault: &Fault) {
             let delay = 20 + fault.lasts.subsec_millis() / 4;
             link(site, fault, Link::Slow(Duration::from_millis(delay.into()))).await;
         }
+        Kind::Cancelled => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! Keeps the history: in memory for the checker, and line by line in a file for people.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -8,10 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use super::history::{Call, End, Happening, History, Job, Limits, Moment};
-use super::schedule::Fault;
+use super::schedule::{Fault, Kind, kinds};
 
 pub struct Log {
     history: Mutex<History>,
+    /// How many faults of each kind there were.
+    injected: Mutex<BTreeMap<Kind, usize>>,
     file: Mutex<BufWriter<File>>,
     path: PathBuf,
 }
@@ -31,7 +34,9 @@ impl Log {
     pub fn create(directory: &Path, limits: Limits) -> Self {
         let path = directory.join("history.jsonl");
         let file = BufWriter::new(File::create(&path).unwrap());
-        Self { history: Mutex::new(History { limits, ..History::default() }), file: Mutex::new(file), path }
+        let history = Mutex::new(History { limits, ..History::default() });
+        let injected = Mutex::new(kinds().map(|kind| (kind, 0)).collect());
+        Self { history, injected, file: Mutex::new(file), path }
     }
 
     pub fn path(&self) -> &Path {
@@ -56,7 +61,18 @@ impl Log {
     /// For people: what excuses anything is a happening as well.
     pub fn fault(&self, fault: &Fault, from: Moment, to: Moment) {
         let Fault { kind, gateway, store, .. } = *fault;
+        self.injected(kind);
         self.write(&Line::Fault { what: kind.to_string(), gateway, store: format!("{store:?}"), from, to });
+    }
+
+    /// There was a fault of this kind.
+    pub fn injected(&self, kind: Kind) {
+        *self.injected.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
+    }
+
+    /// How many faults of each kind there were.
+    pub fn faults(&self) -> BTreeMap<Kind, usize> {
+        self.injected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn end(&self, end: End) {

@@ -90,7 +90,7 @@ async fn run(length: Duration, seed: u64, directory: PathBuf) -> bool {
 
     let path = log.path().to_owned();
     let judgement = checker::judge(&log.finish());
-    telling::verdict(&judgement, &faults, took, &path)
+    telling::verdict(&judgement, &log.faults(), took, &path)
 }
 
 async fn all(tasks: &mut JoinSet<()>) {

@@ -32,10 +32,13 @@ pub enum Kind {
     PostgresStalled,
     GatewayKilled,
     GatewayStalled,
+    GatewayUnsettled,
     LinkBlackhole,
     LinkHalfOpen,
     LinkSlow,
     LinkCut,
+    /// By a client, at a moment that is the job's own: in no lane.
+    Cancelled,
 }
 
 /// What runs one fault after the other.
@@ -63,7 +66,7 @@ pub const LANES: [Lane; 5] = [
         every: Duration::from_secs(6),
     },
     Lane { kinds: &[Kind::PostgresKilled, Kind::PostgresStalled], every: Duration::from_secs(9) },
-    Lane { kinds: &[Kind::GatewayKilled, Kind::GatewayStalled], every: Duration::from_secs(6) },
+    Lane { kinds: &[Kind::GatewayKilled, Kind::GatewayStalled, Kind::GatewayUnsettled], every: Duration::from_secs(6) },
     LINKS,
     LINKS,
 ];
@@ -83,6 +86,11 @@ pub struct Fault {
     /// Which gateway it hits, or whose link.
     pub gateway: usize,
     pub store: Store,
+}
+
+/// Every kind of fault.
+pub fn kinds() -> impl Iterator<Item = Kind> {
+    LANES.iter().flat_map(|lane| lane.kinds).copied().chain([Kind::Cancelled])
 }
 
 /// The faults of one lane after the other, each in the order in which they come.
@@ -108,7 +116,9 @@ impl Lane {
                 random.shuffle(&mut bag);
             }
             let Some(kind) = bag.pop() else { return faults };
-            let lasts = lasts(kind, random, settle).min(every.mul_f64(0.9));
+            let lasts = lasts(kind, random, settle);
+            // Not that one: it is what it is because of how long it lasts.
+            let lasts = if kind == Kind::GatewayUnsettled { lasts } else { lasts.min(every.mul_f64(0.9)) };
             if length >= 2 * CALM_EVERY {
                 at = after_the_calm(at, lasts);
             }
@@ -130,9 +140,9 @@ fn after_the_calm(at: Duration, lasts: Duration) -> Duration {
 
 fn lasts(kind: Kind, random: &mut Random, settle: Duration) -> Duration {
     let seconds = match kind {
-        // Some past the settle time.
-        Kind::GatewayStalled => between(random, 0.1, 1.6) * settle.as_secs_f64(),
-        Kind::RedisFlushed => 0.0,
+        Kind::GatewayStalled => between(random, 0.1, 0.9) * settle.as_secs_f64(),
+        Kind::GatewayUnsettled => between(random, 1.1, 1.7) * settle.as_secs_f64(),
+        Kind::RedisFlushed | Kind::Cancelled => 0.0,
         Kind::RedisKilled | Kind::GatewayKilled | Kind::PostgresKilled => between(random, 0.0, 2.0),
         Kind::RedisStalled | Kind::PostgresStalled | Kind::RedisFull => between(random, 0.2, 3.5),
         Kind::RedisOldDump | Kind::RedisFailover => between(random, 0.1, 3.0),
@@ -158,10 +168,12 @@ impl fmt::Display for Kind {
             Self::PostgresStalled => "Postgres stood still",
             Self::GatewayKilled => "gateway killed",
             Self::GatewayStalled => "gateway stood still",
+            Self::GatewayUnsettled => "gateway stood still for longer than marks settle",
             Self::LinkBlackhole => "link that let nothing through",
             Self::LinkHalfOpen => "link without answers",
             Self::LinkSlow => "slow link",
             Self::LinkCut => "link cut",
+            Self::Cancelled => "job cancelled",
         })
     }
 }
@@ -202,8 +214,11 @@ mod tests {
 
     #[test]
     fn some_gateways_stand_still_for_longer_than_marks_settle() {
-        let lanes = schedule(1, Duration::from_secs(60), SETTLE);
-        let stalled = |fault: &&Fault| fault.kind == Kind::GatewayStalled;
-        assert!(lanes.iter().flatten().filter(stalled).any(|fault| fault.lasts > SETTLE));
+        for seconds in [5, 60] {
+            let lanes = schedule(1, Duration::from_secs(seconds), SETTLE);
+            let unsettled = |fault: &&Fault| fault.kind == Kind::GatewayUnsettled;
+            let mut faults = lanes.iter().flatten().filter(unsettled).peekable();
+            assert!(faults.peek().is_some() && faults.all(|fault| fault.lasts > SETTLE));
+        }
     }
 }

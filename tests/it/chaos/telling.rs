@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::checker::{Judgement, RULES, Rule};
 use super::crew::Crew;
 use super::log::Log;
-use super::schedule::{Kind, LANES, Schedule};
+use super::schedule::Kind;
 
 /// How many violations are shown; the history has all that led to them.
 const SHOWN: usize = 40;
@@ -35,14 +35,9 @@ pub async fn progress(crew: Arc<Crew>, log: Arc<Log>, length: Duration) {
 }
 
 /// The verdict; whether all was well.
-pub fn verdict(judgement: &Judgement, faults: &Schedule, took: Duration, history: &Path) -> bool {
-    let mut injected: BTreeMap<Kind, usize> =
-        LANES.iter().flat_map(|lane| lane.kinds.iter().map(|kind| (*kind, 0))).collect();
-    for fault in faults.iter().flatten() {
-        *injected.entry(fault.kind).or_default() += 1;
-    }
+pub fn verdict(judgement: &Judgement, injected: &BTreeMap<Kind, usize>, took: Duration, history: &Path) -> bool {
     println!("\n{:>8}  faults", "injected");
-    for (kind, count) in &injected {
+    for (kind, count) in injected {
         println!("{count:>8}  {kind}");
     }
     println!("{:>8} {:>8}  what must not be", "looked", "found");
@@ -81,5 +76,35 @@ impl fmt::Display for Rule {
             Self::Unexcused => "error that no fault excuses",
             Self::NeverEnded => "job that never ended",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checker::Violation;
+    use super::super::schedule::kinds;
+    use super::*;
+
+    #[test]
+    fn a_run_is_good_only_if_every_fault_happened_every_rule_was_applied_and_none_was_broken() {
+        let told = |judgement: &Judgement, injected: &BTreeMap<Kind, usize>| {
+            verdict(judgement, injected, Duration::ZERO, Path::new("nowhere"))
+        };
+        let injected: BTreeMap<Kind, usize> = kinds().map(|kind| (kind, 1)).collect();
+        let looked: BTreeMap<Rule, usize> = RULES.into_iter().map(|rule| (rule, 1)).collect();
+        let judgement = |looked, violations| Judgement { looked, violations, ..Judgement::default() };
+        assert!(told(&judgement(looked.clone(), vec![]), &injected));
+        for kind in kinds() {
+            let mut injected = injected.clone();
+            injected.insert(kind, 0);
+            assert!(!told(&judgement(looked.clone(), vec![]), &injected), "no {kind}");
+        }
+        for rule in RULES {
+            let mut less = looked.clone();
+            less.insert(rule, 0);
+            assert!(!told(&judgement(less, vec![]), &injected), "no look at: {rule}");
+            let broken = Violation { rule, at: 0, job: String::new(), what: String::new() };
+            assert!(!told(&judgement(looked.clone(), vec![broken]), &injected), "{rule}");
+        }
     }
 }
