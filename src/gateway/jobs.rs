@@ -1,5 +1,6 @@
 //! Jobs: created, looked at, cancelled.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -93,12 +94,17 @@ impl Gateway {
 
     /// What Postgres says of the job now, remembered.
     pub(super) async fn ask(&self, id: &JobId, deadline: Deadline) -> Result<Option<Job>> {
+        Ok(self.ask_all(std::slice::from_ref(id), deadline).await?.remove(id))
+    }
+
+    /// What Postgres says of these jobs now, remembered: of those that there are.
+    pub(super) async fn ask_all(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Job>> {
         let asked = Instant::now();
-        let job = self.store().job(id, deadline).await?;
-        if let Some(job) = &job {
+        let jobs = self.store().jobs(ids, deadline).await?;
+        for job in &jobs {
             self.known().saw(job, asked);
         }
-        Ok(job)
+        Ok(jobs.into_iter().map(|job| (job.definition.id.clone(), job)).collect())
     }
 
     /// What the job is; asks Postgres once for each job.

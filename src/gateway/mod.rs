@@ -6,7 +6,7 @@
 //! | `start` | open, commit, adopt |
 //! | `report` | the way of a report (invariants I3, I4, I10) |
 //! | `together` | reports of one job that come at once go as one |
-//! | `read` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
+//! | `read`, `seen`, `held` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
 //! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
 //! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
 //! | `revoke` | jobs that make no progress |
@@ -19,6 +19,7 @@ mod completion;
 mod draft;
 mod feed;
 mod finish;
+mod held;
 mod jobs;
 mod known;
 mod mirroring;
@@ -26,6 +27,7 @@ mod read;
 mod report;
 mod restore;
 mod revoke;
+mod seen;
 mod start;
 mod stopping;
 mod together;
@@ -39,6 +41,7 @@ use crate::live::{self, Live};
 use crate::mirror::Mirrors;
 use crate::store::{self, Store};
 
+pub use read::Read;
 pub use report::Reported;
 pub use upkeep::Look;
 

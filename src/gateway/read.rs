@@ -1,63 +1,93 @@
-//! The way of a read: look at the tracker, ask Postgres unless the feed says that the job runs, and let the read
-//! table (`domain::resolve`) decide what that means. Never waits for an end that it sees coming.
+//! The way of a read, of one job or of many at once: look at the trackers, ask Postgres unless the feed says that a job
+//! runs, and let the read table (`domain::resolve`) decide what that means. Never waits for an end that it sees coming.
+//!
+//! However many jobs there are, those that are known to run cost one round trip to Redis, all others together two
+//! statements of Postgres and one more round trip.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
 use time::OffsetDateTime;
 
 use super::Gateway;
 use super::known::Ended;
+use super::seen::Seen;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Cells, Counts, Definition, Errors, Job, JobId, JobState, Progress, Resolution, Row, Source, SourceReason, Standing,
-    Tally, TrackerView, resolve,
+    Counts, Definition, Errors, JobId, JobState, KEPT_SAMPLES, Mark, Progress, Resolution, Source, SourceReason, Tally,
 };
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{Header, Tracker, View};
+use crate::live::{Tracker, View};
+
+/// How many answers of one call may read cells at the same time, of jobs whose header is not enough.
+const CELLS_AT_ONCE: usize = 4;
+
+/// How far one job is, with its definition (for the stages' keys).
+pub type Read = Result<(Arc<Definition>, Progress)>;
+
+/// What answers need beside what was seen of each job: asked once for all of them.
+struct Background {
+    ended: Result<HashMap<JobId, Arc<Ended>>>,
+    definitions: Result<HashMap<JobId, Arc<Definition>>>,
+    recorded: Result<HashMap<JobId, Vec<Mark>>>,
+}
 
 impl Gateway {
-    /// How far the job is, with its definition (for the stages' keys).
-    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> Result<(Arc<Definition>, Progress)> {
-        if self.known().ended(id).is_some() {
-            // This gateway has said so, and never shows the job running again, also not while Postgres is away (I6).
-            return Ok(self.ended(id, deadline).await?.told());
+    /// How far the job is.
+    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> Read {
+        let read = self.read(std::slice::from_ref(id), KEPT_SAMPLES, deadline).await.pop();
+        read.unwrap_or_else(|| Err(Error::Internal("a read of one job answered none".to_owned())))
+    }
+
+    /// How far each of these jobs is, in their order. Without samples of errors, so that it stays small.
+    pub async fn progress_of_all(&self, ids: &[JobId], deadline: Deadline) -> Vec<Read> {
+        self.read(ids, 0, deadline).await
+    }
+
+    async fn read(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<Read> {
+        let seen = self.see(ids, samples, deadline).await;
+        let background = &self.background(ids, &seen, deadline).await;
+        let mut answers = Vec::with_capacity(ids.len());
+        for (id, one) in ids.iter().zip(seen) {
+            answers.push(self.answer(id, one, samples, background, deadline));
         }
-        let mirror = self.shared.mirrors.holds(id);
-        let known_running = self.shared.running.get(id).filter(|running| !running.ledger);
-        if let Some(incarnation) = known_running.map(|running| running.incarnation) {
-            let look = self.look(id, deadline).await;
-            let row = Row::NotAsked { known_running: Some(incarnation) };
-            let resolution = resolve(tracker_view(look.as_ref()), row, mirror);
-            if resolution != Resolution::AskPostgres {
-                return self.answer(id, resolution, look, deadline).await;
-            }
+        stream::iter(answers).buffered(CELLS_AT_ONCE).collect().await
+    }
+
+    async fn background(&self, ids: &[JobId], seen: &[Result<Seen>], deadline: Deadline) -> Background {
+        let of = |wanted: fn(Resolution) -> bool| -> Vec<JobId> {
+            let those = ids.iter().zip(seen).filter(|(_, one)| one.as_ref().is_ok_and(|one| wanted(one.resolution)));
+            those.map(|(id, _)| id.clone()).collect()
+        };
+        Background {
+            ended: self.ended(&of(|resolution| resolution == Resolution::Snapshot), deadline).await,
+            definitions: self.definitions(&of(needs_definition), deadline).await,
+            recorded: self.recorded(&of(needs_ledger), deadline).await,
         }
-        // In this order: what was drained from the ledger before Postgres said that nothing is left in it is in the
-        // tracker, but perhaps not in an older look at it.
-        let row = self.row(id, deadline).await?;
-        let look = self.look(id, deadline).await;
-        let resolution = resolve(tracker_view(look.as_ref()), row, mirror);
-        self.answer(id, resolution, look, deadline).await
     }
 
     async fn answer(
         &self,
         id: &JobId,
-        resolution: Resolution,
-        look: Option<View>,
+        seen: Result<Seen>,
+        samples: usize,
+        background: &Background,
         deadline: Deadline,
-    ) -> Result<(Arc<Definition>, Progress)> {
-        let definition = match resolution {
+    ) -> Read {
+        let seen = seen?;
+        let definition = match seen.resolution {
             Resolution::NotFound => return Err(Error::NotFound(id.clone())),
             Resolution::Unavailable | Resolution::AskPostgres => {
                 return Err(Error::Unavailable(Unavailable::Postgres));
             }
-            Resolution::Snapshot => return Ok(self.ended(id, deadline).await?.told()),
+            Resolution::Snapshot => return Ok(found(&background.ended, id)?.told(samples)),
             Resolution::Pending | Resolution::Unknown(_) | Resolution::Mirror(_) | Resolution::Tracker { .. } => {
-                self.definition(id, deadline).await?
+                found(&background.definitions, id)?
             }
         };
-        let progress = match (resolution, look) {
+        let recorded = || background.recorded.as_ref().map(|recorded| recorded.get(id).map_or(&[][..], Vec::as_slice));
+        let progress = match (seen.resolution, seen.look) {
             (
                 Resolution::Tracker { source, lower_bound },
                 Some(View { tracker: Tracker::Present { header, current, .. }, errors, time }),
@@ -66,8 +96,9 @@ impl Gateway {
                     drop(self.finish(id, header.incarnation));
                 }
                 let mut tally = header.tally();
-                if let Source::Fallback(SourceReason::InLedger | SourceReason::TrackerNotAdopted) = source {
-                    tally.counts = self.counts_with_tracker(&definition, &header, current, deadline).await?;
+                if needs_ledger(seen.resolution) {
+                    let recorded = recorded().map_err(Error::clone)?;
+                    tally.counts = self.counts_with_tracker(&definition, &header, current, recorded, deadline).await?;
                 }
                 Progress {
                     source,
@@ -80,7 +111,7 @@ impl Gateway {
                 }
             }
             (Resolution::Mirror(reason), look) => {
-                let counts = self.mirror_and_ledger(&definition, deadline).await?.0.count();
+                let counts = self.held_beside(&definition, recorded().map_err(Error::clone)?).count();
                 Progress {
                     source: Source::Fallback(reason),
                     lower_bound: true,
@@ -99,79 +130,75 @@ impl Gateway {
         Ok((definition, progress))
     }
 
-    /// What tracker, mirror and ledger hold together.
-    async fn counts_with_tracker(
-        &self,
-        definition: &Definition,
-        header: &Header,
-        current: bool,
-        deadline: Deadline,
-    ) -> Result<Counts> {
-        let (id, layout) = (&definition.id, definition.layout());
-        let standing = Standing { incarnation: header.incarnation, generation: header.generation };
-        // What the mirror held is in the tracker, unless Redis has gone back since.
-        let ahead = if current { self.shared.mirrors.is_ahead(id, standing) } else { self.shared.mirrors.holds(id) };
-        let (mut cells, rows) = self.mirror_and_ledger(definition, deadline).await?;
-        if !ahead && !rows {
-            return Ok(header.counts.clone());
-        }
-        match self.live().read_cells(id, layout, deadline).await.map_err(Error::from) {
-            Ok(Some(held)) => {
-                cells.merge(&held);
-                Ok(cells.count())
+    /// The ended jobs with their snapshots: from memory, or from Postgres and remembered.
+    pub(super) async fn ended(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Arc<Ended>>> {
+        let mut ended = HashMap::with_capacity(ids.len());
+        let mut unknown = Vec::new();
+        for id in ids {
+            match self.known().snapshot(id) {
+                Some(known) => drop(ended.insert(id.clone(), known)),
+                None => unknown.push(id.clone()),
             }
-            // It was there a moment ago, and no mark is ever taken back.
-            Ok(None) | Err(Error::Unavailable(_)) => Ok(header.counts.clone()),
-            Err(error) => Err(error),
         }
-    }
-
-    /// The marks that mirror and ledger hold, and whether the ledger has any. Postgres being away adds nothing.
-    async fn mirror_and_ledger(&self, definition: &Definition, deadline: Deadline) -> Result<(Cells, bool)> {
-        let (id, layout) = (&definition.id, definition.layout());
-        let mut cells = self.shared.mirrors.cells(id).unwrap_or_else(|| Cells::blank(layout));
-        match self.store().ledger(id, u32::MAX, deadline.half()).await.map_err(Error::from) {
-            Ok(entries) => {
-                for entry in &entries {
-                    cells.mark(&entry.marks);
-                }
-                Ok((cells, !entries.is_empty()))
-            }
-            Err(Error::Unavailable(_)) => Ok((cells, false)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Looks at the tracker; leaves time to ask Postgres when Redis hangs.
-    async fn look(&self, id: &JobId, deadline: Deadline) -> Option<View> {
-        let look = self.live().look(id, deadline.half()).await;
-        look.inspect_err(|error| tracing::debug!(job = %id, %error, "a look at the tracker failed")).ok()
-    }
-
-    /// What Postgres says of the job now; leaves time to answer with the tracker when Postgres hangs.
-    async fn row(&self, id: &JobId, deadline: Deadline) -> Result<Row> {
-        match self.ask(id, deadline.half()).await {
-            Ok(job) => Ok(row(job.as_ref())),
-            Err(Error::Unavailable(_)) => Ok(Row::Unreachable),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The ended job with its snapshot: from memory, or from Postgres and remembered.
-    async fn ended(&self, id: &JobId, deadline: Deadline) -> Result<Arc<Ended>> {
-        if let Some(ended) = self.known().snapshot(id) {
+        if unknown.is_empty() {
             return Ok(ended);
         }
-        let snapshot = self.store().snapshot(id, deadline).await?;
-        let snapshot = snapshot.ok_or_else(|| Error::Internal(format!("job {id} has ended without a snapshot")))?;
-        let ended = Arc::new(Ended { job: self.get(id, deadline).await?, snapshot });
-        self.known().saw_snapshot(ended.clone());
+        let mut snapshots = self.store().snapshots(&unknown, deadline).await?;
+        for (id, job) in self.ask_all(&unknown, deadline).await? {
+            let Some(snapshot) = snapshots.remove(&id) else { continue };
+            let one = Arc::new(Ended { job, snapshot });
+            self.known().saw_snapshot(one.clone());
+            ended.insert(id, one);
+        }
         Ok(ended)
+    }
+
+    /// What the jobs are: from memory, or from Postgres and remembered.
+    async fn definitions(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Arc<Definition>>> {
+        let mut definitions = HashMap::with_capacity(ids.len());
+        let mut unknown = Vec::new();
+        for id in ids {
+            match self.known().definition(id) {
+                Some(definition) => drop(definitions.insert(id.clone(), definition)),
+                None => unknown.push(id.clone()),
+            }
+        }
+        if !unknown.is_empty() {
+            let asked = self.ask_all(&unknown, deadline).await?;
+            definitions.extend(asked.into_iter().map(|(id, job)| (id, Arc::new(job.definition))));
+        }
+        Ok(definitions)
+    }
+}
+
+/// What was asked for of a job that there is.
+fn found<T>(asked: &Result<HashMap<JobId, Arc<T>>>, id: &JobId) -> Result<Arc<T>> {
+    let found = asked.as_ref().map_err(Error::clone)?.get(id);
+    // Only a job that was deleted in between.
+    found.cloned().ok_or_else(|| Error::NotFound(id.clone()))
+}
+
+fn needs_definition(resolution: Resolution) -> bool {
+    use Resolution::{Mirror, Pending, Tracker, Unknown};
+    matches!(resolution, Pending | Unknown(_) | Mirror(_) | Tracker { .. })
+}
+
+/// Whether rows of the ledger are part of the answer.
+fn needs_ledger(resolution: Resolution) -> bool {
+    match resolution {
+        Resolution::Mirror(_) => true,
+        Resolution::Tracker { source: Source::Fallback(reason), .. } => {
+            matches!(reason, SourceReason::InLedger | SourceReason::TrackerNotAdopted)
+        }
+        _ => false,
     }
 }
 
 impl Ended {
-    fn told(&self) -> (Arc<Definition>, Progress) {
+    /// With at most so many samples of errors.
+    fn told(&self, samples: usize) -> (Arc<Definition>, Progress) {
+        let mut errors = self.snapshot.errors.clone();
+        errors.samples.truncate(samples);
         let progress = Progress {
             state: self.job.state,
             source: Source::Snapshot,
@@ -179,7 +206,7 @@ impl Ended {
             observe_time: self.job.end_time.unwrap_or(self.job.create_time),
             tally: Some(self.snapshot.tally()),
             rate: None,
-            errors: self.snapshot.errors.clone(),
+            errors,
             cancel_reason: self.job.cancel_reason.clone(),
         };
         (Arc::new(self.job.definition.clone()), progress)
@@ -210,17 +237,4 @@ fn pending(definition: &Definition) -> Progress {
         tally: Some(Tally { counts, revision: Some(0), last_progress_time: None, restore_time: None }),
         ..running_unknown()
     }
-}
-
-fn row(job: Option<&Job>) -> Row {
-    match job.map(|job| (job.state, job)) {
-        None => Row::Absent,
-        Some((JobState::Pending, _)) => Row::Pending,
-        Some((JobState::Running, job)) => Row::Running { incarnation: job.incarnation, ledger: job.ledger },
-        Some(_) => Row::Ended,
-    }
-}
-
-fn tracker_view(look: Option<&View>) -> TrackerView {
-    look.map_or(TrackerView::Unreachable, |look| look.tracker.view())
 }

@@ -30,4 +30,15 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
         let progress = convert::progress(&definition, progress);
         Ok(Response::new(pb::GetProgressResponse { progress: Some(progress) }))
     }
+
+    async fn batch_get_progress(
+        &self,
+        request: Request<pb::BatchGetProgressRequest>,
+    ) -> Result<Response<pb::BatchGetProgressResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let ids = convert::job_ids(&request.get_ref().job_ids)?;
+        let reads = self.gateway.progress_of_all(&ids, deadline).await;
+        let results = ids.iter().zip(reads).map(|(id, read)| convert::progress_result(id, read)).collect();
+        Ok(Response::new(pb::BatchGetProgressResponse { results }))
+    }
 }

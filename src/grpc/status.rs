@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::pb::ErrorReason;
+use super::pb::{self, ErrorReason};
 use crate::domain::{JobId, MAX_VIOLATIONS, Violation};
 use crate::error::{Error, Unavailable};
 
@@ -50,6 +50,18 @@ impl From<Error> for Status {
             Error::DeadlineExceeded => plain(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, &message),
             Error::Internal(fault) => internal(fault),
         }
+    }
+}
+
+/// The same for one job of several: the same status, without what only a call as a whole can carry.
+impl From<Error> for pb::JobError {
+    fn from(error: Error) -> Self {
+        let status = Status::from(error);
+        let details = status.get_error_details();
+        let reason = details.error_info().map(|info| format!("ERROR_REASON_{}", info.reason));
+        let reason = reason.and_then(|name| ErrorReason::from_str_name(&name)).unwrap_or_default();
+        let retry_delay = details.retry_info().and_then(|retry| retry.retry_delay?.try_into().ok());
+        Self { code: status.code().into(), message: status.message().to_owned(), reason: reason.into(), retry_delay }
     }
 }
 
@@ -184,6 +196,16 @@ mod tests {
         DeadlineExceeded DEADLINE_EXCEEDED
         Internal INTERNAL
         ");
+    }
+
+    #[test]
+    fn an_error_of_one_job_of_several_says_the_same() {
+        let told = pb::JobError::from(Error::Unavailable(Unavailable::Postgres));
+        assert_eq!((told.code, told.reason()), (14, ErrorReason::PostgresUnavailable));
+        assert_eq!(told.retry_delay, Some(prost_types::Duration { seconds: 1, nanos: 0 }));
+        let told = pb::JobError::from(Error::NotFound(id()));
+        assert_eq!((told.code, told.reason(), told.retry_delay), (5, ErrorReason::JobNotFound, None));
+        assert_eq!(told.message, "no job has the id `j`");
     }
 
     #[test]

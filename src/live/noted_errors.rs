@@ -51,9 +51,11 @@ fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
     counts
 }
 
-/// Asks for what was noted.
-pub(super) fn ask(commands: &mut Pipeline, id: &JobId) {
-    commands.cmd("LRANGE").arg(keys::error_samples(id)).arg(0).arg(-1);
+/// Asks for what was noted, with at most so many of the newest samples.
+pub(super) fn ask(commands: &mut Pipeline, id: &JobId, samples: usize) {
+    // What lies beyond the end is none.
+    let first = if samples == 0 { KEPT_SAMPLES } else { 0 };
+    commands.cmd("LRANGE").arg(keys::error_samples(id)).arg(first).arg(samples.max(1) - 1);
     commands.cmd("HGETALL").arg(keys::error_counts(id));
 }
 

@@ -11,7 +11,7 @@ use super::header::time_from_millis;
 use super::noted_errors::{self, ANSWERS as ERROR_ANSWERS};
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Errors, Generation, JobId, Layout, TrackerView};
+use crate::domain::{Cells, Errors, Generation, JobId, KEPT_SAMPLES, Layout, TrackerView};
 
 /// How much of the cells one command reads: well under a millisecond of Redis's time.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -80,16 +80,28 @@ impl Tracker {
 impl Live {
     /// Looks at a job's tracker and errors.
     pub async fn look(&self, id: &JobId, deadline: Deadline) -> Result<View, Error> {
-        let mut commands = redis::pipe();
-        ask_header(&mut commands, id);
-        noted_errors::ask(&mut commands, id);
-        let mut answers = self.ask(commands, deadline).await?;
-        let tracker = answers.tracker()?;
-        let errors = noted_errors::read(answers.values.by_ref().take(ERROR_ANSWERS));
-        Ok(View { tracker, errors, time: answers.time })
+        let view = self.looks(std::slice::from_ref(id), KEPT_SAMPLES, deadline).await?.pop();
+        view.ok_or_else(|| unexpected(None))
     }
 
-    /// Looks at many trackers in one round trip; and at which Redis answers, `None` for a replica.
+    /// Looks at the trackers of many jobs and at their errors, with at most so many samples of each one's, in one round
+    /// trip.
+    pub async fn looks(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Result<Vec<View>, Error> {
+        let mut commands = redis::pipe();
+        for id in ids {
+            ask_header(&mut commands, id);
+            noted_errors::ask(&mut commands, id, samples);
+        }
+        let mut answers = self.ask(commands, deadline).await?;
+        let view = |_| {
+            let tracker = answers.tracker()?;
+            let errors = noted_errors::read(answers.values.by_ref().take(ERROR_ANSWERS));
+            Ok(View { tracker, errors, time: answers.time })
+        };
+        ids.iter().map(view).collect()
+    }
+
+    /// Looks at many trackers alone, in one round trip; and at which Redis answers, `None` for a replica.
     pub async fn look_at_all(
         &self,
         ids: &[JobId],

@@ -1,5 +1,6 @@
 //! How jobs end: guarded transactions, one winner (invariant I1), and the snapshot that is served from then on.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 
 use flate2::Compression;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::jobs::{from_bigint, parse, to_bigint};
+use super::jobs::{from_bigint, parse, texts, to_bigint};
 use super::{COMMIT_WITHIN, Error, Store, ledger};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, Errors, JobId, JobState, Layout, Mark, Tally};
@@ -147,22 +148,25 @@ impl Store {
         Ok(ended.rows_affected() == 1)
     }
 
-    /// The snapshot of an ended job; `None` if there is no such job or it has not ended.
-    pub async fn snapshot(&self, id: &JobId, deadline: Deadline) -> Result<Option<Snapshot>, Error> {
+    /// The snapshots of those of these jobs that have ended.
+    pub async fn snapshots(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Snapshot>, Error> {
         let mut lease = self.lease(deadline).await?;
-        let row = lease
+        let rows = lease
             .deadline
             .bound(
                 sqlx::query!(
-                    r#"SELECT snapshot AS "snapshot!: Json<Snapshot>", lower_bound FROM jobs
-                       WHERE job_id = $1 AND snapshot IS NOT NULL"#,
-                    id.as_str()
+                    r#"SELECT job_id, snapshot AS "snapshot!: Json<Snapshot>", lower_bound FROM jobs
+                       WHERE job_id = ANY($1) AND snapshot IS NOT NULL"#,
+                    &texts(ids)
                 )
-                .fetch_optional(&mut *lease.connection),
+                .fetch_all(&mut *lease.connection),
             )
             .await??;
         lease.give_back();
-        Ok(row.map(|row| Snapshot { lower_bound: row.lower_bound, ..row.snapshot.0 }))
+        let snapshots = rows
+            .into_iter()
+            .map(|row| Ok((parse(&row.job_id)?, Snapshot { lower_bound: row.lower_bound, ..row.snapshot.0 })));
+        snapshots.collect()
     }
 
     /// The cells of an ended job, of this layout.

@@ -56,10 +56,10 @@ impl Store {
         Ok(created.rows_affected() == 1)
     }
 
-    /// The job, if there is one.
-    pub async fn job(&self, id: &JobId, deadline: Deadline) -> Result<Option<Job>, Error> {
+    /// Those of these jobs that there are, each once, in no order.
+    pub async fn jobs(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Job>, Error> {
         let mut lease = self.lease(deadline).await?;
-        let row = lease
+        let rows = lease
             .deadline
             .bound(
                 sqlx::query_as!(
@@ -68,14 +68,14 @@ impl Store {
                               task_count, failure_threshold, stall_timeout, state, incarnation, tracked, create_time, start_time,
                               end_time, cancel_reason,
                               EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
-                       FROM jobs WHERE job_id = $1"#,
-                    id.as_str()
+                       FROM jobs WHERE job_id = ANY($1)"#,
+                    &texts(ids)
                 )
-                .fetch_optional(&mut *lease.connection),
+                .fetch_all(&mut *lease.connection),
             )
             .await??;
         lease.give_back();
-        row.map(Job::try_from).transpose()
+        rows.into_iter().map(Job::try_from).collect()
     }
 
     /// Issues the next incarnation to a start of a PENDING job; `None` if it is not PENDING.
@@ -166,6 +166,11 @@ impl TryFrom<JobRow> for Job {
             cancel_reason: row.cancel_reason,
         })
     }
+}
+
+/// Ids as Postgres takes a list of them.
+pub(super) fn texts(ids: &[JobId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
 }
 
 /// Reads a word that somebody else may have written.

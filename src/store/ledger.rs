@@ -1,7 +1,9 @@
 //! The ledger: reports that were taken while the tracker could not take them. Insert-only, one row a call; rows go once
 //! their marks are in the tracker (here) or in the snapshot (`ending`).
 
-use super::jobs::from_bigint;
+use std::collections::HashMap;
+
+use super::jobs::{from_bigint, parse, texts};
 use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Mark, Outcome};
@@ -56,6 +58,19 @@ impl Store {
         lease.give_back();
         let entry = |number, marks| Ok(Entry { number: from_bigint(number)?, marks: decode(&[marks])? });
         rows.into_iter().map(|row| entry(row.entry, row.marks)).collect()
+    }
+
+    /// What the ledger holds of these jobs, which is of few or none of them.
+    pub async fn recorded(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Vec<Mark>>, Error> {
+        let mut lease = self.lease(deadline).await?;
+        let query = sqlx::query!("SELECT job_id, marks FROM ledger WHERE job_id = ANY($1)", &texts(ids));
+        let rows = lease.deadline.bound(query.fetch_all(&mut *lease.connection)).await??;
+        lease.give_back();
+        let mut recorded: HashMap<_, Vec<_>> = HashMap::new();
+        for row in rows {
+            recorded.entry(parse(&row.job_id)?).or_default().extend(decode(&[row.marks])?);
+        }
+        Ok(recorded)
     }
 
     /// Deletes rows whose marks are in the tracker.

@@ -16,6 +16,7 @@ mod ending;
 mod faults;
 mod jobs;
 mod layers;
+mod lists;
 mod outages;
 mod reading;
 mod reporting_together;

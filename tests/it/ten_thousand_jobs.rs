@@ -1,7 +1,6 @@
 //! What ten thousand running jobs cost the reconciler: when everything is lost, all come back; when nothing is wrong, a
 //! round is one pipelined read of each one's header, and nobody waits for the others.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::support::{Stack, eventually, pb, tracker_key};
@@ -17,21 +16,6 @@ const RUNNING_JOBS: &str = "
     INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, tracked)
     SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
     UPDATE jobs SET state = 'RUNNING', start_time = now();";
-
-/// How often Redis was asked each command since it was asked this last, and how long that took it.
-async fn commands(stack: &Stack) -> HashMap<String, (u64, Duration)> {
-    let stats: String = stack.redis.ask(redis::cmd("INFO").arg("commandstats")).await;
-    stack.redis.ask::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
-    let number = |line: &str, name: &str| -> u64 {
-        let (_, rest) = line.split_once(&format!("{name}=")).unwrap();
-        rest.split(',').next().unwrap().parse().unwrap()
-    };
-    let read = |line: &str| {
-        let (name, _) = line.strip_prefix("cmdstat_")?.split_once(':')?;
-        Some((name.to_owned(), (number(line, "calls"), Duration::from_micros(number(line, "usec")))))
-    };
-    stats.lines().filter_map(read).collect()
-}
 
 /// What the trackers' headers say.
 async fn all_are_adopted(stack: &Stack) -> bool {
@@ -67,18 +51,18 @@ async fn a_round_over_ten_thousand_jobs_is_one_read_of_each_ones_header() {
     }
     // Each tracker's cells are read once more, into the mirror.
     let mirrored = async || {
-        commands(&stack).await;
+        stack.redis.commands().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let asked = commands(&stack).await;
+        let asked = stack.redis.commands().await;
         let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
         (calls("evalsha") == 0 && calls("getrange").abs_diff(calls("strlen")) <= PAGE).then_some(())
     };
     eventually("nothing is left to do", mirrored).await;
 
     let logged = stack.postgres.log().len();
-    commands(&stack).await;
+    stack.redis.commands().await;
     tokio::time::sleep(WINDOW).await;
-    let asked = commands(&stack).await;
+    let asked = stack.redis.commands().await;
     let statements = stack.postgres.log()[logged..].matches("LOG:  ").count();
     let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
     let looks = calls("getrange");

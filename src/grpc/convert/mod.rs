@@ -8,16 +8,38 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 
 use super::pb;
-use crate::domain::{JobId, JobState, NotAnId, Violation};
+use crate::domain::{JobId, JobState, MAX_VIOLATIONS, NotAnId, Violation};
 use crate::error::Error;
 
 pub use job::{cancel, new_job};
-pub use progress::progress;
+pub use progress::{progress, progress_result};
 pub use report::{reported, results};
+
+/// The most jobs that one call asks about: what is told of each keeps the answer below the 4 MiB that clients take.
+const MAX_BATCH: usize = 500;
 
 /// The id that the field `job_id` names.
 pub fn job_id(text: &str) -> Result<JobId, Error> {
     parse_job_id(text).map_err(|violation| Error::Invalid(vec![violation]))
+}
+
+/// The ids that the field `job_ids` names.
+pub fn job_ids(texts: &[String]) -> Result<Vec<JobId>, Error> {
+    if texts.is_empty() || texts.len() > MAX_BATCH {
+        return Err(Error::invalid("job_ids", format!("must be 1 to {MAX_BATCH} ids, not {}", texts.len())));
+    }
+    let mut violations = Vec::new();
+    let mut ids = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse::<JobId>() {
+            Ok(id) => ids.push(id),
+            Err(fault) => violations.push(Violation::new(format!("job_ids[{index}]"), fault.to_string())),
+        }
+        if violations.len() == MAX_VIOLATIONS {
+            break;
+        }
+    }
+    if violations.is_empty() { Ok(ids) } else { Err(Error::Invalid(violations)) }
 }
 
 fn parse_job_id(text: &str) -> Result<JobId, Violation> {

@@ -1,7 +1,8 @@
 //! Progress: what is known goes out as a number, what is not known is absent (I5, I7).
 
 use super::{pb, timestamp};
-use crate::domain::{Counts, Definition, Errors, Progress, Rate, Source, SourceReason, StageKey, Tally};
+use crate::domain::{Counts, Definition, Errors, JobId, Progress, Rate, Source, SourceReason, StageKey, Tally};
+use crate::gateway::Read;
 
 /// How far the job is, as the interface tells it.
 pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
@@ -34,6 +35,16 @@ pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
         error_samples: error_samples(definition, errors),
         cancel_reason,
     }
+}
+
+/// How far one job of several is, or why that cannot be told.
+pub fn progress_result(id: &JobId, read: Read) -> pb::ProgressResult {
+    use pb::progress_result::Result;
+    let result = match read {
+        Ok((definition, known)) => Result::Progress(progress(&definition, known)),
+        Err(error) => Result::Error(error.into()),
+    };
+    pb::ProgressResult { job_id: id.to_string(), result: Some(result) }
 }
 
 fn stages(definition: &Definition, counts: Option<&Counts>) -> Vec<pb::StageProgress> {

@@ -71,6 +71,12 @@ impl Client {
         Ok(response.into_inner().progress.expect("progress is answered"))
     }
 
+    pub async fn batch_progress(&self, job_ids: Vec<String>) -> Answer<Vec<pb::ProgressResult>> {
+        let mut reads = ProgressServiceClient::new(self.channel.clone());
+        let response = reads.batch_get_progress(pb::BatchGetProgressRequest { job_ids }).await?;
+        Ok(response.into_inner().results)
+    }
+
     /// Whether the gateway says that it is ready; an error if it does not answer.
     pub async fn is_ready(&self) -> Answer<bool> {
         let response = HealthClient::new(self.channel.clone()).check(HealthCheckRequest::default()).await?;

@@ -1,7 +1,9 @@
 //! A private Redis, and a look into it.
 
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::time::Duration;
 
 use highwater::dev;
 use redis::aio::MultiplexedConnection;
@@ -35,6 +37,21 @@ impl Redis {
         let mut keys: Vec<String> = self.connection().await.keys(format!("hw:{{{id}}}:*")).await.unwrap();
         keys.sort();
         keys
+    }
+
+    /// How often it was asked each command since this was asked last, and how long that took it.
+    pub async fn commands(&self) -> HashMap<String, (u64, Duration)> {
+        let stats: String = self.ask(redis::cmd("INFO").arg("commandstats")).await;
+        self.ask::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
+        let number = |line: &str, name: &str| -> u64 {
+            let (_, rest) = line.split_once(&format!("{name}=")).unwrap();
+            rest.split(',').next().unwrap().parse().unwrap()
+        };
+        let read = |line: &str| {
+            let (name, _) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+            Some((name.to_owned(), (number(line, "calls"), Duration::from_micros(number(line, "usec")))))
+        };
+        stats.lines().filter_map(read).collect()
     }
 
     /// The job's tracker: header and cells.

@@ -1,0 +1,172 @@
+//! The progress of many jobs in one call: each as if it were asked for alone, at the price of one.
+
+use pb::progress_result::Result as Told;
+use tonic::Code;
+
+use crate::support::{Client, Link, Stack, eventually, failed_with, job, pb, refusal, stages, succeeded};
+
+const MOST: usize = 500;
+
+async fn batch(client: &Client, ids: &[String]) -> Vec<pb::ProgressResult> {
+    client.batch_progress(ids.to_vec()).await.unwrap()
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn progress(result: &pb::ProgressResult) -> &pb::Progress {
+    match &result.result {
+        Some(Told::Progress(progress)) => progress,
+        other => panic!("{}: {other:?}", result.job_id),
+    }
+}
+
+fn error(result: &pb::ProgressResult) -> &pb::JobError {
+    match &result.result {
+        Some(Told::Error(error)) => error,
+        other => panic!("{}: {other:?}", result.job_id),
+    }
+}
+
+/// What does not depend on the moment.
+fn lasting(progress: &pb::Progress) -> pb::Progress {
+    pb::Progress {
+        observe_time: None,
+        results_per_second: None,
+        eta: None,
+        error_samples: Vec::new(),
+        ..progress.clone()
+    }
+}
+
+#[tokio::test]
+async fn each_job_of_a_batch_is_told_as_if_it_were_asked_for_alone() {
+    let stack = Stack::start(2).await;
+    let all = names(&["ended", "running", "pending", "lost", "nobody", "running"]);
+    for id in ["ended", "running", "lost"] {
+        stack[0].create(job(id, &["read", "digest"], 5)).await.unwrap();
+        stack[0].report(id, succeeded(0..2, "read")).await.unwrap();
+        stack[0].report(id, vec![failed_with(2, "read", "TIMEOUT", "too slow")]).await.unwrap();
+    }
+    stack[0].create(pb::CreateJobRequest { start: false, ..job("pending", &["s"], 3) }).await.unwrap();
+    stack[0].cancel("ended", "enough").await.unwrap();
+    for gateway in stack.gateways() {
+        let results = batch(gateway, &all).await;
+        let order: Vec<_> = results.iter().map(|result| result.job_id.clone()).collect();
+        assert_eq!(order, all);
+        for result in results.iter().filter(|result| result.job_id != "nobody") {
+            let alone = gateway.progress(&result.job_id).await.unwrap();
+            assert_eq!(lasting(progress(result)), lasting(&alone));
+            assert!(progress(result).error_samples.is_empty(), "they would make the answer large");
+        }
+        let unknown = error(&results[4]);
+        assert_eq!((unknown.code, unknown.reason()), (Code::NotFound as i32, pb::ErrorReason::JobNotFound));
+        assert_eq!((unknown.message.as_str(), &unknown.retry_delay), ("no job has the id `nobody`", &None));
+    }
+}
+
+#[tokio::test]
+async fn jobs_that_run_cost_one_round_trip_however_many_they_are() {
+    let stack = Stack::of(1).own_postgres(&[("log_statement", "all")]).unreconciled().start().await;
+    let ids: Vec<String> = (0..MOST).map(|number| format!("job-{number}")).collect();
+    for (number, id) in ids.iter().enumerate() {
+        stack[0].create(job(id, &["s"], 2)).await.unwrap();
+        if number % 2 == 0 {
+            stack[0].report(id, succeeded([0], "s")).await.unwrap();
+        }
+    }
+    let live = async || {
+        let results = batch(&stack[0], &ids).await;
+        results.iter().all(|result| progress(result).source() == pb::Source::Live).then_some(results)
+    };
+    eventually("the feed has told of all", live).await;
+    stack.redis.commands().await;
+    let statements = || {
+        let log = stack.postgres.log();
+        log.lines().filter(|line| line.contains("jobs") && line.contains("LOG:  ")).count()
+    };
+    let before = statements();
+    let results = live().await.expect("all are live");
+    for (number, result) in results.iter().enumerate() {
+        let expected = if number % 2 == 0 { [1, 1, 0, 0] } else { [2, 0, 0, 0] };
+        assert_eq!(stages(progress(result)), [expected]);
+    }
+    let asked = stack.redis.commands().await;
+    let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
+    // Which Redis answers, and when, is asked once a round trip.
+    assert_eq!((calls("time"), calls("info")), (1, 1), "{asked:?}");
+    assert_eq!((calls("getrange"), calls("hgetall")), (500, 500), "{asked:?}");
+    assert_eq!(statements(), before, "Postgres was asked: {}", stack.postgres.log());
+}
+
+/// Of jobs that no feed tells of, Postgres is asked, but once for all.
+#[tokio::test]
+async fn jobs_that_have_ended_or_cannot_be_believed_cost_no_more_than_a_few_statements() {
+    let stack = Stack::of(2).own_postgres(&[("log_statement", "all")]).unreconciled().start().await;
+    let ids: Vec<String> = (0..60).map(|number| format!("job-{number}")).collect();
+    for (number, id) in ids.iter().enumerate() {
+        stack[0].create(job(id, &["s"], 2)).await.unwrap();
+        stack[0].report(id, succeeded([0], "s")).await.unwrap();
+        if number % 2 == 0 {
+            stack[0].cancel(id, "").await.unwrap();
+        }
+    }
+    // Whoever answers now may have lost marks.
+    let dump: Vec<String> = stack.redis.ask(redis::cmd("KEYS").arg("hw:*:marks")).await;
+    assert_eq!(dump.len(), 60);
+    for key in dump {
+        stack.redis.ask::<()>(redis::cmd("SETRANGE").arg(key).arg(5).arg("\0")).await;
+    }
+    let statements = || stack.postgres.log().lines().filter(|line| line.contains("ANY($1)")).count();
+    let before = statements();
+    let results = batch(&stack[1], &ids).await;
+    for (number, result) in results.iter().enumerate() {
+        let told = progress(result);
+        let expected = if number % 2 == 0 { pb::Source::Snapshot } else { pb::Source::Fallback };
+        assert_eq!(told.source(), expected, "{told:?}");
+    }
+    let asked = statements() - before;
+    assert!((1..=6).contains(&asked), "{asked} statements");
+}
+
+#[tokio::test]
+async fn with_a_store_away_each_job_is_told_as_far_as_it_is_known() {
+    let stack = Stack::of(1).links().unreconciled().start().await;
+    for id in ["a", "b", "ended"] {
+        stack[0].create(job(id, &["s"], 2)).await.unwrap();
+    }
+    stack[0].report("a", succeeded([0], "s")).await.unwrap();
+    stack[0].cancel("ended", "").await.unwrap();
+    stack[0].progress("ended").await.unwrap();
+    stack[0].links().postgres.set(Link::Cut);
+    let all = names(&["a", "b", "ended", "nobody"]);
+    let results = eventually("the feed is cut", async || {
+        let results = batch(&stack[0], &all).await;
+        (progress(&results[0]).source() == pb::Source::Fallback).then_some(results)
+    });
+    let results = results.await;
+    assert_eq!(progress(&results[1]).source_reason(), pb::SourceReason::PostgresUnreachable);
+    assert_eq!(progress(&results[2]).source(), pb::Source::Snapshot, "it never changes");
+    let unknown = error(&results[3]);
+    assert_eq!((unknown.code, unknown.reason()), (Code::Unavailable as i32, pb::ErrorReason::PostgresUnavailable));
+    assert_eq!(unknown.retry_delay.as_ref().map(|delay| delay.seconds), Some(1));
+
+    stack[0].links().redis.set(Link::Cut);
+    let results = batch(&stack[0], &all).await;
+    assert_eq!(stages(progress(&results[0])), [[1, 1, 0, 0]], "the mirror has it");
+    assert_eq!(error(&results[1]).reason(), pb::ErrorReason::PostgresUnavailable);
+    assert_eq!(progress(&results[2]).source(), pb::Source::Snapshot);
+}
+
+#[tokio::test]
+async fn a_batch_of_none_of_too_many_or_with_a_malformed_id_is_refused() {
+    let stack = Stack::start(1).await;
+    let many = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+    for (wrong, field) in [(vec![], "job_ids"), (many(MOST + 1), "job_ids"), (names(&["a", "a b"]), "job_ids[1]")] {
+        let refused = stack[0].batch_progress(wrong).await.unwrap_err();
+        assert_eq!(refusal(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert!(refused.message().starts_with(&format!("{field}: ")), "{refused:?}");
+    }
+    assert_eq!(batch(&stack[0], &many(MOST)).await.len(), MOST);
+}
