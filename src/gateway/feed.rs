@@ -3,6 +3,7 @@
 //! shows nothing as running on its own authority.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ struct Session {
     jobs: HashMap<JobId, Running>,
     /// Jobs that have ended, and whose mirrors may be forgotten.
     ended: Vec<JobId>,
-    /// When the last round trip that was answered was asked for; `None` without a session.
+    /// When the last round trip was asked for before whose answer all was heard; `None` before the first of a session.
     confirmed: Option<Instant>,
     /// The job of which is being asked whether it has rows left, and whether one was recorded meanwhile.
     asking: Option<(JobId, bool)>,
@@ -83,11 +84,10 @@ impl KnownRunning {
 
 impl Session {
     /// Begins with the whole list. What ran when the last session ended and is not on it has ended meanwhile.
-    fn open(&mut self, jobs: HashMap<JobId, Running>, asked: Instant) {
+    fn open(&mut self, jobs: HashMap<JobId, Running>) {
         let before = std::mem::replace(&mut self.jobs, jobs);
         let gone: Vec<_> = before.into_keys().filter(|id| !self.jobs.contains_key(id)).collect();
         self.ended.extend(gone);
-        self.confirmed = Some(asked);
     }
 
     /// Nothing is believed any more.
@@ -109,7 +109,7 @@ impl Gateway {
     async fn sessions(&self) {
         let mut said = false;
         loop {
-            let ended = self.session(&mut said).await;
+            let Err(ended) = self.session(&mut said).await;
             self.shared.running.session().close();
             if !said {
                 tracing::warn!(error = %ended, "the feed of Postgres is cut; reads ask Postgres until it is back");
@@ -120,33 +120,23 @@ impl Gateway {
     }
 
     /// One session, until it ends.
-    async fn session(&self, said: &mut bool) -> store::Error {
-        let asked = Instant::now();
-        let (mut feed, jobs) = match self.store().feed(Deadline::after(OPEN_WITHIN)).await {
-            Ok(opened) => opened,
-            Err(error) => return error,
-        };
+    async fn session(&self, said: &mut bool) -> Result<Infallible, store::Error> {
+        let (mut feed, jobs) = self.store().feed(Deadline::after(OPEN_WITHIN)).await?;
         tracing::info!(running = jobs.len(), "the feed of Postgres is open");
         *said = false;
-        self.shared.running.session().open(jobs, asked);
-        let mut asked = asked;
+        self.shared.running.session().open(jobs);
         loop {
-            let step = match feed.next(CONFIRM_EVERY.saturating_sub(asked.elapsed())).await {
-                Ok(Some(event)) => self.hear(&mut feed, event).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            };
-            let step = match step {
-                Ok(()) if asked.elapsed() >= CONFIRM_EVERY => {
-                    asked = Instant::now();
-                    feed.confirm(Deadline::after(CONFIRM_WITHIN)).await
-                }
-                other => other,
-            };
-            if let Err(error) = step {
-                return error;
+            let asked = Instant::now();
+            // What was committed before was told before the answer; it is known once it is heard as well.
+            for event in feed.confirm(Deadline::after(CONFIRM_WITHIN)).await? {
+                self.hear(&mut feed, event).await?;
             }
             self.shared.running.session().confirmed = Some(asked);
+            while let Some(patience) = CONFIRM_EVERY.checked_sub(asked.elapsed()) {
+                if let Some(event) = feed.next(patience).await? {
+                    self.hear(&mut feed, event).await?;
+                }
+            }
         }
     }
 

@@ -74,10 +74,11 @@ impl Feed {
         }
     }
 
-    /// A round trip: what was committed before it was asked has been told once it is answered.
-    pub async fn confirm(&mut self, deadline: Deadline) -> Result<(), Error> {
+    /// A round trip: what was committed before it was asked has been told once it is answered. What of that `next` did not
+    /// tell.
+    pub async fn confirm(&mut self, deadline: Deadline) -> Result<Vec<Event>, Error> {
         deadline.bound(sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&mut self.listener)).await??;
-        Ok(())
+        std::iter::from_fn(|| self.listener.next_buffered()).map(|told| event(told.payload())).collect()
     }
 
     /// Whether rows of the job are in the ledger, or it does not run any more: the commit of an end takes them, and is told

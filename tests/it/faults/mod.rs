@@ -7,6 +7,7 @@ mod finishing;
 mod old_seals;
 mod postgres_faults;
 mod redis_faults;
+mod slow_feed;
 mod stalled_gateways;
 
 use std::time::Duration;
