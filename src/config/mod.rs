@@ -118,14 +118,17 @@ pub struct Serving {
     pub stall_timeout: Option<Duration>,
     /// How long restored marks wait for every gateway to add its own before they are believed alone
     ///
-    /// Must be longer than the request timeout and two reconcile intervals together.
+    /// Must be longer than the request timeout and two reconcile intervals together, and than two seconds.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
     pub settle_time: Duration,
 }
 
 /// The settle time is too short for what has to happen within it.
 #[derive(Debug, thiserror::Error)]
-#[error("--settle-time must be longer than --request-timeout and two of --reconcile-interval together: {0:?} at least")]
+#[error(
+    "--settle-time must be longer than --request-timeout and two of --reconcile-interval together, and than two seconds: \
+     more than {0:?}"
+)]
 pub struct SettlesTooSoon(Duration);
 
 impl RedisLimits {
@@ -172,7 +175,9 @@ impl Serving {
     pub fn reconciler(&self) -> Result<reconciler::Settings, SettlesTooSoon> {
         // Whoever acknowledges a report at the last moment must still get to merge it.
         let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + reconciler::JITTER));
-        let least = self.request_timeout + rounds;
+        // And nobody may still believe a feed that is behind what was committed before the tracker was put in place: a restore
+        // that woke up late, in a Redis that has forgotten all since, would show a job running that has ended.
+        let least = (self.request_timeout + rounds).max(gateway::FEED_BELIEVED_FOR);
         if self.settle_time <= least {
             return Err(SettlesTooSoon(least));
         }
@@ -182,5 +187,29 @@ impl Serving {
             pull_bytes: self.mirror_pull,
             stall_timeout: self.stall_timeout,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, FromArgMatches};
+
+    use super::*;
+
+    /// What the settle time must exceed, if it does not.
+    fn too_short(flags: &str) -> Option<Duration> {
+        let matches = Serving::augment_args(Command::new("serve")).get_matches_from(flags.split(' '));
+        let serving = Serving::from_arg_matches(&matches).unwrap();
+        serving.reconciler().err().map(|SettlesTooSoon(least)| least)
+    }
+
+    #[test]
+    fn marks_settle_for_longer_than_a_report_two_rounds_and_a_feed_that_is_behind() {
+        assert_eq!(too_short("serve"), None);
+        let (slow, quick) = ("serve --reconcile-interval=1s", "serve --request-timeout=1s --reconcile-interval=100ms");
+        assert_eq!(too_short(&format!("{slow} --settle-time=12400ms")), Some(Duration::from_millis(12_400)));
+        assert_eq!(too_short(&format!("{slow} --settle-time=12401ms")), None);
+        assert_eq!(too_short(&format!("{quick} --settle-time=2s")), Some(gateway::FEED_BELIEVED_FOR));
+        assert_eq!(too_short(&format!("{quick} --settle-time=2001ms")), None);
     }
 }

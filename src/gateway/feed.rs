@@ -18,7 +18,7 @@ use crate::store::{self, Event, Feed};
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 const CONFIRM_WITHIN: Duration = Duration::from_millis(900);
 /// How long after it was asked for, the last round trip vouches for the session.
-const BELIEVED_FOR: Duration = Duration::from_secs(2);
+pub const BELIEVED_FOR: Duration = Duration::from_secs(2);
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
 

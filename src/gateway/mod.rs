@@ -41,6 +41,7 @@ use crate::live::{self, Live};
 use crate::mirror::Mirrors;
 use crate::store::{self, Store};
 
+pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
 pub use read::Read;
 pub use report::Reported;
 pub use upkeep::Look;
