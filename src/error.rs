@@ -58,13 +58,16 @@ pub enum Unavailable {
     /// Other writers were always faster.
     #[error("other writers were always faster; nothing was acknowledged, send the same call again")]
     Contention,
+    /// The gateway stops, and what it told for as long as it ran has to be asked of another.
+    #[error("this gateway stops; send the same call again, to another gateway if there is one")]
+    Stopping,
 }
 
 impl Unavailable {
     /// When trying again makes sense.
     pub const fn retry_after(self) -> Duration {
         match self {
-            Self::Redis | Self::Postgres => Duration::from_secs(1),
+            Self::Redis | Self::Postgres | Self::Stopping => Duration::from_secs(1),
             Self::Tracker => Duration::from_secs(5),
             Self::Contention => Duration::from_millis(50),
         }

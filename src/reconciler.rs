@@ -83,6 +83,7 @@ impl Rounds {
             self.broken = true;
             return self.merge_mirrors().await;
         };
+        self.gateway.measure(running.len());
         for (_, job) in &mut running {
             job.stall_timeout = job.stall_timeout.or(self.settings.stall_timeout);
         }

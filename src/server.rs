@@ -1,11 +1,14 @@
 //! The server: the tower stack in reading order, what is served, readiness, and how it stops.
 
+mod admin;
 mod connections;
+mod measures;
 mod readiness;
 
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
@@ -15,8 +18,9 @@ use crate::grpc::pb::{
     self, job_service_server::JobServiceServer, progress_service_server::ProgressServiceServer,
     report_service_server::ReportServiceServer,
 };
-use crate::grpc::{DeadlineLayer, Jobs, OwnErrorsLayer, ProgressReads, Reports};
+use crate::grpc::{DeadlineLayer, Jobs, MeasuredLayer, Methods, OwnErrorsLayer, ProgressReads, Reports, StreamsLayer};
 use connections::{Connections, Limits};
+pub use measures::{Kind, METRICS, Metric};
 use readiness::Readiness;
 
 /// How the server behaves.
@@ -34,32 +38,55 @@ pub struct Settings {
     pub handshake_timeout: Duration,
 }
 
+/// Where the server listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For callers.
+    pub calls: TcpListener,
+    /// For probes and Prometheus.
+    pub admin: TcpListener,
+}
+
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until `shutdown`, then drains: says that it is not ready, accepts no more, and gives calls in flight
-/// `drain_timeout` to finish. Serves from the beginning: a call that needs a store which is away is told so.
+/// Serves until `shutdown`, then drains: says that it is not ready, accepts no more, ends streams, and gives calls in
+/// flight `drain_timeout` to finish. Serves from the beginning: a call that needs a store which is away is told so.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Listeners,
     gateway: Gateway,
     settings: &Settings,
     shutdown: CancellationToken,
 ) -> Result<(), Fault> {
-    let (readiness, health) = Readiness::new().await;
+    let measures = measures::measures()?;
+    let (readiness, health) = Readiness::new(gateway.clone()).await;
     let routes = routes(&gateway, settings.max_message_bytes)?.add_service(health);
+    let methods = Methods::of(&[
+        pb::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ])?;
+    let stopping = CancellationToken::new();
     let service = ServiceBuilder::new()
-        // Outermost, so that what the layers below let through is explained as well.
+        // Outermost, so that what callers are told is what is measured.
+        .layer(MeasuredLayer::new(methods.clone()))
+        // So that what the layers below let through is explained as well.
         .layer(OwnErrorsLayer)
+        .layer(StreamsLayer::new(methods, stopping.clone()))
         .layer(DeadlineLayer::new(settings.request_timeout))
         .service(routes.prepare());
     let limits = Limits { connections: settings.max_connections, handshake_timeout: settings.handshake_timeout };
     let mut connections = Connections::new(limits);
+    let mut admin = JoinSet::new();
+    admin.spawn(admin::serve(listeners.admin, readiness.clone(), measures));
     tokio::select! {
         () = shutdown.cancelled() => {}
-        never = connections.accept(&listener, &service) => match never {},
-        never = readiness.follow(&gateway) => match never {},
+        never = connections.accept(&listeners.calls, &service) => match never {},
+        never = readiness.follow() => match never {},
     }
     readiness.end().await;
-    drop(listener);
+    drop(listeners.calls);
+    stopping.cancel();
     connections.drain(settings.drain_timeout).await;
     Ok(())
 }

@@ -23,7 +23,7 @@ pub struct Flags {
 
 /// Runs it until it is told to stop.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log, QUIET_LOG);
+    start_log(&flags.common, QUIET_LOG);
     let shutdown = signals::shutdown(|| say(private::STOPPING))?;
     if let Some(private) = Private::start("dev", &flags.private, shutdown).await? {
         say(summary(&private));

@@ -25,7 +25,7 @@ pub struct Flags {
 
 /// Brings the schema up to date, and says what was applied.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log, SERVER_LOG);
+    start_log(&flags.common, SERVER_LOG);
     let settings = flags.limits.at(flags.postgres.postgres_url.expose());
     let store = Store::new(&settings)
         .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;

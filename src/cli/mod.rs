@@ -87,9 +87,12 @@ pub struct Common {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
     /// What is logged to stderr: off, error, warn, info, debug, trace, or by module: info,highwater::live=debug
-    /// [default: info; warn for dev, demo and watch]
+    /// [default: info for serve and migrate, else warn]
     #[arg(long, value_name = "FILTER", value_parser = values::log_filter)]
     log: Option<EnvFilter>,
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: output::LogFormat,
 }
 
 /// The program.

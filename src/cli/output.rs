@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
+use super::Common;
+
 /// Prints a line that was asked for.
 pub fn say(line: impl std::fmt::Display) {
     let mut stdout = io::stdout().lock();
@@ -30,11 +32,24 @@ pub const SERVER_LOG: &str = "info,sqlx=warn";
 /// What a command logs that people look at for other things.
 pub const QUIET_LOG: &str = "warn";
 
-/// Starts logging to stderr, with colours if that is a terminal.
-pub fn start_log(filter: Option<EnvFilter>, default: &str) {
-    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people, with colours on a terminal
+    #[default]
+    Text,
+    /// An object a line, for whoever collects logs
+    Json,
+}
+
+/// Starts logging to stderr.
+pub fn start_log(flags: &Common, default: &str) {
+    let filter = flags.log.clone().unwrap_or_else(|| EnvFilter::new(default));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // Only a second call could fail.
-    let _ = log.try_init();
+    let _ = match flags.log_format {
+        LogFormat::Text => log.with_ansi(colours).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
 }

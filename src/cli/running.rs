@@ -42,11 +42,11 @@ impl Running {
             .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
         let reconciling = serving.reconciler()?;
         let gateway = Gateway::new(live, store, &serving.gateway());
-        let bound = TcpListener::bind(serving.listen).await;
-        let listener = bound.map_err(|error| {
-            format!("cannot listen on {}: {error} (another address: --listen; any free port: port 0)", serving.listen)
-        })?;
-        let address = listener.local_addr()?;
+        let calls = listen("listen", serving.listen).await?;
+        let admin = listen("admin-listen", serving.admin_address()).await?;
+        let address = calls.local_addr()?;
+        tracing::info!(calls = %address, admin = %admin.local_addr()?, "listening");
+        let listeners = server::Listeners { calls, admin };
         // Both go on until nothing is left to be merged back.
         let merged = CancellationToken::new();
         let reconciler = tokio::spawn(reconciler::run(gateway.clone(), reconciling, merged.clone()));
@@ -60,7 +60,7 @@ impl Running {
                 Deadline::after(drain)
             };
             let serves = async {
-                let served = server::serve(listener, gateway.clone(), &settings, shutdown.clone()).await;
+                let served = server::serve(listeners, gateway.clone(), &settings, shutdown.clone()).await;
                 shutdown.cancel();
                 served
             };
@@ -85,4 +85,11 @@ impl Running {
         let ((), (), served) = tokio::try_join!(self.reconciler, self.feed, self.server)?;
         served
     }
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| {
+        format!("cannot listen on {address}: {error} (another address: --{flag}; any free port: port 0)").into()
+    })
 }

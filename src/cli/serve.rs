@@ -32,7 +32,7 @@ pub struct Flags {
 
 /// Serves until it is told to stop.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log, SERVER_LOG);
+    start_log(&flags.common, SERVER_LOG);
     let shutdown = signals::shutdown(|| tracing::info!("stopping; a second signal stops at once"))?;
     tracing::info!(redis = %flags.redis.redis_url, postgres = %flags.postgres.postgres_url, "starting");
     let live = flags.redis_limits.at(flags.redis.redis_url.expose());

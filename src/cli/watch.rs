@@ -39,7 +39,7 @@ pub struct Flags {
 
 /// Asks until the job has ended.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log, QUIET_LOG);
+    start_log(&flags.common, QUIET_LOG);
     let mut gateway = ProgressServiceClient::new(client::channel(&flags.address)?);
     let mut display = Display::new();
     let mut away = false;

@@ -9,7 +9,7 @@ pub mod sources;
 mod store_url;
 pub mod values;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
@@ -85,6 +85,11 @@ pub struct Serving {
     /// There is no authentication yet: whoever reaches this address may report results and cancel jobs.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
+    /// The address of /livez, /readyz and /metrics [default: on 127.0.0.1, one port above --listen]
+    ///
+    /// Plain HTTP, for probes and Prometheus. It asks nobody who they are.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<SocketAddr>,
     /// How long a call may take: its own if it names no deadline, and the most that it can ask for
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::positive_duration)]
     pub request_timeout: Duration,
@@ -155,6 +160,12 @@ impl PostgresLimits {
 }
 
 impl Serving {
+    /// Where the admin port is; beside a free port another free one.
+    pub fn admin_address(&self) -> SocketAddr {
+        let beside = self.listen.port().checked_add(1).filter(|port| *port > 1).unwrap_or_default();
+        self.admin_listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, beside)))
+    }
+
     /// What the gateway needs.
     pub fn gateway(&self) -> gateway::Settings {
         gateway::Settings { mirror_bytes: self.mirror_memory, cached_snapshots: self.cached_snapshots }

@@ -85,6 +85,7 @@ impl KnownRunning {
 impl Session {
     /// Begins with the whole list. What ran when the last session ended and is not on it has ended meanwhile.
     fn open(&mut self, jobs: HashMap<JobId, Running>) {
+        metrics::gauge!("highwater_feed_open").set(1.0);
         let before = std::mem::replace(&mut self.jobs, jobs);
         let gone: Vec<_> = before.into_keys().filter(|id| !self.jobs.contains_key(id)).collect();
         self.ended.extend(gone);
@@ -92,6 +93,7 @@ impl Session {
 
     /// Nothing is believed any more.
     fn close(&mut self) {
+        metrics::gauge!("highwater_feed_open").set(0.0);
         self.confirmed = None;
     }
 

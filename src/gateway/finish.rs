@@ -134,7 +134,10 @@ impl Gateway {
             return Ok(None);
         }
         if let Some(snapshot) = won {
-            tracing::info!(job = %id, %state, "ended");
+            let last = snapshot.counts.last();
+            let (succeeded, failed) = (last.succeeded, last.failed + last.skipped);
+            let lower_bound = snapshot.lower_bound;
+            tracing::info!(job = %id, %state, succeeded, failed, lower_bound, "ended");
             self.known().saw_snapshot(Arc::new(Ended { job, snapshot }));
         }
         self.shared.running.ended(id);

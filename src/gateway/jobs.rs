@@ -26,7 +26,7 @@ impl Gateway {
             return Err(Error::Exists { id: definition.id, fields });
         }
         if created {
-            tracing::info!(job = %definition.id, tasks = definition.task_count, "created");
+            tracing::debug!(job = %definition.id, tasks = definition.task_count, "created");
         }
         if start && job.state == JobState::Pending { self.start(&definition.id, deadline).await } else { Ok(job) }
     }
@@ -56,7 +56,7 @@ impl Gateway {
     async fn cancel_pending(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
         let ending = blank_ending(&job.definition, JobState::Cancelled, reason);
         if self.store().end_pending(&job.definition.id, ending, deadline).await? {
-            tracing::info!(job = %job.definition.id, reason, "cancelled before its start");
+            tracing::info!(job = %job.definition.id, state = %JobState::Cancelled, reason, "ended, before its start");
         }
         Ok(())
     }

@@ -58,8 +58,10 @@ pub struct Settings {
 /// What a look at the stores found.
 #[derive(Debug, Clone, Default)]
 pub struct Check {
-    /// What keeps the gateway from working, and what to do about it. Empty: both stores answer and will do.
-    pub faults: Vec<String>,
+    /// What is wrong with Redis, and what to do about it; `None`: it answers and will do.
+    pub redis: Option<String>,
+    /// What is wrong with Postgres.
+    pub postgres: Option<String>,
     /// What works, and will hurt.
     pub warnings: Vec<String>,
 }
@@ -80,6 +82,13 @@ struct Shared {
     mirrors: Mirrors,
 }
 
+impl Check {
+    /// All that is wrong.
+    pub fn faults(&self) -> impl Iterator<Item = &String> {
+        self.redis.iter().chain(&self.postgres)
+    }
+}
+
 impl Gateway {
     /// A gateway over both stores, neither of which has to be there yet.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
@@ -97,15 +106,17 @@ impl Gateway {
         }
     }
 
-    /// Looks at what the gateway stands on: versions, settings, schema.
+    /// Looks at what the gateway stands on: versions, settings, schema, and whether Redis runs the scripts.
     pub async fn check(&self, deadline: Deadline) -> Check {
         let (live, store) = tokio::join!(self.live().check(deadline), self.store().check(deadline));
         let mut check = Check::default();
-        for outcome in [live.map_err(|error| error.to_string()), store.map_err(|error| error.to_string())] {
-            match outcome {
-                Ok(warnings) => check.warnings.extend(warnings),
-                Err(fault) => check.faults.push(fault),
-            }
+        match live {
+            Ok(warnings) => check.warnings.extend(warnings),
+            Err(fault) => check.redis = Some(fault.to_string()),
+        }
+        match store {
+            Ok(warnings) => check.warnings.extend(warnings),
+            Err(fault) => check.postgres = Some(fault.to_string()),
         }
         check
     }

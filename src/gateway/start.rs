@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Gateway;
 use super::jobs::blank_ending;
 use crate::deadline::Deadline;
-use crate::domain::{Job, JobId, JobState};
+use crate::domain::{Definition, Job, JobId, JobState};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::Refusal;
@@ -42,7 +42,7 @@ impl Gateway {
     async fn succeed_at_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
         let ending = blank_ending(&job.definition, JobState::Succeeded, "");
         if self.store().end_pending(&job.definition.id, ending, deadline).await? {
-            tracing::info!(job = %job.definition.id, "succeeded at its start: it has no tasks");
+            tracing::info!(job = %job.definition.id, state = %JobState::Succeeded, "ended, at its start: it has no tasks");
         }
         Ok(())
     }
@@ -65,7 +65,8 @@ impl Gateway {
         if !self.store().start(id, incarnation, tracked, deadline).await? {
             return Ok(());
         }
-        tracing::info!(job = %id, incarnation, "started");
+        let Definition { task_count, stages, .. } = &job.definition;
+        tracing::info!(job = %id, incarnation, tasks = task_count, stages = stages.len(), tracked, "started");
         fault::point("start.committed").await;
         if !tracked {
             return Ok(());

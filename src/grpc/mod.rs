@@ -1,22 +1,29 @@
 //! The interface: alone knows tonic and the generated types. Each service reads a request, calls one use case and
-//! writes its answer; `convert` holds every conversion, `status` the only mapping of errors. Two tower layers see to
-//! what no handler can: that a call ends at its deadline, and that errors of tonic's own carry details as ours do.
+//! writes its answer; `convert` holds every conversion, `status` the only mapping of errors. Four tower layers see to
+//! what no handler can: that a call ends at its deadline, that errors of tonic's own carry details as ours do, that
+//! streams end when the gateway stops, and that all of it is measured.
 //! Knows nothing of Redis and Postgres.
 
 mod calls;
 mod convert;
 mod deadline;
 mod jobs;
+mod measured;
+mod methods;
 mod own_errors;
 mod progress;
 mod reports;
 mod status;
+mod streams;
 
 pub use deadline::DeadlineLayer;
 pub use jobs::Jobs;
+pub use measured::MeasuredLayer;
+pub use methods::Methods;
 pub use own_errors::OwnErrorsLayer;
 pub use progress::ProgressReads;
 pub use reports::Reports;
+pub use streams::StreamsLayer;
 
 /// What `build.rs` generates from `proto/`.
 pub mod pb {

@@ -28,6 +28,7 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
         let id = convert::job_id(&request.get_ref().job_id)?;
         let (definition, progress) = self.gateway.progress(&id, deadline).await?;
         let progress = convert::progress(&definition, progress);
+        measure(&progress);
         Ok(Response::new(pb::GetProgressResponse { progress: Some(progress) }))
     }
 
@@ -41,4 +42,15 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
         let results = ids.iter().zip(reads).map(|(id, read)| convert::progress_result(id, read)).collect();
         Ok(Response::new(pb::BatchGetProgressResponse { results }))
     }
+}
+
+/// Counts an answer by where it comes from.
+fn measure(progress: &pb::Progress) {
+    let (source, reason) = (progress.source().as_str_name(), progress.source_reason().as_str_name());
+    let source = source.strip_prefix("SOURCE_").unwrap_or(source);
+    let reason = match progress.source_reason() {
+        pb::SourceReason::Unspecified => "",
+        _ => reason.strip_prefix("SOURCE_REASON_").unwrap_or(reason),
+    };
+    metrics::counter!("highwater_reads_total", "source" => source, "reason" => reason).increment(1);
 }

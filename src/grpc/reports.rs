@@ -1,5 +1,7 @@
 //! `ReportService`: what workers say became of tasks.
 
+use std::collections::BTreeMap;
+
 use tonic::{Request, Response, Status, async_trait};
 
 use super::calls::{deadline, to_the_end};
@@ -30,6 +32,20 @@ impl pb::report_service_server::ReportService for Reports {
         let results = convert::results(results);
         let gateway = self.gateway.clone();
         let reported = to_the_end(async move { gateway.report(&id, results, deadline).await }).await?;
-        Ok(Response::new(convert::reported(&reported)))
+        let answer = convert::reported(&reported);
+        measure(&answer);
+        Ok(Response::new(answer))
+    }
+}
+
+/// Counts results by what became of them.
+fn measure(answer: &pb::ReportResultsResponse) {
+    let mut counts = BTreeMap::new();
+    for disposition in answer.dispositions() {
+        *counts.entry(disposition.as_str_name()).or_default() += 1;
+    }
+    for (name, count) in counts {
+        let disposition = name.strip_prefix("DISPOSITION_").unwrap_or(name);
+        metrics::counter!("highwater_results_total", "disposition" => disposition).increment(count);
     }
 }

@@ -121,6 +121,7 @@ fn unavailable(what: Unavailable) -> ErrorReason {
         Unavailable::Postgres => ErrorReason::PostgresUnavailable,
         Unavailable::Tracker => ErrorReason::TrackerUnavailable,
         Unavailable::Contention => ErrorReason::Contention,
+        Unavailable::Stopping => ErrorReason::GatewayStopping,
     }
 }
 
@@ -178,6 +179,7 @@ mod tests {
             Error::Unavailable(Unavailable::Postgres),
             Error::Unavailable(Unavailable::Tracker),
             Error::Unavailable(Unavailable::Contention),
+            Error::Unavailable(Unavailable::Stopping),
             Error::DeadlineExceeded,
             Error::Internal("secret".to_owned()),
         ];
@@ -193,6 +195,7 @@ mod tests {
         Unavailable POSTGRES_UNAVAILABLE retry=1s
         Unavailable TRACKER_UNAVAILABLE retry=5s
         Unavailable CONTENTION retry=50ms
+        Unavailable GATEWAY_STOPPING retry=1s
         DeadlineExceeded DEADLINE_EXCEEDED
         Internal INTERNAL
         ");

@@ -5,16 +5,18 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 /// Calls that one connection may have open; without a limit one client could open any number.
 const MAX_STREAMS: u32 = 1000;
@@ -31,6 +33,9 @@ const PREFACE_BYTES: usize = 24;
 /// would keep its streams for ever.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a peer that has no call open may take to hear that the server stops.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The pause after an accept that failed: too many open files is not over at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -68,6 +73,8 @@ impl Connections {
     {
         let (mut faults, mut full) = (Trouble::default(), Trouble::default());
         loop {
+            #[expect(clippy::cast_precision_loss, reason = "far fewer than that")]
+            metrics::gauge!("highwater_connections").set(self.open.len() as f64);
             let room = self.open.len() < self.limits.connections;
             if !room && full.is_new() {
                 tracing::warn!(connections = self.open.len(), "as many connections as may be open; new ones wait");
@@ -91,8 +98,7 @@ impl Connections {
         }
     }
 
-    /// Lets calls in flight finish within `limit`, then cuts what is left: a peer that never spoke, or a stream that
-    /// never ends.
+    /// Lets calls in flight finish within `limit`, then cuts what is left.
     pub async fn drain(mut self, limit: Duration) {
         self.draining.cancel();
         let ended = tokio::time::timeout(limit, async { while self.open.join_next().await.is_some() {} });
@@ -124,27 +130,62 @@ where
 {
     // Answers are small and must not wait for the next packet. Fails only on a connection that is gone.
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(handshake_timeout, first_words(stream)).await else {
+    let first_words = tokio::time::timeout(handshake_timeout, first_words(stream));
+    // Who has said nothing yet has no call in flight.
+    let Some(Ok(Ok(stream))) = draining.run_until_cancelled(first_words).await else {
         tracing::debug!("a peer said nothing, or too little");
         return;
     };
+    let calls = TaskTracker::new();
+    let counted = calls.clone();
+    let service = service_fn(move |request| {
+        let (under_way, answer) = (counted.token(), service.clone().oneshot(request));
+        async move {
+            let response = answer.await?;
+            Ok::<_, Infallible>(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _until_its_end = &under_way;
+                    frame
+                }))
+            }))
+        }
+    });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESETS)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = draining.cancelled() => {
             served.as_mut().graceful_shutdown();
-            served.await
+            tokio::select! {
+                ended = served.as_mut() => ended,
+                () = deserted(&calls) => {
+                    tracing::debug!("a peer without calls did not take leave");
+                    return;
+                }
+            }
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Waits until a connection has had no call for a while, after it was told that the server stops. A peer that is there
+/// hangs up itself by then; one that is not would hold the stop.
+async fn deserted(calls: &TaskTracker) {
+    calls.close();
+    loop {
+        calls.wait().await;
+        tokio::time::sleep(LEAVE_WITHIN).await;
+        if calls.is_empty() {
+            return;
+        }
     }
 }
 

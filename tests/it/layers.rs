@@ -33,7 +33,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
 ];
 
 /// Crates that only some layers know.
-const ONLY_IN: [(&str, &[&str]); 8] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     ("redis", &["live"]),
     // `dev` creates databases on the private servers that it starts.
     ("sqlx", &["store", "dev"]),
@@ -41,6 +41,7 @@ const ONLY_IN: [(&str, &[&str]); 8] = [
     ("tonic_prost", &["grpc"]),
     ("tonic_health", &["server"]),
     ("tonic_reflection", &["server"]),
+    ("metrics_exporter_prometheus", &["server"]),
     ("tonic_types", &["grpc", "server"]),
     ("prost", &["grpc", "server", "cli"]),
 ];

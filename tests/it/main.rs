@@ -17,6 +17,7 @@ mod faults;
 mod jobs;
 mod layers;
 mod lists;
+mod observing;
 mod outages;
 mod reading;
 mod reporting_together;

@@ -5,14 +5,15 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
-    Client, Directory, Fault, Gateway, Link, Redis, Stack, eventually, holds_for, job, pb, succeeded,
+    Answer, Client, Directory, Fault, Gateway, Link, Redis, Stack, eventually, holds_for, job, pb, succeeded,
 };
 
 /// Longer than the gateway waits from one look at the stores to the next.
@@ -194,29 +195,47 @@ async fn a_call_in_flight_is_answered_before_the_gateway_stops() {
     assert!(stack[0].log().contains("stopped"));
 }
 
-/// Each of these alone would hold a server for ever.
+/// Each of these alone would hold a server for ever; none holds this one.
 #[tokio::test]
-async fn nobody_who_says_nothing_holds_a_stop_beyond_the_drain_timeout() {
-    let mut stack = Stack::of(1).setting("drain-timeout", "1s").start().await;
+async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
+    let mut stack = Stack::of(1).setting("drain-timeout", "60s").start().await;
     let silent = silent(&stack[0]).await;
-    let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(stack[0].client().channel());
+    let channel = || stack[0].another().channel();
+    let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(channel());
     let stream = reflection.server_reflection_info(futures_util::stream::pending()).await.unwrap().into_inner();
-    let watch = HealthClient::new(stack[0].client().channel()).watch(HealthCheckRequest::default()).await.unwrap();
-    // A call that hangs in the gateway itself.
-    stack[0].create(job("a", &["s"], 2)).await.unwrap();
-    stack[0].order("report.marked", Fault::Stall);
-    let report = tokio::spawn({
-        let client = stack[0].client();
-        async move { client.report("a", succeeded([0], "s")).await }
-    });
-    stack[0].reached("report.marked").await;
+    let watch = HealthClient::new(channel()).watch(HealthCheckRequest::default()).await.unwrap();
+    // One that has called, and does not even hear that the gateway takes leave.
+    let mut deaf = TcpStream::connect(stack[0].address()).await.unwrap();
+    deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    deaf.read_exact(&mut [0; 9]).await.unwrap();
 
+    let asked = Instant::now();
+    stack[0].signal(libc::SIGTERM);
+    stack[0].ended().await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    drop((silent, stream, watch, deaf));
+}
+
+/// A call that hangs in the gateway itself is given up, with the connection that it came by.
+#[tokio::test]
+async fn a_stop_ends_at_the_drain_timeout_whatever_hangs() {
+    let mut stack = Stack::of(1).setting("drain-timeout", "1s").start().await;
+    let report = hang(&stack[0]).await;
     let asked = Instant::now();
     stack[0].signal(libc::SIGTERM);
     stack[0].ended().await;
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     assert!(report.await.unwrap().is_err());
-    drop((silent, stream, watch));
+}
+
+/// A call that hangs in the gateway.
+async fn hang(gateway: &Gateway) -> JoinHandle<Answer<pb::ReportResultsResponse>> {
+    gateway.create(job("a", &["s"], 2)).await.unwrap();
+    gateway.order("report.marked", Fault::Stall);
+    let client = gateway.client();
+    let report = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
+    gateway.reached("report.marked").await;
+    report
 }
 
 #[tokio::test]
@@ -224,14 +243,17 @@ async fn a_second_signal_stops_at_once() {
     let (terminate, interrupt) = (libc::SIGTERM, libc::SIGINT);
     let stop_at_once =
         [(terminate, terminate), (interrupt, interrupt), (terminate, interrupt)].map(async |(first, second)| {
-            let mut stack = Stack::of(1).setting("drain-timeout", "60s").start().await;
-            let silent = silent(&stack[0]).await;
+            let mut stack =
+                Stack::of(1).setting("drain-timeout", "60s").setting("request-timeout", "12s").start().await;
+            let report = hang(&stack[0]).await;
             stack[0].signal(first);
             says(&stack[0], "a second signal stops at once").await;
             holds_for(Duration::from_millis(300), "it drains", async || !stack[0].log().contains("stopped")).await;
+            let asked = Instant::now();
             stack[0].signal(second);
             stack[0].ended().await;
-            drop(silent);
+            assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+            assert!(report.await.unwrap().is_err());
         });
     join_all(stop_at_once).await;
 }
@@ -241,15 +263,26 @@ async fn a_second_signal_stops_at_once() {
 async fn its_exit_code_tells_a_stop_in_order_from_one_at_once() {
     for (signals, code) in [(1, 0), (2, 1)] {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
+        // A Postgres that accepts connections and says nothing.
+        let postgres = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("--postgres-url=postgres://nobody@{}/none", postgres.local_addr().unwrap());
         command.args(["serve", "--listen=127.0.0.1:0", "--redis-url=redis://127.0.0.1:1", "--drain-timeout=60s"]);
-        command.arg("--postgres-url=postgres://127.0.0.1:1/none").env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        command.args([&url, "--postgres-timeout=60s", "--request-timeout=60s", "--settle-time=90s"]);
+        command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
         let mut gateway = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(gateway.stdout.take().unwrap()).lines();
         let line = output.next_line().await.unwrap().unwrap();
         let address: SocketAddr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
+        let client = Client::new(address);
+        client.is_ready().await.unwrap();
         // Holds the first stop, so that there is time for the second.
-        let silent = if signals > 1 { Some(TcpStream::connect(address).await.unwrap()) } else { None };
-        Client::new(address).is_ready().await.unwrap();
+        let asking = (signals > 1).then(|| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get("a").await })
+        });
+        tokio::task::yield_now().await;
+        // Behind it on the same connection, so it has arrived.
+        client.is_ready().await.unwrap();
         let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
         for _ in 0..signals {
             let pid = gateway.id().unwrap().to_string();
@@ -258,7 +291,7 @@ async fn its_exit_code_tells_a_stop_in_order_from_one_at_once() {
         }
         let ended = tokio::time::timeout(ENDS_WITHIN, gateway.wait()).await.expect("the gateway ends");
         assert_eq!(ended.unwrap().code(), Some(code));
-        drop((silent, output));
+        drop((asking, output, postgres));
     }
 }
 

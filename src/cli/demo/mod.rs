@@ -59,7 +59,7 @@ pub struct Flags {
 
 /// Runs the demo.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(flags.common.log.clone(), QUIET_LOG);
+    start_log(&flags.common, QUIET_LOG);
     let shutdown = signals::shutdown(|| say(private::STOPPING))?;
     // Below, what may not be looked into is passed over.
     std::fs::read_dir(&flags.dir).map_err(|error| Misuse(format!("--dir: {}: {error}", flags.dir.display())))?;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use highwater::dev::Process;
 use highwater::fault::POINTS;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::Client;
 use super::proxy::Proxy;
@@ -61,6 +63,20 @@ impl Gateway {
         self.process = process;
         self.address = address;
         self.client = Client::new(address);
+    }
+
+    /// What the admin port answers to a path: status and text.
+    pub async fn http(&self, path: &str) -> (u16, String) {
+        let log = self.log();
+        let admin = log.rsplit_once("admin=").expect("an admin port is logged").1;
+        let admin: SocketAddr = admin.split_whitespace().next().unwrap().parse().unwrap();
+        let mut stream = TcpStream::connect(admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
     /// SIGKILL.
@@ -176,9 +192,12 @@ async fn run(directory: &Path, flags: &[String]) -> (Process, SocketAddr) {
     let _ = std::fs::remove_dir_all(&faults);
     std::fs::create_dir(&faults).unwrap();
     let environment = [format!("HIGHWATER_FAULT_DIR={}", faults.display()), "RUST_BACKTRACE=1".to_owned()];
-    let program = [env!("CARGO_BIN_EXE_highwater"), "serve", "--listen=127.0.0.1:0"].map(str::to_owned);
+    let program = [env!("CARGO_BIN_EXE_highwater"), "serve"].map(str::to_owned);
     let mut command = vec!["env".to_owned(), "-i".to_owned()];
     command.extend(environment.into_iter().chain(program).chain(flags.iter().cloned()));
+    if !flags.iter().any(|flag| flag.starts_with("--listen=")) {
+        command.push("--listen=127.0.0.1:0".to_owned());
+    }
     let log = log(directory);
     let before = std::fs::metadata(&log).map_or(0, |log| usize::try_from(log.len()).unwrap());
     let mut process = Process::start(&command, directory, &log).unwrap();

@@ -1,0 +1,98 @@
+//! The layer that ends streams when the gateway stops: each of them with UNAVAILABLE and when to open it again, whatever
+//! service it is of. Without it, one client that listens would hold the stop until its deadline.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::Methods;
+use crate::error::{Error, Unavailable};
+
+/// Ends streams of these methods.
+#[derive(Debug, Clone)]
+pub struct StreamsLayer {
+    methods: Methods,
+    stopping: CancellationToken,
+}
+
+/// A service whose streams end when the gateway stops.
+#[derive(Debug, Clone)]
+pub struct Ending<S> {
+    inner: S,
+    layer: StreamsLayer,
+}
+
+impl StreamsLayer {
+    /// Ends them once `stopping` is cancelled.
+    pub fn new(methods: Methods, stopping: CancellationToken) -> Self {
+        Self { methods, stopping }
+    }
+}
+
+impl<S> Layer<S> for StreamsLayer {
+    type Service = Ending<S>;
+
+    fn layer(&self, inner: S) -> Ending<S> {
+        Ending { inner, layer: self.clone() }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Ending<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let StreamsLayer { methods, stopping } = &self.layer;
+        let streams = methods.get(request.uri().path()).is_some_and(|method| method.streams);
+        let stopping = stopping.clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let response = answer.await?;
+            Ok(if streams { response.map(|body| until(stopping, body)) } else { response })
+        })
+    }
+}
+
+/// The body, until then.
+fn until(stopping: CancellationToken, body: Body) -> Body {
+    let frames = stream::unfold(Some(body), move |body| {
+        let stopping = stopping.clone();
+        async move {
+            let mut body = body?;
+            tokio::select! {
+                // What a service has to say about the stop comes first.
+                biased;
+                frame = body.frame() => Some((frame?, Some(body))),
+                () = stopping.cancelled() => Some((Ok(farewell()), None)),
+            }
+        }
+    });
+    Body::new(StreamBody::new(frames))
+}
+
+fn farewell() -> Frame<Bytes> {
+    let status = Status::from(Error::Unavailable(Unavailable::Stopping));
+    let mut trailers = HeaderMap::new();
+    if let Err(fault) = status.add_header(&mut trailers) {
+        tracing::error!(%fault, "a status that fits into no headers");
+    }
+    Frame::trailers(trailers)
+}

@@ -1,0 +1,148 @@
+//! What a gateway tells of itself: measures, readiness, and its log.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use highwater::server::METRICS;
+use tonic::Code;
+
+use crate::source::{root, rust_files};
+use crate::support::{Fault, Link, Stack, eventually, job, pb, succeeded};
+
+#[tokio::test]
+async fn calls_results_reads_and_ends_are_measured_and_no_series_names_a_job() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("very-own-name", &["s"], 2)).await.unwrap();
+    stack[0].report("very-own-name", succeeded([0, 7], "s")).await.unwrap();
+    stack[0].report("very-own-name", succeeded([0], "s")).await.unwrap();
+    stack[0].progress("very-own-name").await.unwrap();
+    assert!(stack[0].report("very-own-name", succeeded([1], "s")).await.unwrap().stop);
+    stack[0].progress("very-own-name").await.unwrap();
+    assert_eq!(stack[0].progress("nothing").await.unwrap_err().code(), Code::NotFound);
+    let mut client = tonic::client::Grpc::new(stack[0].client().channel());
+    client.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/made.up/Name");
+    let codec = tonic_prost::ProstCodec::<pb::GetJobRequest, pb::GetJobResponse>::default();
+    client.unary(tonic::Request::new(pb::GetJobRequest::default()), path, codec).await.unwrap_err();
+
+    let (status, text) = stack[0].http("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        r#"highwater_request_seconds_count{method="highwater.v1.ReportService/ReportResults",code="OK"} 3"#,
+        r#"highwater_request_seconds_count{method="highwater.v1.ProgressService/GetProgress",code="OK"} 2"#,
+        r#"highwater_request_seconds_count{method="highwater.v1.ProgressService/GetProgress",code="NOT_FOUND"} 1"#,
+        r#"highwater_request_seconds_count{method="unknown",code="UNIMPLEMENTED"} 1"#,
+        r#"highwater_request_seconds_bucket{method="highwater.v1.JobService/CreateJob",code="OK",le="10"} 1"#,
+        r#"highwater_results_total{disposition="APPLIED"} 2"#,
+        r#"highwater_results_total{disposition="UNKNOWN_TASK"} 1"#,
+        r#"highwater_results_total{disposition="DUPLICATE"} 1"#,
+        r#"highwater_reads_total{source="LIVE",reason=""} 1"#,
+        r#"highwater_reads_total{source="SNAPSHOT",reason=""} 1"#,
+        r#"highwater_finishes_total{won="true"} 1"#,
+        "highwater_restores_total 0",
+    ] {
+        assert!(text.contains(line), "{line}:\n{text}");
+    }
+    for made_up in ["very-own-name", "nothing", "made.up"] {
+        assert!(!text.contains(made_up), "{made_up}:\n{text}");
+    }
+}
+
+/// The list of metrics is what docs are made of.
+#[test]
+fn every_metric_is_listed_and_every_listed_one_is_there() {
+    let mut written = BTreeSet::new();
+    for file in rust_files(&root().join("src")) {
+        let text = fs::read_to_string(file).unwrap();
+        for kind in ["counter!(\"", "gauge!(\"", "histogram!(\""] {
+            let names = text.split(kind).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+            written.extend(names);
+        }
+    }
+    let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+    assert_eq!(written, listed);
+}
+
+#[tokio::test]
+async fn a_gateway_is_ready_as_long_as_it_can_do_its_work() {
+    let mut stack = Stack::of(1).links().start().await;
+    let (status, text) = stack[0].http("/readyz").await;
+    assert_eq!((status, text.as_str()), (200, "ready\n"));
+    assert_eq!(stack[0].http("/livez").await.0, 200);
+    assert_eq!(stack[0].http("/elsewhere").await.0, 404);
+    let (redis, postgres) = (&stack[0].links().redis, &stack[0].links().postgres);
+    let says = async |status: u16, what: &str| {
+        let (found, text) = stack[0].http("/readyz").await;
+        (found == status && text.contains(what)).then_some(())
+    };
+    // It goes on without one of them, so it stays where it is, and says so.
+    redis.set(Link::Cut);
+    eventually("without Redis", async || says(200, "without: Redis cannot be reached").await).await;
+    postgres.set(Link::Cut);
+    eventually("without both", async || says(503, "not ready: Postgres cannot be reached").await).await;
+    assert_eq!(stack[0].http("/livez").await.0, 200, "a restart would mend nothing");
+    redis.set(Link::Open);
+    eventually("without Postgres", async || says(200, "without: Postgres cannot be reached").await).await;
+    postgres.set(Link::Open);
+    eventually("with both", async || (stack[0].http("/readyz").await.1 == "ready\n").then_some(())).await;
+
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    stack[0].order("report.marked", Fault::Stall);
+    let client = stack[0].client();
+    let report = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
+    stack[0].reached("report.marked").await;
+    stack[0].signal(libc::SIGTERM);
+    let stopping = async || (stack[0].http("/readyz").await == (503, "stopping\n".to_owned())).then_some(());
+    eventually("it says that it stops while it finishes what it began", stopping).await;
+    stack[0].release("report.marked");
+    report.await.unwrap().unwrap();
+    stack[0].ended().await;
+}
+
+/// Answering is not enough: what keeps the scripts from running is found before a job is.
+#[tokio::test]
+async fn a_redis_that_does_not_run_the_scripts_is_no_reason_to_be_ready() {
+    let mut stack = Stack::start(1).await;
+    let acl = |rule: &str| redis::cmd("ACL").arg("SETUSER").arg("default").arg(rule).to_owned();
+    let () = stack.redis.ask(&acl("-rename")).await;
+    let told = async || {
+        let (status, text) = stack[0].http("/readyz").await;
+        (status == 200 && text.contains("without: Redis does not run our scripts")).then_some(())
+    };
+    eventually("it goes on without it", told).await;
+    stack[0].restart().await;
+    let told = async || {
+        let (status, text) = stack[0].http("/readyz").await;
+        (status == 503 && text.contains("not ready: Redis does not run our scripts")).then_some(())
+    };
+    eventually("it does not begin without it", told).await;
+    assert!(!stack[0].is_ready().await.unwrap());
+    let () = stack.redis.ask(&acl("+rename")).await;
+    stack[0].ready().await;
+    let nothing =
+        async || stack.redis.ask::<Vec<String>>(redis::cmd("KEYS").arg("hw:{.*")).await.is_empty().then_some(());
+    eventually("nothing is left of what was tried", nothing).await;
+}
+
+#[tokio::test]
+async fn as_json_the_log_is_an_object_a_line_with_one_for_each_start_and_end() {
+    let stack = Stack::of(1).setting("log-format", "json").start().await;
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    stack[0].report("a", succeeded(0..2, "s")).await.unwrap();
+    let log = stack[0].log();
+    // The one line of stdout is for people.
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .filter(|line| !line.starts_with("listening on "))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let of = |message: &str| {
+        let about = |line: &&serde_json::Value| {
+            line["job"] == "a" && line["level"] == "INFO" && line["message"].as_str().unwrap().starts_with(message)
+        };
+        lines.iter().filter(about).collect::<Vec<_>>()
+    };
+    assert_eq!((of("started").len(), of("ended").len(), of("").len()), (1, 1, 2), "{log}");
+    assert_eq!((&of("started")[0]["tasks"], &of("ended")[0]["succeeded"]), (&2.into(), &2.into()));
+    assert_eq!(of("ended")[0]["state"], "SUCCEEDED");
+}
