@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
@@ -13,6 +14,15 @@ use super::{Failure, Misuse};
 const CALL_WITHIN: Duration = Duration::from_secs(15);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// Which gateway a command calls.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Gateway")]
+pub struct Address {
+    /// The gateway to ask
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
+    pub address: String,
+}
 
 /// A channel to `HOST:PORT`, or to the address as a URL with `http://`. Connects when it is used, and again when that
 /// breaks.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::say;
-use super::words;
+use super::output::{self, say};
+use super::{json, words};
 use crate::grpc::pb::Progress;
 
 /// Between two lines about a job that goes on.
@@ -26,6 +26,8 @@ pub enum Display {
     Bars { screen: MultiProgress, stages: Vec<ProgressBar>, headline: ProgressBar },
     /// A line whenever something changed, but not too often.
     Lines { last: String, printed: Option<Instant> },
+    /// All of it, as an object a line.
+    Json,
 }
 
 impl Display {
@@ -61,6 +63,10 @@ impl Display {
                     (*last, *printed) = (line, Some(Instant::now()));
                 }
             }
+            Self::Json => match json::progress(progress) {
+                Ok(json) => say(json),
+                Err(failure) => output::complain(&failure.to_string()),
+            },
         }
     }
 
@@ -70,6 +76,16 @@ impl Display {
             // Fails only if the terminal has gone away.
             Self::Bars { screen, .. } => drop(screen.println(text)),
             Self::Lines { .. } => say(text),
+            // What reads the lines expects nothing else among them.
+            Self::Json => output::warn(text),
+        }
+    }
+
+    /// Shows how the job ended.
+    pub fn conclude(&self, last: &Progress) {
+        self.end();
+        if !matches!(self, Self::Json) {
+            say(words::snapshot(last));
         }
     }
 

@@ -2,10 +2,14 @@
 //! wrongly. What people asked for goes to stdout, the log and errors to stderr.
 
 mod calls;
+mod cancel;
 mod client;
+mod completions;
 mod demo;
 mod dev;
 mod display;
+mod healthcheck;
+mod json;
 mod migrate;
 mod open_files;
 mod output;
@@ -44,11 +48,16 @@ Settings:
 Exit codes:
   0 it went well, 1 it did not, 2 the command was not understood.";
 
+const CALL_HELP: &str = "\
+Exit codes:
+  0 it went well, 1 it did not (the gateway refused, or nobody answered), 2 the command was not understood.";
+
 const EXAMPLES: &str = "\
 Examples:
   highwater demo                      track a real job, on private servers
   highwater dev                       a gateway with a Redis and a Postgres of its own
   highwater watch JOB                 follow a job until it ends
+  highwater cancel JOB                end it as it stands
   highwater migrate --config hw.toml  make or update the tables
   highwater serve --config hw.toml    serve, with the Redis and the Postgres that the file names";
 
@@ -74,6 +83,11 @@ enum Command {
     #[command(after_help = SETTINGS_HELP)]
     Demo(demo::Flags),
     Watch(watch::Flags),
+    #[command(after_help = CALL_HELP)]
+    Cancel(cancel::Flags),
+    #[command(after_help = CALL_HELP)]
+    Healthcheck(healthcheck::Flags),
+    Completions(completions::Flags),
     /// One worker of the demo
     #[command(name = demo::share::COMMAND, hide = true)]
     DemoWorker(demo::share::Share),
@@ -132,6 +146,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Dev(flags) => dev::run(flags).await,
             Command::Demo(flags) => demo::run(flags).await,
             Command::Watch(flags) => watch::run(flags).await,
+            Command::Cancel(flags) => cancel::run(flags).await,
+            Command::Healthcheck(flags) => healthcheck::run(flags).await,
+            Command::Completions(flags) => completions::run(&flags, &mut Cli::command()),
             Command::DemoWorker(share) => demo::worker::run(share).await,
         }
     })

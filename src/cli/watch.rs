@@ -4,13 +4,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::display::Display;
-use super::output::{QUIET_LOG, say, start_log};
+use super::output::{QUIET_LOG, start_log};
 use super::{Common, Failure, client, words};
-use crate::config::values;
 use crate::grpc::pb::progress_service_client::ProgressServiceClient;
-use crate::grpc::pb::{GetProgressRequest, JobState};
+use crate::grpc::pb::{JobState, Progress, WatchProgressRequest};
+
+/// A gateway says something far more often; one that says nothing for so long is gone, however its connection looks.
+const SILENT_FOR: Duration = Duration::from_secs(30);
+/// The pause before a stream that ended is opened again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 const WATCH_HELP: &str = "\
 Exit codes:
@@ -27,37 +33,29 @@ pub struct Flags {
     /// The job's id
     #[arg(value_name = "JOB")]
     job: String,
-    /// The gateway to ask
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
-    address: String,
-    /// From one question to the next
-    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
-    poll_interval: Duration,
+    /// Prints every state that is told as JSON, one a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    gateway: client::Address,
     #[command(flatten)]
     common: Common,
 }
 
-/// Asks until the job has ended.
+/// Watches until the job has ended, through whatever happens to the gateway.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let mut gateway = ProgressServiceClient::new(client::channel(&flags.address)?);
-    let mut display = Display::new();
+    let mut gateway = ProgressServiceClient::new(client::channel(&flags.gateway.address)?);
+    let mut display = if flags.json { Display::Json } else { Display::new() };
     let mut away = false;
     let last = loop {
-        match gateway.get_progress(GetProgressRequest { job_id: flags.job.clone() }).await {
-            Ok(answer) => {
-                if std::mem::take(&mut away) {
-                    display.note("answers again");
-                }
-                let progress = answer.into_inner().progress.unwrap_or_default();
-                display.show(&progress);
-                if words::ended(&progress) {
-                    break progress;
-                }
-            }
-            Err(status) if client::passes(&status) => {
+        match watch(&mut gateway, &flags.job, &mut display, &mut away).await {
+            Ok(Some(last)) => break last,
+            Ok(None) => {}
+            Err(status) if status.code() == Code::Unknown || client::passes(&status) => {
                 if !std::mem::replace(&mut away, true) {
-                    display.note(&format!("no answer from {}: {}; trying on", flags.address, client::words(&status)));
+                    let address = &flags.gateway.address;
+                    display.note(&format!("no answer from {address}: {}; trying on", client::words(&status)));
                 }
             }
             Err(status) => {
@@ -65,9 +63,33 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
                 return Err(client::words(&status).into());
             }
         }
-        tokio::time::sleep(flags.poll_interval).await;
+        tokio::time::sleep(PAUSE).await;
     };
-    display.end();
-    say(words::snapshot(&last));
+    display.conclude(&last);
     Ok(if last.state() == JobState::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Shows what one stream tells; the last of it, if the job has ended.
+async fn watch(
+    gateway: &mut ProgressServiceClient<Channel>,
+    job: &str,
+    display: &mut Display,
+    away: &mut bool,
+) -> Result<Option<Progress>, Status> {
+    let request = WatchProgressRequest { job_id: job.to_owned() };
+    let mut states = gateway.watch_progress(request).await?.into_inner();
+    loop {
+        let told = tokio::time::timeout(SILENT_FOR, states.message()).await;
+        let Some(state) = told.map_err(|_| Status::unavailable("it said nothing for long"))?? else {
+            return Ok(None);
+        };
+        if std::mem::take(away) {
+            display.note("answers again");
+        }
+        let progress = state.progress.unwrap_or_default();
+        display.show(&progress);
+        if words::ended(&progress) {
+            return Ok(Some(progress));
+        }
+    }
 }

@@ -104,6 +104,11 @@ pub struct Serving {
     /// How many ended jobs' snapshots are kept in memory
     #[arg(long, value_name = "COUNT", default_value = "10000")]
     pub cached_snapshots: usize,
+    /// From one state of a job to the next that a watcher is told, at least
+    ///
+    /// A job is read so often for all who watch it, and not at all when nobody does. At most 10s.
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
+    pub watch_interval: Duration,
     /// How often a gateway looks for what others left unfinished
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::positive_duration)]
     pub reconcile_interval: Duration,
@@ -168,7 +173,11 @@ impl Serving {
 
     /// What the gateway needs.
     pub fn gateway(&self) -> gateway::Settings {
-        gateway::Settings { mirror_bytes: self.mirror_memory, cached_snapshots: self.cached_snapshots }
+        gateway::Settings {
+            mirror_bytes: self.mirror_memory,
+            cached_snapshots: self.cached_snapshots,
+            watch_interval: self.watch_interval,
+        }
     }
 
     /// With the number of connections that there may be, what the server needs.

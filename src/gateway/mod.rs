@@ -12,6 +12,7 @@
 //! | `revoke` | jobs that make no progress |
 //! | `feed` | which jobs are known to run (I6) |
 //! | `known` | what this gateway remembers of jobs |
+//! | `watch` | one reader for all who watch a job |
 //! | `upkeep` | what the reconciler asks for |
 //! | `stopping` | mirrors merged back before the gateway is gone (I4) |
 
@@ -32,8 +33,10 @@ mod start;
 mod stopping;
 mod together;
 mod upkeep;
+mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Unavailable};
@@ -45,6 +48,7 @@ pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
 pub use read::Read;
 pub use report::Reported;
 pub use upkeep::Look;
+pub use watch::Watch;
 
 /// How the gateway behaves.
 #[derive(Debug, Clone)]
@@ -53,6 +57,8 @@ pub struct Settings {
     pub mirror_bytes: usize,
     /// How many jobs are remembered: definitions, and the final snapshots of ended ones.
     pub cached_snapshots: usize,
+    /// From one state of a watched job to the next, at least.
+    pub watch_interval: Duration,
 }
 
 /// What a look at the stores found.
@@ -80,6 +86,8 @@ struct Shared {
     queues: together::Queues,
     running: feed::KnownRunning,
     mirrors: Mirrors,
+    watched: watch::Watched,
+    watch_interval: Duration,
 }
 
 impl Check {
@@ -102,6 +110,8 @@ impl Gateway {
                 queues: together::Queues::default(),
                 running: feed::KnownRunning::default(),
                 mirrors: Mirrors::new(settings.mirror_bytes),
+                watched: watch::Watched::default(),
+                watch_interval: settings.watch_interval.min(watch::HEARTBEAT),
             }),
         }
     }

@@ -34,7 +34,7 @@ pub struct Metric {
 }
 
 /// All of them.
-pub const METRICS: [Metric; 14] = [
+pub const METRICS: [Metric; 16] = [
     Metric {
         name: "highwater_request_seconds",
         kind: Kind::Histogram,
@@ -86,6 +86,8 @@ pub const METRICS: [Metric; 14] = [
     gauge("highwater_running_jobs", "Jobs that run, as this gateway knows"),
     gauge("highwater_mirror_bytes", "What the mirrors of running jobs take of the memory for mirrors"),
     gauge("highwater_connections", "Connections of callers"),
+    gauge("highwater_watches", "Streams of WatchProgress that are open"),
+    gauge("highwater_watched_jobs", "Jobs that are read for them, each once however many watch it"),
 ];
 
 const fn counter(name: &'static str, help: &'static str) -> Metric {
@@ -150,7 +152,7 @@ mod tests {
             r#"highwater_request_seconds_bucket{method="m",code="OK",le="0.005"} 1"#,
             "# HELP highwater_restores_total Trackers that were restored",
             "highwater_restores_total 0",
-            "highwater_connections 0",
+            "highwater_watches 0",
         ] {
             assert!(written.contains(line), "{line}:\n{written}");
         }

@@ -33,15 +33,16 @@ const MAY_USE: [(&str, &[&str]); 17] = [
 ];
 
 /// Crates that only some layers know.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 10] = [
     ("redis", &["live"]),
     // `dev` creates databases on the private servers that it starts.
     ("sqlx", &["store", "dev"]),
     ("tonic", &["grpc", "server", "cli"]),
     ("tonic_prost", &["grpc"]),
-    ("tonic_health", &["server"]),
+    ("tonic_health", &["server", "cli"]),
     ("tonic_reflection", &["server"]),
     ("metrics_exporter_prometheus", &["server"]),
+    ("prost_reflect", &["cli"]),
     ("tonic_types", &["grpc", "server"]),
     ("prost", &["grpc", "server", "cli"]),
 ];

@@ -204,6 +204,10 @@ async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
     let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(channel());
     let stream = reflection.server_reflection_info(futures_util::stream::pending()).await.unwrap().into_inner();
     let watch = HealthClient::new(channel()).watch(HealthCheckRequest::default()).await.unwrap();
+    stack[0].create(job("a", &["s"], 2)).await.unwrap();
+    let watched = pb::WatchProgressRequest { job_id: "a".to_owned() };
+    let states =
+        pb::progress_service_client::ProgressServiceClient::new(channel()).watch_progress(watched).await.unwrap();
     // One that has called, and does not even hear that the gateway takes leave.
     let mut deaf = TcpStream::connect(stack[0].address()).await.unwrap();
     deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -213,7 +217,7 @@ async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
     stack[0].signal(libc::SIGTERM);
     stack[0].ended().await;
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    drop((silent, stream, watch, deaf));
+    drop((silent, stream, watch, states, deaf));
 }
 
 /// A call that hangs in the gateway itself is given up, with the connection that it came by.

@@ -65,6 +65,13 @@ impl Gateway {
         self.client = Client::new(address);
     }
 
+    /// The same, where it listens already known to others.
+    pub async fn restart_at(&mut self, address: &str) {
+        self.process.kill();
+        self.flags.extend([format!("--listen={address}"), "--admin-listen=127.0.0.1:0".to_owned()]);
+        self.restart().await;
+    }
+
     /// What the admin port answers to a path: status and text.
     pub async fn http(&self, path: &str) -> (u16, String) {
         let log = self.log();

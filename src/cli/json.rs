@@ -1,0 +1,37 @@
+//! Messages as JSON: as the interface describes them, so as every other gRPC tool writes them.
+
+use std::sync::LazyLock;
+
+use prost::Message;
+use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage};
+
+use super::Failure;
+use crate::grpc::pb;
+
+/// A progress, in one line.
+pub fn progress(progress: &pb::Progress) -> Result<String, Failure> {
+    written("highwater.v1.Progress", progress)
+}
+
+fn written(name: &str, message: &impl Message) -> Result<String, Failure> {
+    static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
+        LazyLock::new(|| DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET));
+    let pool = POOL.as_ref().map_err(ToString::to_string)?;
+    let descriptor = pool.get_message_by_name(name).ok_or_else(|| format!("the interface has no {name}"))?;
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    Ok(serde_json::to_string(&message)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_of_zero_is_written_and_one_that_is_not_known_is_not() {
+        let mut known = pb::Progress { job_id: "a".into(), task_count: 3, ..pb::Progress::default() };
+        known.set_state(pb::JobState::Running);
+        known.succeeded_task_count = Some(0);
+        let json = progress(&known).unwrap();
+        assert_eq!(json, r#"{"jobId":"a","state":"JOB_STATE_RUNNING","taskCount":"3","succeededTaskCount":"0"}"#);
+    }
+}
