@@ -1,0 +1,106 @@
+//! The commands that people call a gateway with: what they print, and their exit codes.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::support::{Gateway, Stack, job, pb, succeeded};
+
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+fn command(arguments: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
+    command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// Exit code, stdout and stderr of a command that calls this gateway.
+async fn call(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let address = format!("--address={}", gateway.address());
+    run(&[arguments, &[&address]].concat()).await
+}
+
+async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = tokio::time::timeout(ENDS_WITHIN, command(arguments).output()).await;
+    let Output { status, stdout, stderr } = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[tokio::test]
+async fn watch_prints_every_state_until_the_end_also_through_a_gateway_that_is_restarted() {
+    let mut stack = Stack::of(1).start().await;
+    stack[0].create(job("a", &["s"], 3)).await.unwrap();
+    let address = stack[0].address().to_string();
+    let mut watch = command(&["watch", "a", "--json", "--address", &address]);
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = async || -> serde_json::Value {
+        let line = tokio::time::timeout(ENDS_WITHIN, lines.next_line()).await.expect("a line").unwrap();
+        serde_json::from_str(&line.expect("no end yet")).unwrap()
+    };
+    let first = next().await;
+    assert_eq!((&first["jobId"], &first["state"]), (&"a".into(), &"JOB_STATE_RUNNING".into()));
+    assert_eq!(first["succeededTaskCount"], "0");
+    stack[0].restart_at(&address).await;
+    stack[0].ready().await;
+    stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
+    loop {
+        let state = next().await;
+        if state["state"] != "JOB_STATE_RUNNING" {
+            assert_eq!((&state["state"], &state["percent"]), (&"JOB_STATE_SUCCEEDED".into(), &100.into()));
+            break;
+        }
+    }
+    assert_eq!(watch.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn exit_codes_tell_how_it_went() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 3)).await.unwrap();
+    let (code, out, _) = call(&stack[0], &["cancel", "a", "--reason", "enough"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "a is CANCELLED\n"));
+    assert_eq!(stack[0].get("a").await.unwrap().cancel_reason, "enough");
+    let (code, out, _) = call(&stack[0], &["watch", "a"]).await;
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("CANCELLED") && out.contains("cancelled: enough"), "{out}");
+
+    stack[0].create(job("done", &["s"], 1)).await.unwrap();
+    stack[0].report("done", succeeded([0], "s")).await.unwrap();
+    let (code, _, error) = call(&stack[0], &["cancel", "done"]).await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("it is SUCCEEDED"), "{error}");
+    assert_eq!(call(&stack[0], &["watch", "done"]).await.0, Some(0));
+    assert_eq!(stack[0].get("done").await.unwrap().state(), pb::JobState::Succeeded);
+
+    for name in ["watch", "cancel"] {
+        let (code, _, error) = call(&stack[0], &[name, "nothing"]).await;
+        assert_eq!((code, error.contains("no job has the id")), (Some(1), true), "{name}: {error}");
+        let (code, _, error) = run(&[name, "a", "--address=https://localhost:1"]).await;
+        assert_eq!((code, error.contains("only http:// is spoken")), (Some(2), true), "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_healthcheck_needs_nothing_but_the_binary() {
+    let stack = Stack::start(1).await;
+    assert_eq!(call(&stack[0], &["healthcheck"]).await, (Some(0), "ready\n".to_owned(), String::new()));
+    let (code, out, _) = run(&["healthcheck", "--address=127.0.0.1:1"]).await;
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+}
+
+#[tokio::test]
+async fn shells_are_told_every_command_that_is_shown() {
+    let (_, help, _) = run(&["--help"]).await;
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(&["completions", shell]).await;
+        assert_eq!(code, Some(0));
+        for shown in ["watch", "cancel", "healthcheck", "serve"] {
+            assert!(help.contains(&format!("  {shown}")) && script.contains(shown), "{shell} {shown}");
+        }
+    }
+    let script = run(&["completions", "bash"]).await.1;
+    let checked = tokio::process::Command::new("bash").args(["-n", "-c", &script]).status().await.unwrap();
+    assert!(checked.success());
+}
