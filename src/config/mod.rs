@@ -131,6 +131,12 @@ pub struct Serving {
     /// Must be longer than the request timeout and two reconcile intervals together, and than two seconds.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
     pub settle_time: Duration,
+    /// The label by whose values NextJob shares work evenly, before it does among jobs [default: among jobs alone]
+    ///
+    /// With `tenant`, each tenant that has work gets as many turns as any other, however many jobs it has. Jobs without
+    /// the label share as one.
+    #[arg(long, value_name = "LABEL", value_parser = values::label)]
+    pub fairness_label: Option<String>,
 }
 
 /// The settle time is too short for what has to happen within it.
@@ -176,6 +182,7 @@ impl Serving {
         gateway::Settings {
             mirror_bytes: self.mirror_memory,
             cached_snapshots: self.cached_snapshots,
+            fairness_label: self.fairness_label.clone(),
             watch_interval: self.watch_interval,
         }
     }

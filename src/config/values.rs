@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::domain::JobId;
+
 /// The longest: no sum with a point in time overflows.
 const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 const DURATION_UNITS: [(&str, u64); 5] =
@@ -50,6 +52,11 @@ pub fn size(text: &str) -> Result<usize, String> {
 pub fn message_size(text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
     if bytes < LEAST_MESSAGE { Err("must be at least 64KiB".to_owned()) } else { Ok(bytes) }
+}
+
+/// The key of a label.
+pub fn label(text: &str) -> Result<String, String> {
+    text.parse::<JobId>().map(|key| key.to_string()).map_err(|_| "a label's key is like a job id".to_owned())
 }
 
 /// What is logged. Directives that are wrong are refused; by itself the filter would drop them.

@@ -1,6 +1,7 @@
 //! The pure core: what jobs, marks and progress are, and every rule that needs no store to be decided.
 //! Knows no Redis, no SQL, no gRPC and no clock: times are handed in.
 
+mod claim;
 mod counts;
 mod end;
 mod ids;
@@ -16,6 +17,7 @@ mod standing;
 mod state;
 mod violation;
 
+pub use claim::{Work, work};
 pub use counts::{Counts, CountsDelta, StageCounts, StageDelta};
 pub use end::{End, end};
 pub use ids::{JobId, MAX_STAGES, NotAnId, StageKey};

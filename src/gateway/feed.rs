@@ -50,6 +50,12 @@ impl KnownRunning {
         session.is_believed().then(jobs)
     }
 
+    /// Looks at the jobs that run by what was heard last, and at whether that is to be believed.
+    pub fn last_heard<T>(&self, look: impl FnOnce(&HashMap<JobId, Running>, bool) -> T) -> T {
+        let session = self.session();
+        look(&session.jobs, session.is_believed())
+    }
+
     /// A row of the job was recorded. Where this gateway did that, no read through it may miss it, however slow the feed
     /// is; not even if the feed has not told yet that the job runs (no tracker has the incarnation 0).
     pub fn recorded(&self, id: &JobId) {

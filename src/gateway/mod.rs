@@ -10,12 +10,15 @@
 //! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
 //! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
 //! | `revoke` | jobs that make no progress |
+//! | `claiming`, `candidates` | which job to work on next (I8) |
 //! | `feed` | which jobs are known to run (I6) |
 //! | `known` | what this gateway remembers of jobs |
 //! | `watch` | one reader for all who watch a job |
 //! | `upkeep` | what the reconciler asks for |
 //! | `stopping` | mirrors merged back before the gateway is gone (I4) |
 
+mod candidates;
+mod claiming;
 mod completion;
 mod draft;
 mod feed;
@@ -44,6 +47,7 @@ use crate::live::{self, Live};
 use crate::mirror::Mirrors;
 use crate::store::{self, Store};
 
+pub use claiming::{Claim, Wanted};
 pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
 pub use read::Read;
 pub use report::Reported;
@@ -57,6 +61,8 @@ pub struct Settings {
     pub mirror_bytes: usize,
     /// How many jobs are remembered: definitions, and the final snapshots of ended ones.
     pub cached_snapshots: usize,
+    /// The label by whose values work is shared evenly, before it is among jobs; `None`: among jobs alone.
+    pub fairness_label: Option<String>,
     /// From one state of a watched job to the next, at least.
     pub watch_interval: Duration,
 }
@@ -86,6 +92,7 @@ struct Shared {
     queues: together::Queues,
     running: feed::KnownRunning,
     mirrors: Mirrors,
+    candidates: candidates::Candidates,
     watched: watch::Watched,
     watch_interval: Duration,
 }
@@ -110,6 +117,7 @@ impl Gateway {
                 queues: together::Queues::default(),
                 running: feed::KnownRunning::default(),
                 mirrors: Mirrors::new(settings.mirror_bytes),
+                candidates: candidates::Candidates::new(settings.fairness_label.clone()),
                 watched: watch::Watched::default(),
                 watch_interval: settings.watch_interval.min(watch::HEARTBEAT),
             }),

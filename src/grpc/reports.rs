@@ -1,4 +1,4 @@
-//! `ReportService`: what workers say became of tasks.
+//! `ReportService`: what workers say became of tasks, and which job they are to work on next.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +35,13 @@ impl pb::report_service_server::ReportService for Reports {
         let answer = convert::reported(&reported);
         measure(&answer);
         Ok(Response::new(answer))
+    }
+
+    async fn next_job(&self, request: Request<pb::NextJobRequest>) -> Result<Response<pb::NextJobResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let wanted = convert::wanted(request.into_inner())?;
+        let claim = self.gateway.next_job(&wanted, deadline).await?;
+        Ok(Response::new(convert::claimed(claim)))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::fs;
 
+use highwater::domain::JobState;
+
 use crate::source::{root, rust_files};
 
 const DOCS: [&str; 3] = ["README.md", "docs/design.md", "docs/runbook.md"];
@@ -52,6 +54,26 @@ fn every_link_within_the_docs_leads_somewhere() {
         }
     }
     assert!(found >= 5, "only {found} links were found");
+}
+
+/// The table of transitions, as a diagram.
+#[test]
+fn the_diagram_of_states_is_that_of_the_table() {
+    let mut diagram = "```mermaid\nstateDiagram-v2\n    [*] --> PENDING\n".to_owned();
+    for from in JobState::ALL {
+        for to in JobState::ALL.into_iter().filter(|to| from.can_become(*to)) {
+            diagram += &format!("    {from} --> {to}\n");
+        }
+        if from.takes_reports() {
+            diagram += &format!("    {from}: {from} (claimable, while work is left)\n");
+        }
+        if from.is_ended() {
+            diagram += &format!("    {from} --> [*]\n");
+        }
+    }
+    diagram += "```\n";
+    let text = fs::read_to_string(root().join("docs/design.md")).unwrap();
+    assert!(text.contains(&diagram), "docs/design.md must hold\n{diagram}");
 }
 
 /// The names by which headings are linked to.

@@ -25,7 +25,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("reconciler", &["gateway", "domain", "error", "deadline", "fault"]),
     ("grpc", &["gateway", "domain", "error", "deadline"]),
     ("server", &["grpc", "gateway", "deadline"]),
-    ("config", &["server", "reconciler", "gateway", "live", "store"]),
+    ("config", &["server", "reconciler", "gateway", "live", "store", "domain"]),
     ("cli", &["config", "server", "reconciler", "gateway", "live", "store", "dev", "grpc", "deadline"]),
     ("main", &["cli"]),
     // The map: declares the modules.

@@ -7,6 +7,7 @@ mod bad_input;
 mod breakers;
 mod cancelling;
 mod chaos;
+mod claiming;
 mod clients;
 mod commands;
 mod contention;

@@ -1,5 +1,6 @@
 //! Between the interface's messages and the domain's types: every conversion, by the service that needs it.
 
+mod claim;
 mod job;
 mod progress;
 mod report;
@@ -11,6 +12,7 @@ use super::pb;
 use crate::domain::{JobId, JobState, MAX_VIOLATIONS, NotAnId, Violation};
 use crate::error::Error;
 
+pub use claim::{claimed, wanted};
 pub use job::{cancel, new_job};
 pub use progress::{progress, progress_result};
 pub use report::{reported, results};

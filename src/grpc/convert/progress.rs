@@ -95,7 +95,7 @@ fn source_of(source: Source) -> (pb::Source, pb::SourceReason) {
     }
 }
 
-fn reason_of(reason: SourceReason) -> pb::SourceReason {
+pub(super) fn reason_of(reason: SourceReason) -> pb::SourceReason {
     match reason {
         SourceReason::RedisUnreachable => pb::SourceReason::RedisUnreachable,
         SourceReason::TrackerMissing => pb::SourceReason::TrackerMissing,

@@ -61,8 +61,17 @@ impl Client {
 
     pub async fn report(&self, id: &str, results: Vec<pb::TaskResult>) -> Answer<pb::ReportResultsResponse> {
         let request = pb::ReportResultsRequest { job_id: id.to_owned(), results };
-        let mut reports = ReportServiceClient::new(self.channel.clone());
-        Ok(reports.report_results(request).await?.into_inner())
+        Ok(self.reports().report_results(request).await?.into_inner())
+    }
+
+    /// A job to work on, other than these.
+    pub async fn next_job(&self, excluded: &[&str]) -> Answer<pb::NextJobResponse> {
+        let exclude_job_ids = excluded.iter().map(|id| (*id).to_owned()).collect();
+        self.claim(pb::NextJobRequest { exclude_job_ids, ..pb::NextJobRequest::default() }).await
+    }
+
+    pub async fn claim(&self, request: pb::NextJobRequest) -> Answer<pb::NextJobResponse> {
+        Ok(self.reports().next_job(request).await?.into_inner())
     }
 
     pub async fn progress(&self, id: &str) -> Answer<pb::Progress> {
@@ -90,5 +99,9 @@ impl Client {
 
     fn jobs(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.channel.clone())
+    }
+
+    fn reports(&self) -> ReportServiceClient<Channel> {
+        ReportServiceClient::new(self.channel.clone())
     }
 }

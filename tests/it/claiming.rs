@@ -1,0 +1,230 @@
+//! Handing out work: only jobs that run and have work left, and each in its turn (invariant I8).
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tonic::Code;
+
+use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, job, pb, refusal, succeeded};
+use pb::SourceReason;
+
+fn started(id: &str, task_count: i64) -> pb::CreateJobRequest {
+    pb::CreateJobRequest { start: true, ..job(id, &["s"], task_count) }
+}
+
+fn of_tenant(id: &str, tenant: &str) -> pb::CreateJobRequest {
+    pb::CreateJobRequest { labels: BTreeMap::from([("tenant".into(), tenant.into())]), ..started(id, 10) }
+}
+
+/// The id of the job that is handed out, if one is.
+async fn claimed(gateway: &Gateway) -> Option<String> {
+    gateway.next_job(&[]).await.unwrap().job.map(|job| job.job_id)
+}
+
+async fn hands_out(gateway: &Gateway, id: &str) {
+    eventually(&format!("{id} is handed out"), async || (claimed(gateway).await.as_deref() == Some(id)).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn four_pollers_of_six_jobs_give_each_an_even_share_whatever_its_size() {
+    let stack = Stack::start(3).await;
+    for (number, size) in [1_000_000, 10, 10, 10, 100, 10_000].into_iter().enumerate() {
+        stack[0].create(started(&format!("j{number}"), size)).await.unwrap();
+    }
+    for gateway in stack.gateways() {
+        let seen = async || {
+            let mut ids = Vec::new();
+            while let Some(job) =
+                gateway.next_job(&ids.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap().job
+            {
+                ids.push(job.job_id);
+            }
+            (ids.len() == 6).then_some(())
+        };
+        eventually("each is known", seen).await;
+    }
+    let poll = async |poller: usize| {
+        let mut shares = HashMap::<String, usize>::new();
+        for turn in 0..250 {
+            *shares.entry(claimed(&stack[(poller + turn) % 3]).await.unwrap()).or_default() += 1;
+        }
+        shares
+    };
+    let mut shares = HashMap::<String, usize>::new();
+    for (id, share) in join_all((0..4).map(poll)).await.into_iter().flatten() {
+        *shares.entry(id).or_default() += share;
+    }
+    let even = 1000.0 / 6.0;
+    assert_eq!(shares.len(), 6);
+    for (id, share) in &shares {
+        #[expect(clippy::cast_precision_loss, reason = "at most a thousand")]
+        let share = *share as f64;
+        assert!((share - even).abs() <= 0.2 * even, "{id} got {share} of 1000: {shares:?}");
+    }
+}
+
+#[tokio::test]
+async fn tenants_share_evenly_however_many_jobs_they_have() {
+    let stack = Stack::of(1).setting("fairness-label", "tenant").start().await;
+    for id in ["a1", "a2", "a3", "a4", "a5"] {
+        stack[0].create(of_tenant(id, "a")).await.unwrap();
+    }
+    stack[0].create(of_tenant("b1", "b")).await.unwrap();
+    hands_out(&stack[0], "b1").await;
+    let mut shares = HashMap::<char, usize>::new();
+    for _ in 0..100 {
+        *shares.entry(claimed(&stack[0]).await.unwrap().remove(0)).or_default() += 1;
+    }
+    assert_eq!((shares[&'a'], shares[&'b']), (50, 50));
+    let of_a = pb::NextJobRequest {
+        labels: BTreeMap::from([("tenant".into(), "a".into())]),
+        exclude_job_ids: vec!["a1".into(), "a2".into(), "a3".into(), "a4".into()],
+    };
+    assert_eq!(stack[0].claim(of_a).await.unwrap().job.unwrap().job_id, "a5");
+}
+
+#[tokio::test]
+async fn a_job_that_is_complete_but_not_committed_is_not_handed_out() {
+    let stack = Stack::of(2).unreconciled().start().await;
+    stack[0].create(started("a", 1)).await.unwrap();
+    hands_out(&stack[0], "a").await;
+    hands_out(&stack[1], "a").await;
+    stack[0].order("finish.begun", Fault::Stall);
+    let client = stack[0].client();
+    let last = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
+    stack[0].reached("finish.begun").await;
+    for gateway in stack.gateways() {
+        let none = gateway.next_job(&[]).await.unwrap();
+        assert!(none.job.is_none() && none.retry_after.is_some(), "{none:?}");
+    }
+    assert_eq!(stack[1].get("a").await.unwrap().state(), pb::JobState::Running);
+    stack[0].release("finish.begun");
+    assert_eq!(dispositions(&last.await.unwrap().unwrap()), [pb::Disposition::Applied]);
+}
+
+#[tokio::test]
+async fn what_has_not_begun_or_is_over_is_not_handed_out() {
+    let stack = Stack::start(2).await;
+    stack[0].create(pb::CreateJobRequest { start: false, ..started("pending", 1) }).await.unwrap();
+    stack[0].create(started("done", 1)).await.unwrap();
+    hands_out(&stack[1], "done").await;
+    stack[0].report("done", succeeded([0], "s")).await.unwrap();
+    for gateway in stack.gateways() {
+        eventually("nothing is handed out", async || claimed(gateway).await.is_none().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_job_is_handed_out_by_no_gateway_from_that_moment_on() {
+    let stack = Stack::start(3).await;
+    for number in 0..20 {
+        let id = format!("j{number}");
+        stack[0].create(started(&id, 5)).await.unwrap();
+        for gateway in stack.gateways() {
+            hands_out(gateway, &id).await;
+        }
+        stack[number % 3].cancel(&id, "").await.unwrap();
+        let claims = join_all(stack.gateways().iter().map(claimed)).await;
+        assert_eq!(claims, [None, None, None], "{id} was cancelled");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_started_is_handed_out_within_a_second_by_every_gateway() {
+    let stack = Stack::start(3).await;
+    stack[0].create(started("old", 5)).await.unwrap();
+    for gateway in stack.gateways() {
+        hands_out(gateway, "old").await;
+    }
+    // What one was told of just now delays the next the longest.
+    for id in ["new", "newer", "newest"] {
+        stack[1].create(started(id, 5)).await.unwrap();
+        let begun = Instant::now();
+        for gateway in stack.gateways() {
+            hands_out(gateway, id).await;
+        }
+        // A second, and what the calls themselves take on a busy machine.
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{id}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn while_redis_is_away_what_runs_is_handed_out_and_said_to_be_unseen() {
+    let stack = Stack::of(2).links().start().await;
+    stack[0].create(started("a", 5)).await.unwrap();
+    hands_out(&stack[0], "a").await;
+    stack[0].links().redis.set(Link::Cut);
+    let unseen = stack[0].next_job(&[]).await.unwrap();
+    assert_eq!(unseen.source_reason(), SourceReason::RedisUnreachable);
+    assert_eq!(unseen.job.unwrap().job_id, "a");
+    stack[1].cancel("a", "").await.unwrap();
+    eventually("the end is heard of", async || claimed(&stack[0]).await.is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn while_postgres_is_away_only_what_is_known_and_in_order_is_handed_out() {
+    let mut stack = Stack::of(2).own_postgres(&[]).start().await;
+    stack[0].create(started("a", 5)).await.unwrap();
+    hands_out(&stack[0], "a").await;
+    stack.postgres.own_server().kill();
+    let unconfirmed = async || {
+        let claim = stack[0].next_job(&[]).await.ok()?;
+        (claim.source_reason() == SourceReason::PostgresUnreachable).then_some(claim.job?.job_id)
+    };
+    assert_eq!(eventually("it is said to be unconfirmed", unconfirmed).await, "a");
+    // This one was never asked, so it knows of no job.
+    let refused = async || stack[1].next_job(&[]).await.err();
+    let status = eventually("it cannot say", refused).await;
+    assert_eq!(refusal(&status), (Code::Unavailable, "POSTGRES_UNAVAILABLE".into()));
+}
+
+#[tokio::test]
+async fn a_job_of_which_work_is_seen_is_preferred_to_one_that_is_being_restored() {
+    let stack = Stack::of(1).unreconciled().start().await;
+    for id in ["lost", "seen"] {
+        stack[0].create(started(id, 5)).await.unwrap();
+    }
+    hands_out(&stack[0], "lost").await;
+    hands_out(&stack[0], "seen").await;
+    let () = stack.redis.ask(redis::cmd("DEL").arg(crate::support::tracker_key("lost"))).await;
+    for _ in 0..6 {
+        assert_eq!(claimed(&stack[0]).await.as_deref(), Some("seen"));
+    }
+    let second_best = stack[0].next_job(&["seen"]).await.unwrap();
+    assert_eq!(second_best.source_reason(), SourceReason::TrackerMissing);
+}
+
+/// Jobs that run, as Postgres knows them.
+const RUNNING_JOBS: &str = "
+    INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, tracked)
+    SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
+    UPDATE jobs SET state = 'RUNNING', start_time = now();";
+
+#[tokio::test]
+async fn claims_among_ten_thousand_jobs_ask_redis_once_each_and_postgres_once_a_second_at_most() {
+    let stack = Stack::of(1).unreconciled().own_postgres(&[("log_statement", "all")]).start().await;
+    stack.postgres.run(RUNNING_JOBS).await.unwrap();
+    // Of none of them there is a tracker: a claim that finds one in order would stop there.
+    eventually("one is handed out", async || claimed(&stack[0]).await).await;
+    let questions = || stack.postgres.log().matches("FROM jobs WHERE job_id = ANY").count();
+    let asked = questions();
+    let () = stack.redis.ask(redis::cmd("CONFIG").arg("RESETSTAT")).await;
+    let begun = Instant::now();
+    for number in 0..100 {
+        // So that there is always something to learn.
+        stack[0].create(started(&format!("new-{number}"), 5)).await.unwrap();
+        assert!(claimed(&stack[0]).await.is_some());
+    }
+    let stats: String = stack.redis.ask(redis::cmd("INFO").arg("commandstats")).await;
+    let calls = |command: &str| -> usize {
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+    };
+    // A claim looks at four pages of trackers at most; starting a job looks a few times itself.
+    assert!(calls("getrange") <= 100 * (128 + 8), "{stats}");
+    assert!(calls("info") <= 100 * (4 + 8), "{stats}");
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+    assert!(questions() - asked <= seconds, "{} questions in {seconds} s", questions() - asked);
+}
