@@ -95,14 +95,11 @@ impl Rounds {
         let mut looks = Vec::with_capacity(running.len());
         let mut outcome = Ok(());
         for page in running.chunks(PAGE) {
-            match self.page(page, attendance, renew).await {
-                Ok(seen) => {
-                    self.broken |= seen.iter().any(|look| look.sight.tracker == TrackerView::Unreachable);
-                    looks.extend(seen);
-                }
-                Err(error) => outcome = Err(error),
+            if let Err(error) = self.page(page, attendance, renew, &mut looks).await {
+                outcome = Err(error);
             }
         }
+        self.broken |= looks.iter().any(|look| look.sight.tracker == TrackerView::Unreachable);
         if renew && outcome.is_ok() {
             self.renewed = Some(Instant::now());
         }
@@ -135,16 +132,24 @@ impl Rounds {
         attendance.inspect_err(|error| tracing::debug!(%error, "not attended")).ok()
     }
 
-    async fn page(&self, page: &[(JobId, Running)], attendance: Option<Attendance>, renew: bool) -> Result<Vec<Look>> {
-        let deadline = Deadline::after(PAGE_WITHIN);
-        let looks = self.gateway.look_at(page, false, attendance, deadline).await?;
-        let followed = self.follow_rules(&looks).await;
+    /// Looks at a page of jobs, and follows their rules. What was seen is told however that went: a Redis that takes nothing
+    /// can still be read, and whoever dies while it does is to have left its marks in other mirrors.
+    async fn page(
+        &self,
+        page: &[(JobId, Running)],
+        attendance: Option<Attendance>,
+        renew: bool,
+        looks: &mut Vec<Look>,
+    ) -> Result<()> {
+        let seen = self.gateway.look_at(page, false, attendance, Deadline::after(PAGE_WITHIN)).await?;
+        let followed = self.follow_rules(&seen).await;
+        looks.extend(seen);
         // Last: without Redis it fails, and jobs end all the same.
         if renew {
             let ids: Vec<JobId> = page.iter().map(|(id, _)| id.clone()).collect();
             self.gateway.renew(&ids, Deadline::after(PAGE_WITHIN)).await?;
         }
-        followed.map(|()| looks)
+        followed
     }
 
     async fn follow_rules(&self, looks: &[Look]) -> Result<()> {

@@ -5,10 +5,11 @@ use redis::cmd;
 use super::crew::{Crew, done, new_job};
 use super::{every_gateway_shows, ledger, live, settling};
 use crate::faults::{Stored, ended, six_tasks};
-use crate::support::{Stack, dispositions, failed, pb, stages, succeeded};
+use crate::support::{Stack, dispositions, eventually, failed, pb, stages, succeeded};
 use pb::{Disposition, JobState};
 
 /// Why it refuses: what makes it so, and what ends it.
+#[derive(Clone, Copy)]
 struct Refusal {
     name: &'static str,
     begins: &'static [&'static str],
@@ -87,7 +88,7 @@ async fn while_redis_refuses_writes_reports_are_recorded_and_jobs_end() {
         assert_eq!(ended(&stack[1], &id("fails")).await.state(), JobState::Failed);
         every_gateway_shows(&stack, &id("fails"), JobState::Failed, &[[0, 5, 1, 0], [0, 5, 0, 1]]).await;
         let whole = async || !stack[0].progress(&id("cancelled")).await.unwrap().lower_bound;
-        crate::support::eventually("the cancelled job is whole", async || whole().await.then_some(())).await;
+        eventually("the cancelled job is whole", async || whole().await.then_some(())).await;
         every_gateway_shows(&stack, &id("cancelled"), JobState::Cancelled, &[[3, 3, 0, 0], [6, 0, 0, 0]]).await;
         // It can be written to again, and goes on as before.
         assert_eq!(stages(&live(&stack[0], &id("complete")).await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
@@ -98,6 +99,30 @@ async fn while_redis_refuses_writes_reports_are_recorded_and_jobs_end() {
         }
         assert_eq!(ledger(&stack).await, 0);
     }
+}
+
+/// It can still be read: whoever dies then has left what it acknowledged in the mirrors of the others.
+#[tokio::test]
+async fn mirrors_learn_of_each_other_while_redis_refuses_writes() {
+    let mut stack = settling(2).start().await;
+    for job in ["a", "b"] {
+        stack[0].create(six_tasks(job)).await.unwrap();
+    }
+    stack[1].kill();
+    stack[0].report("a", succeeded(0..3, "read")).await.unwrap();
+    let Refusal { begins, ends, .. } = REFUSALS[0];
+    ask(&stack, begins).await;
+    // A row that cannot be drained is trouble for every round.
+    let recorded = stack[0].report("b", succeeded([0], "read")).await.unwrap();
+    assert_eq!(dispositions(&recorded), [Disposition::Recorded]);
+    stack[1].restart().await;
+    // Six tasks in two stages are three bytes: those of both jobs.
+    let both = async || stack[1].http("/metrics").await.1.contains("\nhighwater_mirror_bytes 6\n").then_some(());
+    eventually("the other gateway has mirrors", both).await;
+    stack[0].kill();
+    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    ask(&stack, ends).await;
+    assert_eq!(stages(&live(&stack[1], "a").await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
 }
 
 /// With workers and readers at it all the time.
