@@ -12,13 +12,14 @@ mod schedule;
 mod stand;
 mod telling;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
+use checker::Judgement;
 use crew::Crew;
 use history::{Happening, Limits, Moment};
 use log::Log;
@@ -44,20 +45,24 @@ async fn chaos() -> Result<(), &'static str> {
     let seconds = number("HIGHWATER_CHAOS_SECONDS").unwrap_or(60);
     let seed = number("HIGHWATER_CHAOS_SEED").unwrap_or(1);
     let directory = std::env::temp_dir().join(format!("highwater-chaos-{seed}-{}", std::process::id()));
-    let well = run(Duration::from_secs(seconds), seed, directory).await;
+    let (well, judgement) = run(Duration::from_secs(seconds), seed, &directory).await;
+    // Kept only if there is something to look at.
+    if well && judgement.is_clean() {
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
     if well { Ok(()) } else { Err("something that must not be: see above") }
 }
 
-/// One run; whether all was well.
-async fn run(length: Duration, seed: u64, directory: PathBuf) -> bool {
-    highwater::dev::make_base(&directory).unwrap();
+/// One run; whether all was well, and what was found. Nothing of it runs any more.
+async fn run(length: Duration, seed: u64, directory: &Path) -> (bool, Judgement) {
+    highwater::dev::make_base(directory).unwrap();
     let micros = |duration: Duration| Moment::try_from(duration.as_micros()).unwrap();
     let (deadline, slack, settle, feed) = (micros(DEADLINE), micros(SLACK), micros(SETTLE), micros(FEED));
-    let log = Arc::new(Log::create(&directory, Limits { deadline, slack, settle, feed }));
+    let log = Arc::new(Log::create(directory, Limits { deadline, slack, settle, feed }));
     println!("seed {seed}, {} s of faults, logs and history in {}", length.as_secs(), directory.display());
 
     let faults = schedule::schedule(seed, length, SETTLE);
-    let stand = Arc::new(Stand::start(&directory).await);
+    let stand = Arc::new(Stand::start(directory).await);
     let crew = Crew::new(stand.clone(), log.clone(), seed);
     let watching = tokio::spawn(watch_ourselves(stand.clone(), log.clone()));
     let telling = tokio::spawn(telling::progress(crew.clone(), log.clone(), length));
@@ -85,12 +90,14 @@ async fn run(length: Duration, seed: u64, directory: PathBuf) -> bool {
         crew.read_everywhere(&job.id).await;
     }
     ends::collect(&stand, &log).await;
-    watching.abort();
-    telling.abort();
+    for task in [watching, telling] {
+        task.abort();
+        let _ = task.await;
+    }
 
     let path = log.path().to_owned();
     let judgement = checker::judge(&log.finish());
-    telling::verdict(&judgement, &log.faults(), took, &path)
+    (telling::verdict(&judgement, &log.faults(), took, &path), judgement)
 }
 
 async fn all(tasks: &mut JoinSet<()>) {

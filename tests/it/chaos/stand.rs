@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, FromRedisValue, RedisResult};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult};
 use tokio::sync::Mutex;
 
 use super::history::Moment;
@@ -24,8 +24,8 @@ const FLAGS: [&str; 6] = [
 ];
 const POSTGRES: [(&str, &str); 1] = [("log_min_messages", "warning")];
 const REDIS: [(&str, &str); 2] = [("repl-diskless-sync-delay", "0"), ("repl-timeout", "5")];
-/// How long one question to a Redis may take.
-const ASKED_WITHIN: Duration = Duration::from_secs(5);
+/// How long one question to a Redis may take: it may have to write a dump to a busy disk.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Every change of a job's row that leads to a final state, or begins in one: written by a trigger of the test's own.
 const AUDIT: &str = "
@@ -179,8 +179,9 @@ impl Pair {
 pub async fn ask<T: FromRedisValue>(redis: &Redis, command: &Cmd) -> RedisResult<T> {
     let asked = async {
         let client = redis::Client::open(redis.url())?;
-        #[expect(clippy::disallowed_methods, reason = "bounded below")]
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        // The defaults are half a second for an answer and one for a connection.
+        let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await?;
         command.query_async(&mut connection).await
     };
     tokio::time::timeout(ASKED_WITHIN, asked).await.unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no answer").into()))

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checker::{Judgement, RULES, Rule};
+use super::checker::{Judgement, RULES, Rule, Violation};
 use super::crew::Crew;
+use super::history::Moment;
 use super::log::Log;
 use super::schedule::Kind;
 
-/// How many violations are shown; the history has all that led to them.
+/// How many violations are shown, and how many calls whose marks are excused; the history has all that led to them.
 const SHOWN: usize = 40;
 
 /// How far it is: one line on a terminal, a line now and then elsewhere.
@@ -46,21 +47,35 @@ pub fn verdict(judgement: &Judgement, injected: &BTreeMap<Kind, usize>, took: Du
     }
     println!(
         "{:>17}  marks given up: Redis lost them while the gateway that took them was dead or stood still",
-        judgement.given_up
+        judgement.given_up.len()
     );
-    println!("{:>17}  marks missing from ends that say they are lower bounds", judgement.below_bound);
+    println!("{:>17}  marks missing from ends that say they are lower bounds", judgement.below_bound.len());
     println!("all jobs ended within {:.1} s of the last fault", took.as_secs_f64());
-    for violation in judgement.violations.iter().take(SHOWN) {
-        let at = Duration::from_micros(violation.at).as_secs_f64();
-        println!("VIOLATION at {at:.3} s, {}, {}: {}", violation.job, violation.rule, violation.what);
+    for (name, excused) in [("given up", &judgement.given_up), ("below the bound", &judgement.below_bound)] {
+        let mut marks: BTreeMap<(Moment, &str), usize> = BTreeMap::new();
+        for Violation { at, job, .. } in excused {
+            *marks.entry((*at, job)).or_default() += 1;
+        }
+        for ((at, job), count) in marks.iter().take(SHOWN) {
+            println!("{name}: {count} marks of {job}, acknowledged at {:.3} s", seconds(*at));
+        }
     }
-    println!("history: {}", history.display());
+    for Violation { rule, at, job, what } in judgement.violations.iter().take(SHOWN) {
+        println!("VIOLATION at {:.3} s, {job}, {rule}: {what}", seconds(*at));
+    }
+    if !judgement.is_clean() {
+        println!("history: {}", history.display());
+    }
     let idle: Vec<_> = injected.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| kind.to_string()).collect();
     let unused: Vec<_> = RULES.iter().filter(|rule| judgement.looked[rule] == 0).map(ToString::to_string).collect();
     if !idle.is_empty() || !unused.is_empty() {
         println!("too short to say anything: {idle:?} did not happen, {unused:?} was not looked at");
     }
     judgement.violations.is_empty() && idle.is_empty() && unused.is_empty()
+}
+
+fn seconds(moment: Moment) -> f64 {
+    Duration::from_micros(moment).as_secs_f64()
 }
 
 impl fmt::Display for Rule {
@@ -81,7 +96,6 @@ impl fmt::Display for Rule {
 
 #[cfg(test)]
 mod tests {
-    use super::super::checker::Violation;
     use super::super::schedule::kinds;
     use super::*;
 

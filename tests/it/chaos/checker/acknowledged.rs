@@ -3,7 +3,7 @@
 use super::super::history::{
     Asked, Call, Disposition, End, Happening, History, Mark, Moment, SECOND, Said, Shown, Source, State,
 };
-use super::{Case, Judgement, Rule};
+use super::{Case, Judgement, Rule, Violation};
 
 /// A mark that a gateway took.
 #[derive(Debug, Clone, Copy)]
@@ -91,22 +91,19 @@ pub fn judge(case: &Case<'_>, history: &History, judgement: &mut Judgement) {
     for ack in &case.acks {
         let bits = ack.mark.bits();
         let missing = end.bits(ack.mark.task, ack.mark.stage, case.job.stages) & bits != bits;
-        let excused = match (missing, ack.given_up, end.lower_bound) {
-            (true, true, _) => Some(&mut judgement.given_up),
-            (true, false, true) if was_lost_after(ack.at, history) => Some(&mut judgement.below_bound),
-            _ => None,
-        };
-        if let Some(excused) = excused {
-            *excused += 1;
-            continue;
-        }
         let what = || {
-            format!(
-                "{:?} was acknowledged by gateway {} (life {}) and is not in the end",
-                ack.mark, ack.gateway, ack.life
-            )
+            let Ack { mark, gateway, life, .. } = ack;
+            format!("{mark:?} was acknowledged by gateway {gateway} (life {life}) and is not in the end")
         };
-        judgement.apply(Rule::Lost, ack.at, &case.job.id, missing.then(what));
+        let excused = match (missing, end.lower_bound, ack.given_up) {
+            (true, true, _) if was_lost_after(ack.at, history) => &mut judgement.below_bound,
+            (true, _, true) => &mut judgement.given_up,
+            _ => {
+                judgement.apply(Rule::Lost, ack.at, &case.job.id, missing.then(what));
+                continue;
+            }
+        };
+        excused.push(Violation { rule: Rule::Lost, at: ack.at, job: case.job.id.clone(), what: what() });
     }
 }
 

@@ -66,9 +66,9 @@ pub struct Judgement {
     pub looked: BTreeMap<Rule, usize>,
     pub violations: Vec<Violation>,
     /// Marks that invariant I4 gives up: Redis lost them while the gateway that acknowledged them died or stood still.
-    pub given_up: usize,
+    pub given_up: Vec<Violation>,
     /// Marks that are missing from an end which says that it is a lower bound, and that Redis lost.
-    pub below_bound: usize,
+    pub below_bound: Vec<Violation>,
 }
 
 /// All of one job.
@@ -131,6 +131,11 @@ impl Judgement {
         if let Some(what) = broken {
             self.violations.push(Violation { rule, at, job: job.to_owned(), what });
         }
+    }
+
+    /// Nothing is wrong, and nothing had to be excused.
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty() && self.given_up.is_empty() && self.below_bound.is_empty()
     }
 
     /// How many violations of a rule there are.
