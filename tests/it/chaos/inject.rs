@@ -7,8 +7,8 @@ use tokio::time::sleep;
 use super::history::Happening;
 use super::log::Log;
 use super::schedule::{Fault, Kind, Store};
-use super::stand::{Pair, Site, Stand, tell};
-use crate::support::Link;
+use super::stand::{Pair, Site, Stand, ask, tell};
+use crate::support::{Link, eventually};
 
 /// How long gateways that keep their connections to a demoted primary keep them.
 const KEPT: Duration = Duration::from_millis(700);
@@ -72,13 +72,19 @@ async fn redis(stand: &Stand, log: &Log, fault: &Fault) {
 
 async fn old_dump(stand: &Stand, log: &Log, fault: &Fault) {
     let mut pair = stand.redis.lock().await;
-    tell(pair.primary(), &redis::cmd("SAVE")).await;
+    save(&pair).await;
     sleep(fault.lasts).await;
     let from = stand.now();
     pair.primary_mut().kill();
     pair.primary_mut().restart().unwrap();
     log.happening(Happening::Lost { from, to: stand.now() });
     forget_dump(&pair);
+}
+
+/// Dumps, once no dump for the replica is under way any more.
+async fn save(pair: &Pair) {
+    let saved = async || ask::<()>(pair.primary(), &redis::cmd("SAVE")).await.ok();
+    eventually("Redis has written a dump", saved).await;
 }
 
 async fn failover(stand: &Stand, log: &Log, fault: &Fault) {
