@@ -109,18 +109,8 @@ impl NewJob {
             "display_name",
             format!("must have at most {MAX_DISPLAY_NAME_BYTES} bytes"),
         );
-        require(self.labels.len() <= MAX_LABELS, "labels", format!("must be at most {MAX_LABELS}"));
-        for (key, value) in &self.labels {
-            // NUL cannot be stored in Postgres, neither in text nor in jsonb.
-            let holds =
-                check(key, JobId::MAX_BYTES).is_ok() && value.len() <= MAX_LABEL_VALUE_BYTES && !value.contains('\0');
-            require(
-                holds,
-                "labels",
-                format!(
-                    "{key:?}: a key must be like a job id, a value at most {MAX_LABEL_VALUE_BYTES} bytes without NUL"
-                ),
-            );
+        for description in wrong_labels(&self.labels) {
+            require(false, "labels", description);
         }
         require(!self.display_name.contains('\0'), "display_name", "must not contain NUL".to_owned());
         require(
@@ -193,6 +183,25 @@ impl Definition {
         .filter_map(|(field, differs)| differs.then_some(field))
         .collect()
     }
+}
+
+/// What is wrong with labels, in words that each begin with what must be.
+pub fn wrong_labels(labels: &BTreeMap<String, String>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if labels.len() > MAX_LABELS {
+        wrong.push(format!("must be at most {MAX_LABELS}"));
+    }
+    for (key, value) in labels {
+        // NUL cannot be stored in Postgres, neither in text nor in jsonb.
+        let holds =
+            check(key, JobId::MAX_BYTES).is_ok() && value.len() <= MAX_LABEL_VALUE_BYTES && !value.contains('\0');
+        if !holds {
+            wrong.push(format!(
+                "{key:?}: a key must be like a job id, a value at most {MAX_LABEL_VALUE_BYTES} bytes without NUL"
+            ));
+        }
+    }
+    wrong
 }
 
 /// As it is kept: rounded down; `None` below zero.

@@ -7,6 +7,7 @@
 //! | `report` | the way of a report (invariants I3, I4, I10) |
 //! | `together` | reports of one job that come at once go as one |
 //! | `read`, `seen`, `held` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
+//! | `list_jobs`, `page` | lists, page by page |
 //! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
 //! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
 //! | `revoke` | jobs that make no progress |
@@ -26,7 +27,9 @@ mod finish;
 mod held;
 mod jobs;
 mod known;
+mod list_jobs;
 mod mirroring;
+mod page;
 mod read;
 mod report;
 mod restore;
@@ -49,6 +52,8 @@ use crate::store::{self, Store};
 
 pub use claiming::{Claim, Wanted};
 pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
+pub use list_jobs::JobsPage;
+pub use page::PageRequest;
 pub use read::Read;
 pub use report::Reported;
 pub use upkeep::Look;

@@ -56,4 +56,12 @@ impl pb::job_service_server::JobService for Jobs {
         let job = self.gateway.get(&id, deadline).await?;
         Ok(Response::new(pb::GetJobResponse { job: Some(job.into()) }))
     }
+
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let with_progress = request.get_ref().with_progress;
+        let (query, page) = convert::job_query(request.into_inner())?;
+        let page = self.gateway.list_jobs(&query, &page, with_progress, deadline).await?;
+        Ok(Response::new(convert::jobs_page(page)))
+    }
 }

@@ -10,6 +10,7 @@ mod feed;
 mod jobs;
 mod lease;
 mod ledger;
+mod listing;
 mod migrate;
 
 use std::fmt;
@@ -24,6 +25,7 @@ pub use ending::{Ending, Snapshot};
 pub use error::Error;
 pub use feed::{Event, Feed};
 pub use ledger::Entry;
+pub use listing::JobKey;
 pub use migrate::MigrateError;
 
 use crate::breaker::Breaker;

@@ -94,7 +94,10 @@ async fn tables_that_are_missing_or_old_are_named_with_the_way_to_make_them() {
     let old = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
     let none = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
     let newest: i64 = stack.postgres.value("SELECT max(version) FROM _sqlx_migrations").await;
-    for (sql, found) in [(old, newest - 1), (none, 0)] {
+    let before =
+        "SELECT max(version) FROM _sqlx_migrations WHERE version < (SELECT max(version) FROM _sqlx_migrations)";
+    let before: i64 = stack.postgres.value(before).await;
+    for (sql, found) in [(old, before), (none, 0)] {
         stack.postgres.run(sql).await.unwrap();
         stack[0].restart().await;
         let wrong = format!("not up to date (version {found}, needed is {newest}): run `highwater migrate`");

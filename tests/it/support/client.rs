@@ -80,6 +80,10 @@ impl Client {
         Ok(response.into_inner().progress.expect("progress is answered"))
     }
 
+    pub async fn list_jobs(&self, request: pb::ListJobsRequest) -> Answer<pb::ListJobsResponse> {
+        Ok(self.jobs().list_jobs(request).await?.into_inner())
+    }
+
     pub async fn batch_progress(&self, job_ids: Vec<String>) -> Answer<Vec<pb::ProgressResult>> {
         let mut reads = ProgressServiceClient::new(self.channel.clone());
         let response = reads.batch_get_progress(pb::BatchGetProgressRequest { job_ids }).await?;

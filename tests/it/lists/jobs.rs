@@ -1,0 +1,246 @@
+//! Lists of jobs: nothing twice, nothing missed, whatever happens to the jobs meanwhile; and endings can be followed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, SystemTime};
+
+use sqlx::{Connection, Executor};
+use tonic::Code;
+
+use crate::support::{Client, Stack, eventually, holds_for, job, moment, pb, refusal, stages, succeeded};
+
+/// Jobs as Postgres knows them: of four, one each is pending, running, cancelled and succeeded; every tenth is red.
+const TEN_THOUSAND: &str = r#"
+    INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, create_time)
+    SELECT 'job-' || n, '', jsonb_build_object('color', CASE WHEN n % 10 = 0 THEN 'red' ELSE 'blue' END, 'n', n::text),
+           ARRAY['s'], 1, 0.5, 1, timestamptz '2026-01-01' + (n / 3) * interval '1 second'
+    FROM generate_series(0, 9999) n;
+    UPDATE jobs SET state = 'RUNNING', start_time = now() WHERE substr(job_id, 5)::int % 4 <> 0;
+    UPDATE jobs SET state = CASE substr(job_id, 5)::int % 4 WHEN 2 THEN 'CANCELLED' ELSE 'SUCCEEDED' END, end_time = now(),
+                    cells = '', snapshot = '{"counts":{"total":1,"stages":[{"succeeded":1,"failed":0,"skipped":0}]},
+                        "revision":1,"last_progress_time":null,"errors":{"counts":[],"samples":[]}}'
+    WHERE substr(job_id, 5)::int % 4 >= 2;
+    ANALYZE jobs;"#;
+
+fn by_end() -> pb::ListJobsRequest {
+    pb::ListJobsRequest { order: pb::JobOrder::EarliestEndFirst.into(), ..pb::ListJobsRequest::default() }
+}
+
+fn ids(jobs: &[pb::Job]) -> Vec<&str> {
+    jobs.iter().map(|job| job.job_id.as_str()).collect()
+}
+
+/// All pages, with something done between each two of them.
+async fn pages(client: &Client, first: pb::ListJobsRequest, mut between: impl AsyncFnMut(usize)) -> Vec<pb::Job> {
+    let mut request = first;
+    let mut jobs = Vec::new();
+    for number in 0.. {
+        let page = client.list_jobs(request.clone()).await.unwrap();
+        jobs.extend(page.jobs);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+        between(number).await;
+    }
+    jobs
+}
+
+fn distinct(jobs: &[pb::Job]) -> HashSet<String> {
+    let distinct: HashSet<_> = jobs.iter().map(|job| job.job_id.clone()).collect();
+    assert_eq!(distinct.len(), jobs.len(), "some are told twice");
+    distinct
+}
+
+#[tokio::test]
+async fn paging_over_ten_thousand_jobs_while_they_change_tells_each_once_and_misses_none() {
+    let stack = Stack::of(2).unreconciled().start().await;
+    stack.postgres.run(TEN_THOUSAND).await.unwrap();
+    let request = pb::ListJobsRequest { page_size: 200, ..pb::ListJobsRequest::default() };
+    let listed = pages(&stack[0], request, async |number| {
+        // Some are created, some are started, some end; through the other gateway.
+        stack[1].create(job(&format!("new-{number}"), &["s"], 1)).await.unwrap();
+        stack[1].report(&format!("new-{number}"), succeeded([0], "s")).await.unwrap();
+        stack[1].cancel(&format!("job-{}", number * 100), "").await.unwrap();
+        stack[1].cancel(&format!("job-{}", 9997 - number * 100), "").await.unwrap();
+    });
+    let listed = listed.await;
+    let found = distinct(&listed);
+    assert!((0..10_000).all(|number| found.contains(&format!("job-{number}"))));
+    assert!(listed.is_sorted_by(|a, b| moment(a.create_time) >= moment(b.create_time)), "the newest first");
+
+    let red = |states: &[pb::JobState]| pb::ListJobsRequest {
+        labels: BTreeMap::from([("color".to_owned(), "red".to_owned())]),
+        states: states.iter().map(|state| (*state).into()).collect(),
+        page_size: 64,
+        ..pb::ListJobsRequest::default()
+    };
+    assert_eq!(distinct(&pages(&stack[0], red(&[]), async |_| ()).await).len(), 1000);
+    let running = pages(&stack[0], red(&[pb::JobState::Running, pb::JobState::Succeeded]), async |_| ()).await;
+    assert!(running.iter().all(|job| job.labels["color"] == "red"));
+    assert!(running.iter().all(|job| matches!(job.state(), pb::JobState::Running | pb::JobState::Succeeded)));
+    // None of them is odd: what is left of every tenth is pending and cancelled.
+    assert_eq!(running.len(), 0);
+    let one = pb::ListJobsRequest {
+        labels: BTreeMap::from([("color".to_owned(), "blue".to_owned()), ("n".to_owned(), "77".to_owned())]),
+        ..pb::ListJobsRequest::default()
+    };
+    assert_eq!(ids(&pages(&stack[0], one, async |_| ()).await), ["job-77"]);
+}
+
+/// A backend that follows endings: it asks again behind the last one that it was told of.
+async fn follow(client: &Client, after: &mut Option<prost_types::Timestamp>) -> Vec<pb::Job> {
+    let request = pb::ListJobsRequest { ended_after: *after, page_size: 7, ..by_end() };
+    let ended = pages(client, request, async |_| ()).await;
+    *after = ended.last().map_or(*after, |last| last.end_time);
+    ended
+}
+
+#[tokio::test]
+async fn who_follows_endings_is_told_each_once_in_their_order_while_jobs_end_through_every_gateway() {
+    let stack = Stack::start(3).await;
+    let all: Vec<String> = (0..150).map(|number| format!("job-{number}")).collect();
+    for id in &all {
+        stack[0].create(job(id, &["s"], 1)).await.unwrap();
+    }
+    let ending = stack.gateways().iter().enumerate().map(|(share, gateway)| {
+        let (client, mine) = (gateway.client(), all.iter().skip(share).step_by(3).cloned().collect::<Vec<_>>());
+        tokio::spawn(async move {
+            for (number, id) in mine.iter().enumerate() {
+                match number % 2 {
+                    0 => drop(client.report(id, succeeded([0], "s")).await.unwrap()),
+                    _ => drop(client.cancel(id, "").await.unwrap()),
+                }
+            }
+        })
+    });
+    let ending: Vec<_> = ending.collect();
+    let (mut after, mut told) = (None, Vec::new());
+    let all_told = async || {
+        told.extend(follow(&stack[1], &mut after).await);
+        (told.len() >= all.len()).then_some(())
+    };
+    eventually("all endings are told", all_told).await;
+    for task in ending {
+        task.await.unwrap();
+    }
+    assert_eq!(distinct(&told).len(), all.len());
+    assert!(told.is_sorted_by(|a, b| moment(a.end_time) <= moment(b.end_time)), "in the order of their ends");
+    assert!(told.iter().all(|job| matches!(job.state(), pb::JobState::Succeeded | pb::JobState::Cancelled)));
+    assert_eq!(follow(&stack[0], &mut after).await, [], "nothing is new");
+}
+
+/// Rows become visible in the order of their commits, which is not that of their times.
+#[tokio::test]
+async fn an_ending_that_commits_late_is_not_passed_over() {
+    let stack = Stack::start(1).await;
+    for id in ["before", "slow", "after"] {
+        stack[0].create(job(id, &["s"], 1)).await.unwrap();
+    }
+    stack[0].cancel("before", "").await.unwrap();
+    let mut after = None;
+    let told = async || {
+        let told = follow(&stack[0], &mut after).await;
+        (!told.is_empty()).then_some(told)
+    };
+    assert_eq!(ids(&eventually("the first ending is told", told).await), ["before"]);
+
+    let mut psql = stack.postgres.connection().await;
+    let mut slow = psql.begin().await.unwrap();
+    let end = "UPDATE jobs SET state = 'CANCELLED', end_time = now(), cells = '', snapshot =
+               (SELECT snapshot FROM jobs WHERE job_id = 'before') WHERE job_id = 'slow'";
+    slow.execute(end).await.unwrap();
+    // Seconds later, so that no coarseness of the lock helps.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    stack[0].cancel("after", "").await.unwrap();
+    let quiet = async || follow(&stack[0], &mut after).await.is_empty();
+    holds_for(Duration::from_secs(1), "nobody goes past the ending that is under way", quiet).await;
+    slow.commit().await.unwrap();
+    let told = async || {
+        let told = follow(&stack[0], &mut after).await;
+        (!told.is_empty()).then_some(told)
+    };
+    assert_eq!(ids(&eventually("both are told", told).await), ["slow", "after"]);
+    assert_eq!(follow(&stack[0], &mut after).await, []);
+}
+
+#[tokio::test]
+async fn an_ending_is_dated_by_when_it_happened_whatever_the_one_who_ends_it_says() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 1)).await.unwrap();
+    let begun = SystemTime::now();
+    let end = "UPDATE jobs SET state = 'CANCELLED', end_time = 'tomorrow', cells = '', snapshot = '{}'";
+    stack.postgres.run(end).await.unwrap();
+    let ended = moment(stack[0].get("a").await.unwrap().end_time);
+    assert!(begun <= ended && ended <= SystemTime::now(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_list_tells_how_far_its_jobs_are_if_it_is_asked_to() {
+    let stack = Stack::start(1).await;
+    for id in ["a", "b", "c"] {
+        stack[0].create(job(id, &["s"], 3)).await.unwrap();
+    }
+    stack[0].report("b", succeeded([0], "s")).await.unwrap();
+    stack[0].cancel("a", "").await.unwrap();
+    let without = stack[0].list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+    assert_eq!((ids(&without.jobs), without.progress.len()), (vec!["c", "b", "a"], 0));
+    let with = pb::ListJobsRequest { with_progress: true, ..pb::ListJobsRequest::default() };
+    let with = stack[0].list_jobs(with).await.unwrap();
+    assert_eq!(with.jobs, without.jobs);
+    let counts = with.progress.iter().map(|told| match &told.result {
+        Some(pb::progress_result::Result::Progress(progress)) => (told.job_id.as_str(), stages(progress)[0]),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [("c", [3, 0, 0, 0]), ("b", [2, 1, 0, 0]), ("a", [3, 0, 0, 0])]);
+}
+
+#[tokio::test]
+async fn a_page_of_jobs_with_long_labels_is_shorter_instead_of_larger_than_clients_take() {
+    let stack = Stack::of(1).unreconciled().start().await;
+    for number in 0..150 {
+        let labels = (0..64).map(|label| (format!("label-{label}"), "x".repeat(256))).collect();
+        let request = pb::CreateJobRequest { labels, start: false, ..job(&format!("job-{number}"), &["s"], 1) };
+        stack[0].create(request).await.unwrap();
+    }
+    let request = pb::ListJobsRequest { page_size: 200, ..pb::ListJobsRequest::default() };
+    let first = stack[0].list_jobs(request.clone()).await.unwrap();
+    assert!((50..150).contains(&first.jobs.len()), "{}", first.jobs.len());
+    assert_eq!(distinct(&pages(&stack[0], request, async |_| ()).await).len(), 150);
+}
+
+#[tokio::test]
+async fn what_no_list_can_be_is_refused() {
+    let stack = Stack::start(1).await;
+    for id in ["a", "b"] {
+        stack[0].create(job(id, &["s"], 1)).await.unwrap();
+    }
+    let first = pb::ListJobsRequest { page_size: 1, ..pb::ListJobsRequest::default() };
+    let page = stack[0].list_jobs(first.clone()).await.unwrap();
+    let token = page.next_page_token;
+    assert_eq!(ids(&page.jobs), ["b"]);
+    let next = pb::ListJobsRequest { page_token: token.clone(), page_size: 5, ..first.clone() };
+    let next = stack[0].list_jobs(next).await.unwrap();
+    assert_eq!((ids(&next.jobs), next.next_page_token.as_str()), (vec!["a"], ""), "the size may change");
+
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    let running = i32::from(pb::JobState::Running);
+    let wrong = [
+        ("page_size", pb::ListJobsRequest { page_size: -1, ..first.clone() }),
+        ("page_token", pb::ListJobsRequest { page_token: "x".into(), ..first.clone() }),
+        ("page_token", pb::ListJobsRequest { page_token: token.clone(), states: vec![running], ..first.clone() }),
+        ("page_token", pb::ListJobsRequest { page_token: token, ..by_end() }),
+        ("states[1]", pb::ListJobsRequest { states: vec![running, 99], ..first.clone() }),
+        ("states[0]", pb::ListJobsRequest { states: vec![0], ..first.clone() }),
+        ("states[0]", pb::ListJobsRequest { states: vec![running], ..by_end() }),
+        ("order", pb::ListJobsRequest { order: 99, ..first.clone() }),
+        ("labels", pb::ListJobsRequest { labels: BTreeMap::from([("a b".into(), String::new())]), ..first.clone() }),
+        ("ended_after", pb::ListJobsRequest { ended_after: time(0, 0), ..first.clone() }),
+        ("ended_after", pb::ListJobsRequest { ended_after: time(0, -1), ..by_end() }),
+        ("ended_after", pb::ListJobsRequest { ended_after: time(i64::MAX, 0), ..by_end() }),
+    ];
+    for (field, request) in wrong {
+        let refused = stack[0].list_jobs(request).await.unwrap_err();
+        assert_eq!(refusal(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert!(refused.message().starts_with(&format!("{field}: ")), "{field}: {refused:?}");
+    }
+}
