@@ -169,6 +169,15 @@ impl Definition {
         self.stages.iter().position(|stage| stage.as_str() == key)
     }
 
+    /// The same; where there is none, what it must be.
+    pub fn known_stage(&self, key: &str) -> Result<usize, String> {
+        self.stage_index(key).ok_or_else(|| {
+            let known: Vec<_> = self.stages.iter().map(ToString::to_string).collect();
+            let given: String = key.chars().take(64).collect();
+            format!("must be one of the job's stages ({}), not {given:?}", known.join(", "))
+        })
+    }
+
     /// The names of the fields in which `other` is another job than this.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         [

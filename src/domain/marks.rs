@@ -4,6 +4,8 @@
 //! A *cell* holds the bits of one task, its stages side by side, the first stage in the highest bits. Cells follow
 //! each other without gaps, the first bit of a byte being its highest.
 
+use serde::Serialize;
+
 use super::counts::StageDelta;
 use super::{Counts, CountsDelta, MAX_STAGES, Outcome, StageCounts};
 
@@ -23,7 +25,7 @@ pub struct Mark {
 }
 
 /// Where a task stands at a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Status {
     /// Nobody reported it, and it stands failed at no earlier stage.
     Pending,

@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod resolve;
 mod rules;
+mod selection;
 mod stall;
 mod standing;
 mod state;
@@ -30,6 +31,7 @@ pub use progress::{ErrorSample, Errors, KEPT_SAMPLES, Progress, Rate, Source, So
 pub use report::{Batch, Disposition, Entry, Failure, MAX_RESULTS, MAX_VIOLATIONS, Outcome, TaskResult};
 pub use resolve::{Resolution, Row, TrackerView, resolve};
 pub use rules::{Rule, Sight, due};
+pub use selection::{Selection, TaskQuery};
 pub use stall::{Attendance, Stall};
 pub use standing::{Generation, Standing};
 pub use state::{Cause, JobState, NotAState, verdict};

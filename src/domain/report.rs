@@ -106,11 +106,7 @@ impl TaskResult {
         if self.task < 0 {
             return Err(("task", format!("must not be negative, but is {}", self.task)));
         }
-        let stage = definition.stage_index(&self.stage).ok_or_else(|| {
-            let known: Vec<_> = definition.stages.iter().map(ToString::to_string).collect();
-            let given: String = self.stage.chars().take(64).collect();
-            ("stage", format!("must be one of the job's stages ({}), not {given:?}", known.join(", ")))
-        })?;
+        let stage = definition.known_stage(&self.stage).map_err(|must| ("stage", must))?;
         let outcome = self.outcome.ok_or_else(|| ("outcome", "must be SUCCEEDED or FAILED".to_owned()))?;
         let failure = match (outcome, self.failure) {
             (Outcome::Succeeded, Some(_)) => {

@@ -78,6 +78,13 @@ impl Gateway {
         finish
     }
 
+    /// Begins to finish the job whose tracker was seen to be complete or sealed; does not wait for it.
+    pub(super) fn finish_if_due(&self, id: &JobId, header: &Header) {
+        if header.counts.is_complete() || header.seal.is_some() {
+            drop(self.finish(id, header.incarnation));
+        }
+    }
+
     async fn try_finish(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<Option<JobState>> {
         let definition = self.definition(id, deadline).await?;
         fault::point("finish.begun").await;

@@ -7,7 +7,7 @@
 //! | `report` | the way of a report (invariants I3, I4, I10) |
 //! | `together` | reports of one job that come at once go as one |
 //! | `read`, `seen`, `held` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
-//! | `list_jobs`, `page` | lists, page by page |
+//! | `list_jobs`, `list_tasks`, `page` | lists, page by page |
 //! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
 //! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
 //! | `revoke` | jobs that make no progress |
@@ -28,6 +28,7 @@ mod held;
 mod jobs;
 mod known;
 mod list_jobs;
+mod list_tasks;
 mod mirroring;
 mod page;
 mod read;
@@ -53,6 +54,7 @@ use crate::store::{self, Store};
 pub use claiming::{Claim, Wanted};
 pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
 pub use list_jobs::JobsPage;
+pub use list_tasks::TasksPage;
 pub use page::PageRequest;
 pub use read::Read;
 pub use report::Reported;

@@ -80,16 +80,6 @@ mod tests {
 
     const SIZES: PageSizes = PageSizes { default: 50, most: 200 };
 
-    impl Place for u32 {
-        fn write(&self) -> String {
-            self.to_string()
-        }
-
-        fn read(text: &str) -> Option<Self> {
-            text.parse().ok()
-        }
-    }
-
     fn read(size: i32, token: &str, query: &str) -> std::result::Result<(u32, Option<u32>), Vec<String>> {
         match (PageRequest { size, token: token.to_owned() }).read(SIZES, &query) {
             Ok(page) => Ok(page),

@@ -92,9 +92,7 @@ impl Gateway {
                 Resolution::Tracker { source, lower_bound },
                 Some(View { tracker: Tracker::Present { header, current, .. }, errors, time }),
             ) => {
-                if header.counts.is_complete() || header.seal.is_some() {
-                    drop(self.finish(id, header.incarnation));
-                }
+                self.finish_if_due(id, &header);
                 let mut tally = header.tally();
                 if needs_ledger(seen.resolution) {
                     let recorded = recorded().map_err(Error::clone)?;

@@ -64,4 +64,14 @@ impl pb::job_service_server::JobService for Jobs {
         let page = self.gateway.list_jobs(&query, &page, with_progress, deadline).await?;
         Ok(Response::new(convert::jobs_page(page)))
     }
+
+    async fn list_tasks(
+        &self,
+        request: Request<pb::ListTasksRequest>,
+    ) -> Result<Response<pb::ListTasksResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let (id, query, page) = convert::task_query(request.into_inner())?;
+        let page = self.gateway.list_tasks(&id, &query, &page, deadline).await?;
+        Ok(Response::new(convert::tasks_page(page)))
+    }
 }

@@ -1,12 +1,14 @@
 //! Lists: what a caller wants to see comes in, pages go out.
 
+use std::ops::Range;
+
 use time::OffsetDateTime;
 
-use super::pb;
-use super::progress::progress_result;
-use crate::domain::{JobOrder, JobQuery, JobState, Violation, wrong_labels};
+use super::progress::{progress_result, source_of};
+use super::{parse_job_id, pb, timestamp};
+use crate::domain::{JobId, JobOrder, JobQuery, JobState, Status, TaskQuery, Violation, wrong_labels};
 use crate::error::Error;
-use crate::gateway::{JobsPage, PageRequest};
+use crate::gateway::{JobsPage, PageRequest, TasksPage};
 
 /// Which jobs to list, and which page of them.
 pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest), Error> {
@@ -37,7 +39,7 @@ pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest)
         match JobState::ALL.into_iter().find(|state| i32::from(pb::JobState::from(*state)) == number) {
             Some(state) if any.wants(state) => states.push(state),
             Some(state) => {
-                violations.push(Violation::new(field, format!("{state} is no state of a job that has ended")))
+                violations.push(Violation::new(field, format!("{state} is no state of a job that has ended")));
             }
             None => violations.push(Violation::new(field, format!("{number} is no state of a job"))),
         }
@@ -53,6 +55,39 @@ pub fn jobs_page(page: JobsPage) -> pb::ListJobsResponse {
         jobs: page.jobs.into_iter().map(pb::Job::from).collect(),
         progress: ids.iter().zip(page.progress).map(|(id, read)| progress_result(id, read)).collect(),
         next_page_token: page.next.unwrap_or_default(),
+    }
+}
+
+/// Which tasks of which job to list, and which page of them.
+pub fn task_query(request: pb::ListTasksRequest) -> Result<(JobId, TaskQuery, PageRequest), Error> {
+    let status = match request.status() {
+        pb::TaskStatus::Outstanding => Some(Status::Pending),
+        pb::TaskStatus::Failed => Some(Status::Failed),
+        pb::TaskStatus::Succeeded => Some(Status::Succeeded),
+        pb::TaskStatus::Skipped => Some(Status::Skipped),
+        // Also a number that only a newer interface knows.
+        pb::TaskStatus::Unspecified => None,
+    };
+    let status = status.ok_or_else(|| Violation::new("status", "must be OUTSTANDING, FAILED, SUCCEEDED or SKIPPED"));
+    let page = PageRequest { size: request.page_size, token: request.page_token };
+    match (parse_job_id(&request.job_id), status) {
+        (Ok(id), Ok(status)) => Ok((id, TaskQuery { stage: request.stage, status }, page)),
+        (id, status) => Err(Error::Invalid(id.err().into_iter().chain(status.err()).collect())),
+    }
+}
+
+/// A page of tasks.
+pub fn tasks_page(page: TasksPage) -> pb::ListTasksResponse {
+    let (source, source_reason) = source_of(page.source);
+    let range = |range: &Range<u32>| pb::TaskRange { first: range.start.into(), last: i64::from(range.end) - 1 };
+    pb::ListTasksResponse {
+        ranges: page.ranges.iter().map(range).collect(),
+        next_page_token: page.next.unwrap_or_default(),
+        job_state: pb::JobState::from(page.state).into(),
+        source: source.into(),
+        source_reason: source_reason.into(),
+        lower_bound: page.lower_bound,
+        observe_time: Some(timestamp(page.observe_time)),
     }
 }
 

@@ -87,7 +87,7 @@ fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn source_of(source: Source) -> (pb::Source, pb::SourceReason) {
+pub(super) fn source_of(source: Source) -> (pb::Source, pb::SourceReason) {
     match source {
         Source::Live => (pb::Source::Live, pb::SourceReason::Unspecified),
         Source::Snapshot => (pb::Source::Snapshot, pb::SourceReason::Unspecified),

@@ -84,6 +84,10 @@ impl Client {
         Ok(self.jobs().list_jobs(request).await?.into_inner())
     }
 
+    pub async fn list_tasks(&self, request: pb::ListTasksRequest) -> Answer<pb::ListTasksResponse> {
+        Ok(self.jobs().list_tasks(request).await?.into_inner())
+    }
+
     pub async fn batch_progress(&self, job_ids: Vec<String>) -> Answer<Vec<pb::ProgressResult>> {
         let mut reads = ProgressServiceClient::new(self.channel.clone());
         let response = reads.batch_get_progress(pb::BatchGetProgressRequest { job_ids }).await?;

@@ -1,0 +1,258 @@
+//! Lists of tasks: who is outstanding, has failed, has succeeded; live, from what can be reached, and after the end.
+
+use std::time::Duration;
+
+use pb::TaskStatus::{Failed, Outstanding, Skipped, Succeeded};
+use tonic::Code;
+
+use crate::support::{
+    Client, Link, Random, Stack, eventually, failed, job, pb, refusal, stages, succeeded, tasks as task_counts,
+    tracker_key,
+};
+
+const STAGES: [&str; 2] = ["read", "digest"];
+
+fn wanted(id: &str, stage: &str, status: pb::TaskStatus) -> pb::ListTasksRequest {
+    let (job_id, stage) = (id.to_owned(), stage.to_owned());
+    pb::ListTasksRequest { job_id, stage, status: status.into(), ..pb::ListTasksRequest::default() }
+}
+
+/// All pages: their tasks, and the pages themselves; with something done between each two of them.
+async fn pages(
+    client: &Client,
+    mut request: pb::ListTasksRequest,
+    mut between: impl AsyncFnMut(usize),
+) -> (Vec<i64>, Vec<pb::ListTasksResponse>) {
+    let (mut tasks, mut pages) = (Vec::new(), Vec::new());
+    for number in 0.. {
+        let page = client.list_tasks(request.clone()).await.unwrap();
+        tasks.extend(page.ranges.iter().flat_map(|range| range.first..=range.last));
+        request.page_token.clone_from(&page.next_page_token);
+        pages.push(page);
+        if request.page_token.is_empty() {
+            break;
+        }
+        between(number).await;
+    }
+    assert!(tasks.is_sorted_by(|a, b| a < b), "in order, and none twice");
+    (tasks, pages)
+}
+
+async fn listed(client: &Client, request: pb::ListTasksRequest) -> Vec<i64> {
+    pages(client, request, async |_| ()).await.0
+}
+
+fn ranges(page: &pb::ListTasksResponse) -> Vec<(i64, i64)> {
+    page.ranges.iter().map(|range| (range.first, range.last)).collect()
+}
+
+/// Ten tasks: 0 to 3 succeeded, 4 is halfway, 5 failed at the first stage, 6 at the second.
+async fn ten_tasks(client: &Client, id: &str) {
+    client.create(job(id, &STAGES, 10)).await.unwrap();
+    client.report(id, succeeded([0, 1, 2, 3, 4, 6], "read")).await.unwrap();
+    client.report(id, succeeded(0..4, "digest")).await.unwrap();
+    client.report(id, [failed([5], "read"), failed([6], "digest")].concat()).await.unwrap();
+}
+
+#[tokio::test]
+async fn tasks_are_listed_by_where_they_stand_while_the_job_runs_and_after_its_end() {
+    let stack = Stack::start(2).await;
+    ten_tasks(&stack[0], "a").await;
+    for (state, source) in [(pb::JobState::Running, pb::Source::Live), (pb::JobState::Cancelled, pb::Source::Snapshot)]
+    {
+        for gateway in stack.gateways() {
+            let rows = [
+                ("read", Outstanding, vec![(7, 9)]),
+                ("read", Succeeded, vec![(0, 4), (6, 6)]),
+                ("read", Failed, vec![(5, 5)]),
+                ("digest", Outstanding, vec![(4, 4), (7, 9)]),
+                ("digest", Skipped, vec![(5, 5)]),
+                ("digest", Failed, vec![(6, 6)]),
+                ("", Outstanding, vec![(4, 4), (7, 9)]),
+                ("", Failed, vec![(5, 6)]),
+                ("", Succeeded, vec![(0, 3)]),
+            ];
+            for (stage, status, expected) in rows {
+                let page = eventually("the feed tells of the job", async || {
+                    let page = gateway.list_tasks(wanted("a", stage, status)).await.unwrap();
+                    (page.source() == source).then_some(page)
+                });
+                let page = page.await;
+                assert_eq!(ranges(&page), expected, "{stage} {status:?}");
+                assert_eq!((page.job_state(), page.lower_bound, page.next_page_token.as_str()), (state, false, ""));
+                assert!(page.observe_time.is_some());
+            }
+            // As a whole they are what Progress counts.
+            let progress = gateway.progress("a").await.unwrap();
+            assert_eq!(task_counts(&progress), [4, 4, 2]);
+        }
+        if state == pb::JobState::Running {
+            stack[0].cancel("a", "").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_job_that_was_not_started_every_task_is_outstanding() {
+    let stack = Stack::start(1).await;
+    stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &STAGES, 10) }).await.unwrap();
+    let page = stack[0].list_tasks(wanted("a", "digest", Outstanding)).await.unwrap();
+    assert_eq!((ranges(&page), page.source()), (vec![(0, 9)], pb::Source::Snapshot));
+    assert_eq!(page.job_state(), pb::JobState::Pending);
+    assert_eq!(listed(&stack[0], wanted("a", "", Succeeded)).await, [0; 0]);
+}
+
+/// Those that stand so all the time are listed, those that never do are not, none is listed twice; and the end in the
+/// middle of it changes nothing.
+#[tokio::test]
+async fn paging_over_a_hundred_thousand_tasks_while_they_change_tells_each_once_and_misses_none() {
+    const TASKS: i64 = 100_000;
+    let stack = Stack::of(2).setting("redis-timeout", "5s").start().await;
+    stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
+    // Of three tasks one is never reported, one before, one while it is listed.
+    let every_third = |first: i64| (first..TASKS).step_by(3).collect::<Vec<_>>();
+    let (never, before, mut during) = (every_third(0), every_third(1), every_third(2));
+    for batch in before.chunks(10_000) {
+        stack[0].report("a", succeeded(batch.iter().copied(), "read")).await.unwrap();
+    }
+    Random::seeded(1).shuffle(&mut during);
+    let mut batches = during.chunks(500);
+    let request = pb::ListTasksRequest { page_size: 400, ..wanted("a", "read", Outstanding) };
+    let (outstanding, read) = pages(&stack[0], request.clone(), async |number| {
+        if let Some(batch) = batches.next() {
+            stack[1].report("a", succeeded(batch.iter().copied(), "read")).await.unwrap();
+        }
+        if number == 60 {
+            stack[1].cancel("a", "").await.unwrap();
+        }
+    })
+    .await;
+    assert!(read.len() > 80, "{} pages", read.len());
+    assert!(read.iter().all(|page| page.ranges.len() <= 400));
+    let sources = |source| read.iter().filter(|page| page.source() == source).count();
+    assert!(sources(pb::Source::Live) > 50 && sources(pb::Source::Snapshot) > 20);
+    assert!(never.iter().all(|task| outstanding.binary_search(task).is_ok()), "one that was outstanding is missed");
+    assert!(before.iter().all(|task| outstanding.binary_search(task).is_err()), "one that succeeded is listed");
+
+    let [outstanding, succeeded] = [Outstanding, Succeeded].map(|status| {
+        let request = pb::ListTasksRequest { status: status.into(), page_size: 10_000, ..request.clone() };
+        let client = stack[1].client();
+        async move { listed(&client, request).await }
+    });
+    let (outstanding, succeeded) = (outstanding.await, succeeded.await);
+    let progress = stack[1].progress("a").await.unwrap();
+    let counts = stages(&progress)[0].map(|count| usize::try_from(count).unwrap());
+    assert_eq!([outstanding.len(), succeeded.len()], counts[..2]);
+    let mut all = [outstanding, succeeded].concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..TASKS).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_call_looks_at_a_bounded_part_of_the_largest_job() {
+    const TASKS: i64 = 10_000_000;
+    let stack = Stack::of(1).setting("redis-timeout", "5s").start().await;
+    stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
+    stack[0].report("a", succeeded([0, TASKS - 1], "read")).await.unwrap();
+    let request = wanted("a", "read", Succeeded);
+    let (found, read) = pages(&stack[0], request.clone(), async |_| ()).await;
+    assert_eq!(found, [0, TASKS - 1]);
+    assert!((9..=11).contains(&read.len()), "{} pages", read.len());
+    let outstanding = stack[0].list_tasks(wanted("a", "read", Outstanding)).await.unwrap();
+    assert_eq!(ranges(&outstanding), [(1, (1 << 20) - 1)]);
+    stack[0].cancel("a", "").await.unwrap();
+    assert_eq!(listed(&stack[0], request).await, [0, TASKS - 1]);
+}
+
+/// SCENARIO: the tracker is evicted, and no mirror knows it.
+#[tokio::test]
+async fn what_was_lost_is_outstanding_again_and_reporting_it_again_finishes_the_job() {
+    let mut stack = Stack::of(2).settling(Duration::from_millis(100), Duration::from_secs(3)).start().await;
+    stack[0].create(job("a", &["s"], 10)).await.unwrap();
+    stack[0].report("a", succeeded(0..6, "s")).await.unwrap();
+    for gateway in 0..2 {
+        stack[gateway].kill();
+    }
+    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    for gateway in 0..2 {
+        stack[gateway].restart().await;
+        stack[gateway].ready().await;
+    }
+    let lost = async || {
+        let page = stack[0].list_tasks(wanted("a", "s", Outstanding)).await;
+        match page {
+            Ok(page) => {
+                assert_eq!((page.source(), page.lower_bound), (pb::Source::Fallback, true));
+                Some(page)
+            }
+            Err(status) => {
+                let told = refusal(&status);
+                assert_eq!(told.0, Code::Unavailable, "{told:?}: no guess");
+                None
+            }
+        }
+    };
+    assert_eq!(ranges(&eventually("the tracker is restored", lost).await), [(0, 9)]);
+    let outstanding = listed(&stack[1], wanted("a", "s", Outstanding)).await;
+    stack[1].report("a", succeeded(outstanding, "s")).await.unwrap();
+    let ended = async || (stack[0].get("a").await.unwrap().state() == pb::JobState::Succeeded).then_some(());
+    eventually("the job ends", ended).await;
+    assert_eq!(listed(&stack[0], wanted("a", "s", Succeeded)).await, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn with_redis_away_mirror_and_ledger_are_listed_as_a_lower_bound_and_what_nobody_knows_is_refused() {
+    let stack = Stack::of(2).links().unreconciled().start().await;
+    ten_tasks(&stack[0], "a").await;
+    for gateway in stack.gateways() {
+        gateway.links().redis.set(Link::Cut);
+    }
+    let refused = stack[1].list_tasks(wanted("a", "read", Outstanding)).await.unwrap_err();
+    assert_eq!(refusal(&refused), (Code::Unavailable, "REDIS_UNAVAILABLE".to_owned()));
+    stack[0].report("a", succeeded([7], "read")).await.unwrap();
+    let page = stack[0].list_tasks(wanted("a", "read", Outstanding)).await.unwrap();
+    assert_eq!((ranges(&page), page.lower_bound), (vec![(8, 9)], true), "mirror and ledger");
+    assert_eq!((page.source(), page.source_reason()), (pb::Source::Fallback, pb::SourceReason::RedisUnreachable));
+    let page = stack[1].list_tasks(wanted("a", "read", Succeeded)).await.unwrap();
+    assert_eq!((ranges(&page), page.lower_bound), (vec![(7, 7)], true), "the ledger alone");
+
+    for gateway in stack.gateways() {
+        gateway.links().redis.set(Link::Open);
+    }
+    let all = async || {
+        let page = stack[1].list_tasks(wanted("a", "read", Outstanding)).await.unwrap();
+        (page.source_reason() == pb::SourceReason::InLedger).then_some(page)
+    };
+    let page = eventually("Redis is used again", all).await;
+    assert_eq!((ranges(&page), page.lower_bound), (vec![(8, 9)], true), "tracker and ledger");
+}
+
+#[tokio::test]
+async fn what_no_list_of_tasks_can_be_is_refused() {
+    let stack = Stack::start(1).await;
+    ten_tasks(&stack[0], "a").await;
+    ten_tasks(&stack[0], "b").await;
+    let first = pb::ListTasksRequest { page_size: 1, ..wanted("a", "digest", Outstanding) };
+    let token = stack[0].list_tasks(first.clone()).await.unwrap().next_page_token;
+    let next = pb::ListTasksRequest { page_token: token.clone(), page_size: 9, ..first.clone() };
+    assert_eq!(ranges(&stack[0].list_tasks(next.clone()).await.unwrap()), [(7, 9)], "the size may change");
+    let wrong = [
+        ("job_id", pb::ListTasksRequest { job_id: "a b".into(), ..first.clone() }),
+        ("stage", pb::ListTasksRequest { stage: "nowhere".into(), ..first.clone() }),
+        ("status", pb::ListTasksRequest { status: 0, ..first.clone() }),
+        ("status", pb::ListTasksRequest { status: 99, ..first.clone() }),
+        ("status", pb::ListTasksRequest { stage: String::new(), status: Skipped.into(), ..first.clone() }),
+        ("page_size", pb::ListTasksRequest { page_size: -1, ..first.clone() }),
+        ("page_token", pb::ListTasksRequest { page_token: "17".into(), ..first.clone() }),
+        ("page_token", pb::ListTasksRequest { job_id: "b".into(), ..next.clone() }),
+        ("page_token", pb::ListTasksRequest { stage: "read".into(), ..next.clone() }),
+        ("page_token", pb::ListTasksRequest { status: Failed.into(), ..next }),
+    ];
+    for (field, request) in wrong {
+        let refused = stack[0].list_tasks(request).await.unwrap_err();
+        assert_eq!(refusal(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert!(refused.message().starts_with(&format!("{field}: ")), "{field}: {refused:?}");
+    }
+    let unknown = stack[0].list_tasks(wanted("nobody", "", Failed)).await.unwrap_err();
+    assert_eq!(refusal(&unknown), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
+}
