@@ -185,7 +185,7 @@ fn from_base64(text: &str) -> Vec<u8> {
 }
 
 /// A program that `./dev setup` installs; the variable names another one.
-fn tool(variable: &str, name: &str) -> PathBuf {
+pub fn tool(variable: &str, name: &str) -> PathBuf {
     let ours = || root().join("target/tools/venv/bin").join(name);
     let program = env::var_os(variable).map_or_else(ours, PathBuf::from);
     assert!(program.exists(), "there is no {}: run ./dev setup", program.display());

@@ -15,6 +15,7 @@ mod counting;
 mod docs;
 mod ended_once;
 mod ending;
+mod examples;
 mod faults;
 mod jobs;
 mod layers;

@@ -1,0 +1,67 @@
+//! The programs under docs/examples do what they say, also when they die.
+
+use std::process::Stdio;
+
+use redis::cmd;
+use tokio::process::{Child, Command};
+
+use crate::clients::tool;
+use crate::source::root;
+use crate::support::{Directory, Redis, Stack, eventually, pb};
+
+const TASKS: i64 = 60;
+
+fn example(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(tool("HIGHWATER_TEST_PYTHON", "python"));
+    command.arg(root().join("docs/examples").join(name)).args(arguments);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn workers_that_take_tasks_from_a_queue_finish_each_job_though_one_of_them_is_killed() {
+    let stack = Stack::start(2).await;
+    let directory = Directory::new();
+    let queue = Redis::start(&directory, &[]);
+    let (address, other) = (stack[0].address().to_string(), stack[1].address().to_string());
+    for id in ["film-1", "film-2"] {
+        let ran = example("dispatcher.py", &[&address, &queue.url(), id, &TASKS.to_string()]).output().await.unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let worker = |address: &str, name: &str, pace: &str| -> Child {
+        let mut command = example("worker.py", &[address, &queue.url(), name]);
+        command.env("SECONDS_A_TASK", pace).spawn().unwrap()
+    };
+    // One that takes its time, and is killed with tasks in its hands.
+    let mut doomed = worker(&address, "doomed", "0.2");
+    let holds = async || {
+        let mut connection = queue.connection().await;
+        for id in ["film-1", "film-2"] {
+            let mut pending = cmd("XPENDING");
+            pending.arg(format!("tasks:{id}")).arg("workers").arg("-").arg("+").arg(1).arg("doomed");
+            // There is no group before somebody takes the first.
+            let held = pending.query_async::<Vec<redis::Value>>(&mut connection).await.unwrap_or_default();
+            if !held.is_empty() {
+                return Some(());
+            }
+        }
+        None
+    };
+    eventually("it has taken tasks", holds).await;
+    doomed.kill().await.unwrap();
+    let mut workers = [worker(&address, "one", "0"), worker(&other, "two", "0")];
+    for id in ["film-1", "film-2"] {
+        let ended = async || {
+            let progress = stack[1].progress(id).await.ok()?;
+            (progress.state() != pb::JobState::Running).then_some(progress)
+        };
+        let progress = eventually(&format!("{id} ends"), ended).await;
+        assert_eq!(progress.state(), pb::JobState::Succeeded);
+        assert_eq!(progress.succeeded_task_count, Some(TASKS));
+    }
+    for worker in &mut workers {
+        let pid = worker.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        assert!(worker.wait().await.unwrap().success(), "a worker that is told to stop ends in order");
+    }
+}
