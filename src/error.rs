@@ -30,6 +30,28 @@ pub enum Error {
     /// The job has ended in a state in which the call makes no sense.
     #[error("job `{0}` has ended: it is {1}")]
     Ended(JobId, JobState),
+    /// The job has not ended.
+    #[error("job `{0}` has not ended: it is {1}; only tasks of a job that has ended are tried again by another")]
+    NotEnded(JobId, JobState),
+    /// The end of the job may lack marks that were acknowledged.
+    #[error(
+        "the end of job `{0}` is a lower bound: marks may still be added to it; wait, or set accept_lower_bound to try \
+         tasks again that may have been reported"
+    )]
+    LowerBound(JobId),
+    /// No task of the job is to be tried again.
+    #[error(
+        "job `{0}` has no tasks to try again: none failed, and outstanding ones are tried again only if that is said"
+    )]
+    NothingToRetry(JobId),
+    /// Another retry of the job was asked for.
+    #[error("job `{id}` is tried again already, by `{by}`, which is not what this call asks for: retry that one")]
+    Retried {
+        /// The job.
+        id: JobId,
+        /// Its retry.
+        by: JobId,
+    },
     /// Something that the call needs cannot be had now. The same call may be sent again.
     #[error("{0}")]
     Unavailable(Unavailable),

@@ -55,6 +55,8 @@ pub struct Definition {
     /// How long it may make no progress before it is revoked, in whole milliseconds; absent: as the gateways are
     /// configured.
     pub stall_timeout: Option<Duration>,
+    /// Its tasks are those of this job, which has ended, once again.
+    pub retry_of: Option<JobId>,
 }
 
 /// A job as Postgres holds it, without its snapshot.
@@ -78,6 +80,8 @@ pub struct Job {
     pub end_time: Option<OffsetDateTime>,
     /// Why it was cancelled; empty in every other state.
     pub cancel_reason: String,
+    /// The job that tries its tasks again, if there is one.
+    pub retried_by: Option<JobId>,
 }
 
 /// What is told of a job that runs.
@@ -152,6 +156,7 @@ impl NewJob {
                 task_count,
                 failure_threshold,
                 stall_timeout: stall_timeout.flatten(),
+                retry_of: None,
             }),
             _ => Err(violations),
         }

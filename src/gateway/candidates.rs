@@ -154,6 +154,7 @@ mod tests {
             start_time: None,
             end_time: None,
             cancel_reason: String::new(),
+            retried_by: None,
         }
     }
 

@@ -114,6 +114,7 @@ mod tests {
             start_time: None,
             end_time: None,
             cancel_reason: String::new(),
+            retried_by: None,
         }
     }
 

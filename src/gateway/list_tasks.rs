@@ -33,8 +33,8 @@ pub struct TasksPage {
     pub lower_bound: bool,
     /// The moment of the marks.
     pub observe_time: OffsetDateTime,
-    /// The tasks, in order.
-    pub ranges: Vec<Range<u32>>,
+    /// The tasks, in order; with the origin of each range's first one, in a retry.
+    pub ranges: Vec<(Range<u32>, Option<u32>)>,
     /// Where the next page begins; `None`: this is the last.
     pub next: Option<String>,
 }
@@ -62,10 +62,10 @@ impl Gateway {
     ) -> Result<TasksPage> {
         let list = (id.as_str(), query);
         let (size, from) = page.read::<u32>(SIZES, &list)?;
-        let definition = self.definition(id, deadline).await?;
-        let selection = query.selection(&definition).map_err(|violation| Error::Invalid(vec![violation]))?;
         let from = from.unwrap_or(0);
         for _ in 0..ATTEMPTS {
+            let definition = self.definition(id, deadline).await?;
+            let selection = query.selection(&definition).map_err(|violation| Error::Invalid(vec![violation]))?;
             let basis = self.basis(&definition, deadline).await?;
             let mut ranges = Vec::new();
             let most = usize::try_from(size).unwrap_or(usize::MAX);
@@ -73,11 +73,30 @@ impl Gateway {
             else {
                 continue;
             };
+            let mut ranges = self.with_origins(&definition, ranges, deadline).await?;
+            let next = ranges.get(most).map_or(next, |(range, _)| range.start);
+            ranges.truncate(most);
             let next = (next < definition.task_count).then(|| token(&next, &list)).transpose()?;
             let Basis { state, source, lower_bound, observe_time, .. } = basis;
             return Ok(TasksPage { state, source, lower_bound, observe_time, ranges, next });
         }
         Err(Error::Unavailable(Unavailable::Tracker))
+    }
+
+    /// In pieces whose origins follow each other, if the job is a retry.
+    async fn with_origins(
+        &self,
+        definition: &Definition,
+        ranges: Vec<Range<u32>>,
+        deadline: Deadline,
+    ) -> Result<Vec<(Range<u32>, Option<u32>)>> {
+        let origins = match definition.retry_of {
+            Some(_) if !ranges.is_empty() => self.store().origins(&definition.id, deadline).await?,
+            _ => None,
+        };
+        let Some(origins) = origins else { return Ok(ranges.into_iter().map(|range| (range, None)).collect()) };
+        let pieces = |range| origins.pieces(range).map(|(piece, origin)| (piece, Some(origin)));
+        Ok(ranges.into_iter().flat_map(pieces).collect())
     }
 
     /// Adds what is selected from the task `from` on, as far as one call looks; where to go on. `None`: the tracker is not

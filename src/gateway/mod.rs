@@ -10,6 +10,7 @@
 //! | `list_jobs`, `list_tasks`, `page` | lists, page by page |
 //! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
 //! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
+//! | `retry` | a new job from tasks of an ended one |
 //! | `revoke` | jobs that make no progress |
 //! | `claiming`, `candidates` | which job to work on next (I8) |
 //! | `feed` | which jobs are known to run (I6) |
@@ -34,6 +35,7 @@ mod page;
 mod read;
 mod report;
 mod restore;
+mod retry;
 mod revoke;
 mod seen;
 mod start;
@@ -58,6 +60,7 @@ pub use list_tasks::TasksPage;
 pub use page::PageRequest;
 pub use read::Read;
 pub use report::Reported;
+pub use retry::RetryRequest;
 pub use upkeep::Look;
 pub use watch::Watch;
 

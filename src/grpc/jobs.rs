@@ -74,4 +74,12 @@ impl pb::job_service_server::JobService for Jobs {
         let page = self.gateway.list_tasks(&id, &query, &page, deadline).await?;
         Ok(Response::new(convert::tasks_page(page)))
     }
+
+    async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let request = convert::retry(request.get_ref())?;
+        let gateway = self.gateway.clone();
+        let job = to_the_end(async move { gateway.retry(&request, deadline).await }).await?;
+        Ok(Response::new(pb::RetryJobResponse { job: Some(job.into()) }))
+    }
 }

@@ -44,6 +44,25 @@ impl From<Error> for Status {
                     precondition("JOB_ENDED", id, details);
                 })
             }
+            Error::NotEnded(id, state) => {
+                let metadata = HashMap::from([("state".to_owned(), state.to_string())]);
+                told(Code::FailedPrecondition, ErrorReason::JobNotEnded, metadata, &message, |details| {
+                    precondition("JOB_NOT_ENDED", id, details);
+                })
+            }
+            Error::LowerBound(id) => {
+                status(Code::FailedPrecondition, ErrorReason::EndIsLowerBound, &message, |details| {
+                    precondition("END_IS_LOWER_BOUND", id, details);
+                })
+            }
+            Error::NothingToRetry(id) => {
+                status(Code::FailedPrecondition, ErrorReason::NothingToRetry, &message, |details| {
+                    precondition("NOTHING_TO_RETRY", id, details);
+                })
+            }
+            Error::Retried { by, .. } => {
+                status(Code::AlreadyExists, ErrorReason::JobRetried, &message, |details| about(by, details))
+            }
             Error::Unavailable(what) => status(Code::Unavailable, unavailable(*what), &message, |details| {
                 details.set_retry_info(Some(what.retry_after()));
             }),
@@ -175,6 +194,10 @@ mod tests {
             Error::Deleted(id()),
             Error::NotStarted(id()),
             Error::Ended(id(), JobState::Failed),
+            Error::NotEnded(id(), JobState::Running),
+            Error::LowerBound(id()),
+            Error::NothingToRetry(id()),
+            Error::Retried { id: "old".parse().unwrap(), by: id() },
             Error::Unavailable(Unavailable::Redis),
             Error::Unavailable(Unavailable::Postgres),
             Error::Unavailable(Unavailable::Tracker),
@@ -191,6 +214,10 @@ mod tests {
         AlreadyExists JOB_EXISTS resource=highwater.v1.Job/j
         FailedPrecondition JOB_NOT_STARTED precondition=JOB_NOT_STARTED/j
         FailedPrecondition JOB_ENDED precondition=JOB_ENDED/j state=FAILED
+        FailedPrecondition JOB_NOT_ENDED precondition=JOB_NOT_ENDED/j state=RUNNING
+        FailedPrecondition END_IS_LOWER_BOUND precondition=END_IS_LOWER_BOUND/j
+        FailedPrecondition NOTHING_TO_RETRY precondition=NOTHING_TO_RETRY/j
+        AlreadyExists JOB_RETRIED resource=highwater.v1.Job/j
         Unavailable REDIS_UNAVAILABLE retry=1s
         Unavailable POSTGRES_UNAVAILABLE retry=1s
         Unavailable TRACKER_UNAVAILABLE retry=5s

@@ -27,6 +27,8 @@ struct JobRow {
     start_time: Option<OffsetDateTime>,
     end_time: Option<OffsetDateTime>,
     cancel_reason: String,
+    retry_of: Option<String>,
+    retried_by: Option<String>,
 }
 
 impl Store {
@@ -67,6 +69,8 @@ impl Store {
                     r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
                               task_count, failure_threshold, stall_timeout, state, incarnation, tracked, create_time, start_time,
                               end_time, cancel_reason,
+                              (SELECT retry_of FROM retries WHERE retries.job_id = jobs.job_id) AS retry_of,
+                              (SELECT retries.job_id FROM retries WHERE retries.retry_of = jobs.job_id) AS retried_by,
                               EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
                        FROM jobs WHERE job_id = ANY($1)"#,
                     &texts(ids)
@@ -153,6 +157,7 @@ impl TryFrom<JobRow> for Job {
             task_count: u32::try_from(row.task_count).map_err(|error| Error::Unexpected(error.to_string()))?,
             failure_threshold: row.failure_threshold,
             stall_timeout: stall_timeout(row.stall_timeout)?,
+            retry_of: row.retry_of.as_deref().map(parse).transpose()?,
         };
         Ok(Self {
             definition,
@@ -164,6 +169,7 @@ impl TryFrom<JobRow> for Job {
             start_time: row.start_time,
             end_time: row.end_time,
             cancel_reason: row.cancel_reason,
+            retried_by: row.retried_by.as_deref().map(parse).transpose()?,
         })
     }
 }

@@ -12,6 +12,7 @@ mod lease;
 mod ledger;
 mod listing;
 mod migrate;
+mod retries;
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,6 +28,7 @@ pub use feed::{Event, Feed};
 pub use ledger::Entry;
 pub use listing::JobKey;
 pub use migrate::MigrateError;
+pub use retries::{Retry, RetryPlan};
 
 use crate::breaker::Breaker;
 

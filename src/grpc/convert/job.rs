@@ -3,6 +3,7 @@
 use super::{parse_job_id, pb, timestamp};
 use crate::domain::{Job, JobId, NewJob, StageKey, Violation};
 use crate::error::Error;
+use crate::gateway::RetryRequest;
 
 const MAX_REASON_BYTES: usize = 1024;
 
@@ -38,6 +39,29 @@ pub fn cancel(request: pb::CancelJobRequest) -> Result<(JobId, String), Error> {
     }
 }
 
+/// What to try again, and how.
+pub fn retry(request: &pb::RetryJobRequest) -> Result<RetryRequest, Error> {
+    let mut violations = Vec::new();
+    let id = parse_job_id(&request.job_id).map_err(|violation| violations.push(violation));
+    let new_id = match request.new_job_id.as_str() {
+        "" => None,
+        given => {
+            let parsed = given.parse::<JobId>();
+            parsed.map_err(|fault| violations.push(Violation::new("new_job_id", fault.to_string()))).ok()
+        }
+    };
+    match id {
+        Ok(id) if violations.is_empty() => Ok(RetryRequest {
+            id,
+            new_id,
+            outstanding: request.include_outstanding,
+            start: request.start,
+            accept_lower_bound: request.accept_lower_bound,
+        }),
+        _ => Err(Error::Invalid(violations)),
+    }
+}
+
 impl From<Job> for pb::Job {
     fn from(job: Job) -> Self {
         let definition = job.definition;
@@ -54,6 +78,8 @@ impl From<Job> for pb::Job {
             end_time: job.end_time.map(timestamp),
             cancel_reason: job.cancel_reason,
             stall_timeout: definition.stall_timeout.and_then(|timeout| timeout.try_into().ok()),
+            retry_of: definition.retry_of.map(|id| id.to_string()).unwrap_or_default(),
+            retried_by: job.retried_by.map(|id| id.to_string()).unwrap_or_default(),
         }
     }
 }
@@ -98,6 +124,7 @@ mod tests {
             start_time: None,
             end_time: None,
             cancel_reason: String::new(),
+            retried_by: None,
         };
         let shown = pb::Job::from(job);
         assert!(start);

@@ -79,7 +79,11 @@ pub fn task_query(request: pb::ListTasksRequest) -> Result<(JobId, TaskQuery, Pa
 /// A page of tasks.
 pub fn tasks_page(page: TasksPage) -> pb::ListTasksResponse {
     let (source, source_reason) = source_of(page.source);
-    let range = |range: &Range<u32>| pb::TaskRange { first: range.start.into(), last: i64::from(range.end) - 1 };
+    let range = |(range, original_first): &(Range<u32>, Option<u32>)| pb::TaskRange {
+        first: range.start.into(),
+        last: i64::from(range.end) - 1,
+        original_first: original_first.map(i64::from),
+    };
     pb::ListTasksResponse {
         ranges: page.ranges.iter().map(range).collect(),
         next_page_token: page.next.unwrap_or_default(),

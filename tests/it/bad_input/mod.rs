@@ -284,6 +284,11 @@ async fn every_bad_call_is_told_what_is_wrong_and_changes_nothing() {
     GetJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
     GetJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
     GetJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
+    RetryJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    RetryJob, no id: InvalidArgument INVALID_FIELD field=job_id
+    RetryJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
+    RetryJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
+    RetryJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
     ReportResults, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
     ReportResults, no id: InvalidArgument INVALID_FIELD field=job_id
     ReportResults, malformed id: InvalidArgument INVALID_FIELD field=job_id
@@ -345,6 +350,7 @@ async fn every_bad_call_is_told_what_is_wrong_and_changes_nothing() {
     StartJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
     CancelJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
     GetJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
+    RetryJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
     ReportResults, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
     GetProgress, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED
     CreateJob, deadline already passed: DeadlineExceeded DEADLINE_EXCEEDED

@@ -21,11 +21,12 @@ pub const CREATE_JOB: &str = "/highwater.v1.JobService/CreateJob";
 pub const START_JOB: &str = "/highwater.v1.JobService/StartJob";
 pub const CANCEL_JOB: &str = "/highwater.v1.JobService/CancelJob";
 pub const GET_JOB: &str = "/highwater.v1.JobService/GetJob";
+pub const RETRY_JOB: &str = "/highwater.v1.JobService/RetryJob";
 pub const REPORT_RESULTS: &str = "/highwater.v1.ReportService/ReportResults";
 pub const GET_PROGRESS: &str = "/highwater.v1.ProgressService/GetProgress";
 
 /// All that take a job's id.
-pub const OF_A_JOB: [&str; 5] = [START_JOB, CANCEL_JOB, GET_JOB, REPORT_RESULTS, GET_PROGRESS];
+pub const OF_A_JOB: [&str; 6] = [START_JOB, CANCEL_JOB, GET_JOB, RETRY_JOB, REPORT_RESULTS, GET_PROGRESS];
 
 /// Clones share one connection.
 #[derive(Clone)]

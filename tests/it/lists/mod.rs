@@ -2,4 +2,5 @@
 
 mod batch;
 mod jobs;
+mod retries;
 mod tasks;

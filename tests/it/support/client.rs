@@ -88,6 +88,11 @@ impl Client {
         Ok(self.jobs().list_tasks(request).await?.into_inner())
     }
 
+    pub async fn retry(&self, request: pb::RetryJobRequest) -> Answer<pb::Job> {
+        let response = self.jobs().retry_job(request).await?;
+        Ok(response.into_inner().job.expect("a retry is answered"))
+    }
+
     pub async fn batch_progress(&self, job_ids: Vec<String>) -> Answer<Vec<pb::ProgressResult>> {
         let mut reads = ProgressServiceClient::new(self.channel.clone());
         let response = reads.batch_get_progress(pb::BatchGetProgressRequest { job_ids }).await?;

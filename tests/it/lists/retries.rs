@@ -1,0 +1,196 @@
+//! Jobs that try again what failed in another: made once however often they are asked for, linked for good, and each of
+//! their tasks can be traced back.
+
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::support::{Client, Link, Stack, failed, job, pb, refusal, stages, succeeded};
+
+fn retry(id: &str) -> pb::RetryJobRequest {
+    pb::RetryJobRequest { job_id: id.to_owned(), ..pb::RetryJobRequest::default() }
+}
+
+/// Of ten tasks 1, 2 and 7 fail, 3 at the second stage, 8 and 9 are outstanding; then it is cancelled.
+async fn ended(client: &Client, id: &str) -> pb::Job {
+    client
+        .create(pb::CreateJobRequest { display_name: "Import".into(), ..job(id, &["read", "digest"], 10) })
+        .await
+        .unwrap();
+    client.report(id, failed([1, 2, 7], "read")).await.unwrap();
+    client.report(id, succeeded([0, 3, 4, 5, 6], "read")).await.unwrap();
+    client.report(id, [succeeded([0, 4, 5, 6], "digest"), failed([3], "digest")].concat()).await.unwrap();
+    client.cancel(id, "enough").await.unwrap()
+}
+
+/// Each outstanding task of a job, with the task that it is a retry of.
+async fn originals(client: &Client, id: &str, page_size: i32) -> Vec<(i64, i64)> {
+    first_originals(client, id, page_size, usize::MAX).await
+}
+
+/// Those of the first pages.
+async fn first_originals(client: &Client, id: &str, page_size: i32, pages: usize) -> Vec<(i64, i64)> {
+    let mut request = pb::ListTasksRequest {
+        job_id: id.to_owned(),
+        status: pb::TaskStatus::Outstanding.into(),
+        page_size,
+        ..pb::ListTasksRequest::default()
+    };
+    let mut originals = Vec::new();
+    for _ in 0..pages {
+        let page = client.list_tasks(request.clone()).await.unwrap();
+        assert!(page_size == 0 || page.ranges.len() <= usize::try_from(page_size).unwrap());
+        for range in &page.ranges {
+            let first = range.original_first.expect("the task that it is a retry of");
+            originals.extend((range.first..=range.last).zip(first..));
+        }
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    originals
+}
+
+#[tokio::test]
+async fn a_retry_has_the_tasks_that_failed_and_each_knows_which_it_was() {
+    let stack = Stack::start(2).await;
+    let old = ended(&stack[0], "old").await;
+    let new = stack[1].retry(pb::RetryJobRequest { new_job_id: "new".into(), ..retry("old") }).await.unwrap();
+    assert_eq!((new.job_id.as_str(), new.state(), new.task_count), ("new", pb::JobState::Pending, 4));
+    assert_eq!((&new.stages, &new.display_name), (&old.stages, &old.display_name));
+    assert_eq!((new.retry_of.as_str(), new.retried_by.as_str()), ("old", ""));
+    for size in [0, 1, 2] {
+        assert_eq!(originals(&stack[0], "new", size).await, [(0, 1), (1, 2), (2, 3), (3, 7)]);
+    }
+    // The old one is as it ended, but for the link.
+    let linked = pb::Job { retried_by: "new".to_owned(), ..old };
+    for gateway in stack.gateways() {
+        assert_eq!(gateway.get("old").await.unwrap(), linked);
+        let listed = gateway.list_jobs(pb::ListJobsRequest::default()).await.unwrap().jobs;
+        assert_eq!(listed, [new.clone(), linked.clone()]);
+    }
+    // It runs as any other, through all stages.
+    stack[0].start("new").await.unwrap();
+    stack[0].report("new", succeeded(0..4, "read")).await.unwrap();
+    assert_eq!(originals(&stack[1], "new", 0).await.len(), 4);
+    stack[0].report("new", [succeeded(0..2, "digest"), failed([2, 3], "digest")].concat()).await.unwrap();
+    assert_eq!(stack[0].get("new").await.unwrap().state(), pb::JobState::Succeeded);
+
+    let third = stack[0].retry(retry("new")).await.unwrap();
+    assert_eq!((third.task_count, third.retry_of.as_str()), (2, "new"));
+    assert_eq!(originals(&stack[1], &third.job_id, 0).await, [(0, 3), (1, 7)], "tasks of the first job");
+}
+
+#[tokio::test]
+async fn outstanding_tasks_are_tried_again_if_that_is_asked_for() {
+    let stack = Stack::start(1).await;
+    ended(&stack[0], "old").await;
+    let request = pb::RetryJobRequest { include_outstanding: true, start: true, ..retry("old") };
+    let new = stack[0].retry(request).await.unwrap();
+    assert_eq!((new.state(), new.task_count), (pb::JobState::Running, 6));
+    let expected = [(0, 1), (1, 2), (2, 3), (3, 7), (4, 8), (5, 9)];
+    assert_eq!(originals(&stack[0], &new.job_id, 0).await, expected);
+}
+
+/// A caller that got no answer sends the same again.
+#[tokio::test]
+async fn a_retry_is_made_once_however_often_and_through_however_many_gateways_it_is_asked_for() {
+    let stack = Stack::start(2).await;
+    ended(&stack[0], "old").await;
+    let calls = (0..16).map(|number| {
+        let client = stack[number % 2].client();
+        tokio::spawn(async move { client.retry(retry("old")).await.unwrap() })
+    });
+    let mut made = Vec::new();
+    for call in calls.collect::<Vec<_>>() {
+        made.push(call.await.unwrap().job_id);
+    }
+    made.dedup();
+    assert_eq!(made.len(), 1, "{made:?}");
+    let again = pb::RetryJobRequest { new_job_id: made[0].clone(), start: true, ..retry("old") };
+    assert_eq!(stack[1].retry(again.clone()).await.unwrap().state(), pb::JobState::Running);
+    stack[0].cancel(&made[0], "").await.unwrap();
+    assert_eq!(stack[1].retry(again).await.unwrap().state(), pb::JobState::Cancelled, "as it is now");
+    assert_eq!(stack.postgres.value::<i64>("SELECT count(*) FROM jobs").await, 2);
+
+    for other in [
+        pb::RetryJobRequest { new_job_id: "other".into(), ..retry("old") },
+        pb::RetryJobRequest { include_outstanding: true, ..retry("old") },
+    ] {
+        let refused = stack[0].retry(other).await.unwrap_err();
+        assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_RETRIED".to_owned()));
+        assert_eq!(refused.get_details_resource_info().unwrap().resource_name, made[0]);
+    }
+    assert!(stack.postgres.run("UPDATE retries SET retry_of = 'new'").await.is_err(), "a link is for good");
+}
+
+#[tokio::test]
+async fn what_cannot_be_tried_again_is_refused_with_the_reason() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("running", &["s"], 2)).await.unwrap();
+    stack[0].create(job("all-well", &["s"], 2)).await.unwrap();
+    stack[0].report("all-well", succeeded(0..2, "s")).await.unwrap();
+    ended(&stack[0], "old").await;
+    let named = |new: &str| pb::RetryJobRequest { new_job_id: new.into(), ..retry("old") };
+    stack[0].create(job("deleted", &["s"], 1)).await.unwrap();
+    stack[0].cancel("deleted", "").await.unwrap();
+    stack.postgres.run("DELETE FROM jobs WHERE job_id = 'deleted'").await.unwrap();
+    let refused = [
+        (retry("running"), Code::FailedPrecondition, "JOB_NOT_ENDED"),
+        (retry("all-well"), Code::FailedPrecondition, "NOTHING_TO_RETRY"),
+        (retry("nobody"), Code::NotFound, "JOB_NOT_FOUND"),
+        (retry("a b"), Code::InvalidArgument, "INVALID_FIELD"),
+        (named("a b"), Code::InvalidArgument, "INVALID_FIELD"),
+        (named("running"), Code::AlreadyExists, "JOB_EXISTS"),
+        (named("deleted"), Code::AlreadyExists, "JOB_EXISTS"),
+        (named("old"), Code::AlreadyExists, "JOB_EXISTS"),
+    ];
+    for (request, code, reason) in refused {
+        let status = stack[0].retry(request.clone()).await.expect_err(&format!("{request:?}"));
+        assert_eq!(refusal(&status), (code, reason.to_owned()), "{request:?}");
+    }
+    assert_eq!(stack.postgres.value::<i64>("SELECT count(*) FROM retries").await, 0);
+}
+
+#[tokio::test]
+async fn an_end_that_is_a_lower_bound_is_tried_again_only_if_that_is_accepted() {
+    let stack = Stack::of(1).links().unreconciled().start().await;
+    stack[0].create(job("old", &["s"], 3)).await.unwrap();
+    stack[0].report("old", failed([1], "s")).await.unwrap();
+    stack[0].links().redis.set(Link::Cut);
+    stack[0].cancel("old", "").await.unwrap();
+    let refused = stack[0].retry(retry("old")).await.unwrap_err();
+    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "END_IS_LOWER_BOUND".to_owned()));
+    let new = stack[0].retry(pb::RetryJobRequest { accept_lower_bound: true, ..retry("old") }).await.unwrap();
+    assert_eq!(new.task_count, 1);
+}
+
+#[tokio::test]
+async fn a_million_tasks_are_tried_again() {
+    const TASKS: i64 = 2_000_000;
+    let stack = Stack::of(1).setting("redis-timeout", "5s").start().await;
+    stack[0].create(job("old", &["s"], TASKS)).await.unwrap();
+    // Every second one, so that nothing of it is one stretch: by hand, since two hundred reports take their time.
+    let cells = vec![0b1101_1101_u8; 500_000];
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &cells).unwrap();
+    let snapshot = r#"{"counts":{"total":2000000,"stages":[{"succeeded":1000000,"failed":1000000,"skipped":0}]},
+        "revision":1,"last_progress_time":null,"errors":{"counts":[],"samples":[]}}"#;
+    sqlx::query("UPDATE jobs SET state = 'FAILED', cells = $1, snapshot = $2::jsonb, end_time = now()")
+        .bind(encoder.finish().unwrap())
+        .bind(snapshot)
+        .execute(&mut stack.postgres.connection().await)
+        .await
+        .unwrap();
+    let new =
+        stack[0].retry(pb::RetryJobRequest { new_job_id: "new".into(), start: true, ..retry("old") }).await.unwrap();
+    assert_eq!((new.task_count, new.state()), (1_000_000, pb::JobState::Running));
+    let bytes: i64 = stack.postgres.value("SELECT length(origins)::bigint FROM retries").await;
+    println!("the origins of a million scattered tasks take {bytes} bytes");
+    assert!(bytes < 1_000_000);
+    let originals = first_originals(&stack[0], "new", 10_000, 5).await;
+    assert_eq!(originals.len(), 50_000);
+    assert!(originals.iter().all(|(task, original)| *original == task * 2 + 1));
+    stack[0].report("new", failed([999_999], "s")).await.unwrap();
+    assert_eq!(stages(&stack[0].progress("new").await.unwrap()), [[999_999, 0, 1, 0]]);
+}
