@@ -226,5 +226,7 @@ async fn claims_among_ten_thousand_jobs_ask_redis_once_each_and_postgres_once_a_
     assert!(calls("getrange") <= 100 * (128 + 8), "{stats}");
     assert!(calls("info") <= 100 * (4 + 8), "{stats}");
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
-    assert!(questions() - asked <= seconds, "{} questions in {seconds} s", questions() - asked);
+    // Creating and starting a job asks three times itself, in the same words.
+    let of_claims = (questions() - asked).saturating_sub(100 * 3);
+    assert!(of_claims <= seconds, "{of_claims} questions in {seconds} s");
 }
