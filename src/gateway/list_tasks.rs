@@ -1,6 +1,7 @@
 //! Lists of tasks, by where they stand, page by page: from wherever a read of the job would take its counts.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 
@@ -64,7 +65,11 @@ impl Gateway {
         let (size, from) = page.read::<u32>(SIZES, &list)?;
         let from = from.unwrap_or(0);
         for _ in 0..ATTEMPTS {
-            let definition = self.definition(id, deadline).await?;
+            let definition = match self.known().definition(id) {
+                Some(definition) => definition,
+                // Of a job that was not started as well: as it is now.
+                None => Arc::new(self.get(id, deadline).await?.definition),
+            };
             let selection = query.selection(&definition).map_err(|violation| Error::Invalid(vec![violation]))?;
             let basis = self.basis(&definition, deadline).await?;
             let mut ranges = Vec::new();
