@@ -1,18 +1,15 @@
 //! `highwater cancel`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log};
-use super::words::shown;
+use super::words::{self, shown};
 use super::{Common, Failure, client};
+use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::CancelJobRequest;
 use crate::grpc::pb::job_service_client::JobServiceClient;
-
-/// How long a gateway that does not answer is asked again: to cancel twice is to cancel once.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ends a job as CANCELLED, with what was reported so far
 ///
@@ -23,7 +20,7 @@ pub struct Flags {
     #[arg(value_name = "JOB")]
     job: String,
     /// Why, for whoever looks at the job later
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = ONE_CALL)]
     reason: String,
     #[command(flatten)]
     gateway: client::Address,
@@ -40,8 +37,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         let mut jobs = JobServiceClient::new(channel.clone());
         async move { jobs.cancel_job(request).await }
     };
-    let job = client::again(PATIENCE, call).await?.job.unwrap_or_default();
-    let state = job.state().as_str_name().trim_start_matches("JOB_STATE_");
-    say(format_args!("{} is {state}", shown(&job.job_id)));
+    let job = client::again(client::PATIENCE, call).await?.job.unwrap_or_default();
+    say(format_args!("{} is {}", shown(&job.job_id), words::job_state(job.state())));
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,8 @@ use super::{Failure, Misuse};
 /// How long one call may take: more than a gateway gives it, so that the gateway's own answer comes first.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a command that makes one call asks a gateway again that does not answer: to ask twice is to ask once.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Which gateway a command calls.

@@ -9,6 +9,7 @@ mod demo;
 mod dev;
 mod display;
 mod healthcheck;
+mod inspect;
 mod json;
 mod migrate;
 mod open_files;
@@ -58,6 +59,8 @@ Examples:
   highwater dev                       a gateway with a Redis and a Postgres of its own
   highwater watch JOB                 follow a job until it ends
   highwater cancel JOB                end it as it stands
+  highwater inspect JOB --config hw.toml
+                                      what both stores hold of it, and what a read makes of that
   highwater migrate --config hw.toml  make or update the tables
   highwater serve --config hw.toml    serve, with the Redis and the Postgres that the file names";
 
@@ -83,6 +86,7 @@ enum Command {
     #[command(after_help = SETTINGS_HELP)]
     Demo(demo::Flags),
     Watch(watch::Flags),
+    Inspect(inspect::Flags),
     #[command(after_help = CALL_HELP)]
     Cancel(cancel::Flags),
     #[command(after_help = CALL_HELP)]
@@ -146,6 +150,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Dev(flags) => dev::run(flags).await,
             Command::Demo(flags) => demo::run(flags).await,
             Command::Watch(flags) => watch::run(flags).await,
+            Command::Inspect(flags) => inspect::run(flags).await,
             Command::Cancel(flags) => cancel::run(flags).await,
             Command::Healthcheck(flags) => healthcheck::run(flags).await,
             Command::Completions(flags) => completions::run(&flags, &mut Cli::command()),

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use super::display::Display;
 use super::output::{QUIET_LOG, start_log};
 use super::{Common, Failure, client, words};
+use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::progress_service_client::ProgressServiceClient;
 use crate::grpc::pb::{JobState, Progress, WatchProgressRequest};
 
@@ -34,7 +35,7 @@ pub struct Flags {
     #[arg(value_name = "JOB")]
     job: String,
     /// Prints every state that is told as JSON, one a line
-    #[arg(long)]
+    #[arg(long, help_heading = ONE_CALL)]
     json: bool,
     #[command(flatten)]
     gateway: client::Address,

@@ -98,7 +98,12 @@ pub fn snapshot(progress: &Progress) -> String {
 
 /// The state without its prefix.
 pub fn state(progress: &Progress) -> &'static str {
-    progress.state().as_str_name().trim_start_matches("JOB_STATE_")
+    job_state(progress.state())
+}
+
+/// The same of a job.
+pub fn job_state(state: JobState) -> &'static str {
+    state.as_str_name().trim_start_matches("JOB_STATE_")
 }
 
 /// Whether the job has ended.

@@ -12,6 +12,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Error};
 
 /// The flag that names the file; it cannot stand in the file.
 pub const CONFIG: &str = "config";
+/// The heading of flags that say what is asked this once: a file or a variable has nothing to say to that.
+pub const ONE_CALL: &str = "This call";
 /// What the variables begin with.
 const PREFIX: &str = "HIGHWATER_";
 /// What begins like a setting's variable, and is for our tests, or set by Kubernetes for a service that is called
@@ -61,10 +63,11 @@ fn variable_name(name: &str) -> String {
     format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"))
 }
 
-/// Flags are settings, but for those that are about the command line itself.
+/// Flags are settings, but for those that are about the command line itself, or about what is asked this once.
 fn is_setting(arg: &Arg) -> bool {
     let about_itself = matches!(arg.get_action(), ArgAction::Help | ArgAction::HelpLong | ArgAction::Version);
-    arg.get_long().is_some_and(|name| name != CONFIG) && !about_itself
+    let once = arg.get_help_heading() == Some(ONE_CALL);
+    arg.get_long().is_some_and(|name| name != CONFIG) && !about_itself && !once
 }
 
 /// The settings in a file. One file serves all commands, so those of others are known too.

@@ -26,6 +26,7 @@ mod draft;
 mod feed;
 mod finish;
 mod held;
+mod inspect;
 mod jobs;
 mod known;
 mod list_jobs;
@@ -55,6 +56,7 @@ use crate::store::{self, Store};
 
 pub use claiming::{Claim, Wanted};
 pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
+pub use inspect::Inspection;
 pub use list_jobs::JobsPage;
 pub use list_tasks::TasksPage;
 pub use page::PageRequest;

@@ -1,8 +1,6 @@
 //! What is seen of jobs before anything is answered about them: their trackers, and their rows where those are needed;
 //! and what the read table says to that. Every read begins here (invariants I5, I6).
 
-use std::collections::HashMap;
-
 use super::Gateway;
 use crate::deadline::Deadline;
 use crate::domain::{Job, JobId, JobState, Resolution, Row, TrackerView, resolve};
@@ -90,7 +88,7 @@ impl Gateway {
     /// What Postgres says of the jobs now; leaves time to answer with the trackers when Postgres hangs.
     async fn rows(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Row>> {
         match self.ask_all(ids, deadline.half()).await {
-            Ok(jobs) => Ok(ids.iter().map(|id| row(&jobs, id)).collect()),
+            Ok(jobs) => Ok(ids.iter().map(|id| row(jobs.get(id))).collect()),
             Err(Error::Unavailable(_)) => Ok(vec![Row::Unreachable; ids.len()]),
             Err(error) => Err(error),
         }
@@ -102,8 +100,8 @@ fn unseen(seen: &[Option<Result<Seen>>]) -> Vec<usize> {
     seen.iter().enumerate().filter(|(_, one)| one.is_none()).map(|(place, _)| place).collect()
 }
 
-fn row(jobs: &HashMap<JobId, Job>, id: &JobId) -> Row {
-    match jobs.get(id).map(|job| (job.state, job)) {
+pub(super) fn row(job: Option<&Job>) -> Row {
+    match job.map(|job| (job.state, job)) {
         None => Row::Absent,
         Some((JobState::Pending, _)) => Row::Pending,
         Some((JobState::Running, job)) => Row::Running { incarnation: job.incarnation, ledger: job.ledger },

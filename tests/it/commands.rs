@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::{Gateway, Stack, job, pb, succeeded};
+use crate::support::{Gateway, Stack, job, pb, succeeded, tracker_key};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -103,4 +103,44 @@ async fn shells_are_told_every_command_that_is_shown() {
     let script = run(&["completions", "bash"]).await.1;
     let checked = tokio::process::Command::new("bash").args(["-n", "-c", &script]).status().await.unwrap();
     assert!(checked.success());
+}
+
+#[tokio::test]
+async fn inspect_shows_both_stores_and_which_rule_answers() {
+    let stack = Stack::of(1).unreconciled().start().await;
+    let stores = [format!("--redis-url={}", stack.redis.url()), format!("--postgres-url={}", stack.postgres.url())];
+    let inspect = async |job: &str| run(&["inspect", job, &stores[0], &stores[1]]).await;
+    stack[0].create(job("a", &["read", "digest"], 4)).await.unwrap();
+    stack[0].report("a", succeeded(0..3, "read")).await.unwrap();
+    let before = stack.redis.tracker("a").await;
+    let (code, out, error) = inspect("a").await;
+    assert_eq!(code, Some(0), "{error}");
+    for what in [
+        "RUNNING",
+        "open, adopted",
+        "3 succeeded, 0 failed, 0 skipped, 1 pending",
+        "count the same",
+        "0 marks in 0 rows",
+        "A read answers LIVE: the job runs, and the tracker is adopted and of its incarnation",
+    ] {
+        assert!(out.contains(what), "{what}:\n{out}");
+    }
+    assert_eq!(stack.redis.tracker("a").await, before, "it only looks");
+
+    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    let (code, out, _) = inspect("a").await;
+    assert!(code == Some(0) && out.contains("no tracker"), "{out}");
+    assert!(out.contains("A read answers FALLBACK (TRACKER_MISSING) without counts"), "{out}");
+    stack[0].cancel("a", "en\u{1b}ough").await.unwrap();
+    let (_, out, _) = inspect("a").await;
+    assert!(out.contains("CANCELLED") && out.contains("A read answers SNAPSHOT"), "{out}");
+    assert!(out.contains("en\\u{1b}ough"), "{out}");
+
+    let (code, out, _) = inspect("nothing").await;
+    assert!(code == Some(1) && out.contains("A read answers NOT_FOUND"), "{out}");
+    let (code, _, error) = inspect("no id").await;
+    assert!(code == Some(2) && error.contains("must match"), "{error}");
+    let away = "--redis-url=redis://127.0.0.1:1";
+    let (code, out, _) = run(&["inspect", "a", away, "--postgres-url=postgres://127.0.0.1:1/none"]).await;
+    assert!(code == Some(1) && out.contains("A read answers UNAVAILABLE"), "{out}");
 }

@@ -26,7 +26,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("grpc", &["gateway", "domain", "error", "deadline"]),
     ("server", &["grpc", "gateway", "deadline"]),
     ("config", &["server", "reconciler", "gateway", "live", "store", "domain"]),
-    ("cli", &["config", "server", "reconciler", "gateway", "live", "store", "dev", "grpc", "deadline"]),
+    ("cli", &["config", "server", "reconciler", "gateway", "live", "store", "dev", "grpc", "deadline", "domain"]),
     ("main", &["cli"]),
     // The map: declares the modules.
     ("lib", &[]),
