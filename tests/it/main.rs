@@ -22,6 +22,7 @@ mod layers;
 mod lists;
 mod observing;
 mod outages;
+mod packaging;
 mod reading;
 mod reporting_together;
 mod runbook;
