@@ -15,6 +15,7 @@ mod migrate;
 mod open_files;
 mod output;
 mod private;
+mod reference;
 mod running;
 mod serve;
 mod signals;
@@ -95,6 +96,9 @@ enum Command {
     /// One worker of the demo
     #[command(name = demo::share::COMMAND, hide = true)]
     DemoWorker(demo::share::Share),
+    /// The reference of settings and metrics, for the docs
+    #[command(name = reference::COMMAND, hide = true)]
+    Reference,
 }
 
 /// What every command takes.
@@ -154,6 +158,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Cancel(flags) => cancel::run(flags).await,
             Command::Healthcheck(flags) => healthcheck::run(flags).await,
             Command::Completions(flags) => completions::run(&flags, &mut Cli::command()),
+            Command::Reference => Ok(reference::run(&Cli::command())),
             Command::DemoWorker(share) => demo::worker::run(share).await,
         }
     })

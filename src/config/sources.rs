@@ -64,7 +64,7 @@ fn variable_name(name: &str) -> String {
 }
 
 /// Flags are settings, but for those that are about the command line itself, or about what is asked this once.
-fn is_setting(arg: &Arg) -> bool {
+pub fn is_setting(arg: &Arg) -> bool {
     let about_itself = matches!(arg.get_action(), ArgAction::Help | ArgAction::HelpLong | ArgAction::Version);
     let once = arg.get_help_heading() == Some(ONE_CALL);
     arg.get_long().is_some_and(|name| name != CONFIG) && !about_itself && !once

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::source::root;
 use crate::support::{Gateway, Stack, job, pb, succeeded, tracker_key};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
@@ -103,6 +104,14 @@ async fn shells_are_told_every_command_that_is_shown() {
     let script = run(&["completions", "bash"]).await.1;
     let checked = tokio::process::Command::new("bash").args(["-n", "-c", &script]).status().await.unwrap();
     assert!(checked.success());
+}
+
+#[tokio::test]
+async fn the_reference_is_what_the_program_says() {
+    let (code, said, _) = run(&["reference"]).await;
+    assert_eq!(code, Some(0));
+    let written = std::fs::read_to_string(root().join("docs/reference.md")).unwrap();
+    assert!(said == written, "docs/reference.md is not what the program says: ./dev reference");
 }
 
 #[tokio::test]
