@@ -24,6 +24,7 @@ USER 65532:65532
 ENV HIGHWATER_LISTEN=0.0.0.0:7070
 EXPOSE 7070
 STOPSIGNAL SIGTERM
+# podman and buildah keep it only with --format docker.
 HEALTHCHECK --interval=10s --timeout=4s --start-period=10s CMD ["/usr/local/bin/highwater", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/highwater"]
 CMD ["serve"]

@@ -27,8 +27,11 @@ class Client:
         self.pool = DescriptorPool(self.reflection)
 
     def call(self, service, method, **request):
+        return self.invoke(self.channel.unary_unary, service, method, request)
+
+    def invoke(self, kind, service, method, request):
         descriptor = self.pool.FindServiceByName(f"highwater.v1.{service}").methods_by_name[method]
-        invoke = self.channel.unary_unary(
+        invoke = kind(
             f"/highwater.v1.{service}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=GetMessageClass(descriptor.output_type).FromString,
@@ -62,6 +65,9 @@ class Client:
 
     def progress(self, job):
         return self.call("ProgressService", "GetProgress", job_id=job).progress
+
+    def watch(self, job):
+        return self.invoke(self.channel.unary_stream, "ProgressService", "WatchProgress", {"job_id": job})
 
     def report(self, job, results):
         return self.call("ReportService", "ReportResults", job_id=job, results=results)
@@ -158,9 +164,14 @@ def ended(client, job):
 
 
 def end(client, job):
+    states = client.watch(job)
+    first = next(states).progress
+    assert first.percent == 60 and len(first.stages) == 2, first
     answer = client.report(job, [result(task, "parse") for task in range(1, 9)])
     assert client.dispositions(answer) == ["APPLIED"] * 8, answer
     final = ended(client, job)
+    assert [state.progress for state in states][-1] == final, "the last state is the end"
+    assert states.code() == grpc.StatusCode.OK, states.code()
     assert client.name("JobState", final.state) == "JOB_STATE_SUCCEEDED", final
     assert client.name("Source", final.source) == "SOURCE_SNAPSHOT", final
     assert (final.succeeded_task_count, final.failed_task_count, final.pending_task_count) == (9, 1, 0), final
