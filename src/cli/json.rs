@@ -13,6 +13,11 @@ pub fn progress(progress: &pb::Progress) -> Result<String, Failure> {
     written("highwater.v1.Progress", progress)
 }
 
+/// A job, in one line.
+pub fn job(job: &pb::Job) -> Result<String, Failure> {
+    written("highwater.v1.Job", job)
+}
+
 fn written(name: &str, message: &impl Message) -> Result<String, Failure> {
     static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
         LazyLock::new(|| DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET));

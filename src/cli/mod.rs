@@ -10,6 +10,7 @@ mod dev;
 mod display;
 mod healthcheck;
 mod inspect;
+mod jobs;
 mod json;
 mod migrate;
 mod open_files;
@@ -19,6 +20,7 @@ mod reference;
 mod running;
 mod serve;
 mod signals;
+mod tasks;
 mod watch;
 mod words;
 
@@ -59,6 +61,8 @@ Examples:
   highwater demo                      track a real job, on private servers
   highwater dev                       a gateway with a Redis and a Postgres of its own
   highwater watch JOB                 follow a job until it ends
+  highwater jobs --state running      what runs now
+  highwater tasks JOB --outstanding   the tasks that nobody has reported yet
   highwater cancel JOB                end it as it stands
   highwater inspect JOB --config hw.toml
                                       what both stores hold of it, and what a read makes of that
@@ -88,6 +92,10 @@ enum Command {
     Demo(demo::Flags),
     Watch(watch::Flags),
     Inspect(inspect::Flags),
+    #[command(after_help = CALL_HELP)]
+    Jobs(jobs::Flags),
+    #[command(after_help = CALL_HELP)]
+    Tasks(tasks::Flags),
     #[command(after_help = CALL_HELP)]
     Cancel(cancel::Flags),
     #[command(after_help = CALL_HELP)]
@@ -155,6 +163,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Demo(flags) => demo::run(flags).await,
             Command::Watch(flags) => watch::run(flags).await,
             Command::Inspect(flags) => inspect::run(flags).await,
+            Command::Jobs(flags) => jobs::run(flags).await,
+            Command::Tasks(flags) => tasks::run(flags).await,
             Command::Cancel(flags) => cancel::run(flags).await,
             Command::Healthcheck(flags) => healthcheck::run(flags).await,
             Command::Completions(flags) => completions::run(&flags, &mut Cli::command()),

@@ -135,6 +135,11 @@ fn duration(duration: Duration) -> String {
     }
 }
 
+/// `20,000`
+pub fn number(number: i64) -> String {
+    HumanCount(count(number)).to_string()
+}
+
 fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }

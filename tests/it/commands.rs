@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::source::root;
-use crate::support::{Gateway, Stack, job, pb, succeeded, tracker_key};
+use crate::support::{Gateway, Stack, failed, job, pb, succeeded, tracker_key};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -97,7 +97,7 @@ async fn shells_are_told_every_command_that_is_shown() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, _) = run(&["completions", shell]).await;
         assert_eq!(code, Some(0));
-        for shown in ["watch", "cancel", "healthcheck", "serve"] {
+        for shown in ["watch", "jobs", "tasks", "cancel", "healthcheck", "serve"] {
             assert!(help.contains(&format!("  {shown}")) && script.contains(shown), "{shell} {shown}");
         }
     }
@@ -152,4 +152,41 @@ async fn inspect_shows_both_stores_and_which_rule_answers() {
     let away = "--redis-url=redis://127.0.0.1:1";
     let (code, out, _) = run(&["inspect", "a", away, "--postgres-url=postgres://127.0.0.1:1/none"]).await;
     assert!(code == Some(1) && out.contains("A read answers UNAVAILABLE"), "{out}");
+}
+
+#[tokio::test]
+async fn jobs_and_tasks_are_listed_to_the_last_page() {
+    let stack = Stack::start(1).await;
+    for number in 0..203 {
+        let labels = [("team".to_owned(), if number == 7 { "search" } else { "mail" }.to_owned())].into();
+        let new = pb::CreateJobRequest { labels, start: number == 7, ..job(&format!("job-{number}"), &["s"], 100) };
+        stack[0].create(new).await.unwrap();
+    }
+    stack[0].report("job-7", [succeeded(0..40, "s"), failed(50..52, "s"), failed([60], "s")].concat()).await.unwrap();
+    let (code, out, error) = call(&stack[0], &["jobs", "--limit=1000"]).await;
+    assert_eq!((code, out.lines().count(), error.as_str()), (Some(0), 203, ""));
+    assert!(out.starts_with("job-202  PENDING"), "{out}");
+    assert_eq!(call(&stack[0], &["jobs", "--limit=3"]).await.1.lines().count(), 3);
+    let (_, out, _) = call(&stack[0], &["jobs", "--state=running", "--label=team=search"]).await;
+    assert!(out.starts_with("job-7  RUNNING     43 %  100 tasks  20") && out.ends_with("team=search\n"), "{out}");
+    let (_, out, _) = call(&stack[0], &["jobs", "--state=running", "--json"]).await;
+    let listed: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&listed["jobId"], &listed["taskCount"]), (&"job-7".into(), &"100".into()));
+
+    let tasks = async |status: &str| call(&stack[0], &["tasks", "job-7", status]).await.1;
+    assert_eq!(tasks("--outstanding").await, "40-49\n52-59\n61-99\n");
+    assert_eq!(tasks("--failed").await, "50-51\n60\n");
+    assert_eq!(tasks("--succeeded").await, "0-39\n");
+
+    for (wrong, why) in [
+        (&["jobs", "--state=odd"][..], "`odd` is no state"),
+        (&["jobs", "--label=odd"][..], "`odd` is no label"),
+        (&["tasks", "job-7"][..], "--outstanding"),
+        (&["tasks", "job-7", "--failed", "--succeeded"][..], "cannot be used with"),
+    ] {
+        let (code, _, error) = call(&stack[0], wrong).await;
+        assert!(code == Some(2) && error.contains(why), "{wrong:?}: {error}");
+    }
+    let (code, _, error) = call(&stack[0], &["tasks", "job-7", "--failed", "--stage=odd"]).await;
+    assert!(code == Some(1) && error.contains("stage"), "{error}");
 }

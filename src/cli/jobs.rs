@@ -1,0 +1,107 @@
+//! `highwater jobs`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use prost_types::Timestamp;
+
+use super::output::{QUIET_LOG, say, start_log};
+use super::words::{self, shown};
+use super::{Common, Failure, Misuse, client, json};
+use crate::config::sources::ONE_CALL;
+use crate::grpc::pb::job_service_client::JobServiceClient;
+use crate::grpc::pb::{Job, JobOrder, JobState, ListJobsRequest, Progress, ProgressResult, progress_result};
+
+/// How many jobs one call asks for at most.
+const PAGE: usize = 200;
+
+/// Lists jobs, the newest first
+///
+/// A line a job: id, state, how far it is, its tasks, when it was created, its labels.
+#[derive(Debug, Args)]
+pub struct Flags {
+    /// Only jobs in this state: pending, running, succeeded, failed, cancelled or revoked; may be given again
+    #[arg(long, value_name = "STATE", help_heading = ONE_CALL)]
+    state: Vec<String>,
+    /// Only jobs with this label; may be given again, for jobs with all of them
+    #[arg(long, value_name = "KEY=VALUE", help_heading = ONE_CALL)]
+    label: Vec<String>,
+    /// Only jobs that have ended, the earliest end first
+    #[arg(long, help_heading = ONE_CALL)]
+    ended: bool,
+    /// How many at most
+    #[arg(long, value_name = "COUNT", default_value = "50", help_heading = ONE_CALL)]
+    limit: usize,
+    /// Prints each job as JSON, one a line
+    #[arg(long, help_heading = ONE_CALL)]
+    json: bool,
+    #[command(flatten)]
+    gateway: client::Address,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Prints them page by page.
+pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
+    start_log(&flags.common, QUIET_LOG);
+    let channel = client::channel(&flags.gateway.address)?;
+    let mut request = ListJobsRequest {
+        states: flags.state.iter().map(|state| state_of(state)).collect::<Result<_, _>>()?,
+        labels: flags.label.iter().map(|label| label_of(label)).collect::<Result<_, _>>()?,
+        with_progress: !flags.json,
+        ..ListJobsRequest::default()
+    };
+    request.set_order(if flags.ended { JobOrder::EarliestEndFirst } else { JobOrder::NewestFirst });
+    let mut left = flags.limit;
+    while left > 0 {
+        request.page_size = i32::try_from(left.min(PAGE))?;
+        let call = || {
+            let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
+            async move { jobs.list_jobs(request).await }
+        };
+        let page = client::again(client::PATIENCE, call).await?;
+        left = left.saturating_sub(page.jobs.len());
+        for (place, job) in page.jobs.iter().enumerate() {
+            say(if flags.json { json::job(job)? } else { line(job, page.progress.get(place)) });
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn state_of(text: &str) -> Result<i32, Misuse> {
+    let state = JobState::from_str_name(&format!("JOB_STATE_{}", text.to_uppercase()));
+    let state = state.filter(|state| *state != JobState::Unspecified);
+    let wrong = || {
+        let states = "pending, running, succeeded, failed, cancelled, revoked";
+        Misuse(format!("`{}` is no state: {states}", shown(text)))
+    };
+    state.map(Into::into).ok_or_else(wrong)
+}
+
+fn label_of(text: &str) -> Result<(String, String), Misuse> {
+    let label = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    label.ok_or_else(|| Misuse(format!("`{}` is no label: KEY=VALUE", shown(text))))
+}
+
+/// `17  RUNNING  43 %  20,000 tasks  2026-01-02T03:04:05Z  team=search`
+fn line(job: &Job, progress: Option<&ProgressResult>) -> String {
+    let created = job.create_time.map(moment).unwrap_or_default();
+    let labels = job.labels.iter().map(|(key, value)| format!("{}={}", shown(key), shown(value)));
+    let labels: Vec<_> = labels.collect();
+    let far = match progress.and_then(|progress| progress.result.as_ref()) {
+        Some(progress_result::Result::Progress(Progress { percent: Some(percent), .. })) => format!("{percent} %"),
+        _ => "? %".to_owned(),
+    };
+    let (state, tasks) = (words::job_state(job.state()), words::number(job.task_count));
+    let line = format!("{}  {state:<9}  {far:>5}  {tasks} tasks  {created}  {}", shown(&job.job_id), labels.join(" "));
+    line.trim_end().to_owned()
+}
+
+/// To the second.
+fn moment(time: Timestamp) -> String {
+    Timestamp { nanos: 0, ..time }.to_string()
+}

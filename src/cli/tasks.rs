@@ -1,0 +1,99 @@
+//! `highwater tasks`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output::{QUIET_LOG, say, start_log, warn};
+use super::{Common, Failure, client};
+use crate::config::sources::ONE_CALL;
+use crate::grpc::pb::job_service_client::JobServiceClient;
+use crate::grpc::pb::{ListTasksRequest, TaskRange, TaskStatus};
+
+/// How many ranges, or names, one call asks for.
+const PAGE: i32 = 10_000;
+
+/// Lists the tasks of a job that are outstanding, have failed, have succeeded or were skipped
+///
+/// A line a task, or a range of tasks such as 7-12, and nothing else to stdout. That marks may be missing, so that more
+/// is listed as outstanding than is, is said on stderr.
+#[derive(Debug, Args)]
+pub struct Flags {
+    /// The job's id
+    #[arg(value_name = "JOB")]
+    job: String,
+    #[command(flatten)]
+    status: Status,
+    /// At this stage; without it, the tasks as a whole
+    #[arg(long, value_name = "STAGE", default_value = "", hide_default_value = true, help_heading = ONE_CALL)]
+    stage: String,
+    #[command(flatten)]
+    gateway: client::Address,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Where the tasks stand.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+#[command(next_help_heading = ONE_CALL)]
+#[expect(clippy::struct_excessive_bools, reason = "flags, of which exactly one is given")]
+struct Status {
+    /// Those that nobody has reported yet
+    #[arg(long)]
+    outstanding: bool,
+    /// Those that failed
+    #[arg(long)]
+    failed: bool,
+    /// Those that succeeded
+    #[arg(long)]
+    succeeded: bool,
+    /// Those that were skipped at the stage, since they failed before it
+    #[arg(long)]
+    skipped: bool,
+}
+
+/// Prints them page by page.
+pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
+    start_log(&flags.common, QUIET_LOG);
+    let channel = client::channel(&flags.gateway.address)?;
+    let mut request = ListTasksRequest {
+        job_id: flags.job.clone(),
+        stage: flags.stage.clone(),
+        status: flags.status.asked().into(),
+        page_size: PAGE,
+        page_token: String::new(),
+    };
+    let mut short = false;
+    loop {
+        let call = || {
+            let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
+            async move { jobs.list_tasks(request).await }
+        };
+        let page = client::again(client::PATIENCE, call).await?;
+        page.ranges.iter().map(line).for_each(say);
+        if page.lower_bound && !std::mem::replace(&mut short, true) {
+            warn("marks may be missing: tasks may be listed as outstanding that were reported");
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+impl Status {
+    fn asked(&self) -> TaskStatus {
+        match self {
+            Self { failed: true, .. } => TaskStatus::Failed,
+            Self { succeeded: true, .. } => TaskStatus::Succeeded,
+            Self { skipped: true, .. } => TaskStatus::Skipped,
+            Self { .. } => TaskStatus::Outstanding,
+        }
+    }
+}
+
+/// `7`, or `7-12`.
+fn line(TaskRange { first, last, .. }: &TaskRange) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
