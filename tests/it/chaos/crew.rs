@@ -1,21 +1,21 @@
 //! The clients: dispatchers that create jobs and sometimes cancel them, workers that report and redeliver, readers that
 //! poll. Each goes through any gateway, sends again what was not answered, and writes down what it saw.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tonic_types::StatusExt;
 
-use super::history::{Asked, Call, Disposition, Mark, Said, Shown, Source, State};
+use super::history::{Asked, Call, Disposition, Mark, Said, Shown, Source};
 use super::log::Log;
-use super::plan::{Plan, stage_key};
+use super::plan::Plan;
 use super::schedule::Kind;
 use super::stand::Stand;
-use crate::support::{Answer, Client, Random, pb};
+use super::words::{disposition, handed_out, one_of_several, refused, result, shown, state};
+use crate::support::{Answer, Client, Random};
 
 /// How many work on one job.
 const WORKERS: usize = 3;
@@ -25,6 +25,8 @@ const LONGEST_PAUSE: usize = 2_000;
 const REDELIVERED: usize = 10;
 /// How many jobs readers look at: those under way and the last that ended.
 const LOOKED_AT: usize = 30;
+/// How many more jobs are read in a call that reads several, at most.
+const SEVERAL: usize = 5;
 /// What Redis lost together with the gateways that knew it is reported again, once reads say so for so long.
 const MISSED_FOR: Duration = Duration::from_secs(2);
 
@@ -93,15 +95,16 @@ impl Crew {
         let mut random = self.random(1_000_000 + number);
         while !self.is_given_up() {
             sleep(millis(10, 40, &mut random)).await;
-            let job = {
-                let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-                if board.is_empty() { None } else { Some(board[random.below(board.len())].clone()) }
-            };
-            let Some(job) = job else { continue };
-            if random.one_in(10) {
-                self.get(&job, &mut random).await;
-            } else {
-                self.read(&job, &mut random).await;
+            let Some(job) = self.shown_job(&mut random) else { continue };
+            match random.below(10) {
+                0 => drop(self.get(&job, &mut random).await),
+                1 => self.next(&mut random).await,
+                2 => {
+                    let others = (0..SEVERAL).filter_map(|_| self.shown_job(&mut random));
+                    let several: BTreeSet<String> = others.chain([job]).collect();
+                    self.read_several(several.into_iter().collect(), &mut random).await;
+                }
+                _ => drop(self.read(&job, &mut random).await),
             }
         }
     }
@@ -245,6 +248,39 @@ impl Crew {
         self.call(gateway, job, Asked::Progress, read).await
     }
 
+    /// Reads several jobs in one call: an answer for each.
+    async fn read_several(&self, jobs: Vec<String>, random: &mut Random) {
+        let gateway = self.any(random);
+        let door = self.stand.sites[gateway].door();
+        let sent = self.stand.now();
+        let answer = door.client.batch_progress(jobs.clone()).await;
+        let answered = self.stand.now();
+        let said = match answer {
+            Ok(results) => results.iter().map(|result| (result.job_id.clone(), one_of_several(result))).collect(),
+            Err(status) => jobs.into_iter().map(|job| (job, refused(&status))).collect::<Vec<_>>(),
+        };
+        for (job, said) in said {
+            self.log.call(Call { job, gateway, life: door.life, sent, answered, asked: Asked::Progress, said });
+        }
+    }
+
+    /// Asks for a job to work on.
+    async fn next(&self, random: &mut Random) {
+        let gateway = self.any(random);
+        let door = self.stand.sites[gateway].door();
+        let sent = self.stand.now();
+        let answer = door.client.next_job(&[]).await;
+        let answered = self.stand.now();
+        let (job, said) = match answer {
+            Ok(answer) => match &answer.job {
+                Some(job) => (job.job_id.clone(), handed_out(job, answer.source_reason())),
+                None => (String::new(), Said::NoJob),
+            },
+            Err(status) => (String::new(), refused(&status)),
+        };
+        self.log.call(Call { job, gateway, life: door.life, sent, answered, asked: Asked::Next, said });
+    }
+
     async fn send(&self, job: &str, batch: &[Mark], random: &mut Random) -> Said {
         let results = batch.iter().map(result).collect();
         let report = async |client: Client| {
@@ -270,6 +306,12 @@ impl Crew {
         let (job, life) = (job.to_owned(), door.life);
         self.log.call(Call { job, gateway, life, sent, answered, asked, said: said.clone() });
         said
+    }
+
+    /// One of the jobs that readers look at.
+    fn shown_job(&self, random: &mut Random) -> Option<String> {
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        (!board.is_empty()).then(|| board[random.below(board.len())].clone())
     }
 
     fn any(&self, random: &mut Random) -> usize {
@@ -306,56 +348,4 @@ fn fork(random: &mut Random) -> Random {
 
 fn millis(least: usize, most: usize, random: &mut Random) -> Duration {
     Duration::from_millis((least + random.below(most - least)) as u64)
-}
-
-/// What a status says; one without a reason is not the gateway's own.
-fn refused(status: &tonic::Status) -> Said {
-    match status.get_error_details().error_info() {
-        Some(info) => Said::Refused { code: format!("{:?}", status.code()), reason: info.reason.clone() },
-        None => Said::Nothing(status.to_string()),
-    }
-}
-
-fn result(mark: &Mark) -> pb::TaskResult {
-    let outcome = if mark.succeeded { pb::Outcome::Succeeded } else { pb::Outcome::Failed };
-    let error = (!mark.succeeded).then(|| pb::TaskError { code: "CHAOS".to_owned(), message: String::new() });
-    pb::TaskResult { task: i64::from(mark.task), stage: stage_key(mark.stage), outcome: outcome.into(), error }
-}
-
-fn disposition(disposition: pb::Disposition) -> Disposition {
-    match disposition {
-        pb::Disposition::Applied => Disposition::Applied,
-        pb::Disposition::Duplicate => Disposition::Duplicate,
-        pb::Disposition::Superseded => Disposition::Superseded,
-        pb::Disposition::Recorded => Disposition::Recorded,
-        pb::Disposition::UnknownTask | pb::Disposition::Unspecified => Disposition::UnknownTask,
-    }
-}
-
-fn state(state: pb::JobState) -> State {
-    match state {
-        pb::JobState::Pending | pb::JobState::Unspecified => State::Pending,
-        pb::JobState::Running => State::Running,
-        pb::JobState::Succeeded => State::Succeeded,
-        pb::JobState::Failed => State::Failed,
-        pb::JobState::Cancelled => State::Cancelled,
-        pb::JobState::Revoked => State::Revoked,
-    }
-}
-
-fn shown(progress: &pb::Progress) -> Shown {
-    let source = match progress.source() {
-        pb::Source::Live => Source::Live,
-        pb::Source::Snapshot => Source::Snapshot,
-        pb::Source::Fallback | pb::Source::Unspecified => Source::Fallback,
-    };
-    let reason = progress.source_reason().as_str_name();
-    let reason = reason.strip_prefix("SOURCE_REASON_").unwrap_or(reason).to_owned();
-    let stage = |at: &pb::StageProgress| {
-        let counts = [at.pending_count, at.succeeded_count, at.failed_count, at.skipped_count];
-        let counts = counts.map(|count| count.and_then(|count| u32::try_from(count).ok()));
-        Some([counts[0]?, counts[1]?, counts[2]?, counts[3]?])
-    };
-    let counts = progress.stages.iter().map(stage).collect();
-    Shown { state: state(progress.state()), source, reason, lower_bound: progress.lower_bound, counts }
 }

@@ -61,6 +61,8 @@ pub enum Asked {
     Cancel,
     Get,
     Progress,
+    /// A job to work on: the call is that job's.
+    Next,
     Report(Vec<Mark>),
 }
 
@@ -77,6 +79,8 @@ pub struct Mark {
 pub enum Said {
     Job(State),
     Progress(Shown),
+    /// There is none to work on.
+    NoJob,
     Reported {
         dispositions: Vec<Disposition>,
         state: State,
@@ -185,7 +189,7 @@ impl Said {
         match self {
             Self::Job(state) | Self::Reported { state, .. } => Some(*state),
             Self::Progress(shown) => Some(shown.state),
-            Self::Refused { .. } | Self::Nothing(_) => None,
+            Self::NoJob | Self::Refused { .. } | Self::Nothing(_) => None,
         }
     }
 }

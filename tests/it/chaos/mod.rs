@@ -11,6 +11,7 @@ mod plan;
 mod schedule;
 mod stand;
 mod telling;
+mod words;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -29,7 +29,7 @@ impl Settled {
     pub fn of(calls: &[&Call], end: Option<&End>) -> Self {
         let whole = end.is_some_and(|end| end.changes.iter().all(|change| !change.lower_bound));
         let shows = |call: &&&Call| match &call.said {
-            Said::Progress(Shown { source: Source::Live, .. }) => true,
+            Said::Progress(Shown { source: Source::Live, counts: Some(_), .. }) => true,
             said => whole && said.state().is_some_and(State::is_final),
         };
         Self { seen: calls.iter().filter(shows).map(|call| (call.sent, call.answered)).collect() }

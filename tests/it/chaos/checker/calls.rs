@@ -21,7 +21,7 @@ fn late(call: &Call, history: &History) -> Option<String> {
 
 fn unexcused(call: &Call, history: &History) -> Option<String> {
     let excused = match &call.said {
-        Said::Job(_) | Said::Progress(_) | Said::Reported { .. } => true,
+        Said::Job(_) | Said::Progress(_) | Said::NoJob | Said::Reported { .. } => true,
         Said::Nothing(_) => died(call, history) || stood_still(call, history),
         Said::Refused { code, reason } => match code.as_str() {
             "Unavailable" | "DeadlineExceeded" => true,

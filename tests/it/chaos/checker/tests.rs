@@ -219,6 +219,11 @@ fn a_job_that_runs_after_it_was_seen_ended() {
     shown(&mut cut_off).source = Source::Fallback;
     shown(&mut cut_off).reason = "POSTGRES_UNREACHABLE".to_owned();
     assert_eq!(found(|history| history.calls.push(cut_off)), []);
+    // Handed out to work on.
+    let shown =
+        Shown { source: Source::Live, reason: String::new(), state: State::Running, lower_bound: true, counts: None };
+    let handed_out = call(5_500_000, Asked::Next, Said::Progress(shown));
+    assert_eq!(found(|history| history.calls.push(handed_out)), [Rule::WentBack]);
     // Ended without a seal: until the feed has reached every gateway.
     let unsealed = |read: Call| {
         found(|history| {
