@@ -88,6 +88,8 @@ fn is_given_up(call: &Call, settled: &Settled, history: &History) -> bool {
 /// completed it.
 pub fn judge(case: &Case<'_>, history: &History, judgement: &mut Judgement) {
     let Some(end) = case.end.filter(|end| end.state.is_final()) else { return };
+    // By then what a tracker still holds is added, if it is there.
+    let completed = case.seen_ended.map_or(Moment::MAX, |ended| ended + 4 * history.limits.settle);
     for ack in &case.acks {
         let bits = ack.mark.bits();
         let missing = end.bits(ack.mark.task, ack.mark.stage, case.job.stages) & bits != bits;
@@ -96,7 +98,7 @@ pub fn judge(case: &Case<'_>, history: &History, judgement: &mut Judgement) {
             format!("{mark:?} was acknowledged by gateway {gateway} (life {life}) and is not in the end")
         };
         let excused = match (missing, end.lower_bound, ack.given_up) {
-            (true, true, _) if was_lost_after(ack.at, history) => &mut judgement.below_bound,
+            (true, true, _) if lost_between(ack.at, completed, history) => &mut judgement.below_bound,
             (true, _, true) => &mut judgement.given_up,
             _ => {
                 judgement.apply(Rule::Lost, ack.at, &case.job.id, missing.then(what));
@@ -107,6 +109,9 @@ pub fn judge(case: &Case<'_>, history: &History, judgement: &mut Judgement) {
     }
 }
 
-fn was_lost_after(taken: Moment, history: &History) -> bool {
-    history.happenings.iter().any(|happening| matches!(*happening, Happening::Lost { to, .. } if to >= taken))
+fn lost_between(taken: Moment, completed: Moment, history: &History) -> bool {
+    history
+        .happenings
+        .iter()
+        .any(|happening| matches!(*happening, Happening::Lost { from, to } if to >= taken && from <= completed))
 }

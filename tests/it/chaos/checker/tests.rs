@@ -140,6 +140,8 @@ fn an_end_that_says_it_is_a_lower_bound_may_miss_marks_that_redis_lost() {
     assert_eq!(bound(&[Happening::Lost { from: 3_600_000, to: 3_700_000 }]), []);
     assert_eq!(bound(&[]), [Rule::Lost], "it could have been completed");
     assert_eq!(bound(&[Happening::Lost { from: 3_000_000, to: 3_100_000 }]), [Rule::Lost], "lost before it was taken");
+    let later = Happening::Lost { from: 20 * SECOND, to: 20 * SECOND + 1 };
+    assert_eq!(bound(&[later]), [Rule::Lost], "it could have been completed long before");
 }
 
 #[test]
