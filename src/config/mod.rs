@@ -128,7 +128,7 @@ pub struct Serving {
     pub stall_timeout: Option<Duration>,
     /// How long restored marks wait for every gateway to add its own before they are believed alone
     ///
-    /// Must be longer than the request timeout and two reconcile intervals together, and than two seconds.
+    /// Must be longer than two reconcile intervals and the request timeout, or two seconds if that is more, together.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
     pub settle_time: Duration,
     /// The label by whose values NextJob shares work evenly, before it does among jobs [default: among jobs alone]
@@ -142,8 +142,8 @@ pub struct Serving {
 /// The settle time is too short for what has to happen within it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--settle-time must be longer than --request-timeout and two of --reconcile-interval together, and than two seconds: \
-     more than {0:?}"
+    "--settle-time must be longer than two of --reconcile-interval and --request-timeout, or two seconds if that is \
+     more, together: more than {0:?}"
 )]
 pub struct SettlesTooSoon(Duration);
 
@@ -202,9 +202,10 @@ impl Serving {
     pub fn reconciler(&self) -> Result<reconciler::Settings, SettlesTooSoon> {
         // Whoever acknowledges a report at the last moment must still get to merge it.
         let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + reconciler::JITTER));
-        // And nobody may still believe a feed that is behind what was committed before the tracker was put in place: a restore
-        // that woke up late, in a Redis that has forgotten all since, would show a job running that has ended.
-        let least = (self.request_timeout + rounds).max(gateway::FEED_BELIEVED_FOR);
+        // And whoever cannot reach Redis must have heard of the restore, and recorded its mirror; nobody may believe a feed that
+        // is behind what was committed before the tracker was put in place: a restore that woke up late, in a Redis that has
+        // forgotten all since, would show a job running that has ended.
+        let least = self.request_timeout.max(gateway::FEED_BELIEVED_FOR) + rounds;
         if self.settle_time <= least {
             return Err(SettlesTooSoon(least));
         }
@@ -236,7 +237,7 @@ mod tests {
         let (slow, quick) = ("serve --reconcile-interval=1s", "serve --request-timeout=1s --reconcile-interval=100ms");
         assert_eq!(too_short(&format!("{slow} --settle-time=12400ms")), Some(Duration::from_millis(12_400)));
         assert_eq!(too_short(&format!("{slow} --settle-time=12401ms")), None);
-        assert_eq!(too_short(&format!("{quick} --settle-time=2s")), Some(gateway::FEED_BELIEVED_FOR));
-        assert_eq!(too_short(&format!("{quick} --settle-time=2001ms")), None);
+        assert_eq!(too_short(&format!("{quick} --settle-time=2240ms")), Some(Duration::from_millis(2240)));
+        assert_eq!(too_short(&format!("{quick} --settle-time=2241ms")), None);
     }
 }

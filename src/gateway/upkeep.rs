@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Gateway;
 use super::revoke::Patience;
 use crate::deadline::Deadline;
-use crate::domain::{Attendance, Generation, JobId, Rule, Running, Sight, Standing, TrackerView};
+use crate::domain::{Attendance, Generation, JobId, JobState, Rule, Running, Sight, Standing, TrackerView};
 use crate::error::{Error, Result};
 use crate::live::{Header, Tracker};
 
@@ -103,11 +103,7 @@ impl Gateway {
                 }
             }
             Rule::Drain => self.drain(id, incarnation, deadline).await?,
-            Rule::Adopt => {
-                if self.live().adopt(id, incarnation, settle, deadline).await?.is_ok() {
-                    tracing::info!(job = %id, incarnation, "adopted");
-                }
-            }
+            Rule::Adopt => self.adopt(look, settle, deadline).await?,
             Rule::Finish => drop(self.finish(id, incarnation)),
             Rule::Complete => self.complete(id, incarnation, deadline).await?,
             Rule::Revoke => {
@@ -129,6 +125,23 @@ impl Gateway {
             }
             _ => Ok(0),
         }
+    }
+
+    /// Adopts a tracker that has settled, unless rows are to be drained first: of those that a gateway recorded which
+    /// cannot reach Redis, the feed may not have told yet.
+    async fn adopt(&self, look: &Look, settle: Duration, deadline: Deadline) -> Result<()> {
+        let (id, incarnation) = (&look.id, look.sight.incarnation);
+        let (_, now) = self.live().generation(deadline).await?;
+        let settles = |header: &Header| header.restored && now - header.open_time < settle;
+        if look.header.as_ref().is_some_and(settles) {
+            return Ok(()); // Postgres is not asked in vain each round.
+        }
+        let job = self.get(id, deadline).await?;
+        let own = job.state == JobState::Running && job.incarnation == incarnation && !job.ledger;
+        if (own || look.sight.ended) && self.live().adopt(id, incarnation, settle, deadline).await?.is_ok() {
+            tracing::info!(job = %id, incarnation, "adopted");
+        }
+        Ok(())
     }
 
     /// Adds rows of the ledger to the tracker, then deletes them.

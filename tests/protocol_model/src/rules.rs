@@ -25,6 +25,8 @@ pub enum Rule {
     Settle,
     /// And for longer than a feed is believed that is behind.
     SettleOutlastsFeeds,
+    /// A tracker is adopted once Postgres says that no row is left, of which the feed may not have told yet.
+    AskBeforeAdopting,
     /// With marks unseen nothing but success all over ends a job, and a cancel says that it is a lower bound.
     UnseenIsUnsure,
     /// Reads believe a tracker only of a job that the feed, in its session, says runs.
@@ -45,7 +47,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::StartOpensFirst,
         Self::StartLeavesWhatItMayHaveOpened,
         Self::TakeUpFences,
@@ -57,6 +59,7 @@ impl Rule {
         Self::CommitFences,
         Self::Settle,
         Self::SettleOutlastsFeeds,
+        Self::AskBeforeAdopting,
         Self::UnseenIsUnsure,
         Self::FeedFailsClosed,
         Self::DrainMergesFirst,

@@ -98,12 +98,15 @@ impl<const N: usize> World<N> {
             };
             let behind = |session: Session| !gateway.postgres || session.queue.is_behind();
             settled &= !(outlasts_feeds && gateway.feed.is_some_and(behind));
-            // A mirror is merged, or recorded if the rules say so; a report that is under way needs both stores to end well.
+            // A mirror is merged, or recorded if the rules say so, which a gateway must have heard of the restore for; what is
+            // under way is acknowledged by then, and in the mirror.
             let runs = gateway.postgres && self.postgres.state == JobState::Running;
-            let recorded = runs && gateway.mirror.is_behind(self.postgres.incarnation);
-            let cut_off = !gateway.redis && !runs;
-            let (mirror, both) = (gateway.redis || recorded, gateway.redis && gateway.postgres);
-            for (marks, comes, excused) in [(gateway.mirror.marks, mirror, cut_off), (under_way, both, true)] {
+            let heard = gateway.listed().map_or(0, |listed| listed.incarnation);
+            let restored = if outlasts_feeds { self.postgres.incarnation } else { heard };
+            let recorded = runs && gateway.mirror.is_behind(restored);
+            let (reached, cut_off) = (gateway.redis || gateway.postgres, !gateway.redis && !runs);
+            let marks = [(gateway.mirror.marks, gateway.redis || recorded, cut_off), (under_way, reached, true)];
+            for (marks, comes, excused) in marks {
                 if !marks.are_in(held) {
                     settled &= !comes;
                     late = if comes || !excused { late } else { late.and(marks) };

@@ -32,7 +32,7 @@ fn without(rule: Rule) -> Explored {
         Rule::HelpBeforeSuperseded => cancelled,
         Rule::CommitTakesLedger | Rule::UnseenIsUnsure | Rule::CompletionSeals => cancelled.with(REDIS_CUT),
         Rule::CommitFences | Rule::Settle => cancelled.with(FLUSH),
-        Rule::SettleOutlastsFeeds => cancelled.lagging().with(FLUSH.and(ROLLBACK)),
+        Rule::SettleOutlastsFeeds | Rule::AskBeforeAdopting => cancelled.lagging().with(FLUSH.and(REDIS_CUT)),
         Rule::FeedFailsClosed => cancelled.with(REDIS_CUT.and(FEED_CUT)),
         Rule::DrainMergesFirst => cancelled.with(REDIS_CUT.and(CRASH)),
         Rule::CompletionNeedsBelief | Rule::EndedIsFenced => cancelled.with(ROLLBACK.and(REDIS_CUT)),

@@ -86,6 +86,7 @@ impl<const N: usize> Taking<'_, N> {
             Due::TakeUp => Step::TakeUp,
             Due::Merge => Step::Merge,
             Due::Drain => Step::DrainRead,
+            Due::Adopt if self.protocol.has(Rule::AskBeforeAdopting) => Step::AskBeforeAdopt,
             Due::Adopt => Step::Adopt,
             Due::Finish => Step::Seal { incarnation },
             Due::FinishWithoutTracker => Step::EndWithoutTracker { incarnation, cancelled: false },

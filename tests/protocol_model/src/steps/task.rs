@@ -122,6 +122,7 @@ pub enum Step {
     DrainDelete {
         rows: u8,
     },
+    AskBeforeAdopt,
     Adopt,
     Pull,
     // completion

@@ -1,11 +1,14 @@
 //! What a round asks for, rule by rule: `src/gateway/upkeep.rs` and `mirroring.rs`.
 
+use highwater::domain::JobState;
+
 use super::Next::{Return, To};
 use super::{AFTER_END, Next, Outcome, Round, Step, Taking};
 use crate::feed::Event;
+use crate::marks::Marks;
 use crate::reports::{marks_of_all, reports_of};
 use crate::rules::Rule;
-use crate::stores::{Redis, Refusal};
+use crate::stores::{Postgres, Redis, Refusal};
 
 impl<const N: usize> Taking<'_, N> {
     pub(super) fn upkeep(&mut self, step: Step, round: Round) -> Next {
@@ -74,9 +77,17 @@ impl<const N: usize> Taking<'_, N> {
                     Some(()) => To(Step::DrainMerge { rows }),
                 }
             }
+            Step::AskBeforeAdopt if !self.settled().0 => Return(Outcome::Done),
+            Step::AskBeforeAdopt => match self.postgres(|postgres| *postgres) {
+                None => Return(Outcome::Unavailable),
+                Some(_) if round.ended => To(Step::Adopt),
+                Some(Postgres { state: JobState::Running, incarnation: own, ledger: 0, .. }) if own == incarnation => {
+                    To(Step::Adopt)
+                }
+                Some(_) => Return(Outcome::Done),
+            },
             Step::Adopt => {
-                let (settled, late) = self.world.settled(self.protocol.has(Rule::SettleOutlastsFeeds));
-                let settled = settled || !self.protocol.has(Rule::Settle);
+                let (settled, late) = self.settled();
                 let adopted = self.redis(|redis| {
                     let before = redis.tracker.is_some_and(|tracker| tracker.adopted);
                     redis.adopt(incarnation, settled).is_ok() && !before
@@ -96,6 +107,13 @@ impl<const N: usize> Taking<'_, N> {
             }
             _ => Return(Outcome::Done),
         }
+    }
+
+    /// Whether the job's tracker has settled, or need not.
+    fn settled(&mut self) -> (bool, Marks) {
+        let opened_by_start = self.world.redis.tracker.is_none_or(|tracker| !tracker.restored);
+        let (settled, late) = self.world.settled(self.protocol.has(Rule::SettleOutlastsFeeds));
+        (settled || opened_by_start || !self.protocol.has(Rule::Settle), late)
     }
 
     fn returns(&mut self, script: impl Fn(&mut Redis) -> Result<(), Refusal>) -> Next {
