@@ -65,3 +65,10 @@ async fn workers_that_take_tasks_from_a_queue_finish_each_job_though_one_of_them
         assert!(worker.wait().await.unwrap().success(), "a worker that is told to stop ends in order");
     }
 }
+
+#[tokio::test]
+async fn a_backend_adopts_highwater_step_by_step() {
+    let stack = Stack::start(1).await;
+    let rehearsed = example("adopting/rehearse.py", &[&stack[0].address().to_string()]).output().await.unwrap();
+    assert!(rehearsed.status.success(), "{}", String::from_utf8_lossy(&rehearsed.stderr));
+}

@@ -1,0 +1,49 @@
+"""A backend as many are, before it adopts Highwater: a table of jobs with integer ids, and a JSON column with each job's
+progress, which every result handler reads, changes and writes back.
+
+sqlite stands for the database and a list for the queue, so that the steps beside this file can be run as they are.
+"""
+
+import json
+import sqlite3
+
+STAGES = ["render"]
+
+
+def open_database(path):
+    database = sqlite3.connect(path, isolation_level=None)
+    database.executescript("""
+        CREATE TABLE IF NOT EXISTS job (
+            id INTEGER PRIMARY KEY, state TEXT NOT NULL DEFAULT 'running', task_count INTEGER NOT NULL,
+            progress TEXT NOT NULL DEFAULT '{"done": 0, "failed": 0}');
+        CREATE TABLE IF NOT EXISTS result (job_id INTEGER, task INTEGER, value TEXT, PRIMARY KEY (job_id, task));
+        CREATE TABLE IF NOT EXISTS cursor (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+    """)
+    return database
+
+
+def create_job(database, task_count):
+    return database.execute("INSERT INTO job (task_count) VALUES (?)", (task_count,)).lastrowid
+
+
+def save_result(database, job_id, task, value):
+    """The work's product. Saved first, in every step: Highwater keeps how far a job is, not what it produced."""
+    database.execute("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", (job_id, task, value))
+
+
+def count_result(database, job_id, failed):
+    """The old way: read, change, write back. Loses updates, and counts a redelivered message twice."""
+    row = database.execute("SELECT progress, task_count FROM job WHERE id = ?", (job_id,)).fetchone()
+    progress, task_count = json.loads(row[0]), row[1]
+    progress["failed" if failed else "done"] += 1
+    over = progress["done"] + progress["failed"] >= task_count
+    state = "finished" if over else "running"
+    database.execute(
+        "UPDATE job SET progress = ?, state = ? WHERE id = ?", (json.dumps(progress), state, job_id)
+    )
+
+
+def next_job(database):
+    """The old way to hand out work: the oldest job that the column says is running, dead or not."""
+    row = database.execute("SELECT id FROM job WHERE state = 'running' ORDER BY id LIMIT 1").fetchone()
+    return row and row[0]
