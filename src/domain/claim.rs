@@ -1,7 +1,7 @@
 //! What "claimable" means (invariant I8): a job may be handed out only if it runs and nothing says that all of it is
 //! done. The one place that says so: `NextJob`, the lists and the diagram in the docs all ask here.
 
-use super::{JobState, SourceReason, TrackerView};
+use super::{Row, SourceReason, TrackerView};
 
 /// What a job has left for somebody who asks for work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,26 +14,30 @@ pub enum Work {
     Unseen(SourceReason),
 }
 
-impl JobState {
-    /// Whether reports can still decide what the job becomes.
-    pub const fn takes_reports(self) -> bool {
-        self.can_become(Self::Failed)
+/// What a job has left, from what is known of its row and its tracker.
+pub fn work(row: Row, tracker: TrackerView) -> Work {
+    match row {
+        Row::Running { incarnation, ledger } => work_of_running(incarnation, ledger, tracker),
+        Row::NotAsked { known_running: Some(incarnation) } => work_of_running(incarnation, false, tracker),
+        // A tracker in order is as much as can be known.
+        Row::Unreachable => match tracker {
+            TrackerView::Present { incarnation, .. } if work_of_running(incarnation, false, tracker) == Work::Left => {
+                Work::Unseen(SourceReason::PostgresUnreachable)
+            }
+            _ => Work::Nothing,
+        },
+        Row::NotAsked { known_running: None } | Row::Absent | Row::Pending | Row::Ended => Work::Nothing,
     }
 }
 
-/// What a job in this state has left, whose own tracker has this incarnation. `ledger`: rows of its reports are there.
-pub fn work(state: JobState, incarnation: u64, ledger: bool, tracker: TrackerView) -> Work {
+fn work_of_running(own: u64, ledger: bool, tracker: TrackerView) -> Work {
     match tracker {
-        _ if !state.takes_reports() => Work::Nothing,
         // Marks are true of the job whichever tracker of it they are in, and none is ever taken back.
         TrackerView::Present { complete: true, .. } => Work::Nothing,
-        TrackerView::Present { incarnation: found, sealed: true, .. } if found == incarnation => Work::Nothing,
-        TrackerView::Present { incarnation: found, adopted: true, .. } if found == incarnation => {
-            if ledger {
-                Work::Unseen(SourceReason::InLedger)
-            } else {
-                Work::Left
-            }
+        TrackerView::Present { incarnation, sealed: true, .. } if incarnation == own => Work::Nothing,
+        TrackerView::Present { incarnation, adopted: true, .. } if incarnation == own && !ledger => Work::Left,
+        TrackerView::Present { incarnation, adopted: true, .. } if incarnation == own => {
+            Work::Unseen(SourceReason::InLedger)
         }
         TrackerView::Present { .. } => Work::Unseen(SourceReason::TrackerNotAdopted),
         TrackerView::Unreachable => Work::Unseen(SourceReason::RedisUnreachable),
@@ -63,11 +67,22 @@ mod tests {
         views
     }
 
+    const RUNNING: Row = Row::Running { incarnation: OWN, ledger: false };
+    const WITH_LEDGER: Row = Row::Running { incarnation: OWN, ledger: true };
+
     #[test]
-    fn only_a_running_job_has_work() {
-        for state in JobState::ALL {
-            let some = all_views().into_iter().any(|view| work(state, OWN, false, view) != Work::Nothing);
-            assert_eq!(some, state == JobState::Running, "{state}");
+    fn what_does_not_run_has_no_work() {
+        for row in [Row::Absent, Row::Pending, Row::Ended, Row::NotAsked { known_running: None }] {
+            assert!(all_views().into_iter().all(|view| work(row, view) == Work::Nothing), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn without_postgres_only_a_tracker_in_order_has_work_and_that_is_not_confirmed() {
+        for view in all_views() {
+            let in_order = matches!(view, TrackerView::Present { adopted: true, sealed: false, complete: false, .. });
+            let expected = if in_order { Work::Unseen(SourceReason::PostgresUnreachable) } else { Work::Nothing };
+            assert_eq!(work(Row::Unreachable, view), expected, "{view:?}");
         }
     }
 
@@ -76,8 +91,8 @@ mod tests {
         for view in all_views() {
             let over = matches!(view, TrackerView::Present { complete: true, .. })
                 || matches!(view, TrackerView::Present { incarnation: OWN, sealed: true, .. });
-            for ledger in [false, true] {
-                assert_eq!(work(JobState::Running, OWN, ledger, view) == Work::Nothing, over, "{view:?}");
+            for row in [RUNNING, WITH_LEDGER, Row::NotAsked { known_running: Some(OWN) }] {
+                assert_eq!(work(row, view) == Work::Nothing, over, "{view:?}");
             }
         }
     }
@@ -86,8 +101,8 @@ mod tests {
     fn that_work_is_left_is_said_only_of_what_is_believed() {
         for view in all_views() {
             let believed = view == tracker(OWN, true, false, false);
-            assert_eq!(work(JobState::Running, OWN, false, view) == Work::Left, believed, "{view:?}");
-            assert_ne!(work(JobState::Running, OWN, true, view), Work::Left, "{view:?}");
+            assert_eq!(work(RUNNING, view) == Work::Left, believed, "{view:?}");
+            assert_ne!(work(WITH_LEDGER, view), Work::Left, "{view:?}");
         }
     }
 }

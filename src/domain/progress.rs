@@ -111,6 +111,8 @@ pub struct Progress {
     pub errors: Errors,
     /// Why the job was cancelled; empty in every other state.
     pub cancel_reason: String,
+    /// Whether the job may be handed out (invariant I8).
+    pub claimable: bool,
 }
 
 impl Rate {

@@ -1,6 +1,6 @@
 //! The read table: what a read answers, from what the tracker and the job's row say. All of it, in one place.
 
-use super::{Source, SourceReason};
+use super::{Job, JobState, Source, SourceReason};
 
 /// What a look at the job's tracker showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +54,20 @@ pub enum Row {
     },
     /// Ended, with its snapshot.
     Ended,
+}
+
+impl Row {
+    /// What Postgres said.
+    pub fn of(job: Option<&Job>) -> Self {
+        match job {
+            None => Self::Absent,
+            Some(job) if job.state == JobState::Pending => Self::Pending,
+            Some(job) if job.state.takes_reports() => {
+                Self::Running { incarnation: job.incarnation, ledger: job.ledger }
+            }
+            Some(_) => Self::Ended,
+        }
+    }
 }
 
 /// What to answer.

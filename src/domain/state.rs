@@ -55,6 +55,11 @@ impl JobState {
         }
     }
 
+    /// Whether reports can decide what a job in this state becomes: whether it runs.
+    pub const fn takes_reports(self) -> bool {
+        self.can_become(Self::Failed)
+    }
+
     /// The word for it: in Postgres, in messages, and (prefixed) in the interface.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use super::Gateway;
 use super::candidates::Candidates;
 pub use super::candidates::Wanted;
 use crate::deadline::Deadline;
-use crate::domain::{Job, JobState, Running, SourceReason, TrackerView, Work, work};
+use crate::domain::{Job, Row, Running, SourceReason, TrackerView, Work, work};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::Tracker;
 
@@ -45,7 +45,7 @@ impl Gateway {
             let views = self.views(page, deadline).await?;
             for ((job, running), view) in page.iter().zip(&views) {
                 let left = if believed {
-                    work(JobState::Running, running.incarnation, running.ledger, *view)
+                    work(Row::Running { incarnation: running.incarnation, ledger: running.ledger }, *view)
                 } else {
                     self.confirm(job, *view, deadline).await?
                 };
@@ -102,16 +102,11 @@ impl Gateway {
         }
     }
 
-    /// The same without a feed to believe: Postgres is asked. While it is away, a tracker in order is as much as can be
-    /// known.
+    /// The same without a feed to believe: Postgres is asked.
     async fn confirm(&self, job: &Job, view: TrackerView, deadline: Deadline) -> Result<Work> {
         match self.ask(&job.definition.id, deadline.half()).await {
-            Ok(Some(job)) => Ok(work(job.state, job.incarnation, job.ledger, view)),
-            Ok(None) => Ok(Work::Nothing),
-            Err(Error::Unavailable(_)) => Ok(match work(job.state, job.incarnation, false, view) {
-                Work::Left => Work::Unseen(SourceReason::PostgresUnreachable),
-                _ => Work::Nothing,
-            }),
+            Ok(job) => Ok(work(Row::of(job.as_ref()), view)),
+            Err(Error::Unavailable(_)) => Ok(work(Row::Unreachable, view)),
             Err(error) => Err(error),
         }
     }

@@ -1,7 +1,6 @@
 //! What both stores hold of a job, side by side, and what a read makes of it. Looks only: begins no end, restores nothing.
 
 use super::Gateway;
-use super::seen::row;
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, Job, JobId, Resolution, Row, TrackerView, resolve};
 use crate::error::{Error, Result, Unavailable};
@@ -56,7 +55,7 @@ impl Gateway {
             _ => None,
         };
         let seen = match &found {
-            Some(job) => row(job.as_ref()),
+            Some(job) => Row::of(job.as_ref()),
             None => Row::Unreachable,
         };
         let tracker = view.as_ref().map_or(TrackerView::Unreachable, |view| view.tracker.view());

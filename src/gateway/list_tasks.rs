@@ -184,7 +184,7 @@ impl Gateway {
     async fn basis(&self, definition: &Definition, deadline: Deadline) -> Result<Basis> {
         let id = &definition.id;
         let unknown = || Error::Internal("a job was not looked at".to_owned());
-        let Seen { resolution, look } =
+        let Seen { resolution, look, .. } =
             self.see(std::slice::from_ref(id), 0, deadline).await.pop().ok_or_else(unknown)??;
         let running = Basis {
             state: JobState::Running,

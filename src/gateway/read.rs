@@ -125,7 +125,7 @@ impl Gateway {
             },
             _ => pending(&definition),
         };
-        Ok((definition, progress))
+        Ok((definition, Progress { claimable: seen.claimable, ..progress }))
     }
 
     /// The ended jobs with their snapshots: from memory, or from Postgres and remembered.
@@ -206,6 +206,7 @@ impl Ended {
             rate: None,
             errors,
             cancel_reason: self.job.cancel_reason.clone(),
+            claimable: false,
         };
         (Arc::new(self.job.definition.clone()), progress)
     }
@@ -222,6 +223,7 @@ fn running_unknown() -> Progress {
         rate: None,
         errors: Errors::default(),
         cancel_reason: String::new(),
+        claimable: false,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Job, JobId, JobState, Resolution, Row, TrackerView, resolve};
+use crate::domain::{JobId, Resolution, Row, TrackerView, Work, resolve, work};
 use crate::error::{Error, Result};
 use crate::live::View;
 
@@ -11,6 +11,8 @@ use crate::live::View;
 pub(super) struct Seen {
     pub resolution: Resolution,
     pub look: Option<View>,
+    /// Whether there is work on it.
+    pub claimable: bool,
 }
 
 impl Gateway {
@@ -19,7 +21,7 @@ impl Gateway {
         let told = |id| {
             // This gateway has said so, and never shows the job running again, also not while Postgres is away (I6).
             let ended = self.known().ended(id).is_some();
-            ended.then_some(Ok(Seen { resolution: Resolution::Snapshot, look: None }))
+            ended.then_some(Ok(Seen { resolution: Resolution::Snapshot, look: None, claimable: false }))
         };
         let mut seen: Vec<Option<Result<Seen>>> = ids.iter().map(told).collect();
         self.see_running(ids, &mut seen, samples, deadline).await;
@@ -68,7 +70,8 @@ impl Gateway {
 
     fn resolved(&self, id: &JobId, row: Row, look: Option<View>) -> Seen {
         let tracker = look.as_ref().map_or(TrackerView::Unreachable, |look| look.tracker.view());
-        Seen { resolution: resolve(tracker, row, self.shared.mirrors.holds(id)), look }
+        let claimable = work(row, tracker) != Work::Nothing;
+        Seen { resolution: resolve(tracker, row, self.shared.mirrors.holds(id)), look, claimable }
     }
 
     /// Looks at trackers; leaves time to ask Postgres when Redis hangs.
@@ -88,7 +91,7 @@ impl Gateway {
     /// What Postgres says of the jobs now; leaves time to answer with the trackers when Postgres hangs.
     async fn rows(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Row>> {
         match self.ask_all(ids, deadline.half()).await {
-            Ok(jobs) => Ok(ids.iter().map(|id| row(jobs.get(id))).collect()),
+            Ok(jobs) => Ok(ids.iter().map(|id| Row::of(jobs.get(id))).collect()),
             Err(Error::Unavailable(_)) => Ok(vec![Row::Unreachable; ids.len()]),
             Err(error) => Err(error),
         }
@@ -98,13 +101,4 @@ impl Gateway {
 /// The places of the jobs of which nothing is said yet.
 fn unseen(seen: &[Option<Result<Seen>>]) -> Vec<usize> {
     seen.iter().enumerate().filter(|(_, one)| one.is_none()).map(|(place, _)| place).collect()
-}
-
-pub(super) fn row(job: Option<&Job>) -> Row {
-    match job.map(|job| (job.state, job)) {
-        None => Row::Absent,
-        Some((JobState::Pending, _)) => Row::Pending,
-        Some((JobState::Running, job)) => Row::Running { incarnation: job.incarnation, ledger: job.ledger },
-        Some(_) => Row::Ended,
-    }
 }

@@ -89,6 +89,7 @@ async fn tenants_share_evenly_however_many_jobs_they_have() {
 async fn a_job_that_is_complete_but_not_committed_is_not_handed_out() {
     let stack = Stack::of(2).unreconciled().start().await;
     stack[0].create(started("a", 1)).await.unwrap();
+    assert!(stack[0].progress("a").await.unwrap().claimable);
     hands_out(&stack[0], "a").await;
     hands_out(&stack[1], "a").await;
     stack[0].order("finish.begun", Fault::Stall);
@@ -100,6 +101,7 @@ async fn a_job_that_is_complete_but_not_committed_is_not_handed_out() {
         assert!(none.job.is_none() && none.retry_after.is_some(), "{none:?}");
     }
     assert_eq!(stack[1].get("a").await.unwrap().state(), pb::JobState::Running);
+    assert!(!stack[1].progress("a").await.unwrap().claimable);
     stack[0].release("finish.begun");
     assert_eq!(dispositions(&last.await.unwrap().unwrap()), [pb::Disposition::Applied]);
 }

@@ -6,7 +6,7 @@ use crate::gateway::Read;
 
 /// How far the job is, as the interface tells it.
 pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
-    let Progress { state, source, lower_bound, observe_time, tally, rate, errors, cancel_reason } = progress;
+    let Progress { state, source, lower_bound, observe_time, tally, rate, errors, cancel_reason, claimable } = progress;
     let (source, source_reason) = source_of(source);
     let counts = tally.as_ref().map(|tally| &tally.counts);
     let last = counts.map(Counts::last);
@@ -34,6 +34,7 @@ pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
         error_counts: error_counts(&errors),
         error_samples: error_samples(definition, errors),
         cancel_reason,
+        claimable,
     }
 }
 
@@ -131,6 +132,7 @@ mod tests {
             rate: Some(Rate { results: 13, span: Duration::from_secs(13) }),
             errors: Errors::default(),
             cancel_reason: String::new(),
+            claimable: true,
         }
     }
 
