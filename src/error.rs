@@ -27,6 +27,9 @@ pub enum Error {
     /// The job is PENDING.
     #[error("job `{0}` has not been started: call StartJob first")]
     NotStarted(JobId),
+    /// The job is RUNNING, and the call is for one that was not started.
+    #[error("job `{0}` has been started: tasks can be added before that only")]
+    Started(JobId),
     /// The job has ended in a state in which the call makes no sense.
     #[error("job `{0}` has ended: it is {1}")]
     Ended(JobId, JobState),

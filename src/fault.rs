@@ -6,7 +6,10 @@
 //! once), and then dies with its process, or waits until that file is removed.
 
 /// Every point, in the order in which a job passes them.
-pub const POINTS: [&str; 24] = [
+pub const POINTS: [&str; 27] = [
+    "grow.locked",
+    "grow.written",
+    "grow.committed",
     "start.begun",
     "start.issued",
     "start.opened",

@@ -22,6 +22,7 @@ pub mod fault;
 pub mod gateway;
 pub mod grpc;
 pub mod live;
+pub mod manifest;
 pub mod mirror;
 pub mod reconciler;
 pub mod server;

@@ -134,6 +134,11 @@ impl Mirrors {
         Cells::new(mirror.layout, mirror.cells.clone()).ok()
     }
 
+    /// How the job's cells lie, if there is a mirror.
+    pub fn layout(&self, id: &JobId) -> Option<Layout> {
+        self.state().mirrors.peek(id).map(|mirror| mirror.layout)
+    }
+
     /// Whether marks of the job are held.
     pub fn holds(&self, id: &JobId) -> bool {
         self.state().mirrors.peek(id).is_some_and(|mirror| !mirror.blank)

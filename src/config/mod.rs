@@ -98,7 +98,7 @@ pub struct Serving {
     /// What is left of it (two seconds at least) is for merging marks back that Redis has just lost.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
     pub drain_timeout: Duration,
-    /// The largest message; 10,000 results with all that is kept of an error are below 4MiB
+    /// The largest message; 10,000 results with all that is kept of an error are below 4MiB, by the longest names 7MiB
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::message_size)]
     pub max_message_size: usize,
     /// How many ended jobs' snapshots are kept in memory
@@ -121,6 +121,12 @@ pub struct Serving {
     /// How much of other gateways' marks a gateway reads into its copies each reconcile interval
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
     pub mirror_pull: usize,
+    /// How much memory names of tasks may take, so that reports by name ask Postgres once
+    ///
+    /// A name takes its own bytes and about 15 more. With less than the jobs in use take, the names of the job that was used
+    /// longest ago are dropped, and read again; those of a job that does not fit alone are read for every report by name.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
+    pub manifest_memory: usize,
     /// How long a job may make no progress before it is ended as REVOKED, if it does not say so itself [default: for ever]
     ///
     /// Counted from the last mark that was new, and anew whenever either store, or every gateway, was away.
@@ -184,6 +190,7 @@ impl Serving {
             cached_snapshots: self.cached_snapshots,
             fairness_label: self.fairness_label.clone(),
             watch_interval: self.watch_interval,
+            manifest_bytes: self.manifest_memory,
         }
     }
 

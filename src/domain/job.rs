@@ -1,4 +1,4 @@
-//! What a job is: its definition, which never changes, and where it stands in its life.
+//! What a job is: its definition, which never changes once the job was started, and where it stands in its life.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -35,9 +35,13 @@ pub struct NewJob {
     pub failure_threshold: Option<f64>,
     /// Absent: as the gateways are configured.
     pub stall_timeout: Option<time::Duration>,
+    /// The tasks have names, and are all added later.
+    pub named_tasks: bool,
+    /// To be started at once.
+    pub start: bool,
 }
 
-/// What a job is. Never changes once the job exists.
+/// What a job is. Once it exists nothing of it changes, but that tasks may be added until it is started.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
     /// The job's id.
@@ -48,7 +52,7 @@ pub struct Definition {
     pub labels: BTreeMap<String, String>,
     /// 1 to [`MAX_STAGES`] distinct keys, in the order in which a task passes them.
     pub stages: Vec<StageKey>,
-    /// At most [`MAX_TASKS`].
+    /// At most [`MAX_TASKS`]. Only that of a job which is PENDING no more is for good.
     pub task_count: u32,
     /// The largest share of failed tasks with which the job still succeeds, 0 to 1.
     pub failure_threshold: f64,
@@ -57,6 +61,8 @@ pub struct Definition {
     pub stall_timeout: Option<Duration>,
     /// Its tasks are those of this job, which has ended, once again.
     pub retry_of: Option<JobId>,
+    /// The tasks have names.
+    pub named_tasks: bool,
 }
 
 /// A job as Postgres holds it, without its snapshot.
@@ -64,9 +70,11 @@ pub struct Definition {
 pub struct Job {
     /// What it is.
     pub definition: Definition,
+    /// With how many tasks it was created, before others were added.
+    pub created_task_count: u32,
     /// Where it stands.
     pub state: JobState,
-    /// Which tracker is its own; 0 before the first attempt to start it.
+    /// Which tracker is its own; 0 before the first attempt to start it, or to add tasks.
     pub incarnation: u64,
     /// A tracker was ever opened for it: marks may be where Postgres cannot see them.
     pub tracked: bool,
@@ -134,6 +142,16 @@ impl NewJob {
         }
         let task_count = u32::try_from(self.task_count).ok().filter(|count| *count <= MAX_TASKS);
         require(task_count.is_some(), "task_count", format!("must be 0 to {MAX_TASKS}, not {}", self.task_count));
+        require(
+            !self.named_tasks || self.task_count == 0,
+            "task_count",
+            "must be 0 with named_tasks: AddTasks adds them, by name".to_owned(),
+        );
+        require(
+            !(self.named_tasks && self.start),
+            "start",
+            "must be false with named_tasks: the job has no tasks yet, and would succeed at once".to_owned(),
+        );
         let failure_threshold = self.failure_threshold.unwrap_or(DEFAULT_FAILURE_THRESHOLD);
         require(
             (0.0..=1.0).contains(&failure_threshold),
@@ -157,6 +175,7 @@ impl NewJob {
                 failure_threshold,
                 stall_timeout: stall_timeout.flatten(),
                 retry_of: None,
+                named_tasks: self.named_tasks,
             }),
             _ => Err(violations),
         }
@@ -182,16 +201,21 @@ impl Definition {
             format!("must be one of the job's stages ({}), not {given:?}", known.join(", "))
         })
     }
+}
 
-    /// The names of the fields in which `other` is another job than this.
-    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+impl Job {
+    /// The names of the fields in which `given` is not what this job was created with. What was added since is no
+    /// difference, so that creating it again is harmless also then.
+    pub fn differences(&self, given: &Definition) -> Vec<&'static str> {
+        let own = &self.definition;
         [
-            ("display_name", self.display_name != other.display_name),
-            ("labels", self.labels != other.labels),
-            ("stages", self.stages != other.stages),
-            ("task_count", self.task_count != other.task_count),
-            ("failure_threshold", self.failure_threshold.to_bits() != other.failure_threshold.to_bits()),
-            ("stall_timeout", self.stall_timeout != other.stall_timeout),
+            ("display_name", own.display_name != given.display_name),
+            ("labels", own.labels != given.labels),
+            ("stages", own.stages != given.stages),
+            ("task_count", self.created_task_count != given.task_count),
+            ("failure_threshold", own.failure_threshold.to_bits() != given.failure_threshold.to_bits()),
+            ("stall_timeout", own.stall_timeout != given.stall_timeout),
+            ("named_tasks", own.named_tasks != given.named_tasks),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))
@@ -227,6 +251,25 @@ fn whole_milliseconds(duration: time::Duration) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    impl Job {
+        /// As it is just after it was created.
+        pub fn created(definition: Definition) -> Self {
+            Self {
+                created_task_count: definition.task_count,
+                definition,
+                state: JobState::Pending,
+                incarnation: 0,
+                tracked: false,
+                ledger: false,
+                create_time: OffsetDateTime::UNIX_EPOCH,
+                start_time: None,
+                end_time: None,
+                cancel_reason: String::new(),
+                retried_by: None,
+            }
+        }
+    }
+
     fn new_job() -> NewJob {
         NewJob { job_id: "a".into(), stages: vec!["s".into()], task_count: 1, ..NewJob::default() }
     }
@@ -252,6 +295,8 @@ mod tests {
             task_count: -1,
             failure_threshold: Some(f64::NAN),
             stall_timeout: Some(time::Duration::ZERO),
+            named_tasks: true,
+            start: true,
         };
         let expected = [
             "job_id",
@@ -260,6 +305,8 @@ mod tests {
             "stages[1]",
             "stages[2]",
             "task_count",
+            "task_count",
+            "start",
             "failure_threshold",
             "stall_timeout",
         ];
@@ -274,6 +321,8 @@ mod tests {
         assert_eq!(fields(stages(9)), ["stages"]);
         assert!(NewJob { task_count: 10_000_000, ..new_job() }.validate().is_ok());
         assert_eq!(fields(NewJob { task_count: 10_000_001, ..new_job() }), ["task_count"]);
+        assert!(NewJob { task_count: 0, named_tasks: true, ..new_job() }.validate().is_ok());
+        assert_eq!(fields(NewJob { task_count: 1, named_tasks: true, ..new_job() }), ["task_count"]);
         assert!(NewJob { failure_threshold: Some(1.0), ..new_job() }.validate().is_ok());
         let stall = |timeout| NewJob { stall_timeout: Some(timeout), ..new_job() };
         for good in [time::Duration::SECOND, time::Duration::days(3660)] {
@@ -293,9 +342,20 @@ mod tests {
 
     #[test]
     fn differences_name_the_fields() {
-        let one = new_job().validate().unwrap();
+        let one = Job::created(new_job().validate().unwrap());
         let other = NewJob { task_count: 2, display_name: "b".into(), ..new_job() }.validate().unwrap();
-        assert_eq!(one.differences(&one.clone()), Vec::<&str>::new());
+        assert_eq!(one.differences(&one.definition), Vec::<&str>::new());
         assert_eq!(one.differences(&other), ["display_name", "task_count"]);
+        let named = NewJob { task_count: 0, named_tasks: true, ..new_job() }.validate().unwrap();
+        assert_eq!(one.differences(&named), ["task_count", "named_tasks"]);
+    }
+
+    #[test]
+    fn tasks_that_were_added_are_no_difference() {
+        let as_created = new_job().validate().unwrap();
+        let mut grown = Job::created(as_created.clone());
+        grown.definition.task_count = 7;
+        assert_eq!(grown.differences(&as_created), Vec::<&str>::new());
+        assert_eq!(grown.differences(&grown.definition), ["task_count"]);
     }
 }

@@ -190,7 +190,8 @@ mod tests {
             assert_eq!(added.collect::<Vec<_>>(), after.stages);
             changes.push(change);
         }
-        let entries: Vec<_> = marks.iter().map(|mark| Entry { mark: Some(*mark), failure: None }).collect();
+        let entries: Vec<_> =
+            marks.iter().map(|mark| Entry { mark: Some(*mark), task_name: None, failure: None }).collect();
         dispositions(layout, &entries, &changes)
     }
 

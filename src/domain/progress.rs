@@ -63,6 +63,9 @@ pub struct Tally {
 pub struct ErrorSample {
     /// The task.
     pub task: u32,
+    /// The task's name; empty where it has none, or it was not to be had.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub task_name: String,
     /// The index of the stage.
     pub stage: usize,
     /// A word to count by.

@@ -1,5 +1,6 @@
 //! A report: what workers say became of tasks, validated whole before anything is marked.
 
+use super::names::check_name;
 use super::{Definition, Mark, Violation};
 
 /// The most results in one call.
@@ -32,8 +33,10 @@ pub struct Failure {
 /// One result as a caller wrote it, not yet looked at.
 #[derive(Debug, Clone)]
 pub struct TaskResult {
-    /// The task's index.
+    /// The task's index, unless it is named.
     pub task: i64,
+    /// The task's name; empty: the index says which it is.
+    pub task_name: String,
     /// The stage's key.
     pub stage: String,
     /// Absent: the caller gave none, which is an error.
@@ -57,6 +60,27 @@ pub enum Disposition {
     Recorded,
 }
 
+/// A report that is well-formed, but whose tasks may still stand there by name.
+#[derive(Debug, Clone)]
+pub struct Report {
+    results: Vec<WellFormed>,
+}
+
+#[derive(Debug, Clone)]
+struct WellFormed {
+    task: Task,
+    stage: usize,
+    outcome: Outcome,
+    failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone)]
+enum Task {
+    /// `None`: the job has not so many.
+    Index(Option<u32>),
+    Name(String),
+}
+
 /// A validated report.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -68,11 +92,13 @@ pub struct Batch {
 pub struct Entry {
     /// What it marks; `None` for a task that the job has not.
     pub mark: Option<Mark>,
+    /// The task's name, if it was reported by that.
+    pub task_name: Option<String>,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
 }
 
-impl Batch {
+impl Report {
     /// Checks every result against the job's definition, and names what is wrong.
     pub fn new(definition: &Definition, results: Vec<TaskResult>) -> Result<Self, Vec<Violation>> {
         if results.is_empty() || results.len() > MAX_RESULTS {
@@ -80,10 +106,10 @@ impl Batch {
             return Err(vec![Violation::new("results", description)]);
         }
         let mut violations = Vec::new();
-        let mut entries = Vec::with_capacity(results.len());
+        let mut well_formed = Vec::with_capacity(results.len());
         for (index, result) in results.into_iter().enumerate() {
             match result.validate(definition) {
-                Ok(entry) => entries.push(entry),
+                Ok(result) => well_formed.push(result),
                 Err((field, description)) => {
                     violations.push(Violation::new(format!("results[{index}].{field}"), description));
                     if violations.len() == MAX_VIOLATIONS {
@@ -92,9 +118,35 @@ impl Batch {
                 }
             }
         }
-        if violations.is_empty() { Ok(Self { results: entries }) } else { Err(violations) }
+        if violations.is_empty() { Ok(Self { results: well_formed }) } else { Err(violations) }
     }
 
+    /// The names by which tasks are reported, in the order of the request.
+    pub fn names(&self) -> Vec<&str> {
+        let tasks = self.results.iter().map(|result| &result.task);
+        let names = tasks.filter_map(|task| match task {
+            Task::Name(name) => Some(name.as_str()),
+            Task::Index(_) => None,
+        });
+        names.collect()
+    }
+
+    /// With the indexes of its [`names`](Self::names), in their order: the batch that can be marked.
+    pub fn resolve(self, tasks: impl IntoIterator<Item = Option<u32>>) -> Batch {
+        let mut tasks = tasks.into_iter();
+        let entry = |result: WellFormed| {
+            let (task, task_name) = match result.task {
+                Task::Index(task) => (task, None),
+                Task::Name(name) => (tasks.next().flatten(), Some(name)),
+            };
+            let WellFormed { stage, outcome, failure, .. } = result;
+            Entry { mark: task.map(|task| Mark { task, stage, outcome }), task_name, failure }
+        };
+        Batch { results: self.results.into_iter().map(entry).collect() }
+    }
+}
+
+impl Batch {
     /// The results, in the order of the request.
     pub fn entries(&self) -> &[Entry] {
         &self.results
@@ -102,7 +154,17 @@ impl Batch {
 }
 
 impl TaskResult {
-    fn validate(self, definition: &Definition) -> Result<Entry, (&'static str, String)> {
+    fn validate(self, definition: &Definition) -> Result<WellFormed, (&'static str, String)> {
+        let named = !self.task_name.is_empty();
+        if named && !definition.named_tasks {
+            return Err(("task_name", "must be absent: the job's tasks have no names".to_owned()));
+        }
+        if named && self.task != 0 {
+            return Err(("task_name", "must be absent where task says which it is".to_owned()));
+        }
+        if named {
+            check_name(&self.task_name).map_err(|description| ("task_name", description))?;
+        }
         if self.task < 0 {
             return Err(("task", format!("must not be negative, but is {}", self.task)));
         }
@@ -115,8 +177,9 @@ impl TaskResult {
             (Outcome::Succeeded, None) => None,
             (Outcome::Failed, failure) => Some(failure.unwrap_or_default().kept()?),
         };
-        let task = u32::try_from(self.task).ok().filter(|task| *task < definition.task_count);
-        Ok(Entry { mark: task.map(|task| Mark { task, stage, outcome }), failure })
+        let index = || u32::try_from(self.task).ok().filter(|task| *task < definition.task_count);
+        let task = if named { Task::Name(self.task_name) } else { Task::Index(index()) };
+        Ok(WellFormed { task, stage, outcome, failure })
     }
 }
 
@@ -154,13 +217,46 @@ mod tests {
     }
 
     fn result(task: i64, stage: &str) -> TaskResult {
-        TaskResult { task, stage: stage.into(), outcome: Some(Outcome::Succeeded), failure: None }
+        TaskResult {
+            task,
+            task_name: String::new(),
+            stage: stage.into(),
+            outcome: Some(Outcome::Succeeded),
+            failure: None,
+        }
+    }
+
+    fn named(task_name: &str) -> TaskResult {
+        TaskResult { task_name: task_name.into(), ..result(0, "read") }
+    }
+
+    #[test]
+    fn names_are_resolved_in_their_order_and_one_that_is_not_there_poisons_nothing() {
+        let definition = Definition { named_tasks: true, ..definition() };
+        let report = Report::new(&definition, vec![named("b"), result(3, "read"), named("x"), named("a")]).unwrap();
+        assert_eq!(report.names(), ["b", "x", "a"]);
+        let batch = report.resolve([Some(1), None, Some(0)]);
+        let marked: Vec<_> = batch.entries().iter().map(|entry| entry.mark.map(|mark| mark.task)).collect();
+        assert_eq!(marked, [Some(1), Some(3), None, Some(0)]);
+        assert_eq!(batch.entries()[0].task_name.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_task_is_told_by_its_index_or_by_its_name() {
+        let fields = |definition: &Definition, result| {
+            let violations = Report::new(definition, vec![result]).unwrap_err();
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        let with_names = Definition { named_tasks: true, ..definition() };
+        assert_eq!(fields(&with_names, TaskResult { task: 1, ..named("a") }), ["results[0].task_name"]);
+        assert_eq!(fields(&with_names, named("a\n")), ["results[0].task_name"]);
+        assert_eq!(fields(&definition(), named("a")), ["results[0].task_name"]);
     }
 
     #[test]
     fn a_foreign_task_is_kept_apart_and_poisons_nothing() {
-        let batch =
-            Batch::new(&definition(), vec![result(9, "read"), result(10, "read"), result(1 << 40, "read")]).unwrap();
+        let results = vec![result(9, "read"), result(10, "read"), result(1 << 40, "read")];
+        let batch = Report::new(&definition(), results).unwrap().resolve([]);
         let marked: Vec<_> = batch.entries().iter().map(|entry| entry.mark.is_some()).collect();
         assert_eq!(marked, [true, false, false]);
     }
@@ -176,17 +272,17 @@ mod tests {
             TaskResult { outcome: None, ..result(0, "read") },
             succeeded_with_error,
         ];
-        let violations = Batch::new(&definition(), results).unwrap_err();
+        let violations = Report::new(&definition(), results).unwrap_err();
         let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["results[1].task", "results[2].stage", "results[3].outcome", "results[4].error"]);
     }
 
     #[test]
     fn sizes_are_checked_first() {
-        assert!(Batch::new(&definition(), vec![]).is_err());
-        assert!(Batch::new(&definition(), vec![result(0, "read"); MAX_RESULTS]).is_ok());
-        assert!(Batch::new(&definition(), vec![result(0, "read"); MAX_RESULTS + 1]).is_err());
-        let violations = Batch::new(&definition(), vec![result(-1, "read"); MAX_RESULTS]).unwrap_err();
+        assert!(Report::new(&definition(), vec![]).is_err());
+        assert!(Report::new(&definition(), vec![result(0, "read"); MAX_RESULTS]).is_ok());
+        assert!(Report::new(&definition(), vec![result(0, "read"); MAX_RESULTS + 1]).is_err());
+        let violations = Report::new(&definition(), vec![result(-1, "read"); MAX_RESULTS]).unwrap_err();
         assert_eq!(violations.len(), MAX_VIOLATIONS);
     }
 

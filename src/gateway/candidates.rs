@@ -131,8 +131,6 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
-    use time::OffsetDateTime;
-
     use super::*;
     use crate::domain::{JobState, NewJob};
 
@@ -144,18 +142,7 @@ mod tests {
             labels: BTreeMap::from([("tenant".into(), tenant.into())]),
             ..NewJob::default()
         };
-        Job {
-            definition: new.validate().unwrap(),
-            state: JobState::Running,
-            incarnation: 1,
-            tracked: true,
-            ledger: false,
-            create_time: OffsetDateTime::UNIX_EPOCH,
-            start_time: None,
-            end_time: None,
-            cancel_reason: String::new(),
-            retried_by: None,
-        }
+        Job { state: JobState::Running, incarnation: 1, tracked: true, ..Job::created(new.validate().unwrap()) }
     }
 
     fn of(jobs: Vec<Job>, label: Option<&str>) -> (Candidates, HashMap<JobId, Running>) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Cause, Cells, Counts, Definition, Job, JobId, JobState, NewJob};
+use crate::domain::{Cause, Cells, Counts, Definition, Job, JobId, JobState, Layout, NewJob};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Refusal, Seal};
@@ -17,11 +17,12 @@ const CANCEL_ATTEMPTS: usize = 5;
 
 impl Gateway {
     /// Creates a job, idempotently by id, and starts it if asked.
-    pub async fn create(&self, new: NewJob, start: bool, deadline: Deadline) -> Result<Job> {
+    pub async fn create(&self, new: NewJob, deadline: Deadline) -> Result<Job> {
+        let start = new.start;
         let definition = new.validate().map_err(Error::Invalid)?;
         let created = self.store().create(&definition, deadline).await?;
         let job = self.ask(&definition.id, deadline).await?.ok_or_else(|| Error::Deleted(definition.id.clone()))?;
-        let fields = job.definition.differences(&definition);
+        let fields = job.differences(&definition);
         if !fields.is_empty() {
             return Err(Error::Exists { id: definition.id, fields });
         }
@@ -54,7 +55,7 @@ impl Gateway {
     }
 
     async fn cancel_pending(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
-        let ending = blank_ending(&job.definition, JobState::Cancelled, reason);
+        let ending = |total| Some(blank_ending(&job.definition, total, JobState::Cancelled, reason));
         if self.store().end_pending(&job.definition.id, ending, deadline).await? {
             tracing::info!(job = %job.definition.id, state = %JobState::Cancelled, reason, "ended, before its start");
         }
@@ -107,18 +108,30 @@ impl Gateway {
         Ok(jobs.into_iter().map(|job| (job.definition.id.clone(), job)).collect())
     }
 
-    /// What the job is; asks Postgres once for each job.
+    /// What the job is, once it was started; asks Postgres once for each job.
     pub(super) async fn definition(&self, id: &JobId, deadline: Deadline) -> Result<Arc<Definition>> {
+        match self.definition_now(id, deadline).await? {
+            (definition, true) => Ok(definition),
+            (_, false) => Err(Error::NotStarted(id.clone())),
+        }
+    }
+
+    /// What the job is now, and whether that is for good: tasks may be added to one that was not started, so that no mark
+    /// may be placed by what it is.
+    pub(super) async fn definition_now(&self, id: &JobId, deadline: Deadline) -> Result<(Arc<Definition>, bool)> {
         match self.known().definition(id) {
-            Some(definition) => Ok(definition),
-            None => self.get(id, deadline).await.map(|job| Arc::new(job.definition)),
+            Some(definition) => Ok((definition, true)),
+            None => {
+                let job = self.get(id, deadline).await?;
+                Ok((Arc::new(job.definition), job.state != JobState::Pending))
+            }
         }
     }
 }
 
-/// The end of a job in which nothing was ever marked.
-pub(super) fn blank_ending(definition: &Definition, state: JobState, reason: &str) -> Ending {
-    let layout = definition.layout();
+/// The end of a job of so many tasks in which nothing was ever marked.
+pub(super) fn blank_ending(definition: &Definition, total: u32, state: JobState, reason: &str) -> Ending {
+    let layout = Layout { total, ..definition.layout() };
     let cells = Cells::blank(layout);
     let snapshot = Snapshot::blank(Counts::none(layout.total, layout.stages));
     Ending { state, cancel_reason: reason.to_owned(), snapshot, cells }

@@ -1,6 +1,7 @@
 //! What this gateway remembers of jobs, bounded: definitions and final snapshots, which never change, and with which
-//! incarnation it saw jobs running. What is forgotten is asked again; what is
-//! remembered stays true, since ids are never used again and ends never taken back.
+//! incarnation it saw jobs running. Nothing of jobs that were not started: tasks may be added to them, through any
+//! gateway. What is forgotten is asked again; what is remembered stays true, since ids are never used again and ends
+//! never taken back.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
-use crate::domain::{Definition, Job, JobId, JobState};
+use crate::domain::{Definition, Job, JobId, JobState, Layout};
 use crate::store::Snapshot;
 
 /// A job that has ended, and how.
@@ -38,6 +39,9 @@ impl Known {
 
     /// Remembers what Postgres said when it was asked at `asked`.
     pub fn saw(&self, job: &Job, asked: Instant) {
+        if job.state == JobState::Pending {
+            return;
+        }
         let mut jobs = self.jobs();
         let entry = jobs.get_or_insert_mut(job.definition.id.clone(), || Entry {
             definition: Arc::new(job.definition.clone()),
@@ -75,6 +79,11 @@ impl Known {
         self.jobs().get(id).map(|entry| entry.definition.clone())
     }
 
+    /// How the job's cells lie. Does not count as use.
+    pub fn layout(&self, id: &JobId) -> Option<Layout> {
+        self.jobs().peek(id).map(|entry| entry.definition.layout())
+    }
+
     /// The final state, if this gateway knows that the job has ended.
     pub fn ended(&self, id: &JobId) -> Option<JobState> {
         self.jobs().get(id)?.ended
@@ -97,25 +106,24 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use time::OffsetDateTime;
-
     use super::*;
     use crate::domain::NewJob;
 
     fn job(state: JobState, incarnation: u64) -> Job {
         let new = NewJob { job_id: "a".into(), stages: vec!["s".into()], task_count: 1, ..NewJob::default() };
-        Job {
-            definition: new.validate().unwrap(),
-            state,
-            incarnation,
-            tracked: true,
-            ledger: false,
-            create_time: OffsetDateTime::UNIX_EPOCH,
-            start_time: None,
-            end_time: None,
-            cancel_reason: String::new(),
-            retried_by: None,
-        }
+        Job { state, incarnation, tracked: true, ..Job::created(new.validate().unwrap()) }
+    }
+
+    #[test]
+    fn a_job_that_may_still_get_tasks_is_not_remembered() {
+        let known = Known::new(8);
+        let mut job = job(JobState::Pending, 0);
+        known.saw(&job, Instant::now());
+        assert_eq!(known.definition(&job.definition.id), None);
+        job.definition.task_count += 1;
+        job.state = JobState::Running;
+        known.saw(&job, Instant::now());
+        assert_eq!(known.definition(&job.definition.id).as_deref(), Some(&job.definition));
     }
 
     #[test]

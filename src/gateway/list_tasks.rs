@@ -1,7 +1,6 @@
 //! Lists of tasks, by where they stand, page by page: from wherever a read of the job would take its counts.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use time::OffsetDateTime;
 
@@ -65,13 +64,13 @@ impl Gateway {
         let (size, from) = page.read::<u32>(SIZES, &list)?;
         let from = from.unwrap_or(0);
         for _ in 0..ATTEMPTS {
-            let definition = match self.known().definition(id) {
-                Some(definition) => definition,
-                // Of a job that was not started as well: as it is now.
-                None => Arc::new(self.get(id, deadline).await?.definition),
-            };
+            let (definition, started) = self.definition_now(id, deadline).await?;
             let selection = query.selection(&definition).map_err(|violation| Error::Invalid(vec![violation]))?;
-            let basis = self.basis(&definition, deadline).await?;
+            let basis = self.basis(&definition, deadline).await;
+            if !started && !matches!(basis, Ok(Basis { state: JobState::Pending, .. })) {
+                continue; // it has been started since, perhaps with more tasks
+            }
+            let basis = basis?;
             let mut ranges = Vec::new();
             let most = usize::try_from(size).unwrap_or(usize::MAX);
             let Some(next) = self.collect(&definition, &basis, selection, from, (&mut ranges, most), deadline).await?

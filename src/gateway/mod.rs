@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `jobs` | create, get, cancel |
 //! | `start` | open, commit, adopt |
+//! | `names` | tasks added before the start; names to tasks and back |
 //! | `report` | the way of a report (invariants I3, I4, I10) |
 //! | `together` | reports of one job that come at once go as one |
 //! | `read`, `seen`, `held` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
@@ -32,6 +33,7 @@ mod known;
 mod list_jobs;
 mod list_tasks;
 mod mirroring;
+mod names;
 mod page;
 mod read;
 mod report;
@@ -51,6 +53,7 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::error::{Error, Unavailable};
 use crate::live::{self, Live};
+use crate::manifest::Manifests;
 use crate::mirror::Mirrors;
 use crate::store::{self, Store};
 
@@ -59,6 +62,7 @@ pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
 pub use inspect::Inspection;
 pub use list_jobs::JobsPage;
 pub use list_tasks::TasksPage;
+pub use names::Added;
 pub use page::PageRequest;
 pub use read::Read;
 pub use report::Reported;
@@ -77,6 +81,8 @@ pub struct Settings {
     pub fairness_label: Option<String>,
     /// From one state of a watched job to the next, at least.
     pub watch_interval: Duration,
+    /// The most that names of tasks may take of memory, in bytes.
+    pub manifest_bytes: usize,
 }
 
 /// What a look at the stores found.
@@ -105,6 +111,7 @@ struct Shared {
     running: feed::KnownRunning,
     mirrors: Mirrors,
     candidates: candidates::Candidates,
+    manifests: Manifests,
     watched: watch::Watched,
     watch_interval: Duration,
 }
@@ -132,6 +139,7 @@ impl Gateway {
                 candidates: candidates::Candidates::new(settings.fairness_label.clone()),
                 watched: watch::Watched::default(),
                 watch_interval: settings.watch_interval.min(watch::HEARTBEAT),
+                manifests: Manifests::new(settings.manifest_bytes),
             }),
         }
     }

@@ -11,7 +11,8 @@ use super::Gateway;
 use super::together::Taken;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Mark, Marking, Standing, TaskResult,
+    Batch, Change, Definition, Disposition, ErrorSample, Failure, JobId, JobState, Mark, Marking, Report, Standing,
+    TaskResult,
 };
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
@@ -64,8 +65,17 @@ enum Stand {
 impl Gateway {
     /// Takes a report.
     pub async fn report(&self, id: &JobId, results: Vec<TaskResult>, deadline: Deadline) -> Result<Reported> {
-        let definition = self.definition(id, deadline).await?;
-        let batch = Arc::new(Batch::new(&definition, results).map_err(Error::Invalid)?);
+        let (definition, started) = self.definition_now(id, deadline).await?;
+        let report = Report::new(&definition, results).map_err(Error::Invalid)?;
+        if !started {
+            return Err(Error::NotStarted(id.clone()));
+        }
+        let tasks = match self.known().ended(id) {
+            // Whichever tasks they are, nothing becomes of them any more.
+            Some(_) => Vec::new(),
+            None => self.tasks(&definition, &report.names(), deadline).await?,
+        };
+        let batch = Arc::new(report.resolve(tasks));
         let Taken { dispositions, after } = self.mark_together(&definition, &batch, deadline).await?;
         let state = match after {
             After::Marked(header) => {
@@ -248,16 +258,17 @@ impl Gateway {
     async fn note_errors(&self, definition: &Definition, batch: &Batch, became: &[Disposition], deadline: Deadline) {
         let now = OffsetDateTime::now_utc();
         let new = batch.entries().iter().zip(became).filter(|(_, became)| **became == Disposition::Applied);
-        let errors: Vec<_> = new
+        let mut errors: Vec<_> = new
             .filter_map(|(entry, _)| {
-                let (mark, failure) = (entry.mark?, entry.failure.clone()?);
-                let (task, stage) = (mark.task, mark.stage);
-                Some(ErrorSample { task, stage, code: failure.code, message: failure.message, report_time: now })
+                let (Mark { task, stage, .. }, Failure { code, message }) = (entry.mark?, entry.failure.clone()?);
+                let task_name = entry.task_name.clone().unwrap_or_default();
+                Some(ErrorSample { task, task_name, stage, code, message, report_time: now })
             })
             .collect();
         if errors.is_empty() {
             return;
         }
+        self.name(definition, &mut errors, deadline.half()).await;
         if let Err(error) = self.live().note_errors(&definition.id, &errors, deadline.half()).await {
             tracing::debug!(job = %definition.id, %error, "errors were not noted");
         }

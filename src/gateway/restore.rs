@@ -19,17 +19,19 @@ impl Gateway {
             // A replica, a demoted primary perhaps: nothing can be restored there.
             return Err(Error::Unavailable(Unavailable::Redis));
         }
+        let layout = self.definition(id, deadline).await?.layout();
         let found = match trackers.first() {
             Some(Tracker::Present { header, current, .. })
                 if header.incarnation == seen && (*current || header.seal.is_some()) =>
             {
                 return Ok(());
             }
+            // Left by a start that stopped before tasks were added: it is replaced, since it has too few.
+            Some(Tracker::Present { header, .. }) if header.layout() != layout => None,
             Some(Tracker::Present { header, .. }) => Some(header.incarnation),
             Some(Tracker::Missing) | None => None,
             Some(Tracker::Corrupt | Tracker::UnknownVersion) => return Ok(()),
         };
-        let layout = self.definition(id, deadline).await?.layout();
         // A job is not called tracked for a tracker that cannot be opened: without one, its ledger alone can end it.
         self.live().takes_writes(id, deadline).await?;
         fault::point("restore.begun").await;

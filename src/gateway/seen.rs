@@ -69,6 +69,7 @@ impl Gateway {
     }
 
     fn resolved(&self, id: &JobId, row: Row, look: Option<View>) -> Seen {
+        let look = look.map(|look| View { tracker: self.unless_outgrown(id, look.tracker), ..look });
         let tracker = look.as_ref().map_or(TrackerView::Unreachable, |look| look.tracker.view());
         let claimable = work(row, tracker) != Work::Nothing;
         Seen { resolution: resolve(tracker, row, self.shared.mirrors.holds(id)), look, claimable }

@@ -1,17 +1,18 @@
 //! Start: open a tracker that nobody believes yet → commit PENDING → RUNNING → adopt the tracker.
 //!
 //! In this order, since a starter that stalls must not be able to open a believable tracker for a job that others have
-//! started, cancelled or finished meanwhile. Each start has an incarnation of its own, issued by Postgres.
+//! started, cancelled or finished meanwhile. Each start has an incarnation of its own, issued by Postgres together with
+//! the number of tasks. Adding tasks issues another one, so that no job runs on a tracker which lacks some of them.
 
 use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::jobs::blank_ending;
 use crate::deadline::Deadline;
-use crate::domain::{Definition, Job, JobId, JobState};
+use crate::domain::{Job, JobId, JobState, Layout};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
-use crate::live::Refusal;
+use crate::live::{Refusal, Tracker};
 
 /// How often a start begins again after another one was faster, or Redis was restarted under it.
 const ATTEMPTS: u32 = 8;
@@ -40,7 +41,7 @@ impl Gateway {
     }
 
     async fn succeed_at_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
-        let ending = blank_ending(&job.definition, JobState::Succeeded, "");
+        let ending = |total| (total == 0).then(|| blank_ending(&job.definition, total, JobState::Succeeded, ""));
         if self.store().end_pending(&job.definition.id, ending, deadline).await? {
             tracing::info!(job = %job.definition.id, state = %JobState::Succeeded, "ended, at its start: it has no tasks");
         }
@@ -51,9 +52,10 @@ impl Gateway {
     async fn try_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
         let id = &job.definition.id;
         fault::point("start.begun").await;
-        let Some(incarnation) = self.store().issue_incarnation(id, deadline).await? else { return Ok(()) };
+        let Some((incarnation, total)) = self.store().issue_incarnation(id, deadline).await? else { return Ok(()) };
         fault::point("start.issued").await;
-        let opened = self.live().open(id, job.definition.layout(), incarnation, None, deadline.half()).await;
+        let layout = Layout { total, ..job.definition.layout() };
+        let opened = self.live().open(id, layout, incarnation, None, deadline.half()).await;
         let tracked = match opened.map_err(Error::from) {
             Ok(Ok(())) => true,
             Ok(Err(Refusal::Stale | Refusal::OtherIncarnation)) => return Ok(()),
@@ -65,8 +67,7 @@ impl Gateway {
         if !self.store().start(id, incarnation, tracked, deadline).await? {
             return Ok(());
         }
-        let Definition { task_count, stages, .. } = &job.definition;
-        tracing::info!(job = %id, incarnation, tasks = task_count, stages = stages.len(), tracked, "started");
+        tracing::info!(job = %id, incarnation, tasks = total, stages = layout.stages, tracked, "started");
         fault::point("start.committed").await;
         if !tracked {
             return Ok(());
@@ -79,6 +80,18 @@ impl Gateway {
         }
         fault::point("start.adopted").await;
         Ok(())
+    }
+
+    /// What is taken for the job's tracker. One that a start left which stopped before tasks were added is none: it has
+    /// too few, and no marks, and is replaced when the job's own is opened or restored.
+    pub(super) fn unless_outgrown(&self, id: &JobId, tracker: Tracker) -> Tracker {
+        let layout = || self.known().layout(id).or_else(|| self.shared.mirrors.layout(id));
+        match &tracker {
+            Tracker::Present { header, .. } if layout().is_some_and(|layout| layout != header.layout()) => {
+                Tracker::Missing
+            }
+            _ => tracker,
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl Gateway {
         generation: Option<Generation>,
         deadline: Deadline,
     ) -> Result<bool> {
-        match (tracker, generation) {
+        match (self.unless_outgrown(id, tracker), generation) {
             // Its end is on its way, and nothing can be added to it.
             (Tracker::Present { header, .. }, _) if header.seal.is_some() => Ok(true),
             // Also one of another incarnation: its marks stay when it is taken up.

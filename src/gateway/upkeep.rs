@@ -64,6 +64,7 @@ impl Gateway {
             Err(error) => return Err(error),
         };
         let look = |((id, running), tracker): (&(JobId, Running), Option<Tracker>)| {
+            let tracker = tracker.map(|tracker| self.unless_outgrown(id, tracker));
             let view = tracker.as_ref().map_or(TrackerView::Unreachable, Tracker::view);
             let header = tracker.and_then(Tracker::into_header);
             let standing = standing(header.as_ref(), generation);

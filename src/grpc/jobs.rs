@@ -25,10 +25,18 @@ impl pb::job_service_server::JobService for Jobs {
         request: Request<pb::CreateJobRequest>,
     ) -> Result<Response<pb::CreateJobResponse>, Status> {
         let deadline = deadline(&request)?;
-        let (new, start) = convert::new_job(request.into_inner());
+        let new = convert::new_job(request.into_inner());
         let gateway = self.gateway.clone();
-        let job = to_the_end(async move { gateway.create(new, start, deadline).await }).await?;
+        let job = to_the_end(async move { gateway.create(new, deadline).await }).await?;
         Ok(Response::new(pb::CreateJobResponse { job: Some(job.into()) }))
+    }
+
+    async fn add_tasks(&self, request: Request<pb::AddTasksRequest>) -> Result<Response<pb::AddTasksResponse>, Status> {
+        let deadline = deadline(&request)?;
+        let (id, new) = convert::new_tasks(request.into_inner())?;
+        let gateway = self.gateway.clone();
+        let added = to_the_end(async move { gateway.add_tasks(&id, new, deadline).await }).await?;
+        Ok(Response::new(convert::added(added)))
     }
 
     async fn start_job(&self, request: Request<pb::StartJobRequest>) -> Result<Response<pb::StartJobResponse>, Status> {

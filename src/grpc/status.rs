@@ -38,6 +38,9 @@ impl From<Error> for Status {
                     precondition("JOB_NOT_STARTED", id, details);
                 })
             }
+            Error::Started(id) => status(Code::FailedPrecondition, ErrorReason::JobStarted, &message, |details| {
+                precondition("JOB_STARTED", id, details);
+            }),
             Error::Ended(id, state) => {
                 let metadata = HashMap::from([("state".to_owned(), state.to_string())]);
                 told(Code::FailedPrecondition, ErrorReason::JobEnded, metadata, &message, |details| {
@@ -193,6 +196,7 @@ mod tests {
             Error::Exists { id: id(), fields: vec!["labels"] },
             Error::Deleted(id()),
             Error::NotStarted(id()),
+            Error::Started(id()),
             Error::Ended(id(), JobState::Failed),
             Error::NotEnded(id(), JobState::Running),
             Error::LowerBound(id()),
@@ -213,6 +217,7 @@ mod tests {
         AlreadyExists JOB_EXISTS resource=highwater.v1.Job/j
         AlreadyExists JOB_EXISTS resource=highwater.v1.Job/j
         FailedPrecondition JOB_NOT_STARTED precondition=JOB_NOT_STARTED/j
+        FailedPrecondition JOB_STARTED precondition=JOB_STARTED/j
         FailedPrecondition JOB_ENDED precondition=JOB_ENDED/j state=FAILED
         FailedPrecondition JOB_NOT_ENDED precondition=JOB_NOT_ENDED/j state=RUNNING
         FailedPrecondition END_IS_LOWER_BOUND precondition=END_IS_LOWER_BOUND/j

@@ -80,7 +80,14 @@ impl Live {
             }
         }
         let [code, message] = [String::new(), String::new()];
-        let error = ErrorSample { task: 0, stage: 0, code, message, report_time: OffsetDateTime::UNIX_EPOCH };
+        let error = ErrorSample {
+            task: 0,
+            task_name: String::new(),
+            stage: 0,
+            code,
+            message,
+            report_time: OffsetDateTime::UNIX_EPOCH,
+        };
         live.note_errors(&id, &[error], deadline).await?;
         if let Err(refusal) = live.seal(&id, incarnation, Seal::Complete, deadline).await? {
             return Ok(Some(format!("sealing it: {refusal:?}")));

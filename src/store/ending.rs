@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::jobs::{from_bigint, parse, texts, to_bigint};
+use super::jobs::{from_bigint, from_integer, parse, texts, to_bigint};
 use super::{COMMIT_WITHIN, Error, Store, ledger};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, Errors, JobId, JobState, Layout, Mark, Tally};
@@ -125,27 +125,42 @@ impl Store {
     }
 
     /// Ends a PENDING job: one that is cancelled, or has no tasks and so succeeds at its start. Whether this call did.
-    pub async fn end_pending(&self, id: &JobId, ending: Ending, deadline: Deadline) -> Result<bool, Error> {
-        let Some((ending, cells)) = compress(Some(ending)).await? else { return Ok(false) };
-        let mut lease = self.lease(deadline).await?;
-        let ended = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    "UPDATE jobs SET state = $2, start_time = CASE WHEN $2 = 'CANCELLED' THEN NULL ELSE now() END,
-                                     end_time = now(), cancel_reason = $3, snapshot = $4, cells = $5
-                     WHERE job_id = $1 AND state = 'PENDING'",
-                    id.as_str(),
-                    ending.state.as_str(),
-                    ending.cancel_reason,
-                    Json(&ending.snapshot) as _,
-                    cells
-                )
-                .execute(&mut *lease.connection),
-            )
-            .await??;
+    ///
+    /// `draft` is the end of a job of so many tasks, if it has one; it is asked under the row's lock, since tasks may be
+    /// added until then.
+    pub async fn end_pending(
+        &self,
+        id: &JobId,
+        draft: impl FnOnce(u32) -> Option<Ending> + Send,
+        deadline: Deadline,
+    ) -> Result<bool, Error> {
+        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
+        let until = lease.deadline.clone();
+        let mut transaction = until.bound(sqlx::Connection::begin(&mut *lease.connection)).await??;
+        let lock = sqlx::query_scalar!(
+            "SELECT task_count FROM jobs WHERE job_id = $1 AND state = 'PENDING' FOR UPDATE",
+            id.as_str()
+        );
+        let task_count = until.bound(lock.fetch_optional(&mut *transaction)).await??.map(from_integer).transpose()?;
+        let Some((ending, cells)) = compress(task_count.and_then(draft)).await? else {
+            until.bound(transaction.rollback()).await??;
+            lease.give_back();
+            return Ok(false);
+        };
+        let write = sqlx::query!(
+            "UPDATE jobs SET state = $2, start_time = CASE WHEN $2 = 'CANCELLED' THEN NULL ELSE now() END,
+                             end_time = now(), cancel_reason = $3, snapshot = $4, cells = $5
+             WHERE job_id = $1",
+            id.as_str(),
+            ending.state.as_str(),
+            ending.cancel_reason,
+            Json(&ending.snapshot) as _,
+            cells
+        );
+        until.bound(write.execute(&mut *transaction)).await??;
+        until.bound(transaction.commit()).await??;
         lease.give_back();
-        Ok(ended.rows_affected() == 1)
+        Ok(true)
     }
 
     /// The snapshots of those of these jobs that have ended.

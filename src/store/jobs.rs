@@ -17,6 +17,8 @@ struct JobRow {
     labels: Json<BTreeMap<String, String>>,
     stages: Vec<String>,
     task_count: i32,
+    named_tasks: bool,
+    created_task_count: Option<i32>,
     failure_threshold: f64,
     stall_timeout: Option<i64>,
     state: String,
@@ -40,16 +42,18 @@ impl Store {
             .deadline
             .bound(
                 sqlx::query!(
-                    "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout)
-                     SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
+                    "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout,
+                                       named_tasks)
+                     SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
                      ON CONFLICT (job_id) DO NOTHING",
                     new.id.as_str(),
                     new.display_name,
                     Json(&new.labels) as _,
                     &stages,
-                    i32::try_from(new.task_count).unwrap_or(i32::MAX),
+                    to_integer(new.task_count)?,
                     new.failure_threshold,
-                    new.stall_timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX))
+                    new.stall_timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
+                    new.named_tasks
                 )
                 .execute(&mut *lease.connection),
             )
@@ -67,8 +71,8 @@ impl Store {
                 sqlx::query_as!(
                     JobRow,
                     r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
-                              task_count, failure_threshold, stall_timeout, state, incarnation, tracked, create_time, start_time,
-                              end_time, cancel_reason,
+                              task_count, named_tasks, created_task_count, failure_threshold, stall_timeout, state,
+                              incarnation, tracked, create_time, start_time, end_time, cancel_reason,
                               (SELECT retry_of FROM retries WHERE retries.job_id = jobs.job_id) AS retry_of,
                               (SELECT retries.job_id FROM retries WHERE retries.retry_of = jobs.job_id) AS retried_by,
                               EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
@@ -82,22 +86,23 @@ impl Store {
         rows.into_iter().map(Job::try_from).collect()
     }
 
-    /// Issues the next incarnation to a start of a PENDING job; `None` if it is not PENDING.
-    pub async fn issue_incarnation(&self, id: &JobId, deadline: Deadline) -> Result<Option<u64>, Error> {
+    /// Issues the next incarnation to a start of a PENDING job, with the number of tasks that the job has under it (adding
+    /// tasks issues another one); `None` if it is not PENDING.
+    pub async fn issue_incarnation(&self, id: &JobId, deadline: Deadline) -> Result<Option<(u64, u32)>, Error> {
         let mut lease = self.lease(deadline).await?;
         let issued = lease
             .deadline
             .bound(
-                sqlx::query_scalar!(
+                sqlx::query!(
                     "UPDATE jobs SET incarnation = incarnation + 1 WHERE job_id = $1 AND state = 'PENDING'
-                     RETURNING incarnation",
+                     RETURNING incarnation, task_count",
                     id.as_str()
                 )
                 .fetch_optional(&mut *lease.connection),
             )
             .await??;
         lease.give_back();
-        issued.map(from_bigint).transpose()
+        issued.map(|row| Ok((from_bigint(row.incarnation)?, from_integer(row.task_count)?))).transpose()
     }
 
     /// Issues the next incarnation to a restore of a RUNNING job whose incarnation is `seen`; `None` if it is not, since
@@ -121,8 +126,8 @@ impl Store {
         issued.map(from_bigint).transpose()
     }
 
-    /// Commits PENDING → RUNNING for the start that `incarnation` was issued to; whether it won. A later start, a
-    /// cancel or an earlier commit of the same makes it lose. `tracked`: a tracker was opened for it. If that is not known,
+    /// Commits PENDING → RUNNING for the start that `incarnation` was issued to; whether it won. A later start, tasks that
+    /// were added, a cancel or an earlier commit of the same makes it lose. `tracked`: a tracker was opened for it. If that is not known,
     /// the job runs with the next incarnation: whatever was opened is not its own.
     pub async fn start(&self, id: &JobId, incarnation: u64, tracked: bool, deadline: Deadline) -> Result<bool, Error> {
         let mut lease = self.lease(deadline).await?;
@@ -154,13 +159,15 @@ impl TryFrom<JobRow> for Job {
             display_name: row.display_name,
             labels: row.labels.0,
             stages: row.stages.iter().map(|stage| parse(stage)).collect::<Result<_, _>>()?,
-            task_count: u32::try_from(row.task_count).map_err(|error| Error::Unexpected(error.to_string()))?,
+            task_count: from_integer(row.task_count)?,
+            named_tasks: row.named_tasks,
             failure_threshold: row.failure_threshold,
             stall_timeout: stall_timeout(row.stall_timeout)?,
             retry_of: row.retry_of.as_deref().map(parse).transpose()?,
         };
         Ok(Self {
             definition,
+            created_task_count: from_integer(row.created_task_count.unwrap_or(row.task_count))?,
             state: parse(&row.state)?,
             incarnation: from_bigint(row.incarnation)?,
             tracked: row.tracked,
@@ -192,6 +199,16 @@ pub(super) fn stall_timeout(millis: Option<i64>) -> Result<Option<Duration>, Err
 /// A number as it was read.
 pub(super) fn from_bigint(number: i64) -> Result<u64, Error> {
     u64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
+}
+
+/// A small number as it was read.
+pub(super) fn from_integer(number: i32) -> Result<u32, Error> {
+    u32::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
+}
+
+/// A small number as Postgres takes it.
+pub(super) fn to_integer(number: u32) -> Result<i32, Error> {
+    i32::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
 }
 
 /// A number as Postgres takes it.

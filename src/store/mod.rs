@@ -12,6 +12,7 @@ mod lease;
 mod ledger;
 mod listing;
 mod migrate;
+mod names;
 mod retries;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use feed::{Event, Feed};
 pub use ledger::Entry;
 pub use listing::JobKey;
 pub use migrate::MigrateError;
+pub use names::{Block, Grown};
 pub use retries::{Retry, RetryPlan};
 
 use crate::breaker::Breaker;

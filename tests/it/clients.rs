@@ -102,7 +102,7 @@ async fn the_first_job_of_the_readme_runs_as_it_is_written() {
         assert!(ran.status.success(), "{} after {line}", String::from_utf8_lossy(&ran.stderr));
         calls += 1;
     }
-    assert_eq!(calls, 4, "create, report, look, report");
+    assert_eq!(calls, 8, "create, report, look, report; and create, add, start, report by name");
     eventually("the job of the README ends", async || {
         let answer = buf.call("ProgressService/GetProgress", &json!({"jobId": "mine"})).await.unwrap();
         (answer["progress"]["state"] == "JOB_STATE_SUCCEEDED").then_some(())

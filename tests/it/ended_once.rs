@@ -57,7 +57,12 @@ async fn a_job_that_has_not_ended_can_neither_be_deleted_nor_set_back() {
         ("TRUNCATE jobs CASCADE", "cannot be truncated"),
         ("UPDATE jobs SET state = 'PENDING', start_time = NULL WHERE job_id = 'running'", "no way leads"),
         ("UPDATE jobs SET incarnation = 0 WHERE job_id = 'running'", "only grows"),
-        ("UPDATE jobs SET task_count = 3 WHERE job_id = 'running'", "what a job is never changes"),
+        ("UPDATE jobs SET task_count = 3, incarnation = 9 WHERE job_id = 'running'", "tasks are only added, before"),
+        ("UPDATE jobs SET task_count = 1, incarnation = 9 WHERE job_id = 'pending'", "tasks are only added, before"),
+        // A start that is under way must find out.
+        ("UPDATE jobs SET task_count = 3, created_task_count = 2 WHERE job_id = 'pending'", "with a new incarnation"),
+        ("UPDATE jobs SET created_task_count = 1 WHERE job_id = 'pending'", "tasks are only added"),
+        ("UPDATE jobs SET named_tasks = true WHERE job_id = 'pending'", "what a job is never changes"),
         // No half of an end is ever stored.
         ("UPDATE jobs SET state = 'SUCCEEDED' WHERE job_id = 'running'", "violates check constraint"),
         ("UPDATE jobs SET end_time = now() WHERE job_id = 'running'", "violates check constraint"),

@@ -20,6 +20,7 @@ mod faults;
 mod jobs;
 mod layers;
 mod lists;
+mod named_tasks;
 mod observing;
 mod outages;
 mod packaging;

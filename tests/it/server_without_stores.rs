@@ -53,8 +53,13 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
     };
     let postgres =
         store::Settings { url: "postgres://nobody@127.0.0.1:1/none".to_owned(), max_connections: 1, timeout: within };
-    let settings =
-        gateway::Settings { mirror_bytes: 1 << 20, cached_snapshots: 1, watch_interval: within, fairness_label: None };
+    let settings = gateway::Settings {
+        mirror_bytes: 1 << 20,
+        cached_snapshots: 1,
+        manifest_bytes: 1 << 20,
+        watch_interval: within,
+        fairness_label: None,
+    };
     let gateway =
         gateway::Gateway::new(live::Live::new(&redis).unwrap(), store::Store::new(&postgres).unwrap(), &settings);
     let calls = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -146,5 +146,11 @@ impl Worker {
 fn result(task: usize, stage: usize, done: Result<(), Trouble>) -> Result<TaskResult, Failure> {
     let outcome = if done.is_ok() { Outcome::Succeeded } else { Outcome::Failed };
     let error = done.err().map(|trouble| TaskError { code: trouble.code.to_owned(), message: trouble.message });
-    Ok(TaskResult { task: task.try_into()?, stage: STAGES[stage].to_owned(), outcome: outcome.into(), error })
+    Ok(TaskResult {
+        task: task.try_into()?,
+        stage: STAGES[stage].to_owned(),
+        outcome: outcome.into(),
+        error,
+        ..TaskResult::default()
+    })
 }

@@ -54,8 +54,13 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         .map_err(|error| Misuse(format!("--redis-url: {error}; it is written {REDIS_FORM}")))?;
     let store = Store::new(&flags.postgres_limits.at(flags.postgres.postgres_url.expose()))
         .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
-    let remembers_nothing =
-        Settings { mirror_bytes: 1, cached_snapshots: 1, fairness_label: None, watch_interval: WITHIN };
+    let remembers_nothing = Settings {
+        mirror_bytes: 1,
+        cached_snapshots: 1,
+        manifest_bytes: 1,
+        fairness_label: None,
+        watch_interval: WITHIN,
+    };
     let gateway = Gateway::new(live, store, &remembers_nothing);
     let found = gateway.inspect(&id, Deadline::after(WITHIN)).await.map_err(|error| error.to_string())?;
     say(table::written(&id, &found));

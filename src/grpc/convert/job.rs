@@ -1,15 +1,15 @@
 //! Jobs: definitions come in, jobs go out.
 
 use super::{parse_job_id, pb, timestamp};
-use crate::domain::{Job, JobId, NewJob, StageKey, Violation};
+use crate::domain::{Job, JobId, NewJob, NewTasks, StageKey, Violation};
 use crate::error::Error;
-use crate::gateway::RetryRequest;
+use crate::gateway::{Added, RetryRequest};
 
 const MAX_REASON_BYTES: usize = 1024;
 
-/// The definition that a caller wrote, and whether to start it.
-pub fn new_job(request: pb::CreateJobRequest) -> (NewJob, bool) {
-    let new = NewJob {
+/// The definition that a caller wrote.
+pub fn new_job(request: pb::CreateJobRequest) -> NewJob {
+    NewJob {
         job_id: request.job_id,
         display_name: request.display_name,
         labels: request.labels,
@@ -17,8 +17,25 @@ pub fn new_job(request: pb::CreateJobRequest) -> (NewJob, bool) {
         task_count: request.task_count,
         failure_threshold: request.failure_threshold,
         stall_timeout: request.stall_timeout.map(duration),
-    };
-    (new, request.start)
+        named_tasks: request.named_tasks,
+        start: request.start,
+    }
+}
+
+/// Which tasks to add to which job.
+pub fn new_tasks(request: pb::AddTasksRequest) -> Result<(JobId, NewTasks), Error> {
+    let pb::AddTasksRequest { job_id, task_names, task_count } = request;
+    Ok((super::job_id(&job_id)?, NewTasks { names: task_names, task_count }))
+}
+
+/// What became of them.
+pub fn added(added: Added) -> pb::AddTasksResponse {
+    pb::AddTasksResponse {
+        added_count: added.added.into(),
+        existing_count: added.existing.into(),
+        tasks: added.tasks.into_iter().map(i64::from).collect(),
+        task_count: added.task_count.into(),
+    }
 }
 
 /// Which job to cancel, and why.
@@ -78,6 +95,7 @@ impl From<Job> for pb::Job {
             end_time: job.end_time.map(timestamp),
             cancel_reason: job.cancel_reason,
             stall_timeout: definition.stall_timeout.and_then(|timeout| timeout.try_into().ok()),
+            named_tasks: definition.named_tasks,
             retry_of: definition.retry_of.map(|id| id.to_string()).unwrap_or_default(),
             retried_by: job.retried_by.map(|id| id.to_string()).unwrap_or_default(),
         }
@@ -93,10 +111,7 @@ fn duration(written: prost_types::Duration) -> time::Duration {
 mod tests {
     use std::collections::BTreeMap;
 
-    use time::OffsetDateTime;
-
     use super::*;
-    use crate::domain::JobState;
 
     fn request() -> pb::CreateJobRequest {
         pb::CreateJobRequest {
@@ -108,26 +123,15 @@ mod tests {
             failure_threshold: Some(0.25),
             start: true,
             stall_timeout: Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }),
+            named_tasks: false,
         }
     }
 
     #[test]
     fn what_is_created_is_what_is_shown() {
-        let (new, start) = new_job(request());
-        let job = Job {
-            definition: new.validate().unwrap(),
-            state: JobState::Pending,
-            incarnation: 0,
-            tracked: true,
-            ledger: false,
-            create_time: OffsetDateTime::UNIX_EPOCH,
-            start_time: None,
-            end_time: None,
-            cancel_reason: String::new(),
-            retried_by: None,
-        };
-        let shown = pb::Job::from(job);
-        assert!(start);
+        let new = new_job(request());
+        assert!(new.start);
+        let shown = pb::Job::from(Job::created(new.validate().unwrap()));
         assert_eq!((shown.job_id, shown.display_name, shown.labels), ("j".into(), "A job".into(), request().labels));
         assert_eq!((shown.stages, shown.task_count), (request().stages, 3));
         assert_eq!(shown.failure_threshold.to_bits(), 0.25_f64.to_bits());

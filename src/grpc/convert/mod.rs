@@ -14,7 +14,7 @@ use crate::domain::{JobId, JobState, MAX_VIOLATIONS, NotAnId, Violation};
 use crate::error::Error;
 
 pub use claim::{claimed, wanted};
-pub use job::{cancel, new_job, retry};
+pub use job::{added, cancel, new_job, new_tasks, retry};
 pub use listing::{job_query, jobs_page, task_query, tasks_page};
 pub use progress::{progress, progress_result};
 pub use report::{reported, results};

@@ -71,6 +71,7 @@ fn error_counts(errors: &Errors) -> Vec<pb::ErrorCount> {
 fn error_samples(definition: &Definition, errors: Errors) -> Vec<pb::ErrorSample> {
     let samples = errors.samples.into_iter().map(|sample| pb::ErrorSample {
         task: sample.task.into(),
+        task_name: sample.task_name,
         stage: definition.stages.get(sample.stage).map(ToString::to_string).unwrap_or_default(),
         code: sample.code,
         message: sample.message,
@@ -174,6 +175,7 @@ mod tests {
         let mut failing = running(Some(tally()));
         let sample = ErrorSample {
             task: 4,
+            task_name: "four".into(),
             stage: 1,
             code: "TIMEOUT".into(),
             message: "slow".into(),
@@ -182,6 +184,7 @@ mod tests {
         failing.errors = Errors { counts: vec![("TIMEOUT".into(), 2)], samples: vec![sample] };
         let shown = progress(&definition(), failing);
         assert_eq!((shown.error_counts[0].code.as_str(), shown.error_counts[0].count), ("TIMEOUT", 2));
-        assert_eq!((shown.error_samples[0].task, shown.error_samples[0].stage.as_str()), (4, "digest"));
+        let sample = &shown.error_samples[0];
+        assert_eq!((sample.task, sample.task_name.as_str(), sample.stage.as_str()), (4, "four", "digest"));
     }
 }

@@ -27,7 +27,7 @@ impl From<pb::TaskResult> for TaskResult {
             pb::Outcome::Unspecified => None,
         };
         let failure = result.error.map(|error| Failure { code: error.code, message: error.message });
-        Self { task: result.task, stage: result.stage, outcome, failure }
+        Self { task: result.task, task_name: result.task_name, stage: result.stage, outcome, failure }
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
     use crate::domain::JobState;
 
     fn result(outcome: i32, error: Option<pb::TaskError>) -> TaskResult {
-        pb::TaskResult { task: 7, stage: "read".into(), outcome, error }.into()
+        pb::TaskResult { task: 7, stage: "read".into(), outcome, error, task_name: String::new() }.into()
     }
 
     #[test]

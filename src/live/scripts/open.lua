@@ -7,7 +7,8 @@
 -- Returns {status}: OPENED; STALE (the image was not made under the generation that answers now: make it again);
 --          OTHER_INCARNATION (a later start or a restore was here, or, for a restore, any tracker is); CORRUPT, UNKNOWN_VERSION (the key is occupied).
 -- Guarantees: an incarnation is opened at most once, since Postgres issues it to one start and the image is renamed,
---             not copied. A start replaces what an earlier start left, which holds no marks; nothing else is replaced.
+--             not copied. A start replaces what an earlier start left, which holds no marks, and so does a restore if
+--             that was for fewer tasks; nothing else is replaced.
 
 local image_key, tracker_key = KEYS[1], KEYS[2]
 local incarnation, ttl = ARGV[1], ARGV[2]
@@ -21,7 +22,8 @@ if not existing and status ~= 'MISSING' then
   return { status }
 end
 -- A restore that found nothing may come when another one's tracker has taken marks: those are kept, and are taken up.
-if existing and (image.restored == 1 or existing.incarnation >= image.incarnation) then
+local outgrown = existing and existing.total < image.total and existing.revision == 0
+if existing and (existing.incarnation >= image.incarnation or image.restored == 1 and not outgrown) then
   return { 'OTHER_INCARNATION' }
 end
 

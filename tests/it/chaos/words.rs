@@ -17,7 +17,13 @@ pub fn refused(status: &tonic::Status) -> Said {
 pub fn result(mark: &Mark) -> pb::TaskResult {
     let outcome = if mark.succeeded { pb::Outcome::Succeeded } else { pb::Outcome::Failed };
     let error = (!mark.succeeded).then(|| pb::TaskError { code: "CHAOS".to_owned(), message: String::new() });
-    pb::TaskResult { task: i64::from(mark.task), stage: stage_key(mark.stage), outcome: outcome.into(), error }
+    pb::TaskResult {
+        task: i64::from(mark.task),
+        stage: stage_key(mark.stage),
+        outcome: outcome.into(),
+        error,
+        ..pb::TaskResult::default()
+    }
 }
 
 pub fn disposition(disposition: pb::Disposition) -> Disposition {

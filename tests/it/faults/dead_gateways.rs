@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use highwater::fault::POINTS;
 
-use super::{CANARY, DONE, STAGES, Stored, ended, reports, six_tasks, uses_redis_again};
+use super::{CANARY, DONE, STAGES, Stored, TASKS, ended, reports, six_tasks, uses_redis_again};
 use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stages, tracker_key};
 
 /// Long enough to get gateway 1 out of the way.
@@ -14,6 +14,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a gateway is doing when it dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Deed {
+    /// Adding tasks to a job that has a third of them.
+    Grow,
     Start,
     Report,
     LastReport,
@@ -33,6 +35,7 @@ enum Deed {
 /// What leads by the point.
 fn deeds(point: &str) -> &'static [Deed] {
     match point.split_once('.') {
+        Some(("grow", _)) => &[Deed::Grow],
         Some(("start", _)) => &[Deed::Start],
         Some(("report", _)) => &[Deed::Report, Deed::LastReport],
         Some(("cancel", _)) => &[Deed::Cancel],
@@ -54,11 +57,13 @@ impl Deed {
             stack.gateways().iter().for_each(cut);
         }
         let stall_timeout = (self == Self::Revoke).then(|| STALL_TIMEOUT.try_into().unwrap());
-        let new = pb::CreateJobRequest { start: self != Self::Start, stall_timeout, ..six_tasks(id) };
+        let start = !matches!(self, Self::Start | Self::Grow);
+        let task_count = if self == Self::Grow { 2 } else { TASKS.into() };
+        let new = pb::CreateJobRequest { start, task_count, stall_timeout, ..six_tasks(id) };
         stack[1].create(new).await.unwrap();
         let [first, second, _] = reports();
         match self {
-            Self::Start => {}
+            Self::Start | Self::Grow => {}
             Self::Report | Self::Cancel | Self::Revoke => drop(stack[0].report(id, first).await.unwrap()),
             Self::Record => {
                 stack[0].report(id, first).await.unwrap();
@@ -87,6 +92,7 @@ impl Deed {
         let gateway = &stack[0];
         let [_, second, last] = reports();
         let answer = match self {
+            Self::Grow => gateway.grow(id, TASKS.into()).await.map(drop),
             Self::Start => gateway.start(id).await.map(drop),
             Self::Report | Self::Record => gateway.report(id, second).await.map(drop),
             Self::LastReport => gateway.report(id, last).await.map(drop),
@@ -106,12 +112,17 @@ impl Deed {
     fn acknowledged(self) -> Vec<pb::TaskResult> {
         let [first, second, last] = reports();
         match self {
-            Self::Start => vec![],
+            Self::Start | Self::Grow => vec![],
             Self::Report | Self::Cancel | Self::Record | Self::Restore | Self::Revoke => first,
             Self::LastReport | Self::Drain => [first, second].concat(),
             Self::EndWithoutRedis => [first, second, last].concat(),
         }
     }
+}
+
+#[tokio::test]
+async fn a_gateway_that_dies_while_it_adds_tasks_leaves_all_of_them_or_none() {
+    die_at_every_point_of("grow").await;
 }
 
 #[tokio::test]
@@ -161,7 +172,7 @@ async fn what_a_gateway_that_dies_began_to_revoke_is_revoked() {
 
 #[test]
 fn a_gateway_dies_at_every_point() {
-    let tested = ["start", "report", "record", "drain", "restore", "cancel", "revoke", "finish", "commit"];
+    let tested = ["grow", "start", "report", "record", "drain", "restore", "cancel", "revoke", "finish", "commit"];
     for point in POINTS {
         assert!(!deeds(point).is_empty());
         assert!(tested.contains(&point.split_once('.').unwrap().0), "{point}");
@@ -226,8 +237,12 @@ async fn dies(stack: &mut Stack, point: &str, deed: Deed, id: &str) -> Stored {
 async fn taken_over(stack: &Stack, point: &str, deed: Deed, id: &str) -> Stored {
     let began_to_end = !point.starts_with("report.") && !point.starts_with("cancel.");
     match deed {
-        Deed::Start => {
+        Deed::Start | Deed::Grow => {
             // Its call is repeated.
+            if deed == Deed::Grow {
+                let grown = eventually("it grows", async || stack[1].grow(id, TASKS.into()).await.ok()).await;
+                assert_eq!(grown.task_count, i64::from(TASKS));
+            }
             let started = eventually("it starts", async || stack[1].start(id).await.ok()).await;
             assert_eq!(started.state(), pb::JobState::Running);
             for results in reports() {

@@ -176,12 +176,12 @@ async fn a_million_tasks_are_tried_again() {
     std::io::Write::write_all(&mut encoder, &cells).unwrap();
     let snapshot = r#"{"counts":{"total":2000000,"stages":[{"succeeded":1000000,"failed":1000000,"skipped":0}]},
         "revision":1,"last_progress_time":null,"errors":{"counts":[],"samples":[]}}"#;
-    sqlx::query("UPDATE jobs SET state = 'FAILED', cells = $1, snapshot = $2::jsonb, end_time = now()")
-        .bind(encoder.finish().unwrap())
-        .bind(snapshot)
-        .execute(&mut stack.postgres.connection().await)
-        .await
-        .unwrap();
+    let mut hex = String::new();
+    for byte in encoder.finish().unwrap() {
+        hex += &format!("{byte:02x}");
+    }
+    let end = format!("state = 'FAILED', cells = '\\x{hex}', snapshot = '{snapshot}', end_time = now()");
+    stack.postgres.run(&format!("UPDATE jobs SET {end}")).await.unwrap();
     let new =
         stack[0].retry(pb::RetryJobRequest { new_job_id: "new".into(), start: true, ..retry("old") }).await.unwrap();
     assert_eq!((new.task_count, new.state()), (1_000_000, pb::JobState::Running));

@@ -43,6 +43,21 @@ impl Client {
         Ok(response.into_inner().job.expect("a created job is answered"))
     }
 
+    /// Adds tasks by name.
+    pub async fn add(&self, id: &str, names: &[&str]) -> Answer<pb::AddTasksResponse> {
+        let task_names = names.iter().map(|name| (*name).to_owned()).collect();
+        self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names, task_count: 0 }).await
+    }
+
+    /// Adds tasks up to a total.
+    pub async fn grow(&self, id: &str, task_count: i64) -> Answer<pb::AddTasksResponse> {
+        self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names: vec![], task_count }).await
+    }
+
+    pub async fn add_tasks(&self, request: pb::AddTasksRequest) -> Answer<pb::AddTasksResponse> {
+        Ok(self.jobs().add_tasks(request).await?.into_inner())
+    }
+
     pub async fn start(&self, id: &str) -> Answer<pb::Job> {
         let response = self.jobs().start_job(pb::StartJobRequest { job_id: id.to_owned() }).await?;
         Ok(response.into_inner().job.expect("a started job is answered"))

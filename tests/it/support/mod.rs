@@ -24,6 +24,6 @@ pub use postgres::Database;
 pub use proxy::{Link, Proxy};
 pub use random::Random;
 pub use redis::{Redis, tracker_key};
-pub use requests::{failed, failed_with, job, succeeded};
+pub use requests::{failed, failed_with, job, named_job, succeeded, succeeded_by_name};
 pub use stack::{Builder, Stack};
 pub use wait::{WITHIN, eventually, holds_for};

@@ -13,9 +13,21 @@ pub fn job(id: &str, stages: &[&str], task_count: i64) -> pb::CreateJobRequest {
     }
 }
 
+/// A job with these stages whose tasks have names: none yet, so it is not started.
+pub fn named_job(id: &str, stages: &[&str]) -> pb::CreateJobRequest {
+    pb::CreateJobRequest { start: false, named_tasks: true, ..job(id, stages, 0) }
+}
+
 /// Successes of these tasks at a stage.
 pub fn succeeded(tasks: impl IntoIterator<Item = i64>, stage: &str) -> Vec<pb::TaskResult> {
     results(tasks, stage, pb::Outcome::Succeeded)
+}
+
+/// Successes of the tasks of these names at a stage.
+pub fn succeeded_by_name<'a>(names: impl IntoIterator<Item = &'a str>, stage: &str) -> Vec<pb::TaskResult> {
+    let by_name =
+        |name: &str| pb::TaskResult { task_name: name.to_owned(), ..result(0, stage, pb::Outcome::Succeeded) };
+    names.into_iter().map(by_name).collect()
 }
 
 /// Failures of these tasks at a stage, without a word why.
@@ -26,10 +38,15 @@ pub fn failed(tasks: impl IntoIterator<Item = i64>, stage: &str) -> Vec<pb::Task
 /// The failure of a task at a stage.
 pub fn failed_with(task: i64, stage: &str, code: &str, message: &str) -> pb::TaskResult {
     let error = pb::TaskError { code: code.to_owned(), message: message.to_owned() };
-    pb::TaskResult { task, stage: stage.to_owned(), outcome: pb::Outcome::Failed.into(), error: Some(error) }
+    let mut result = result(task, stage, pb::Outcome::Failed);
+    result.error = Some(error);
+    result
 }
 
 fn results(tasks: impl IntoIterator<Item = i64>, stage: &str, outcome: pb::Outcome) -> Vec<pb::TaskResult> {
-    let result = |task| pb::TaskResult { task, stage: stage.to_owned(), outcome: outcome.into(), error: None };
-    tasks.into_iter().map(result).collect()
+    tasks.into_iter().map(|task| result(task, stage, outcome)).collect()
+}
+
+fn result(task: i64, stage: &str, outcome: pb::Outcome) -> pb::TaskResult {
+    pb::TaskResult { task, stage: stage.to_owned(), outcome: outcome.into(), ..pb::TaskResult::default() }
 }

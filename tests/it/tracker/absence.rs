@@ -53,7 +53,7 @@ async fn errors_that_come_late_are_kept_for_a_while_only() {
     let bench = Bench::start(&[]).await;
     let id = job("gone");
     let (code, message, report_time) = ("TIMEOUT".to_owned(), "too slow".to_owned(), OffsetDateTime::now_utc());
-    let sample = ErrorSample { task: 1, stage: 0, code, message, report_time };
+    let sample = ErrorSample { task: 1, task_name: String::new(), stage: 0, code, message, report_time };
     bench.live.note_errors(&id, &[sample], soon()).await.unwrap();
     let mut keys = bench.keys(&id).await;
     keys.sort();

@@ -68,6 +68,7 @@ async fn errors_are_not_noted_where_something_else_lies() {
     let bench = Bench::start(&[]).await;
     let sample = ErrorSample {
         task: 1,
+        task_name: String::new(),
         stage: 0,
         code: "TIMEOUT".into(),
         message: "too slow".into(),

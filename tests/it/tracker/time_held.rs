@@ -174,6 +174,7 @@ impl Bench {
         let id = job("failing");
         let sample = |code: String| ErrorSample {
             task: MAX_TASKS - 1,
+            task_name: "x".repeat(256),
             stage: MAX_STAGES - 1,
             code,
             // As JSON every one of these takes six bytes.
