@@ -17,6 +17,7 @@ mod open_files;
 mod output;
 mod private;
 mod reference;
+mod retry;
 mod running;
 mod serve;
 mod signals;
@@ -64,6 +65,7 @@ Examples:
   highwater jobs --state running      what runs now
   highwater tasks JOB --outstanding   the tasks that nobody has reported yet
   highwater cancel JOB                end it as it stands
+  highwater retry JOB --start         a new job of the tasks that failed
   highwater inspect JOB --config hw.toml
                                       what both stores hold of it, and what a read makes of that
   highwater migrate --config hw.toml  make or update the tables
@@ -96,6 +98,8 @@ enum Command {
     Jobs(jobs::Flags),
     #[command(after_help = CALL_HELP)]
     Tasks(tasks::Flags),
+    #[command(after_help = CALL_HELP)]
+    Retry(retry::Flags),
     #[command(after_help = CALL_HELP)]
     Cancel(cancel::Flags),
     #[command(after_help = CALL_HELP)]
@@ -165,6 +169,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Inspect(flags) => inspect::run(flags).await,
             Command::Jobs(flags) => jobs::run(flags).await,
             Command::Tasks(flags) => tasks::run(flags).await,
+            Command::Retry(flags) => retry::run(flags).await,
             Command::Cancel(flags) => cancel::run(flags).await,
             Command::Healthcheck(flags) => healthcheck::run(flags).await,
             Command::Completions(flags) => completions::run(&flags, &mut Cli::command()),

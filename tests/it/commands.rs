@@ -97,7 +97,7 @@ async fn shells_are_told_every_command_that_is_shown() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, _) = run(&["completions", shell]).await;
         assert_eq!(code, Some(0));
-        for shown in ["watch", "jobs", "tasks", "cancel", "healthcheck", "serve"] {
+        for shown in ["watch", "jobs", "tasks", "retry", "cancel", "healthcheck", "serve"] {
             assert!(help.contains(&format!("  {shown}")) && script.contains(shown), "{shell} {shown}");
         }
     }
@@ -189,4 +189,18 @@ async fn jobs_and_tasks_are_listed_to_the_last_page() {
     }
     let (code, _, error) = call(&stack[0], &["tasks", "job-7", "--failed", "--stage=odd"]).await;
     assert!(code == Some(1) && error.contains("stage"), "{error}");
+}
+
+#[tokio::test]
+async fn retry_makes_one_job_of_the_failed_tasks_however_often_it_is_called() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["s"], 10)).await.unwrap();
+    let (code, _, error) = call(&stack[0], &["retry", "a"]).await;
+    assert_eq!(code, Some(1), "it runs: {error}");
+    stack[0].report("a", [succeeded(0..7, "s"), failed(7..10, "s")].concat()).await.unwrap();
+    for _ in 0..2 {
+        let (code, out, error) = call(&stack[0], &["retry", "a", "--new-id=b", "--start"]).await;
+        assert_eq!((code, out.as_str()), (Some(0), "b is RUNNING, with 3 tasks of a\n"), "{error}");
+    }
+    assert_eq!(stack[0].get("b").await.unwrap().retry_of, "a");
 }
