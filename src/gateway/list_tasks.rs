@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Unavailable};
 use crate::live::{Tracker, View};
 use crate::mirror::bytes_of;
 
-/// Ranges of tasks.
+/// Ranges of tasks; or names, where the tasks have them.
 const SIZES: PageSizes = PageSizes { default: 1000, most: 10_000 };
 /// How many tasks one call looks at, and how many of them at once.
 const LOOKED_AT: u32 = 1 << 20;
@@ -35,6 +35,8 @@ pub struct TasksPage {
     pub observe_time: OffsetDateTime,
     /// The tasks, in order; with the origin of each range's first one, in a retry.
     pub ranges: Vec<(Range<u32>, Option<u32>)>,
+    /// Their names, one for each task of all ranges, where the tasks have names.
+    pub names: Vec<String>,
     /// Where the next page begins; `None`: this is the last.
     pub next: Option<String>,
 }
@@ -77,12 +79,17 @@ impl Gateway {
             else {
                 continue;
             };
+            let mut next = next;
+            if definition.named_tasks {
+                next = cut(&mut ranges, size).unwrap_or(next);
+            }
             let mut ranges = self.with_origins(&definition, ranges, deadline).await?;
-            let next = ranges.get(most).map_or(next, |(range, _)| range.start);
+            next = ranges.get(most).map_or(next, |(range, _)| range.start);
             ranges.truncate(most);
+            let names = self.names_of(&definition, &ranges, deadline).await?;
             let next = (next < definition.task_count).then(|| token(&next, &list)).transpose()?;
             let Basis { state, source, lower_bound, observe_time, .. } = basis;
-            return Ok(TasksPage { state, source, lower_bound, observe_time, ranges, next });
+            return Ok(TasksPage { state, source, lower_bound, observe_time, ranges, names, next });
         }
         Err(Error::Unavailable(Unavailable::Tracker))
     }
@@ -101,6 +108,20 @@ impl Gateway {
         let Some(origins) = origins else { return Ok(ranges.into_iter().map(|range| (range, None)).collect()) };
         let pieces = |range| origins.pieces(range).map(|(piece, origin)| (piece, Some(origin)));
         Ok(ranges.into_iter().flat_map(pieces).collect())
+    }
+
+    /// None where the tasks have no names.
+    async fn names_of(
+        &self,
+        definition: &Definition,
+        ranges: &[(Range<u32>, Option<u32>)],
+        deadline: Deadline,
+    ) -> Result<Vec<String>> {
+        if !definition.named_tasks {
+            return Ok(Vec::new());
+        }
+        let tasks: Vec<u32> = ranges.iter().flat_map(|(range, _)| range.clone()).collect();
+        self.names(definition, &tasks, deadline).await
     }
 
     /// Adds what is selected from the task `from` on, as far as one call looks; where to go on. `None`: the tracker is not
@@ -250,6 +271,23 @@ impl Gateway {
     }
 }
 
+/// Leaves out what lies behind the first `most` tasks; where it begins.
+fn cut(ranges: &mut Vec<Range<u32>>, most: u32) -> Option<u32> {
+    let mut left = most;
+    for place in 0..ranges.len() {
+        let range = &mut ranges[place];
+        let count = range.end - range.start;
+        if count > left {
+            let next = range.start + left;
+            range.end = next;
+            ranges.truncate(place + usize::from(left > 0));
+            return Some(next);
+        }
+        left -= count;
+    }
+    None
+}
+
 impl Place for u32 {
     fn write(&self) -> String {
         self.to_string()
@@ -257,5 +295,20 @@ impl Place for u32 {
 
     fn read(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_page_of_names_ends_in_the_middle_of_a_range() {
+        let cut = |most| {
+            let mut ranges = vec![2..5, 7..8];
+            let next = super::cut(&mut ranges, most);
+            (next, ranges.into_iter().flatten().collect::<Vec<u32>>())
+        };
+        assert_eq!(cut(1), (Some(3), vec![2]));
+        assert_eq!(cut(3), (Some(7), vec![2, 3, 4]));
+        assert_eq!(cut(4), (None, vec![2, 3, 4, 7]));
     }
 }

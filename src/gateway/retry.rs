@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Job, JobId, JobState, Origins, Selection, Status};
+use crate::domain::{Cells, Job, JobId, JobState, Names, Origins, Selection, Status};
 use crate::error::{Error, Result};
 use crate::store::RetryPlan;
 
@@ -60,14 +60,19 @@ impl Gateway {
             None => None,
         };
         let outstanding = request.outstanding;
-        let origins = tokio::task::spawn_blocking(move || Origins::of(&tasks(&cells, outstanding), earlier.as_ref()));
-        let origins = origins.await.map_err(|error| Error::Internal(error.to_string()))?;
+        let chosen = tokio::task::spawn_blocking(move || {
+            let tasks = tasks(&cells, outstanding);
+            let origins = Origins::of(&tasks, earlier.as_ref());
+            (tasks, origins)
+        });
+        let (tasks, origins) = chosen.await.map_err(|error| Error::Internal(error.to_string()))?;
+        let names = if old.definition.named_tasks { Some(self.names_again(id, &tasks, deadline).await?) } else { None };
         let task_count = origins.count();
         if task_count == 0 {
             return Err(Error::NothingToRetry(id.clone()));
         }
         let new = request.new_id.clone().unwrap_or_else(JobId::generate);
-        let plan = RetryPlan { id: new.clone(), outstanding, origins };
+        let plan = RetryPlan { id: new.clone(), outstanding, origins, names };
         if self.store().create_retry(id, plan, deadline).await? {
             tracing::info!(job = %new, retry_of = %id, tasks = task_count, "created a retry");
             return Ok(new);
@@ -80,6 +85,24 @@ impl Gateway {
             Some(_) => Err(Error::Exists { id: new, fields: vec!["retry_of"] }),
             None => Err(Error::Deleted(new)),
         }
+    }
+
+    /// The names of these tasks, in their order.
+    async fn names_again(&self, id: &JobId, tasks: &[Range<u32>], deadline: Deadline) -> Result<Names> {
+        let mut names = Names::default();
+        let mut left = tasks.iter().cloned().flatten().peekable();
+        while let Some(first) = left.peek().copied() {
+            for block in self.store().names_from(id, first, deadline).await? {
+                while let Some(name) = left.peek().and_then(|task| block.name(*task)) {
+                    names.push(name);
+                    left.next();
+                }
+            }
+            if left.peek() == Some(&first) {
+                return Err(Error::Internal(format!("task {first} of job {id} has no name")));
+            }
+        }
+        Ok(names)
     }
 }
 

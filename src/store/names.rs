@@ -210,7 +210,7 @@ async fn read(
 }
 
 /// Writes names behind those of the first `before` tasks, together with the small blocks there.
-async fn append(
+pub(super) async fn append(
     connection: &mut PgConnection,
     until: &Bound,
     id: &JobId,

@@ -7,9 +7,10 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 
 use super::jobs::parse;
+use super::names::append;
 use super::{COMMIT_WITHIN, Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Origins};
+use crate::domain::{JobId, Names, Origins};
 
 /// A retry of a job, as its link says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct RetryPlan {
     pub outstanding: bool,
     /// Which tasks.
     pub origins: Origins,
+    /// Their names, if they have names.
+    pub names: Option<Names>,
 }
 
 impl Store {
@@ -44,15 +47,18 @@ impl Store {
     /// Creates a PENDING job that is the retry of `old`, with its link: both or neither. Whether it did: not if its id is, or
     /// ever was, a job's, nor if the old job has a retry.
     pub async fn create_retry(&self, old: &JobId, plan: RetryPlan, deadline: Deadline) -> Result<bool, Error> {
-        let RetryPlan { id: new, outstanding, origins } = plan;
+        let RetryPlan { id: new, outstanding, origins, names } = plan;
         let task_count = i32::try_from(origins.count()).map_err(|error| Error::Unexpected(error.to_string()))?;
         let origins = compress(origins).await?;
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let until = lease.deadline.clone();
         let mut transaction = until.bound(sqlx::Connection::begin(&mut *lease.connection)).await??;
         let insert = sqlx::query!(
-            "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout)
-             SELECT $1, display_name, labels, stages, $3, failure_threshold, stall_timeout FROM jobs
+            "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout,
+                               named_tasks, created_task_count)
+             SELECT $1, display_name, labels, stages, $3, failure_threshold, stall_timeout, named_tasks,
+                    CASE WHEN named_tasks THEN 0 END
+             FROM jobs
              WHERE job_id = $2 AND end_time IS NOT NULL AND NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
              ON CONFLICT (job_id) DO NOTHING",
             new.as_str(),
@@ -70,6 +76,9 @@ impl Store {
                 origins
             );
             created = until.bound(link.execute(&mut *transaction)).await??.rows_affected() == 1;
+        }
+        if let Some(names) = names.filter(|_| created) {
+            append(&mut transaction, &until, &new, 0, names).await?;
         }
         if created {
             until.bound(transaction.commit()).await??;

@@ -86,6 +86,7 @@ pub fn tasks_page(page: TasksPage) -> pb::ListTasksResponse {
     };
     pb::ListTasksResponse {
         ranges: page.ranges.iter().map(range).collect(),
+        task_names: page.names,
         next_page_token: page.next.unwrap_or_default(),
         job_state: pb::JobState::from(page.state).into(),
         source: source.into(),

@@ -166,6 +166,36 @@ async fn an_end_that_is_a_lower_bound_is_tried_again_only_if_that_is_accepted() 
 }
 
 #[tokio::test]
+async fn tasks_keep_their_names_when_they_are_tried_again() {
+    let stack = Stack::start(2).await;
+    stack[0].create(pb::CreateJobRequest { named_tasks: true, start: false, ..job("old", &["s"], 0) }).await.unwrap();
+    let names: Vec<String> = (0..10_000).map(|number| format!("file-{number}")).collect();
+    stack[0].add("old", &names.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
+    stack[0].start("old").await.unwrap();
+    stack[0].report("old", failed((0..10_000).step_by(7), "s")).await.unwrap();
+    stack[0].cancel("old", "").await.unwrap();
+    let new =
+        stack[1].retry(pb::RetryJobRequest { new_job_id: "new".into(), start: true, ..retry("old") }).await.unwrap();
+    assert_eq!((new.named_tasks, new.task_count), (true, 1429));
+    let request = pb::ListTasksRequest {
+        job_id: "new".into(),
+        status: pb::TaskStatus::Outstanding.into(),
+        page_size: 10_000,
+        ..pb::ListTasksRequest::default()
+    };
+    let page = stack[0].list_tasks(request).await.unwrap();
+    let expected: Vec<_> = names.iter().step_by(7).cloned().collect();
+    assert_eq!((page.task_names, page.ranges[0].original_first), (expected, Some(0)));
+    let result = pb::TaskResult { task: 0, task_name: "file-14".into(), ..succeeded([0], "s").remove(0) };
+    stack[0].report("new", vec![result]).await.unwrap();
+    stack[0].cancel("new", "").await.unwrap();
+    assert_eq!(
+        stack[1].retry(pb::RetryJobRequest { include_outstanding: true, ..retry("new") }).await.unwrap().task_count,
+        1428
+    );
+}
+
+#[tokio::test]
 async fn a_million_tasks_are_tried_again() {
     const TASKS: i64 = 2_000_000;
     let stack = Stack::of(1).setting("redis-timeout", "5s").start().await;

@@ -256,3 +256,28 @@ async fn what_no_list_of_tasks_can_be_is_refused() {
     let unknown = stack[0].list_tasks(wanted("nobody", "", Failed)).await.unwrap_err();
     assert_eq!(refusal(&unknown), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
 }
+
+#[tokio::test]
+async fn of_a_job_whose_tasks_have_names_the_names_are_listed() {
+    let stack = Stack::start(2).await;
+    stack[0].create(pb::CreateJobRequest { named_tasks: true, start: false, ..job("a", &["s"], 0) }).await.unwrap();
+    let names: Vec<String> = (0..2500).map(|number| format!("file-{number:04}")).collect();
+    let page = stack[1].list_tasks(wanted("a", "", Outstanding)).await.unwrap();
+    assert_eq!((ranges(&page), page.task_names.len()), (vec![], 0), "none was added yet");
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    stack[0].add("a", &all).await.unwrap();
+    stack[0].start("a").await.unwrap();
+    stack[0].report("a", succeeded(100..2400, "s")).await.unwrap();
+    for end in [false, true] {
+        for gateway in stack.gateways() {
+            let mut told = Vec::new();
+            let (tasks, read) = pages(gateway, wanted("a", "s", Succeeded), async |_| ()).await;
+            read.iter().for_each(|page| told.extend(page.task_names.clone()));
+            assert_eq!(told, names[100..2400]);
+            assert_eq!((tasks.len(), read.len()), (2300, 3), "a page of a thousand each");
+        }
+        if !end {
+            stack[0].cancel("a", "").await.unwrap();
+        }
+    }
+}
