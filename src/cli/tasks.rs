@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log, warn};
+use super::words::shown;
 use super::{Common, Failure, client};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::job_service_client::JobServiceClient;
@@ -15,8 +16,8 @@ const PAGE: i32 = 10_000;
 
 /// Lists the tasks of a job that are outstanding, have failed, have succeeded or were skipped
 ///
-/// A line a task, or a range of tasks such as 7-12, and nothing else to stdout. That marks may be missing, so that more
-/// is listed as outstanding than is, is said on stderr.
+/// A line a task, or a range of tasks such as 7-12; names, where the tasks have them; and nothing else to stdout. That
+/// marks may be missing, so that more is listed as outstanding than is, is said on stderr.
 #[derive(Debug, Args)]
 pub struct Flags {
     /// The job's id
@@ -71,7 +72,12 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
             async move { jobs.list_tasks(request).await }
         };
         let page = client::again(client::PATIENCE, call).await?;
-        page.ranges.iter().map(line).for_each(say);
+        // One for each task of all ranges, in a job whose tasks have names.
+        if page.task_names.is_empty() {
+            page.ranges.iter().map(line).for_each(say);
+        } else {
+            page.task_names.iter().map(|name| shown(name)).for_each(say);
+        }
         if page.lower_bound && !std::mem::replace(&mut short, true) {
             warn("marks may be missing: tasks may be listed as outstanding that were reported");
         }

@@ -192,6 +192,22 @@ async fn jobs_and_tasks_are_listed_to_the_last_page() {
 }
 
 #[tokio::test]
+async fn tasks_that_have_names_are_listed_by_them() {
+    let stack = Stack::start(1).await;
+    let named = pb::CreateJobRequest { start: false, named_tasks: true, ..job("a", &["s"], 0) };
+    stack[0].create(named).await.unwrap();
+    let add = pb::AddTasksRequest {
+        job_id: "a".to_owned(),
+        task_names: ["one", "other"].map(str::to_owned).to_vec(),
+        ..pb::AddTasksRequest::default()
+    };
+    let mut jobs = pb::job_service_client::JobServiceClient::new(stack[0].client().channel());
+    jobs.add_tasks(add).await.unwrap();
+    stack[0].start("a").await.unwrap();
+    assert_eq!(call(&stack[0], &["tasks", "a", "--outstanding"]).await.1, "one\nother\n");
+}
+
+#[tokio::test]
 async fn retry_makes_one_job_of_the_failed_tasks_however_often_it_is_called() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
