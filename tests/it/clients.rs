@@ -12,7 +12,7 @@ use tonic::Code;
 use tonic_types::pb::{BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo};
 
 use crate::source::root;
-use crate::support::{Stack, eventually};
+use crate::support::{Stack, eventually, pb};
 
 #[tokio::test]
 async fn python_drives_a_job_from_create_to_snapshot() {
@@ -88,26 +88,39 @@ async fn buf_curl_is_shown_what_was_wrong_with_a_call() {
     assert_eq!(unknown.detail::<ResourceInfo>("ResourceInfo").resource_name, "71");
 }
 
-/// What a newcomer types first must work as it is printed.
-#[tokio::test]
-async fn the_first_job_of_the_readme_runs_as_it_is_written() {
-    let readme = include_str!("../../README.md");
-    let stack = Stack::start(1).await;
-    let buf = BufCurl { address: stack[0].address().to_string() };
+/// Types the calls of a document at a shell, one after the other; to our gateway instead of the usual one.
+async fn type_calls(document: &str, stack: &Stack) -> usize {
+    let lines = document.lines().filter(|line| line.starts_with("./dev curl "));
     let mut calls = 0;
-    let address = stack[0].address().to_string();
-    for line in readme.lines().filter(|line| line.starts_with("./dev curl ")) {
-        // By a shell, as a newcomer's; to our gateway instead of the usual one.
-        let ran = run(Command::new("bash").args(["-c", &format!("{line} {address}")]).current_dir(root())).await;
+    for line in lines {
+        let line = format!("{line} {}", stack[0].address());
+        let ran = run(Command::new("bash").args(["-c", &line]).current_dir(root())).await;
         assert!(ran.status.success(), "{} after {line}", String::from_utf8_lossy(&ran.stderr));
         calls += 1;
     }
+    calls
+}
+
+/// What a newcomer types first must work as it is printed.
+#[tokio::test]
+async fn the_first_job_of_the_readme_runs_as_it_is_written() {
+    let stack = Stack::start(1).await;
+    let calls = type_calls(include_str!("../../README.md"), &stack).await;
     assert_eq!(calls, 8, "create, report, look, report; and create, add, start, report by name");
+    let buf = BufCurl { address: stack[0].address().to_string() };
     eventually("the job of the README ends", async || {
         let answer = buf.call("ProgressService/GetProgress", &json!({"jobId": "mine"})).await.unwrap();
         (answer["progress"]["state"] == "JOB_STATE_SUCCEEDED").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_story_of_the_interface_runs_as_it_is_written() {
+    let stack = Stack::start(1).await;
+    assert_eq!(type_calls(include_str!("../../docs/api.md"), &stack).await, 16);
+    let retry = stack[0].get("film-7-again").await.unwrap();
+    assert_eq!((retry.state(), retry.task_count), (pb::JobState::Running, 6));
 }
 
 /// Calls by `buf curl`, for the shorter ones about job 17.
