@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 
 use highwater::domain::JobState;
+use highwater::grpc::pb;
 
 use crate::source::{root, rust_files};
 
-const DOCS: [&str; 5] = ["README.md", "docs/adopting.md", "docs/design.md", "docs/operating.md", "docs/runbook.md"];
+const DOCS: [&str; 6] =
+    ["README.md", "docs/adopting.md", "docs/api.md", "docs/design.md", "docs/operating.md", "docs/runbook.md"];
 
 #[test]
 fn every_file_that_the_docs_name_is_there() {
@@ -56,6 +58,23 @@ fn every_link_within_the_docs_leads_somewhere() {
     assert!(found >= 5, "only {found} links were found");
 }
 
+#[test]
+fn every_call_and_every_error_is_in_the_guide_to_the_interface() {
+    let guide = fs::read_to_string(root().join("docs/api.md")).unwrap();
+    let reasons = (1..100).filter_map(|number| pb::ErrorReason::try_from(number).ok());
+    let mut words: Vec<_> =
+        reasons.map(|reason| reason.as_str_name().replace("ERROR_REASON_", "| `") + "` |").collect();
+    for service in ["job_service", "report_service", "progress_service"] {
+        let proto = fs::read_to_string(root().join(format!("proto/highwater/v1/{service}.proto"))).unwrap();
+        let calls = proto.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split_once('('));
+        words.extend(calls.map(|(call, _)| call.to_owned()));
+    }
+    assert!(words.len() > 25, "{words:?}");
+    for word in words {
+        assert!(guide.contains(&word), "docs/api.md does not know {word}");
+    }
+}
+
 /// The table of transitions, as a diagram.
 #[test]
 fn the_diagram_of_states_is_that_of_the_table() {
@@ -92,4 +111,36 @@ fn words() -> impl Iterator<Item = (&'static str, String)> {
         // Every second piece stands between backticks.
         text.split('`').skip(1).step_by(2).map(|word| (doc, word.to_owned())).collect::<Vec<_>>()
     })
+}
+
+/// Who types the lines that the docs give for a shell.
+const TYPED: [(&str, &str); 8] = [
+    ("./dev curl ", "the_story_of_the_interface_runs_as_it_is_written"),
+    ("redis-cli ", "every_command_of_the_runbook_can_be_typed"),
+    ("psql ", "every_command_of_the_runbook_can_be_typed"),
+    ("target/tools/venv/bin/python docs/examples/adopting/rehearse.py ", "a_backend_adopts_highwater_step_by_step"),
+    ("highwater ", "a_gateway_over_given_stores_is_told_by_a_file"),
+    ("./dev run", "a_gateway_with_servers_of_its_own_keeps_what_it_stores_between_runs"),
+    // The checks themselves, and what begins with a build: by people.
+    ("./dev test ", ""),
+    ("./dev demo ", ""),
+];
+
+#[test]
+fn every_shell_line_of_the_docs_is_typed_by_somebody() {
+    let mut found = 0;
+    for doc in DOCS {
+        let text = fs::read_to_string(root().join(doc)).unwrap();
+        for block in text.split("```sh").skip(1) {
+            let (lines, _) = block.split_once("```").unwrap();
+            for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+                assert!(TYPED.iter().any(|(begins, _)| line.starts_with(begins)), "{doc}: nobody types {line}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 30, "only {found} lines");
+    let tests: String =
+        rust_files(&root().join("tests")).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    assert!(TYPED.iter().all(|(_, test)| test.is_empty() || tests.contains(&format!("fn {test}("))));
 }

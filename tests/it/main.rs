@@ -23,6 +23,7 @@ mod lists;
 mod named_tasks;
 mod observing;
 mod outages;
+mod own_servers;
 mod packaging;
 mod reading;
 mod reporting_together;
