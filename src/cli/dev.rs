@@ -25,7 +25,7 @@ pub struct Flags {
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
     let shutdown = signals::shutdown(|| say(private::STOPPING))?;
-    if let Some(private) = Private::start("dev", &flags.private, shutdown).await? {
+    if let Some(private) = Private::start("dev", &flags.private, 1, shutdown).await? {
         say(summary(&private));
         private.run_until_shutdown().await?;
     }

@@ -29,8 +29,9 @@ pub fn program() -> String {
 
 /// What a server logs: sqlx's notices are about its own bookkeeping.
 pub const SERVER_LOG: &str = "info,sqlx=warn";
-/// What a command logs that people look at for other things.
-pub const QUIET_LOG: &str = "warn";
+/// What a command logs that people look at for other things; sqlx warns of connections that break when a private Postgres
+/// is stopped.
+pub const QUIET_LOG: &str = "warn,sqlx=error";
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]

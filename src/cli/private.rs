@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,20 +39,25 @@ pub struct Options {
     postgres_limits: PostgresLimits,
 }
 
-/// A gateway and its servers. On sockets alone, which nobody else on the machine can reach.
+/// Gateways and their servers. On sockets alone, which nobody else on the machine can reach.
 pub struct Private {
     directory: PathBuf,
     redis: Redis,
     postgres: Postgres,
-    gateway: Running,
+    gateways: Vec<Running>,
     shutdown: CancellationToken,
     _lock: File,
 }
 
 impl Private {
-    /// Starts all of it; `name` tells apart the directories of different commands. Runs until `shutdown`; `None` if
-    /// that comes before it runs.
-    pub async fn start(name: &str, options: &Options, shutdown: CancellationToken) -> Result<Option<Self>, Failure> {
+    /// Starts all of it, with so many gateways; `name` tells apart the directories of different commands. Runs until
+    /// `shutdown`; `None` if that comes before it runs.
+    pub async fn start(
+        name: &str,
+        options: &Options,
+        gateways: usize,
+        shutdown: CancellationToken,
+    ) -> Result<Option<Self>, Failure> {
         let directory = options.data_dir.clone().map_or_else(|| default_directory(name), Ok)?;
         let lock = lock(&directory)?;
         let directory = directory.canonicalize()?;
@@ -66,13 +72,22 @@ impl Private {
             Some(migrated) => drop(migrated?),
             None => return stop_servers(redis, postgres).await.map(|()| None),
         }
-        let gateway = Running::start(&options.serving, &live, &store, shutdown.clone()).await?;
-        Ok(Some(Self { directory, redis, postgres, gateway, shutdown, _lock: lock }))
+        let mut started = vec![Running::start(&options.serving, &live, &store, shutdown.clone()).await?];
+        let beside = options.serving.beside();
+        while started.len() < gateways {
+            started.push(Running::start(&beside, &live, &store, shutdown.clone()).await?);
+        }
+        Ok(Some(Self { directory, redis, postgres, gateways: started, shutdown, _lock: lock }))
     }
 
-    /// Where the gateway listens.
-    pub fn address(&self) -> std::net::SocketAddr {
-        self.gateway.address()
+    /// Where the first gateway listens.
+    pub fn address(&self) -> SocketAddr {
+        self.gateways[0].address()
+    }
+
+    /// Where each gateway listens.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.gateways.iter().map(Running::address)
     }
 
     /// Where everything is kept.
@@ -111,7 +126,9 @@ impl Private {
             }
         };
         self.shutdown.cancel();
-        self.gateway.stopped().await?;
+        for gateway in self.gateways {
+            gateway.stopped().await?;
+        }
         stop_servers(self.redis, self.postgres).await?;
         ended.map_or(Ok(()), |(name, log)| Err(format!("{name} has ended by itself: see {}", log.display()).into()))
     }

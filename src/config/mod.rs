@@ -183,6 +183,13 @@ impl Serving {
         self.admin_listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, beside)))
     }
 
+    /// The same for another gateway on this machine, on free ports.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { listen: free, admin_listen: Some(free), ..self.clone() }
+    }
+
     /// What the gateway needs.
     pub fn gateway(&self) -> gateway::Settings {
         gateway::Settings {

@@ -68,7 +68,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         return Err(format!("there are no files below {}", flags.dir.display()).into());
     }
     say("Starting a Redis, a Postgres and a gateway of our own");
-    let Some(private) = Private::start("demo", &flags.private, shutdown.clone()).await? else {
+    let Some(private) = Private::start("demo", &flags.private, 1, shutdown.clone()).await? else {
         return Err(STOPPED_EARLY.into());
     };
     say(format_args!("listening on {}\n", private.address()));
