@@ -98,7 +98,7 @@ impl Display {
 }
 
 /// One line of the screen, cut where that ends.
-fn line() -> ProgressBar {
+pub fn line() -> ProgressBar {
     // The template stands here: a wrong one shows plainly.
     let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::no_length().with_style(style)

@@ -60,6 +60,7 @@ Exit codes:
 const EXAMPLES: &str = "\
 Examples:
   highwater demo                      track a real job, on private servers
+  highwater demo --fleet              see how work is handed out among jobs, on private servers
   highwater dev                       a gateway with a Redis and a Postgres of its own
   highwater watch JOB                 follow a job until it ends
   highwater jobs --state running      what runs now

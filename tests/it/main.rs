@@ -17,6 +17,7 @@ mod ended_once;
 mod ending;
 mod examples;
 mod faults;
+mod fleet;
 mod jobs;
 mod layers;
 mod lists;

@@ -2,6 +2,7 @@
 
 mod ending;
 mod files;
+mod fleet;
 mod proof;
 pub mod share;
 mod track;
@@ -10,6 +11,7 @@ pub mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -21,11 +23,14 @@ use track::track;
 /// The job's stages, in order.
 const STAGES: [&str; 2] = ["read", "digest"];
 
-const STOPPED_EARLY: &str = "stopped before the job had ended";
+/// How long a gateway that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const STOPPED_EARLY: &str = "stopped before the end";
 
 const DEMO_HELP: &str = "\
 Exit codes:
-  0 the job has ended, and its stored counts are those of the workers; 1 anything else; 2 the command was not understood.";
+  0 the job has ended, and its stored counts are those of the workers (with --fleet: each job had an even share, and
+  none that had ended was handed out); 1 anything else; 2 the command was not understood.";
 
 /// Tracks a real job, on private servers: reading and digesting the files below a directory
 ///
@@ -33,24 +38,35 @@ Exit codes:
 /// batches. One result in ten is reported twice, as queues do. Links to nothing and files of more than 1MiB fail. When
 /// the job has ended, the demo shows the stored snapshot and what Postgres wrote meanwhile, and leaves the gateway up
 /// until Ctrl-C.
+///
+/// With --fleet it shows how work is handed out instead: six jobs, from tiny to huge, and workers that ask NextJob of two
+/// gateways which one to work on, take tasks of it from a queue that delivers some of them twice, and report. Some jobs are
+/// finished, and one is cancelled in the middle. At the end, a table tells how each job ended, which share of the claims it
+/// had, and how long anybody worked on it after its end.
 #[derive(Debug, Args)]
 #[command(after_help = DEMO_HELP)]
 pub struct Flags {
     /// The directory whose files are the tasks
-    #[arg(long, value_name = "DIRECTORY", default_value = "/usr")]
+    #[arg(long, value_name = "DIRECTORY", default_value = "/usr", conflicts_with = "fleet")]
     dir: PathBuf,
     /// How many files at most
-    #[arg(long, value_name = "COUNT", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value = "20000", conflicts_with = "fleet", value_parser = clap::value_parser!(u32).range(1..))]
     max_files: u32,
-    /// How many worker processes
+    /// How many workers
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
     /// How many files a second all workers together begin at most, so that there is something to watch; 0: no limit
-    #[arg(long, value_name = "COUNT", default_value = "800")]
+    #[arg(long, value_name = "COUNT", default_value = "800", conflicts_with = "fleet")]
     files_per_second: u32,
     /// End when the job has ended
-    #[arg(long)]
+    #[arg(long, conflicts_with = "fleet")]
     once: bool,
+    /// Show how work is handed out among many jobs instead
+    #[arg(long)]
+    fleet: bool,
+    /// How long the fleet works until what still runs is cancelled; the jobs' sizes follow from it
+    #[arg(long, value_name = "COUNT", default_value = "20", requires = "fleet", value_parser = clap::value_parser!(u16).range(2..=180))]
+    seconds: u16,
     #[command(flatten)]
     private: private::Options,
     #[command(flatten)]
@@ -61,6 +77,9 @@ pub struct Flags {
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
     let shutdown = signals::shutdown(|| say(private::STOPPING))?;
+    if flags.fleet {
+        return fleet::run(&flags, shutdown).await;
+    }
     // Below, what may not be looked into is passed over.
     std::fs::read_dir(&flags.dir).map_err(|error| Misuse(format!("--dir: {}: {error}", flags.dir.display())))?;
     let found = files::find(&flags.dir, flags.max_files.try_into()?);

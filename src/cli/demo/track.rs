@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use super::ending::Ending;
 use super::proof::Proof;
 use super::share::{Share, Tally};
-use super::{Flags, STAGES, files};
+use super::{Flags, PATIENCE, STAGES, files};
 use crate::cli::display::Display;
 use crate::cli::output::say;
 use crate::cli::private::Private;
@@ -23,8 +23,6 @@ use crate::grpc::pb::{CreateJobRequest, GetProgressRequest, Progress};
 const LIST: &str = "files";
 /// From one look at the job to the next.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long a gateway that does not answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Creates the job, lets the workers do it, and watches until it has ended.
 pub async fn track(flags: &Flags, found: &[PathBuf], private: &Private) -> Result<Ending, Failure> {

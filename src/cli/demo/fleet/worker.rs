@@ -1,0 +1,111 @@
+//! A worker of the fleet: asks which job to work on, takes a batch of its tasks, works, reports, and acknowledges only
+//! then. What docs/examples/worker.py does, at a time that can be measured.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{Fleet, LABEL, STAGE};
+use crate::cli::demo::PATIENCE;
+use crate::cli::{Failure, client};
+use crate::grpc::pb::report_service_client::ReportServiceClient;
+use crate::grpc::pb::{NextJobRequest, NextJobResponse, Outcome, ReportResultsRequest, TaskResult};
+
+/// What the work on a batch takes.
+const WORK: Duration = Duration::from_millis(10);
+/// How long a job is not asked for of which the queue had nothing.
+const EMPTY_FOR: Duration = Duration::from_secs(1);
+/// Of so many batches one is not acknowledged, so that it is delivered again.
+const FORGOTTEN: u32 = 20;
+/// How long to wait if nobody says how long.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub struct Worker<'a> {
+    fleet: &'a Fleet,
+    gateway: ReportServiceClient<Channel>,
+    /// The jobs of which the queue had nothing, and when that was.
+    empty: HashMap<usize, Instant>,
+    batches: u32,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(fleet: &'a Fleet, gateway: Channel) -> Self {
+        Self { fleet, gateway: ReportServiceClient::new(gateway), empty: HashMap::new(), batches: 0 }
+    }
+
+    /// Works until it is told to stop.
+    pub async fn run(mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        while !stop.is_cancelled() {
+            self.empty.retain(|_, since| since.elapsed() < EMPTY_FOR);
+            let excluded: HashSet<usize> = self.empty.keys().copied().collect();
+            let (sent, answer) = self.next_job(&excluded).await?;
+            match answer.job {
+                Some(job) => {
+                    let job = self.fleet.place(&job.job_id)?;
+                    let claim = self.fleet.board.claimed(job, sent, &excluded);
+                    self.work_on(job).await?;
+                    self.fleet.board.released(&claim, Instant::now());
+                }
+                None => {
+                    let pause = answer.retry_after.and_then(|pause| Duration::try_from(pause).ok()).unwrap_or(PAUSE);
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When the call was sent that was answered, and the answer.
+    pub async fn next_job(&self, excluded: &HashSet<usize>) -> Result<(Instant, NextJobResponse), Failure> {
+        let request = NextJobRequest {
+            labels: [(LABEL.to_owned(), self.fleet.run.clone())].into(),
+            exclude_job_ids: excluded.iter().map(|job| self.fleet.jobs[*job].id.clone()).collect(),
+        };
+        let mut sent = Instant::now();
+        let call = || {
+            sent = Instant::now();
+            let (mut gateway, request) = (self.gateway.clone(), request.clone());
+            async move { gateway.next_job(request).await }
+        };
+        let answer = client::again(PATIENCE, call).await?;
+        Ok((sent, answer))
+    }
+
+    async fn work_on(&mut self, job: usize) -> Result<(), Failure> {
+        let queue = &self.fleet.jobs[job].queue;
+        let Some(batch) = queue.take(Instant::now()) else {
+            self.empty.insert(job, Instant::now());
+            return Ok(());
+        };
+        tokio::time::sleep(WORK).await;
+        let has_ended = self.report(job, &batch).await?;
+        self.batches += 1;
+        if has_ended {
+            self.fleet.board.ended(job);
+            queue.clear();
+        } else if !self.batches.is_multiple_of(FORGOTTEN) {
+            queue.acknowledge(&batch);
+        }
+        Ok(())
+    }
+
+    /// Whether the job has ended.
+    async fn report(&self, job: usize, batch: &Range<i64>) -> Result<bool, Failure> {
+        let result = |task| TaskResult {
+            task,
+            stage: STAGE.to_owned(),
+            outcome: Outcome::Succeeded.into(),
+            ..TaskResult::default()
+        };
+        let job_id = self.fleet.jobs[job].id.clone();
+        let request = ReportResultsRequest { job_id, results: batch.clone().map(result).collect() };
+        let call = || {
+            let (mut gateway, request) = (self.gateway.clone(), request.clone());
+            async move { gateway.report_results(request).await }
+        };
+        Ok(client::again(PATIENCE, call).await?.stop)
+    }
+}
