@@ -20,7 +20,7 @@ pub struct Row {
     pub even: f64,
     /// How often it was handed out by a call that was sent after its end had been answered.
     pub late: u32,
-    /// How long workers were busy with those.
+    /// How long workers were busy with those, the calls included.
     pub wasted: Duration,
     /// How long workers went on, after the end, with what they had been handed out before.
     pub slack: Duration,
@@ -70,7 +70,8 @@ impl Board {
         } else {
             rows[job].claims += 1;
         }
-        Claim { job, since: Instant::now(), late }
+        // What nobody should have been answered has cost the call as well.
+        Claim { job, since: if late { sent } else { Instant::now() }, late }
     }
 
     /// The worker has nothing of it in hands any more.
@@ -140,6 +141,7 @@ mod tests {
         let late = board.claimed(0, ended, &HashSet::new());
         board.released(&late, late.since + 2 * SECOND);
         let row = board.rows()[0];
+        assert_eq!(late.since, ended);
         assert_eq!((row.claims, row.slack, row.late, row.wasted), (1, SECOND, 1, 2 * SECOND));
     }
 }

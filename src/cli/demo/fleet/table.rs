@@ -27,7 +27,7 @@ pub fn written(fleet: &Fleet, ends: &[Progress]) -> String {
     }
     lines.push(
         "\nshare: of all claims while the job was eligible; even: what each of those that were eligible would have had.\n\
-         wasted: time on a job that was handed out by a call sent after its end had been answered to anybody.\n\
+         wasted: time on a job that was handed out by a call sent after its end had been answered to anybody, and that call.\n\
          in hands: time that workers went on, after the end, with what they had been handed out before.\n"
             .to_owned(),
     );
