@@ -32,7 +32,9 @@ struct Mirror {
     cells: Vec<u8>,
     /// The tracker that is known to hold all of these marks.
     merged: Option<Standing>,
-    /// Grows with every mark of which that is not known.
+    /// The tracker into which all is being merged.
+    merging: Option<Standing>,
+    /// Grows with every mark that this one did not take itself.
     epoch: u64,
     /// Nothing was ever put in.
     blank: bool,
@@ -63,7 +65,7 @@ impl Mirrors {
     }
 
     /// Adds marks that were acknowledged while the job's tracker was the one with the incarnation `under`. `held_by` is
-    /// the tracker that took them, if it is one that loses none.
+    /// the tracker that took them; `None`: they are elsewhere.
     pub fn mark(
         &self,
         id: &JobId,
@@ -112,10 +114,20 @@ impl Mirrors {
         Some(tasks)
     }
 
-    /// The chunks in which anything is marked, and the epoch that they are of.
+    /// The chunks in which anything is marked, and the epoch that they are of, to be put into the ledger.
     pub fn chunks(&self, id: &JobId) -> (Vec<Range<u32>>, u64) {
+        self.chunks_for(id, None)
+    }
+
+    /// The same, to be merged into this tracker: what it takes itself meanwhile need not be.
+    pub fn chunks_to_merge(&self, id: &JobId, into: Standing) -> (Vec<Range<u32>>, u64) {
+        self.chunks_for(id, Some(into))
+    }
+
+    fn chunks_for(&self, id: &JobId, into: Option<Standing>) -> (Vec<Range<u32>>, u64) {
         let mut state = self.state();
-        let Some(mirror) = state.mirrors.get(id) else { return (Vec::new(), 0) };
+        let Some(mirror) = state.mirrors.get_mut(id) else { return (Vec::new(), 0) };
+        mirror.merging = into;
         let marked = chunks(mirror.layout).filter(|tasks| mirror.chunk(tasks).iter().any(|byte| *byte != 0));
         (marked.collect(), mirror.epoch)
     }
@@ -152,7 +164,7 @@ impl Mirrors {
     /// All that the mirror held at this epoch has been merged into this tracker.
     pub fn merged(&self, id: &JobId, standing: Standing, epoch: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
-            && mirror.epoch == epoch
+            && (mirror.merging, mirror.epoch) == (Some(standing), epoch)
         {
             mirror.merged = Some(standing);
             mirror.based = standing.incarnation.max(mirror.based);
@@ -164,9 +176,11 @@ impl Mirrors {
         self.state().mirrors.peek(id).is_some_and(|mirror| !mirror.blank && mirror.based < incarnation)
     }
 
-    /// All of it is in the ledger, for the tracker with this incarnation.
-    pub fn recorded(&self, id: &JobId, incarnation: u64) {
-        if let Some(mirror) = self.state().mirrors.get_mut(id) {
+    /// All that it held at this epoch is in the ledger, for the tracker with this incarnation.
+    pub fn recorded(&self, id: &JobId, incarnation: u64, epoch: u64) {
+        if let Some(mirror) = self.state().mirrors.get_mut(id)
+            && mirror.epoch == epoch
+        {
             mirror.based = incarnation.max(mirror.based);
         }
     }
@@ -218,6 +232,7 @@ impl State {
                 layout,
                 cells,
                 merged: None,
+                merging: None,
                 epoch: 0,
                 blank: true,
                 based: 0,
@@ -236,10 +251,14 @@ impl Mirror {
     fn took(&mut self, under: u64, held_by: Option<Standing>) {
         if self.blank {
             (self.merged, self.blank, self.based) = (held_by, false, under);
-        } else if held_by.is_none() || self.merged != held_by {
-            self.merged = None;
+        } else {
+            if held_by.is_none() || self.merged != held_by {
+                self.merged = None;
+            }
+            // What is restored under a later one may lack these, late as they are.
+            self.based = self.based.min(under);
         }
-        if self.merged.is_none() {
+        if held_by.is_none() || self.merging != held_by {
             self.epoch += 1;
         }
     }
@@ -303,7 +322,7 @@ mod tests {
         assert!(!mirrors.is_ahead(&one, standing(1)));
         mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, None);
         assert!(mirrors.is_ahead(&one, standing(1)));
-        let (_, epoch) = mirrors.chunks(&one);
+        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(1));
         mirrors.merged(&one, standing(1), epoch);
         assert!(!mirrors.is_ahead(&one, standing(1)));
         mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 1, Some(standing(1)));
@@ -314,6 +333,25 @@ mod tests {
         assert!(mirrors.is_ahead(&one, standing(1)), "merged before the last mark came");
     }
 
+    /// Else a job that is worked on would not be adopted again before its workers rest.
+    #[test]
+    fn what_a_tracker_takes_itself_keeps_no_merge_into_it_from_being_whole() {
+        let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
+        let taken_by = |task, by: u64| mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), by, Some(standing(by)));
+        taken_by(1, 1);
+        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(2));
+        taken_by(2, 2);
+        mirrors.merged(&one, standing(2), epoch);
+        taken_by(3, 2);
+        assert!(!mirrors.is_ahead(&one, standing(2)));
+
+        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(3));
+        taken_by(4, 2);
+        mirrors.merged(&one, standing(3), epoch);
+        assert!(mirrors.is_ahead(&one, standing(3)), "one that came late is in an earlier tracker");
+        assert!(mirrors.is_behind(&one, 3));
+    }
+
     #[test]
     fn it_is_behind_once_others_restored_without_it_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
@@ -322,10 +360,11 @@ mod tests {
         assert!(!mirrors.is_behind(&one, 1) && mirrors.is_behind(&one, 2));
         mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 2, Some(standing(2)));
         assert!(mirrors.is_behind(&one, 2), "the first mark is not in it");
-        let (_, epoch) = mirrors.chunks(&one);
+        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(2));
         mirrors.merged(&one, standing(2), epoch);
         assert!(!mirrors.is_behind(&one, 2) && mirrors.is_behind(&one, 3));
-        mirrors.recorded(&one, 3);
+        let (_, epoch) = mirrors.chunks(&one);
+        mirrors.recorded(&one, 3, epoch);
         assert!(!mirrors.is_behind(&one, 3));
         assert!(mirrors.is_ahead(&one, standing(3)), "it is merged all the same when it can be");
     }

@@ -15,8 +15,8 @@ const MAX_CONFLICTS: usize = 64;
 impl Gateway {
     /// Adds all that the mirror holds to the job's tracker; whether it is all in.
     pub(super) async fn merge_mirror(&self, id: &JobId, standing: Standing, deadline: Deadline) -> Result<bool> {
-        let layout = self.definition(id, deadline).await?.layout();
-        let (chunks, epoch) = self.shared.mirrors.chunks(id);
+        let Some(layout) = self.shared.mirrors.layout(id) else { return Ok(true) };
+        let (chunks, epoch) = self.shared.mirrors.chunks_to_merge(id, standing);
         for tasks in chunks {
             let Some(chunk) = self.shared.mirrors.chunk(id, &tasks) else { return Ok(false) };
             let marking = Marking::of_cells(layout, tasks, &chunk.bytes);
@@ -35,8 +35,8 @@ impl Gateway {
         if !self.shared.mirrors.is_behind(id, incarnation) {
             return Ok(());
         }
-        let layout = self.definition(id, deadline).await?.layout();
-        let (chunks, _) = self.shared.mirrors.chunks(id);
+        let Some(layout) = self.shared.mirrors.layout(id) else { return Ok(()) };
+        let (chunks, epoch) = self.shared.mirrors.chunks(id);
         for tasks in chunks {
             let Some(chunk) = self.shared.mirrors.chunk(id, &tasks) else { return Ok(()) };
             let start = crate::mirror::bytes_of(layout, &tasks).start;
@@ -47,7 +47,7 @@ impl Gateway {
             }
         }
         self.shared.running.recorded(id);
-        self.shared.mirrors.recorded(id, incarnation);
+        self.shared.mirrors.recorded(id, incarnation, epoch);
         tracing::warn!(job = %id, incarnation, "recorded the mirror: others restored the tracker, which cannot be reached");
         Ok(())
     }

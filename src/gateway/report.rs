@@ -125,8 +125,10 @@ impl Gateway {
                 }
             };
             fault::point("report.confirmed").await;
-            let Footing { incarnation, only_adopted } = footing;
-            let held_by = only_adopted.then_some(Standing { incarnation, generation: header.generation });
+            let Footing { incarnation, .. } = footing;
+            // Adopted or not: it is in the tracker that stands so. Else a job that is worked on would never be seen to be
+            // all in, and never be adopted again.
+            let held_by = Some(Standing { incarnation, generation: header.generation });
             self.shared.mirrors.mark(id, layout, step.marked(&change), incarnation, held_by);
             changes.push(change);
             last = Some(header);
@@ -138,6 +140,10 @@ impl Gateway {
     async fn record(&self, definition: &Definition, marks: &[Mark], deadline: Deadline) -> Result<After> {
         let (id, layout) = (&definition.id, definition.layout());
         fault::point("record.begun").await;
+        // As it was before: a restore that comes while the row is written knows nothing of these marks.
+        let told =
+            self.shared.running.get(id).map(|running| running.incarnation).filter(|incarnation| *incarnation > 0);
+        let under = told.or_else(|| self.known().incarnation(id)).unwrap_or(0);
         if marks.is_empty() || !self.store().record(id, marks, deadline).await? {
             let job = self.get(id, deadline).await?;
             return match job.state {
@@ -150,7 +156,6 @@ impl Gateway {
         }
         // Whoever drains the row has the marks in memory alone from then on, and may die of what Redis does not survive.
         let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
-        let under = self.shared.running.get(id).map_or(0, |running| running.incarnation);
         self.shared.mirrors.mark(id, layout, cells, under, None);
         self.shared.running.recorded(id);
         metrics::counter!("highwater_ledger_rows_total").increment(1);

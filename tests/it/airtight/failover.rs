@@ -1,4 +1,4 @@
-//! Redis fails over to a replica that lags (scenario 38).
+//! Redis fails over to a replica that lags.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use redis::cmd;
 use super::crew::{Crew, done, new_job};
 use super::{SETTLE, every_gateway_shows, live, settling};
 use crate::faults::{ended, six_tasks};
-use crate::support::{Directory, Redis, eventually, pb, stages, succeeded};
+use crate::support::{Directory, Redis, eventually, failed, pb, stages, succeeded};
 use pb::{JobState, Source};
 
 const JOBS: i64 = 12;
@@ -78,4 +78,32 @@ async fn live_and_restored(gateway: &crate::support::Gateway, id: &str) -> pb::P
         (progress.source() == Source::Live && progress.restore_time.is_some()).then_some(progress)
     };
     eventually(&format!("{id} is on the fast path again"), look).await
+}
+
+/// Reports all the time, through every gateway: the job must not have to rest in order to be believed again.
+#[tokio::test]
+async fn a_job_that_is_worked_on_all_the_time_is_back_on_the_fast_path_as_well() {
+    let stack = settling(2).redis(&[("save", "3600 1000")]).start().await;
+    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].report("a", [succeeded([0], "read"), failed([1], "read")].concat()).await.unwrap();
+    let () = stack.redis.ask(&cmd("SAVE")).await;
+    let at_work = stack.gateways().iter().map(|gateway| {
+        let client = gateway.another();
+        tokio::spawn(async move {
+            loop {
+                // Twice the same is as much a report as any.
+                let _ = client.report("a", succeeded([0, 2], "read")).await;
+            }
+        })
+    });
+    let at_work: Vec<_> = at_work.collect();
+    let mut stack = stack;
+    stack.redis.kill();
+    stack.redis.restart().unwrap();
+    let restarted = Instant::now();
+    for gateway in stack.gateways() {
+        live_and_restored(gateway, "a").await;
+    }
+    assert!(restarted.elapsed() < BACK_WITHIN + Duration::from_secs(2), "{:?}", restarted.elapsed());
+    at_work.iter().for_each(tokio::task::JoinHandle::abort);
 }

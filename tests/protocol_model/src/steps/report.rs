@@ -43,11 +43,11 @@ impl<const N: usize> Taking<'_, N> {
                     None => To(Step::Record),
                     Some(Ok(tracker)) => {
                         let complete = tracker.marks.are_complete();
-                        let held = only_adopted.then_some((tracker.incarnation, tracker.generation));
+                        let held = Some((tracker.incarnation, tracker.generation));
                         if only_adopted || !self.protocol.has(Rule::AskBeforeAcknowledging) {
                             To(Step::Acknowledge { held, complete })
                         } else {
-                            To(Step::Confirm { complete })
+                            To(Step::Confirm { held, complete })
                         }
                     }
                     Some(Err(Refusal::NotAdopted)) if !self.protocol.has(Rule::AskBeforeAcknowledging) => {
@@ -65,8 +65,8 @@ impl<const N: usize> Taking<'_, N> {
                     Some(Err(refusal)) => To(Step::StandAfter(refusal)),
                 }
             }
-            Step::Confirm { complete } => match self.stand() {
-                Ok(incarnation) if incarnation == report.incarnation => To(Step::Acknowledge { held: None, complete }),
+            Step::Confirm { held, complete } => match self.stand() {
+                Ok(incarnation) if incarnation == report.incarnation => To(Step::Acknowledge { held, complete }),
                 Ok(incarnation) => on(incarnation, true),
                 Err(outcome) => self.end_report(outcome),
             },

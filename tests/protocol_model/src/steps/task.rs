@@ -64,6 +64,7 @@ pub enum Step {
     FirstFooting,
     Mark,
     Confirm {
+        held: Option<Held>,
         complete: bool,
     },
     Acknowledge {
