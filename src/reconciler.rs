@@ -88,7 +88,9 @@ impl Rounds {
             job.stall_timeout = job.stall_timeout.or(self.settings.stall_timeout);
         }
         running.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        self.gateway.forget_mirrors(Deadline::after(PAGE_WITHIN)).await?;
+        if let Err(error) = self.gateway.forget_mirrors(Deadline::after(PAGE_WITHIN)).await {
+            tracing::debug!(%error, "mirrors of ended jobs stay for now");
+        }
         // Often enough that a tracker survives three failed rounds in a row.
         let renew = self.renewed.is_none_or(|at| at.elapsed() > self.gateway.tracker_ttl() / 4);
         let attendance = self.attend(&running).await;
@@ -113,12 +115,19 @@ impl Rounds {
     /// Without a feed Postgres is away, and nothing can be decided; but a tracker that another gateway restores meanwhile
     /// is to have what this one holds before it has settled.
     async fn merge_mirrors(&self) -> Result<()> {
+        let mut outcome = Ok(());
         for page in self.gateway.mirrored().chunks(PAGE) {
-            let mut looks = self.gateway.look_at(page, false, None, Deadline::after(PAGE_WITHIN)).await?;
-            looks.retain(|look| due(&look.sight).contains(&Rule::Merge));
-            at_once(looks.iter().map(|look| self.follow(Rule::Merge, look))).await?;
+            if let Err(error) = self.merge_page(page).await {
+                outcome = Err(error);
+            }
         }
-        Ok(())
+        outcome
+    }
+
+    async fn merge_page(&self, page: &[(JobId, Running)]) -> Result<()> {
+        let mut looks = self.gateway.look_at(page, false, None, Deadline::after(PAGE_WITHIN)).await?;
+        looks.retain(|look| due(&look.sight).contains(&Rule::Merge));
+        at_once(looks.iter().map(|look| self.follow(Rule::Merge, look))).await
     }
 
     /// Notes that both stores are within reach, where that matters to a job; since when they are.

@@ -56,13 +56,14 @@ impl Candidates {
     /// The running jobs of which nothing is known yet.
     pub fn unknown(&self, running: &HashMap<JobId, Running>) -> Vec<JobId> {
         let turns = self.turns();
-        running.keys().filter(|id| !turns.jobs.contains_key(*id)).cloned().collect()
+        let named = running.iter().filter(|(_, running)| running.incarnation > 0).map(|(id, _)| id);
+        named.filter(|id| !turns.jobs.contains_key(*id)).cloned().collect()
     }
 
-    /// Learns what these jobs are, and forgets those that run no more.
+    /// Learns what these jobs are that run, and forgets those that run no more.
     pub fn learn(&self, jobs: Vec<Job>, running: &HashMap<JobId, Running>) {
         let mut turns = self.turns();
-        for job in jobs {
+        for job in jobs.into_iter().filter(|job| job.state.takes_reports()) {
             let label = self.fairness_label.as_ref().and_then(|label| job.definition.labels.get(label));
             let group = label.cloned().unwrap_or_default();
             let id = job.definition.id.clone();
@@ -81,6 +82,8 @@ impl Candidates {
         let mut groups = BTreeMap::<_, Vec<_>>::new();
         for (id, candidate) in &turns.jobs {
             if let Some(running) = running.get(id)
+                // Not what was only recorded: whether it runs, the feed has not told.
+                && running.incarnation > 0
                 && wanted.includes(&candidate.job)
             {
                 let turn = turns.groups.get(&candidate.group).copied().unwrap_or(0);

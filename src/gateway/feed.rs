@@ -43,10 +43,11 @@ impl KnownRunning {
         session.is_believed().then(|| session.jobs.get(id).copied()).flatten()
     }
 
-    /// All jobs that the feed says run; `None` if there is no session to believe.
+    /// All jobs that the feed says run; `None` if there is no session to believe. Of what was only recorded it has not.
     pub fn all(&self) -> Option<Vec<(JobId, Running)>> {
         let session = self.session();
-        let jobs = || session.jobs.iter().map(|(id, running)| (id.clone(), *running)).collect();
+        let told = || session.jobs.iter().filter(|(_, running)| running.incarnation > 0);
+        let jobs = || told().map(|(id, running)| (id.clone(), *running)).collect();
         session.is_believed().then(jobs)
     }
 
@@ -80,6 +81,11 @@ impl KnownRunning {
     /// The jobs that have ended since this was asked last.
     pub fn take_ended(&self) -> Vec<JobId> {
         std::mem::take(&mut self.session().ended)
+    }
+
+    /// These could not be seen to; they are taken again.
+    pub fn put_back_ended(&self, ids: impl Iterator<Item = JobId>) {
+        self.session().ended.extend(ids);
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
@@ -153,8 +159,9 @@ impl Gateway {
         match event {
             Event::Running(id, incarnation, stall_timeout) => {
                 // A job whose incarnation changes keeps its rows; a job that starts has none yet, or they are told next.
-                let ledger = known.session().jobs.get(&id).is_some_and(|running| running.ledger);
-                known.session().jobs.insert(id, Running { incarnation, ledger, stall_timeout });
+                let mut session = known.session();
+                let ledger = session.jobs.get(&id).is_some_and(|running| running.ledger);
+                session.jobs.insert(id, Running { incarnation, ledger, stall_timeout });
             }
             Event::Ended(id) => known.ended(&id),
             Event::Recorded(id) => known.recorded(&id),

@@ -169,9 +169,16 @@ impl Gateway {
 
     /// Forgets the mirrors of jobs that the feed told ended, except those of ends to which marks are still to be added.
     pub async fn forget_mirrors(&self, deadline: Deadline) -> Result<()> {
-        for id in self.shared.running.take_ended() {
-            if self.store().is_lower_bound(&id, deadline).await? != Some(true) {
-                self.shared.mirrors.forget(&id);
+        let running = &self.shared.running;
+        let mut ended = running.take_ended().into_iter();
+        while let Some(id) = ended.next() {
+            match self.store().is_lower_bound(&id, deadline).await {
+                Ok(Some(true)) => {}
+                Ok(_) => self.shared.mirrors.forget(&id),
+                Err(error) => {
+                    running.put_back_ended(std::iter::once(id).chain(ended));
+                    return Err(error.into());
+                }
             }
         }
         Ok(())
