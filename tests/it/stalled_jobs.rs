@@ -1,4 +1,4 @@
-//! Scenario 28: a job that makes no progress is revoked, with the marks that it has, after its stall timeout and never
+//! A job that makes no progress is revoked, with the marks that it has, after its stall timeout and never
 //! sooner; and only time counts in which its workers could have reported.
 
 use std::time::Duration;
@@ -215,7 +215,7 @@ async fn no_job_is_revoked_unless_it_or_the_gateway_says_when() {
     assert_eq!(lenient[0].get("own").await.unwrap().state(), JobState::Running);
 }
 
-/// Scenario 21: without its tracker, a job's idleness is nobody's to judge.
+/// Without its tracker, a job's idleness is nobody's to judge.
 #[tokio::test]
 async fn a_job_whose_tracker_is_gone_is_not_revoked_before_it_had_its_time_again() {
     let stack = stack(1).await;

@@ -8,7 +8,7 @@ use pb::{Disposition, JobState, Source, SourceReason};
 
 const TASKS: i64 = 1000;
 
-/// Scenario 19: with failures too, and through gateways of which one was started meanwhile and remembers nothing.
+/// With failures too, and through gateways of which one was started meanwhile and remembers nothing.
 #[tokio::test]
 async fn redis_is_away_from_before_the_start_to_after_the_end() {
     let mut stack = settling(3).start().await;
@@ -53,7 +53,7 @@ async fn redis_is_away_from_before_the_start_to_after_the_end() {
     assert_eq!(stack.redis.keys_of("succeeds").await, [""; 0]);
 }
 
-/// Scenario 20, twice in one run: first nobody reaches Redis, then one of the gateways does not.
+/// Twice in one run: first nobody reaches Redis, then one of the gateways does not.
 #[tokio::test]
 async fn redis_comes_back_in_the_middle_and_the_ledger_drains() {
     let mut stack = settling(2).start().await;
@@ -100,7 +100,7 @@ async fn what_was_recorded_is_in_the_tracker_once_redis_is_back() {
     assert!(Stored::of(&stack, "a").await.snapshot.counts.all_succeeded());
 }
 
-/// Scenario 23: Postgres itself is killed.
+/// Postgres itself is killed.
 #[tokio::test]
 async fn postgres_is_away_in_the_middle_of_a_run_and_the_job_ends_once_it_is_back() {
     let mut stack = settling(2).own_postgres(&[]).start().await;

@@ -1,4 +1,4 @@
-//! Postgres is restored to a moment before ends that were told (scenario 39).
+//! Postgres is restored to a moment before ends that were told.
 
 use std::path::Path;
 use std::process::Command;

@@ -10,7 +10,7 @@ use pb::{Disposition, JobState, Source, SourceReason};
 
 const TASKS: i64 = 1000;
 
-/// Scenario 17, twice in one run: the job ends with exact counts, and nothing is reported again.
+/// Twice in one run: the job ends with exact counts, and nothing is reported again.
 #[tokio::test]
 async fn redis_is_flushed_in_the_middle_of_a_run_and_no_report_is_lost() {
     let stack = settling(2).start().await;
@@ -28,7 +28,6 @@ async fn redis_is_flushed_in_the_middle_of_a_run_and_no_report_is_lost() {
     assert!(end.snapshot.restore_time.is_some() && !end.snapshot.lower_bound);
 }
 
-/// Scenario 18.
 #[tokio::test]
 async fn redis_comes_back_with_an_older_dump_and_no_report_is_lost() {
     let mut stack = settling(2).start().await;
@@ -46,7 +45,7 @@ async fn redis_comes_back_with_an_older_dump_and_no_report_is_lost() {
     assert!(Stored::of(&stack, "a").await.snapshot.restore_time.is_some());
 }
 
-/// Scenario 21: the one case in which something is lost, and said.
+/// The one case in which something is lost, and said.
 #[tokio::test]
 async fn what_no_gateway_remembers_is_never_told_live_before_it_settled_and_can_be_reported_again() {
     let mut stack = settling(2).start().await;
@@ -95,7 +94,7 @@ async fn what_no_gateway_remembers_is_never_told_live_before_it_settled_and_can_
     assert_eq!(stack[0].progress("a").await.unwrap().restore_time, Some(restored), "and so does its end");
 }
 
-/// Scenario 34. What one gateway alone has acknowledged is not in what the other restores, and decides how the job ends.
+/// What one gateway alone has acknowledged is not in what the other restores, and decides how the job ends.
 #[tokio::test]
 async fn an_upgrade_that_only_one_gateway_saw_decides_the_verdict_after_a_flush() {
     let mut stack = settling(2).start().await;
@@ -126,7 +125,7 @@ async fn an_upgrade_that_only_one_gateway_saw_decides_the_verdict_after_a_flush(
     every_gateway_shows(&stack, "a", JobState::Succeeded, &[[0, 6, 0, 0]; 2]).await;
 }
 
-/// Scenario 35. The finisher holds a seal whose tracker is gone; what was restored has got more marks since.
+/// The finisher holds a seal whose tracker is gone; what was restored has got more marks since.
 #[tokio::test]
 async fn a_finisher_whose_seal_was_flushed_ends_nothing() {
     let mut stack = settling(2).start().await;

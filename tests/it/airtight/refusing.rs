@@ -1,4 +1,4 @@
-//! Redis answers, and refuses writes (scenario 36).
+//! Redis answers, and refuses writes.
 
 use redis::cmd;
 

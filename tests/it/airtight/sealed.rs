@@ -1,4 +1,4 @@
-//! Reports between a seal and its commit, by gateways that cannot see the seal (scenario 33).
+//! Reports between a seal and its commit, by gateways that cannot see the seal.
 
 use super::{every_gateway_shows, ledger, settling};
 use crate::faults::{Stored, beside, ended, six_tasks};

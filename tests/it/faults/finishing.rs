@@ -51,7 +51,7 @@ async fn a_job_that_is_complete_before_it_is_adopted_ends() {
     assert_eq!(stages(&stack[1].progress("a").await.unwrap()), DONE);
 }
 
-/// Scenario 35, with what a restore does to both stores: the seal is that of a tracker that is not the job's any more.
+/// With what a restore does to both stores: the seal is that of a tracker that is not the job's any more.
 #[tokio::test]
 async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
     let stack = Stack::of(2).unreconciled().start().await;

@@ -18,7 +18,6 @@ fn refused_for_postgres(refused: &Status) {
     assert!(refused.get_details_retry_info().unwrap().retry_delay.is_some());
 }
 
-/// Scenario 23.
 #[tokio::test]
 async fn while_postgres_is_away_a_job_goes_on_and_when_it_is_back_the_job_ends() {
     let mut stack =
@@ -113,7 +112,7 @@ async fn a_tracker_of_a_start_that_is_not_committed_shows_no_running_job() {
     assert_eq!(shown.state(), JobState::Cancelled);
 }
 
-/// Scenario 32. Gateway 0 seals and stalls; gateway 1 meets the seal.
+/// Gateway 0 seals and stalls; gateway 1 meets the seal.
 #[tokio::test]
 async fn a_report_that_meets_a_seal_is_superseded_only_once_the_end_is_committed() {
     let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).unreconciled().start().await;

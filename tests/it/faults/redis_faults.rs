@@ -119,7 +119,7 @@ async fn a_mark_in_a_tracker_that_is_replaced_meanwhile_is_made_again_before_it_
     assert_eq!((progress.source(), stages(&progress)), (Source::Live, vec![[3, 3, 0, 0], [6, 0, 0, 0]]));
 }
 
-/// Scenarios 18 and 34. Without the marks that it has lost, a job that looks complete may not have failed; and the
+/// Without the marks that it has lost, a job that looks complete may not have failed; and the
 /// gateway that acknowledged them brings them back.
 #[tokio::test]
 async fn an_older_dump_is_never_taken_for_the_whole_truth() {
@@ -256,7 +256,7 @@ async fn what_is_no_tracker_is_not_read_as_one_and_is_set_aside() {
     }
 }
 
-/// Scenario 22. What was asked of it meanwhile may still happen when it goes on, and changes nothing that was told.
+/// What was asked of it meanwhile may still happen when it goes on, and changes nothing that was told.
 #[tokio::test]
 async fn a_redis_that_hangs_keeps_nobody_waiting() {
     let mut stack = settling(2).setting("redis-timeout", "300ms").start().await;
@@ -306,7 +306,7 @@ async fn a_redis_that_hangs_keeps_nobody_waiting() {
     }
 }
 
-/// Scenario 37. It keeps its run id, its data and its connections; only that it is no primary shows.
+/// It keeps its run id, its data and its connections; only that it is no primary shows.
 #[tokio::test]
 async fn a_demoted_primary_is_not_believed() {
     let stack = settling(2).start().await;

@@ -14,7 +14,7 @@ fn points_of_a_finish() -> impl Iterator<Item = &'static str> {
     POINTS.into_iter().filter(|point| point.starts_with("finish.") || point.starts_with("commit."))
 }
 
-/// Scenarios 13 and 16. Each job's finish stalls at another point, and at last the whole process does. A transaction
+/// Each job's finish stalls at another point, and at last the whole process does. A transaction
 /// that holds a job's row ends after the five seconds that Postgres leaves to one whose gateway stalls.
 #[tokio::test]
 async fn a_finish_that_wakes_up_after_another_changes_nothing() {
@@ -119,7 +119,7 @@ async fn a_commit_that_postgres_gave_up_has_ended_nothing_and_is_repeated() {
     }
 }
 
-/// Scenario 31: the starter wakes up when others have started, run and ended the job, or cancelled it.
+/// The starter wakes up when others have started, run and ended the job, or cancelled it.
 #[tokio::test]
 async fn a_starter_that_wakes_up_late_changes_nothing_that_a_read_believes() {
     let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;

@@ -157,7 +157,7 @@ async fn a_replica_is_never_believed_and_neither_is_one_that_was_promoted() {
     assert_eq!(believed(&second.live, &id).await, Ok(true));
 }
 
-/// Scenario 37. A primary that was demoted keeps its run id, its data and its connections; it answers as before.
+/// A primary that was demoted keeps its run id, its data and its connections; it answers as before.
 #[tokio::test]
 async fn a_demoted_primary_that_still_answers_is_not_believed() {
     let id = job("demoted");
