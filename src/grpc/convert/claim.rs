@@ -4,11 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{parse_job_id, pb};
-use crate::domain::Violation;
+use crate::domain::{Violation, wrong_labels};
 use crate::error::Error;
 use crate::gateway::{Claim, Wanted};
 
-const MAX_LABELS: usize = 64;
 const MAX_EXCLUDED: usize = 1000;
 /// How long a worker waits for work, at least, and how much longer at most: a fleet that is idle shall not ask as one.
 const WAIT: Duration = Duration::from_secs(1);
@@ -18,9 +17,7 @@ const WAIT_LONGER: Duration = Duration::from_millis(500);
 pub fn wanted(request: pb::NextJobRequest) -> Result<Wanted, Error> {
     let pb::NextJobRequest { labels, exclude_job_ids } = request;
     let mut violations = Vec::new();
-    if labels.len() > MAX_LABELS {
-        violations.push(Violation::new("labels", format!("must be at most {MAX_LABELS}")));
-    }
+    violations.extend(wrong_labels(&labels).into_iter().map(|fault| Violation::new("labels", fault)));
     if exclude_job_ids.len() > MAX_EXCLUDED {
         violations.push(Violation::new("exclude_job_ids", format!("must be at most {MAX_EXCLUDED}")));
     }
@@ -70,6 +67,8 @@ mod tests {
         assert_eq!(fields(excluding(&["a", "", "b c"])), ["exclude_job_ids[1]", "exclude_job_ids[2]"]);
         assert_eq!(fields(excluding(&vec!["a"; 1001])), ["exclude_job_ids"]);
         let labels = (0..65).map(|n| (n.to_string(), String::new())).collect();
+        assert_eq!(fields(pb::NextJobRequest { labels, ..pb::NextJobRequest::default() }), ["labels"]);
+        let labels = [("a b".into(), "x".into())].into();
         assert_eq!(fields(pb::NextJobRequest { labels, ..pb::NextJobRequest::default() }), ["labels"]);
     }
 }
