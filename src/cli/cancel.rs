@@ -31,13 +31,10 @@ pub struct Flags {
 /// Cancels it.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let channel = client::channel(&flags.gateway.address)?;
-    let call = || {
-        let request = CancelJobRequest { job_id: flags.job.clone(), reason: flags.reason.clone() };
-        let mut jobs = JobServiceClient::new(channel.clone());
-        async move { jobs.cancel_job(request).await }
-    };
-    let job = client::again(client::PATIENCE, call).await?.job.unwrap_or_default();
+    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
+    let request = CancelJobRequest { job_id: flags.job, reason: flags.reason };
+    let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.cancel_job(request).await };
+    let job = client::again(client::PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
     say(format_args!("{} is {}", shown(&job.job_id), words::job_state(job.state())));
     Ok(ExitCode::SUCCESS)
 }

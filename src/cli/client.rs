@@ -53,14 +53,22 @@ pub fn words(status: &Status) -> String {
     format!("{} ({:?})", shown(status.message()), status.code())
 }
 
-/// Calls until an answer comes that will not change by calling again, for at most `patience`.
-pub async fn again<T, F>(patience: Duration, mut call: impl FnMut() -> F) -> Result<T, Failure>
+/// Makes a call of a service, with this request, until an answer comes that will not change by calling again, for at most
+/// `patience`.
+pub async fn again<C, R, T, F>(
+    patience: Duration,
+    service: &C,
+    request: &R,
+    mut call: impl FnMut(C, R) -> F,
+) -> Result<T, Failure>
 where
+    C: Clone,
+    R: Clone,
     F: Future<Output = Result<Response<T>, Status>>,
 {
     let begun = Instant::now();
     loop {
-        match call().await {
+        match call(service.clone(), request.clone()).await {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) if passes(&status) && begun.elapsed() < patience => tokio::time::sleep(PAUSE).await,
             Err(status) => return Err(words(&status).into()),

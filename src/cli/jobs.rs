@@ -44,7 +44,7 @@ pub struct Flags {
 /// Prints them page by page.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let channel = client::channel(&flags.gateway.address)?;
+    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
     let mut request = ListJobsRequest {
         states: flags.state.iter().map(|state| state_of(state)).collect::<Result<_, _>>()?,
         labels: flags.label.iter().map(|label| label_of(label)).collect::<Result<_, _>>()?,
@@ -55,11 +55,8 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let mut left = flags.limit;
     while left > 0 {
         request.page_size = i32::try_from(left.min(PAGE))?;
-        let call = || {
-            let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
-            async move { jobs.list_jobs(request).await }
-        };
-        let page = client::again(client::PATIENCE, call).await?;
+        let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.list_jobs(request).await };
+        let page = client::again(client::PATIENCE, &jobs, &request, call).await?;
         left = left.saturating_sub(page.jobs.len());
         for (place, job) in page.jobs.iter().enumerate() {
             say(if flags.json { json::job(job)? } else { line(job, page.progress.get(place)) });

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{SERVER_LOG, say, start_log};
-use super::{Common, Failure, Misuse};
-use crate::config::{POSTGRES_FORM, PostgresAddress, PostgresLimits};
-use crate::store::Store;
+use super::{Common, Failure, stores};
+use crate::config::{PostgresAddress, PostgresLimits};
 
 /// Makes or updates the tables in Postgres
 ///
@@ -26,9 +25,7 @@ pub struct Flags {
 /// Brings the schema up to date, and says what was applied.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, SERVER_LOG);
-    let settings = flags.limits.at(flags.postgres.postgres_url.expose());
-    let store = Store::new(&settings)
-        .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
+    let store = stores::postgres(&flags.limits.at(flags.postgres.postgres_url.expose()))?;
     let applied = store.migrate().await.map_err(|error| format!("{}: {error}", flags.postgres.postgres_url))?;
     for migration in &applied {
         say(format_args!("applied {migration}"));

@@ -21,6 +21,7 @@ mod retry;
 mod running;
 mod serve;
 mod signals;
+mod stores;
 mod tasks;
 mod watch;
 mod words;

@@ -41,19 +41,16 @@ pub struct Flags {
 /// Creates it, and says what it is.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let channel = client::channel(&flags.gateway.address)?;
+    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
     let request = RetryJobRequest {
-        job_id: flags.job.clone(),
-        new_job_id: flags.new_id.clone(),
+        job_id: flags.job,
+        new_job_id: flags.new_id,
         include_outstanding: flags.outstanding,
         start: flags.start,
         accept_lower_bound: flags.accept_lower_bound,
     };
-    let call = || {
-        let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
-        async move { jobs.retry_job(request).await }
-    };
-    let job = client::again(client::PATIENCE, call).await?.job.unwrap_or_default();
+    let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.retry_job(request).await };
+    let job = client::again(client::PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
     let (state, tasks) = (words::job_state(job.state()), words::number(job.task_count));
     say(format_args!("{} is {state}, with {tasks} tasks of {}", shown(&job.job_id), shown(&job.retry_of)));
     Ok(ExitCode::SUCCESS)

@@ -7,13 +7,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Misuse, open_files};
-use crate::config::{POSTGRES_FORM, REDIS_FORM, Serving};
+use super::{Failure, open_files, stores};
+use crate::config::Serving;
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
-use crate::live::{self, Live};
-use crate::store::{self, Store};
-use crate::{reconciler, server};
+use crate::{live, reconciler, server, store};
 
 /// How long merging marks back may take at least, however long the drain took.
 const MERGE_WITHIN: Duration = Duration::from_secs(2);
@@ -36,10 +34,7 @@ impl Running {
     ) -> Result<Self, Failure> {
         let stores = usize::try_from(store.max_connections)?;
         let max_connections = open_files::for_clients(open_files::raise_limit(), stores);
-        let live =
-            Live::new(live).map_err(|error| Misuse(format!("--redis-url: {error}; it is written {REDIS_FORM}")))?;
-        let store = Store::new(store)
-            .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
+        let (live, store) = (stores::redis(live)?, stores::postgres(store)?);
         let reconciling = serving.reconciler()?;
         let gateway = Gateway::new(live, store, &serving.gateway());
         let calls = listen("listen", serving.listen).await?;

@@ -57,7 +57,7 @@ struct Status {
 /// Prints them page by page.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let channel = client::channel(&flags.gateway.address)?;
+    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
     let mut request = ListTasksRequest {
         job_id: flags.job.clone(),
         stage: flags.stage.clone(),
@@ -67,11 +67,8 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     };
     let mut short = false;
     loop {
-        let call = || {
-            let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
-            async move { jobs.list_tasks(request).await }
-        };
-        let page = client::again(client::PATIENCE, call).await?;
+        let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.list_tasks(request).await };
+        let page = client::again(client::PATIENCE, &jobs, &request, call).await?;
         // One for each task of all ranges, in a job whose tasks have names.
         if page.task_names.is_empty() {
             page.ranges.iter().map(line).for_each(say);

@@ -54,11 +54,9 @@ async fn create(channel: &Channel, tasks: usize, directory: &Path) -> Result<Str
         start: true,
         ..CreateJobRequest::default()
     };
-    let call = || {
-        let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
-        async move { jobs.create_job(request).await }
-    };
-    let job = client::again(PATIENCE, call).await?.job.unwrap_or_default();
+    let jobs = JobServiceClient::new(channel.clone());
+    let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.create_job(request).await };
+    let job = client::again(PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
     Ok(job.job_id)
 }
 
@@ -109,14 +107,12 @@ async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
 /// Shows the job until it has ended.
 async fn watch(channel: &Channel, job: &str, proof: &mut Proof) -> Result<Progress, Failure> {
     let mut display = Display::new();
+    let reads = ProgressServiceClient::new(channel.clone());
+    let request = GetProgressRequest { job_id: job.to_owned() };
     loop {
         let position = proof.position()?;
-        let call = || {
-            let mut gateway = ProgressServiceClient::new(channel.clone());
-            let request = GetProgressRequest { job_id: job.to_owned() };
-            async move { gateway.get_progress(request).await }
-        };
-        let progress = client::again(PATIENCE, call).await?.progress.unwrap_or_default();
+        let call = |mut reads: ProgressServiceClient<_>, request| async move { reads.get_progress(request).await };
+        let progress = client::again(PATIENCE, &reads, &request, call).await?.progress.unwrap_or_default();
         display.show(&progress);
         if words::ended(&progress) {
             display.end();

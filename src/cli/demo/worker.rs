@@ -125,11 +125,8 @@ impl Worker {
             return Ok(());
         }
         let request = ReportResultsRequest { job_id: self.job.clone(), results };
-        let call = || {
-            let (mut gateway, request) = (self.gateway.clone(), request.clone());
-            async move { gateway.report_results(request).await }
-        };
-        let answer = client::again(PATIENCE, call).await?;
+        let call = |mut reports: ReportServiceClient<_>, request| async move { reports.report_results(request).await };
+        let answer = client::again(PATIENCE, &self.gateway, &request, call).await?;
         for disposition in answer.dispositions() {
             match disposition {
                 Disposition::Applied | Disposition::Recorded => self.tally.applied += 1,

@@ -9,13 +9,11 @@ use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log};
 use super::words::shown;
-use super::{Common, Failure, Misuse};
-use crate::config::{POSTGRES_FORM, PostgresAddress, PostgresLimits, REDIS_FORM, RedisAddress, RedisLimits};
+use super::{Common, Failure, Misuse, stores};
+use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Resolution};
 use crate::gateway::{Gateway, Settings};
-use crate::live::Live;
-use crate::store::Store;
 
 /// How long all of it may take: the cells of ten million tasks are read.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -50,10 +48,8 @@ pub struct Flags {
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
     let id: JobId = flags.job.parse().map_err(|error| Misuse(format!("`{}` {error}", shown(&flags.job))))?;
-    let live = Live::new(&flags.redis_limits.at(flags.redis.redis_url.expose()))
-        .map_err(|error| Misuse(format!("--redis-url: {error}; it is written {REDIS_FORM}")))?;
-    let store = Store::new(&flags.postgres_limits.at(flags.postgres.postgres_url.expose()))
-        .map_err(|error| Misuse(format!("--postgres-url: {error}; it is written {POSTGRES_FORM}")))?;
+    let live = stores::redis(&flags.redis_limits.at(flags.redis.redis_url.expose()))?;
+    let store = stores::postgres(&flags.postgres_limits.at(flags.postgres.postgres_url.expose()))?;
     let remembers_nothing = Settings {
         mirror_bytes: 1,
         cached_snapshots: 1,

@@ -52,6 +52,7 @@ pub async fn conduct(fleet: &Fleet, flags: &Flags, private: &Private) -> Result<
 }
 
 async fn create(fleet: &Fleet, channel: &Channel) -> Result<(), Failure> {
+    let jobs = JobServiceClient::new(channel.clone());
     for FleetJob { name, id, tasks, .. } in &fleet.jobs {
         let request = CreateJobRequest {
             job_id: id.clone(),
@@ -62,11 +63,8 @@ async fn create(fleet: &Fleet, channel: &Channel) -> Result<(), Failure> {
             start: true,
             ..CreateJobRequest::default()
         };
-        let call = || {
-            let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
-            async move { jobs.create_job(request).await }
-        };
-        client::again(PATIENCE, call).await?;
+        let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.create_job(request).await };
+        client::again(PATIENCE, &jobs, &request, call).await?;
     }
     Ok(())
 }
@@ -102,19 +100,15 @@ async fn happen(fleet: &Fleet, channel: &Channel, works_for: Duration) -> Result
 
 async fn cancel(fleet: &Fleet, job: usize, channel: &Channel) -> Result<(), Failure> {
     let request = CancelJobRequest { job_id: fleet.jobs[job].id.clone(), reason: "enough of it".to_owned() };
-    let call = || {
-        let (mut jobs, request) = (JobServiceClient::new(channel.clone()), request.clone());
-        async move {
-            match jobs.cancel_job(request).await {
-                // It has just ended by itself.
-                Err(status) if status.code() == Code::FailedPrecondition => {
-                    Ok(Response::new(CancelJobResponse::default()))
-                }
-                answer => answer,
-            }
+    let jobs = JobServiceClient::new(channel.clone());
+    let call = |mut jobs: JobServiceClient<_>, request| async move {
+        match jobs.cancel_job(request).await {
+            // It has just ended by itself.
+            Err(status) if status.code() == Code::FailedPrecondition => Ok(Response::new(CancelJobResponse::default())),
+            answer => answer,
         }
     };
-    client::again(PATIENCE, call).await?;
+    client::again(PATIENCE, &jobs, &request, call).await?;
     fleet.board.ended(job);
     Ok(())
 }
@@ -138,11 +132,9 @@ async fn watch(
 
 async fn look(fleet: &Fleet, channel: &Channel) -> Result<Vec<Progress>, Failure> {
     let request = BatchGetProgressRequest { job_ids: fleet.jobs.iter().map(|job| job.id.clone()).collect() };
-    let call = || {
-        let (mut gateway, request) = (ProgressServiceClient::new(channel.clone()), request.clone());
-        async move { gateway.batch_get_progress(request).await }
-    };
-    let results = client::again(PATIENCE, call).await?.results.into_iter();
+    let reads = ProgressServiceClient::new(channel.clone());
+    let call = |mut reads: ProgressServiceClient<_>, request| async move { reads.batch_get_progress(request).await };
+    let results = client::again(PATIENCE, &reads, &request, call).await?.results.into_iter();
     let progress = results.map(|result| match result.result {
         Some(progress_result::Result::Progress(progress)) => Ok(progress),
         _ => Err(Failure::from(format!("the progress of {} is not known", result.job_id))),

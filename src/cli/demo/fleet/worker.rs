@@ -65,12 +65,11 @@ impl<'a> Worker<'a> {
             exclude_job_ids: excluded.iter().map(|job| self.fleet.jobs[*job].id.clone()).collect(),
         };
         let mut sent = Instant::now();
-        let call = || {
+        let call = |mut reports: ReportServiceClient<_>, request| {
             sent = Instant::now();
-            let (mut gateway, request) = (self.gateway.clone(), request.clone());
-            async move { gateway.next_job(request).await }
+            async move { reports.next_job(request).await }
         };
-        let answer = client::again(PATIENCE, call).await?;
+        let answer = client::again(PATIENCE, &self.gateway, &request, call).await?;
         Ok((sent, answer))
     }
 
@@ -102,10 +101,7 @@ impl<'a> Worker<'a> {
         };
         let job_id = self.fleet.jobs[job].id.clone();
         let request = ReportResultsRequest { job_id, results: batch.clone().map(result).collect() };
-        let call = || {
-            let (mut gateway, request) = (self.gateway.clone(), request.clone());
-            async move { gateway.report_results(request).await }
-        };
-        Ok(client::again(PATIENCE, call).await?.stop)
+        let call = |mut reports: ReportServiceClient<_>, request| async move { reports.report_results(request).await };
+        Ok(client::again(PATIENCE, &self.gateway, &request, call).await?.stop)
     }
 }
