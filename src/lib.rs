@@ -21,6 +21,7 @@ pub mod error;
 pub mod fault;
 pub mod gateway;
 pub mod grpc;
+pub mod jitter;
 pub mod live;
 pub mod manifest;
 pub mod mirror;

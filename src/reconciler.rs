@@ -14,6 +14,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Attendance, JobId, Rule, Running, TrackerView, due};
 use crate::error::{Error, Result, Unavailable};
 use crate::gateway::{Gateway, Look};
+use crate::jitter;
 
 /// How many jobs are looked at in one round trip.
 const PAGE: usize = 500;
@@ -62,7 +63,7 @@ pub async fn run(gateway: Gateway, settings: Settings, shutdown: CancellationTok
     let mut rounds = Rounds { gateway, settings, renewed: None, count: 0, pull_from: None, broken: false };
     let mut away = false;
     loop {
-        let pause = rounds.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * random());
+        let pause = rounds.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter::share());
         if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
@@ -221,9 +222,4 @@ async fn at_once<F: Future<Output = Result<()>>>(jobs: impl Iterator<Item = F>) 
         under_way.extend(left.next());
     }
     outcome
-}
-
-/// 0 to 1, different in every process and round.
-fn random() -> f64 {
-    f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0
 }

@@ -12,6 +12,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Job, JobId, JobState, Layout};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
+use crate::jitter;
 use crate::live::{Refusal, Tracker};
 
 /// How often a start begins again after another one was faster, or Redis was restarted under it.
@@ -98,6 +99,5 @@ impl Gateway {
 /// How long a starter stands back whose last attempt took so long and lost. Of many at once each takes the one before
 /// its incarnation away, and none would get to its commit: they have to come so far apart that one has time for it.
 fn step_back(attempt: u32, took: Duration) -> Duration {
-    let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
-    (took * 2_u32.pow(attempt)).mul_f64(random)
+    (took * 2_u32.pow(attempt)).mul_f64(jitter::share())
 }

@@ -7,6 +7,7 @@ use super::{parse_job_id, pb};
 use crate::domain::{Violation, wrong_labels};
 use crate::error::Error;
 use crate::gateway::{Claim, Wanted};
+use crate::jitter;
 
 const MAX_EXCLUDED: usize = 1000;
 /// How long a worker waits for work, at least, and how much longer at most: a fleet that is idle shall not ask as one.
@@ -34,7 +35,7 @@ pub fn wanted(request: pb::NextJobRequest) -> Result<Wanted, Error> {
 /// The job to work on, or how long to wait.
 pub fn claimed(claim: Option<Claim>) -> pb::NextJobResponse {
     let Some(Claim { job, unseen }) = claim else {
-        let wait = WAIT + WAIT_LONGER.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0);
+        let wait = WAIT + WAIT_LONGER.mul_f64(jitter::share());
         return pb::NextJobResponse { retry_after: wait.try_into().ok(), ..pb::NextJobResponse::default() };
     };
     let reason = unseen.map_or(pb::SourceReason::Unspecified, super::progress::reason_of);
