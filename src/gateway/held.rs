@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Definition, JobId, Mark, Standing};
+use crate::domain::{Cells, Counts, Definition, JobId, Mark};
 use crate::error::{Error, Result};
 use crate::live::Header;
 
@@ -20,7 +20,7 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Counts> {
         let id = &definition.id;
-        let standing = Standing { incarnation: header.incarnation, generation: header.generation };
+        let standing = header.standing();
         // What the mirror held is in the tracker, unless Redis has gone back since.
         let ahead = if current { self.shared.mirrors.is_ahead(id, standing) } else { self.shared.mirrors.holds(id) };
         if !ahead && recorded.is_empty() {

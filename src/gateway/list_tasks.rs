@@ -193,8 +193,7 @@ impl Gateway {
         };
         Ok(match look.tracker {
             Tracker::Present { header, believed, .. } => {
-                let standing = Standing { incarnation: header.incarnation, generation: header.generation };
-                standing == before && (believed || basis.source != Source::Live)
+                header.standing() == before && (believed || basis.source != Source::Live)
             }
             _ => false,
         })
@@ -224,8 +223,7 @@ impl Gateway {
                     Source::Live => None,
                     _ => Some(self.held_now(definition, deadline).await?),
                 };
-                let tracker = Standing { incarnation: header.incarnation, generation: header.generation };
-                Basis { source, lower_bound, held, tracker: Some(tracker), ..running }
+                Basis { source, lower_bound, held, tracker: Some(header.standing()), ..running }
             }
             (Resolution::Mirror(reason), _) => {
                 let held = Some(self.held_now(definition, deadline).await?);

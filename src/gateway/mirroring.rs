@@ -98,7 +98,7 @@ impl Gateway {
     /// Reads what the mirror may lack from a tracker, at most `budget` bytes; how many it read.
     pub(super) async fn pull(&self, id: &JobId, header: &Header, budget: usize, deadline: Deadline) -> Result<usize> {
         let layout = header.layout();
-        let standing = Standing { incarnation: header.incarnation, generation: header.generation };
+        let standing = header.standing();
         let mut read = 0;
         while read < budget {
             let next: Option<Range<u32>> = self.shared.mirrors.next_pull(id, layout, standing, header.revision);

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::domain::{Cause, Counts, Generation, Layout, MAX_STAGES, Rate, StageCounts, Tally};
+use crate::domain::{Cause, Counts, Generation, Layout, MAX_STAGES, Rate, StageCounts, Standing, Tally};
 
 /// How many bytes the header takes.
 pub const HEADER_BYTES: usize = 256;
@@ -97,6 +97,11 @@ impl Header {
             newest_bucket: 0,
             buckets: [0; BUCKETS],
         }
+    }
+
+    /// Which tracker it is, under which Redis.
+    pub fn standing(&self) -> Standing {
+        Standing { incarnation: self.incarnation, generation: self.generation }
     }
 
     /// How the cells lie behind it.
