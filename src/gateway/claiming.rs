@@ -96,7 +96,7 @@ impl Gateway {
     async fn views(&self, jobs: &[(Arc<Job>, Running)], deadline: Deadline) -> Result<Vec<TrackerView>> {
         let ids: Vec<_> = jobs.iter().map(|(job, _)| job.definition.id.clone()).collect();
         match self.live().look_at_all(&ids, deadline.half()).await.map_err(Error::from) {
-            Ok((trackers, _)) => Ok(trackers.iter().map(Tracker::view).collect()),
+            Ok(looked) => Ok(looked.trackers.iter().map(Tracker::view).collect()),
             Err(Error::Unavailable(_)) => Ok(vec![TrackerView::Unreachable; ids.len()]),
             Err(error) => Err(error),
         }

@@ -14,13 +14,13 @@ impl Gateway {
     /// again: another gateway may be faster, and then this one does nothing.
     pub(super) async fn restore(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<()> {
         // The look comes first: what is found then is at most as new as the incarnation that is issued.
-        let (trackers, generation) = self.live().look_at_all(std::slice::from_ref(id), deadline).await?;
-        if generation.is_none() {
+        let looked = self.live().look_at_all(std::slice::from_ref(id), deadline).await?;
+        if looked.generation.is_none() {
             // A replica, a demoted primary perhaps: nothing can be restored there.
             return Err(Error::Unavailable(Unavailable::Redis));
         }
         let layout = self.definition(id, deadline).await?.layout();
-        let found = match trackers.first() {
+        let found = match looked.trackers.first() {
             Some(Tracker::Present { header, current, .. })
                 if header.incarnation == seen && (*current || header.seal.is_some()) =>
             {

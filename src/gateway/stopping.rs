@@ -9,7 +9,7 @@ use super::Gateway;
 use crate::deadline::Deadline;
 use crate::domain::{Generation, JobId, JobState, Standing};
 use crate::error::{Error, Result};
-use crate::live::Tracker;
+use crate::live::{Tracker, Trackers};
 
 /// How many trackers are looked at in one round trip.
 const PAGE: usize = 500;
@@ -42,7 +42,7 @@ impl Gateway {
     }
 
     async fn merge_page(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<JobId>> {
-        let (trackers, generation) = self.live().look_at_all(ids, deadline).await?;
+        let Trackers { trackers, generation, .. } = self.live().look_at_all(ids, deadline).await?;
         let mut trackers = trackers.into_iter();
         let mut left = Vec::new();
         for some in ids.chunks(AT_ONCE) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use super::Gateway;
 use super::revoke::Patience;
 use crate::deadline::Deadline;
@@ -24,6 +26,8 @@ pub struct Look {
     /// The tracker's header, and which Redis answered.
     header: Option<Header>,
     generation: Option<Generation>,
+    /// The moment of the look, by Redis's clock.
+    time: Option<OffsetDateTime>,
     /// How long the job may make no progress; `None`: for ever, or that cannot be told now.
     patience: Option<Patience>,
 }
@@ -58,11 +62,13 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Vec<Look>> {
         let ids: Vec<JobId> = jobs.iter().map(|(id, _)| id.clone()).collect();
-        let (trackers, generation) = match self.live().look_at_all(&ids, deadline).await.map_err(Error::from) {
-            Ok((trackers, generation)) => (trackers.into_iter().map(Some).collect(), generation),
-            Err(Error::Unavailable(_)) => (vec![None; ids.len()], None),
-            Err(error) => return Err(error),
+        let looked = match self.live().look_at_all(&ids, deadline).await.map_err(Error::from) {
+            Err(Error::Unavailable(_)) => None,
+            looked => Some(looked?),
         };
+        let (generation, time) = looked.as_ref().map_or((None, None), |looked| (looked.generation, Some(looked.time)));
+        let trackers: Vec<_> =
+            looked.map_or_else(|| vec![None; ids.len()], |looked| looked.trackers.into_iter().map(Some).collect());
         let look = |((id, running), tracker): (&(JobId, Running), Option<Tracker>)| {
             let tracker = tracker.map(|tracker| self.unless_outgrown(id, tracker));
             let view = tracker.as_ref().map_or(TrackerView::Unreachable, Tracker::view);
@@ -79,7 +85,7 @@ impl Gateway {
             let patience = stall_timeout.zip(attendance).map(|(timeout, attendance)| Patience { timeout, attendance });
             let stalled = patience.zip(header.as_ref()).is_some_and(|(patience, header)| patience.is_over(header));
             let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead, ended, stalled };
-            Look { id: id.clone(), sight, header, generation, patience }
+            Look { id: id.clone(), sight, header, generation, time, patience }
         };
         Ok(jobs.iter().zip(trackers).map(look).collect())
     }
@@ -132,9 +138,8 @@ impl Gateway {
     /// cannot reach Redis, the feed may not have told yet.
     async fn adopt(&self, look: &Look, settle: Duration, deadline: Deadline) -> Result<()> {
         let (id, incarnation) = (&look.id, look.sight.incarnation);
-        let (_, now) = self.live().generation(deadline).await?;
-        let settles = |header: &Header| header.restored && now - header.open_time < settle;
-        if look.header.as_ref().is_some_and(settles) {
+        let settles = |(header, now): (&Header, _)| header.restored && now - header.open_time < settle;
+        if look.header.as_ref().zip(look.time).is_some_and(settles) {
             return Ok(()); // Postgres is not asked in vain each round.
         }
         let job = self.get(id, deadline).await?;

@@ -19,7 +19,7 @@ pub use check::CheckError;
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, HeaderError};
 pub use tracker::{Marked, Refusal, Seal};
-pub use view::{Tracker, View};
+pub use view::{Tracker, Trackers, View};
 
 use connection::Connection;
 

@@ -48,6 +48,17 @@ pub struct View {
     pub time: OffsetDateTime,
 }
 
+/// A look at many trackers alone.
+#[derive(Debug, Clone)]
+pub struct Trackers {
+    /// Each job's, in their order.
+    pub trackers: Vec<Tracker>,
+    /// Which Redis answered; `None`: a replica.
+    pub generation: Option<Generation>,
+    /// The moment of the look, by Redis's clock.
+    pub time: OffsetDateTime,
+}
+
 impl Tracker {
     /// What the read table needs to know.
     pub fn view(&self) -> TrackerView {
@@ -101,19 +112,15 @@ impl Live {
         ids.iter().map(view).collect()
     }
 
-    /// Looks at many trackers alone, in one round trip; and at which Redis answers, `None` for a replica.
-    pub async fn look_at_all(
-        &self,
-        ids: &[JobId],
-        deadline: Deadline,
-    ) -> Result<(Vec<Tracker>, Option<Generation>), Error> {
+    /// Looks at many trackers alone, in one round trip.
+    pub async fn look_at_all(&self, ids: &[JobId], deadline: Deadline) -> Result<Trackers, Error> {
         let mut commands = redis::pipe();
         for id in ids {
             ask_header(&mut commands, id);
         }
         let mut answers = self.ask(commands, deadline).await?;
         let trackers = ids.iter().map(|_| answers.tracker()).collect::<Result<_, _>>()?;
-        Ok((trackers, answers.generation))
+        Ok(Trackers { trackers, generation: answers.generation, time: answers.time })
     }
 
     /// The generation that answers now, and the time by its clock; an error on a replica.

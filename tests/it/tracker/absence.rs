@@ -20,7 +20,7 @@ async fn nothing_that_comes_late_brings_a_tracker_back() {
 
     assert_eq!(bench.tracker(&id).await, Tracker::Missing);
     let live = &bench.live;
-    assert_eq!(live.look_at_all(std::slice::from_ref(&id), soon()).await.unwrap().0, [Tracker::Missing]);
+    assert_eq!(live.look_at_all(std::slice::from_ref(&id), soon()).await.unwrap().trackers, [Tracker::Missing]);
     for marks in [vec![], vec![succeeded(1, 0)], vec![succeeded(9, 1)]] {
         let step = Marking::plan(LAYOUT, marks.into_iter()).remove(0);
         // Right for blank cells, and for cells that are not there.
