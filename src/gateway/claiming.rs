@@ -74,12 +74,16 @@ impl Gateway {
     async fn learn_of_jobs(&self, deadline: Deadline) -> Result<()> {
         let candidates = &self.shared.candidates;
         let mut asked = deadline.bound(candidates.asked.lock()).await.map_err(|_| Error::DeadlineExceeded)?;
+        // First: which ones are unknown is found among all that run.
+        if !Candidates::may_ask(*asked) {
+            return Ok(());
+        }
         let unknown = self.shared.running.last_heard(
             |running, believed| {
                 if believed { candidates.unknown(running) } else { Vec::new() }
             },
         );
-        if unknown.is_empty() || !Candidates::may_ask(*asked) {
+        if unknown.is_empty() {
             return Ok(());
         }
         *asked = Some(Instant::now());
