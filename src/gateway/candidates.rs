@@ -206,4 +206,19 @@ mod tests {
         candidates.learn(vec![], &running);
         assert!(candidates.turns().jobs.len() == 2);
     }
+
+    #[test]
+    fn what_was_only_recorded_or_has_ended_is_not_tried() {
+        let (candidates, mut running) = of(vec![job("a", "one")], None);
+        let id = |id: &str| id.parse::<JobId>().unwrap();
+        // Of "late" the feed has not told that it runs: a row of it was recorded when it had ended.
+        let recorded = Running { incarnation: 0, ledger: true, stall_timeout: None };
+        running.insert(id("late"), recorded);
+        assert!(candidates.unknown(&running).is_empty());
+        running.insert(id("a"), recorded);
+        assert!(candidates.in_turn(&Wanted::default(), &running, 9).is_empty());
+        running.insert(id("over"), Running { incarnation: 1, ..recorded });
+        candidates.learn(vec![Job { state: JobState::Cancelled, ..job("over", "one") }], &running);
+        assert!(candidates.in_turn(&Wanted::default(), &running, 9).is_empty());
+    }
 }

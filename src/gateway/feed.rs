@@ -180,3 +180,37 @@ impl Gateway {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(jobs: &[&str]) -> KnownRunning {
+        let known = KnownRunning::default();
+        let runs = Running { incarnation: 1, ledger: false, stall_timeout: None };
+        known.session().open(jobs.iter().map(|id| (id.parse().unwrap(), runs)).collect());
+        known.session().confirmed = Some(Instant::now());
+        known
+    }
+
+    #[test]
+    fn what_was_only_recorded_is_not_told_to_run_but_read_with_its_row() {
+        let (known, late) = (known(&["runs"]), "late".parse().unwrap());
+        known.recorded(&late);
+        let told: Vec<_> = known.all().unwrap().into_iter().map(|(id, _)| id.to_string()).collect();
+        assert_eq!(told, ["runs"]);
+        assert!(known.get(&late).unwrap().ledger);
+    }
+
+    #[test]
+    fn ended_jobs_that_could_not_be_seen_to_are_taken_again() {
+        let known = known(&["a", "b"]);
+        for id in ["a", "b"] {
+            known.ended(&id.parse().unwrap());
+        }
+        let mut taken = known.take_ended().into_iter();
+        assert!(taken.next().is_some() && known.take_ended().is_empty());
+        known.put_back_ended(taken);
+        assert_eq!(known.take_ended(), ["b".parse().unwrap()]);
+    }
+}
