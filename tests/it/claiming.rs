@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tonic::Code;
 
-use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, job, pb, refusal, succeeded};
+use crate::support::{
+    Fault, Gateway, Link, Stack, TEN_THOUSAND_RUNNING_JOBS, dispositions, eventually, job, pb, refusal, succeeded,
+};
 use pb::SourceReason;
 
 fn started(id: &str, task_count: i64) -> pb::CreateJobRequest {
-    pb::CreateJobRequest { start: true, ..job(id, &["s"], task_count) }
+    job(id, &["s"], task_count)
 }
 
 fn of_tenant(id: &str, tenant: &str) -> pb::CreateJobRequest {
@@ -198,35 +200,26 @@ async fn a_job_of_which_work_is_seen_is_preferred_to_one_that_is_being_restored(
     assert_eq!(second_best.source_reason(), SourceReason::TrackerMissing);
 }
 
-/// Jobs that run, as Postgres knows them.
-const RUNNING_JOBS: &str = "
-    INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, tracked)
-    SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
-    UPDATE jobs SET state = 'RUNNING', start_time = now();";
-
 #[tokio::test]
 async fn claims_among_ten_thousand_jobs_ask_redis_once_each_and_postgres_once_a_second_at_most() {
     let stack = Stack::of(1).unreconciled().own_postgres(&[("log_statement", "all")]).start().await;
-    stack.postgres.run(RUNNING_JOBS).await.unwrap();
+    stack.postgres.run(TEN_THOUSAND_RUNNING_JOBS).await.unwrap();
     // Of none of them there is a tracker: a claim that finds one in order would stop there.
     eventually("one is handed out", async || claimed(&stack[0]).await).await;
     let questions = || stack.postgres.log().matches("FROM jobs WHERE job_id = ANY").count();
     let asked = questions();
-    let () = stack.redis.ask(redis::cmd("CONFIG").arg("RESETSTAT")).await;
+    stack.redis.commands().await;
     let begun = Instant::now();
     for number in 0..100 {
         // So that there is always something to learn.
         stack[0].create(started(&format!("new-{number}"), 5)).await.unwrap();
         assert!(claimed(&stack[0]).await.is_some());
     }
-    let stats: String = stack.redis.ask(redis::cmd("INFO").arg("commandstats")).await;
-    let calls = |command: &str| -> usize {
-        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-        line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
-    };
+    let ran = stack.redis.commands().await;
+    let calls = |command: &str| ran.get(command).map_or(0, |(calls, _)| *calls);
     // A claim looks at four pages of trackers at most; starting a job looks a few times itself.
-    assert!(calls("getrange") <= 100 * (128 + 8), "{stats}");
-    assert!(calls("info") <= 100 * (4 + 8), "{stats}");
+    assert!(calls("getrange") <= 100 * (128 + 8), "{ran:?}");
+    assert!(calls("info") <= 100 * (4 + 8), "{ran:?}");
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
     // Creating and starting a job asks three times itself, in the same words.
     let of_claims = (questions() - asked).saturating_sub(100 * 3);

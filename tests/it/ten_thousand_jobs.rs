@@ -3,19 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Stack, eventually, pb, tracker_key};
+use crate::support::{Stack, TEN_THOUSAND_RUNNING_JOBS, eventually, pb, tracker_key};
 
 const JOBS: u64 = 10_000;
 /// How many the reconciler looks at in one round trip.
 const PAGE: u64 = 500;
 /// How long a quiet gateway is watched.
 const WINDOW: Duration = Duration::from_secs(3);
-
-/// Jobs that run, as Postgres knows them; of their trackers there is none.
-const RUNNING_JOBS: &str = "
-    INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, tracked)
-    SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
-    UPDATE jobs SET state = 'RUNNING', start_time = now();";
 
 /// What the trackers' headers say.
 async fn all_are_adopted(stack: &Stack) -> bool {
@@ -40,7 +34,7 @@ async fn a_round_over_ten_thousand_jobs_is_one_read_of_each_ones_header() {
     let stack = Stack::of(1).own_postgres(&[("log_statement", "all")]);
     let stack = stack.settling(Duration::from_millis(200), Duration::from_secs(3)).start().await;
     let begun = Instant::now();
-    stack.postgres.run(RUNNING_JOBS).await.unwrap();
+    stack.postgres.run(TEN_THOUSAND_RUNNING_JOBS).await.unwrap();
     let lost = "SELECT count(*) FROM jobs WHERE incarnation = 1";
     eventually("all are restored", async || (stack.postgres.value::<i64>(lost).await == 0).then_some(())).await;
     println!("{JOBS} trackers restored within {:?}", begun.elapsed());

@@ -20,7 +20,7 @@ pub use client::{Answer, Client};
 pub use directory::Directory;
 pub use gateway::{Fault, Gateway};
 pub use highwater::grpc::pb;
-pub use postgres::Database;
+pub use postgres::{Database, TEN_THOUSAND_RUNNING_JOBS};
 pub use proxy::{Link, Proxy};
 pub use random::Random;
 pub use redis::{Redis, tracker_key};

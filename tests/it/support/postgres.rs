@@ -13,6 +13,12 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::directory::Directory;
 
+/// Jobs `job-1` to `job-10000` that run, as Postgres knows them; of their trackers there is none.
+pub const TEN_THOUSAND_RUNNING_JOBS: &str = "
+    INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, tracked)
+    SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
+    UPDATE jobs SET state = 'RUNNING', start_time = now();";
+
 /// As the gateway itself reads and writes, but nobody needs these data after a power cut.
 const SETTINGS: [(&str, &str); 3] = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
 /// What every test's database is copied from.
