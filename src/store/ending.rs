@@ -1,16 +1,13 @@
 //! How jobs end: guarded transactions, one winner (invariant I1), and the snapshot that is served from then on.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
 
-use flate2::Compression;
-use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::jobs::{from_bigint, from_integer, parse, texts, to_bigint};
+use super::zlib::{self, Compression};
 use super::{COMMIT_WITHIN, Error, Store, ledger};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, Errors, JobId, JobState, Layout, Mark, Tally};
@@ -250,24 +247,20 @@ impl Store {
     }
 }
 
-/// An end with its cells as they are stored: zlib, which any language reads. Off the runtime: megabytes take a while.
+/// An end with its cells as they are stored.
 async fn compress(ending: Option<Ending>) -> Result<Option<(Ending, Vec<u8>)>, Error> {
     let Some(ending) = ending else { return Ok(None) };
-    let compressed = tokio::task::spawn_blocking(move || {
-        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(ending.cells.bytes())?;
-        let cells = encoder.finish()?;
-        Ok::<_, std::io::Error>((ending, cells))
+    let compressed = zlib::off_runtime(move || {
+        let cells = zlib::compress(ending.cells.bytes(), Compression::fast())?;
+        Ok((ending, cells))
     });
-    let compressed = compressed.await.map_err(|error| Error::Unexpected(error.to_string()))?;
-    compressed.map(Some).map_err(|error| Error::Unexpected(error.to_string()))
+    compressed.await.map(Some)
 }
 
 async fn decompress(compressed: Vec<u8>, layout: Layout) -> Result<Cells, Error> {
-    let cells = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::with_capacity(layout.bytes());
-        ZlibDecoder::new(compressed.as_slice()).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-        Cells::new(layout, bytes).map_err(|error| error.to_string())
+    let cells = zlib::off_runtime(move || {
+        let bytes = zlib::decompress(&compressed, layout.bytes())?;
+        Cells::new(layout, bytes).map_err(|error| Error::Unexpected(error.to_string()))
     });
-    cells.await.map_err(|error| Error::Unexpected(error.to_string()))?.map_err(Error::Unexpected)
+    cells.await
 }

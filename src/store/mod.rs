@@ -14,6 +14,7 @@ mod listing;
 mod migrate;
 mod names;
 mod retries;
+mod zlib;
 
 use std::fmt;
 use std::str::FromStr;

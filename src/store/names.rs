@@ -2,14 +2,10 @@
 //! compressed as a whole, so that a name costs a fraction of itself; small blocks are merged with what comes behind them,
 //! so that it does not matter by how many calls they came.
 
-use std::io::{Read, Write};
-
-use flate2::Compression;
-use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
 use sqlx::{Connection, PgConnection};
 
 use super::jobs::{from_integer, to_integer};
+use super::zlib::{self, Compression};
 use super::{COMMIT_WITHIN, Error, Store};
 use crate::breaker::Bound;
 use crate::deadline::Deadline;
@@ -23,7 +19,7 @@ const BLOCKS_AT_ONCE: i64 = 32;
 /// How many small blocks can lie side by side: each has more names than all behind it together.
 const SMALL_BLOCKS: i64 = 16;
 /// What ends each name in a block; no name has it.
-const END: char = '\n';
+const END: &str = "\n";
 
 /// Names of tasks that follow each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,24 +259,20 @@ struct Packed {
     names: Vec<Vec<u8>>,
 }
 
-/// Full blocks and a last one. Off the runtime, as below.
+/// Full blocks and a last one.
 async fn compress(before: Vec<Block>, new: Names) -> Result<Packed, Error> {
-    let packed = tokio::task::spawn_blocking(move || {
+    let packed = zlib::off_runtime(move || {
         let names: Vec<&str> = before.iter().flat_map(|block| block.names.iter()).chain(new.iter()).collect();
         let mut packed = Packed::default();
         for block in names.chunks(BLOCK_NAMES) {
-            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-            for name in block {
-                write!(encoder, "{name}{END}")?;
-            }
+            let text: String = block.iter().flat_map(|name| [*name, END]).collect();
             packed.counts.push(i32::try_from(block.len()).unwrap_or(i32::MAX));
             packed.bytes.push(i32::try_from(block.iter().map(|name| name.len()).sum::<usize>()).unwrap_or(i32::MAX));
-            packed.names.push(encoder.finish()?);
+            packed.names.push(zlib::compress(text.as_bytes(), Compression::default())?);
         }
-        Ok::<_, std::io::Error>(packed)
+        Ok(packed)
     });
-    let packed = packed.await.map_err(|error| Error::Unexpected(error.to_string()))?;
-    packed.map_err(|error| Error::Unexpected(error.to_string()))
+    packed.await
 }
 
 async fn decompress(rows: Vec<(i32, Vec<u8>)>) -> Result<Vec<Block>, Error> {
@@ -288,11 +280,10 @@ async fn decompress(rows: Vec<(i32, Vec<u8>)>) -> Result<Vec<Block>, Error> {
         return Ok(Vec::new());
     }
     let block = |(first, compressed): (i32, Vec<u8>)| {
-        let mut text = String::new();
-        let wrong = |error: std::io::Error| Error::Unexpected(format!("a block of names: {error}"));
-        ZlibDecoder::new(compressed.as_slice()).read_to_string(&mut text).map_err(wrong)?;
+        let wrong = |error: &dyn std::fmt::Display| Error::Unexpected(format!("a block of names: {error}"));
+        let bytes = zlib::decompress(&compressed, 0).map_err(|error| wrong(&error))?;
+        let text = String::from_utf8(bytes).map_err(|error| wrong(&error))?;
         Ok(Block { first: from_integer(first)?, names: text.split_terminator(END).collect() })
     };
-    let blocks = tokio::task::spawn_blocking(move || rows.into_iter().map(block).collect());
-    blocks.await.map_err(|error| Error::Unexpected(error.to_string()))?
+    zlib::off_runtime(move || rows.into_iter().map(block).collect()).await
 }

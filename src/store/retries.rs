@@ -1,13 +1,8 @@
 //! Jobs that try tasks of another job again, once that has ended: linked both ways, for good.
 
-use std::io::{Read, Write};
-
-use flate2::Compression;
-use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
-
 use super::jobs::parse;
 use super::names::append;
+use super::zlib::{self, Compression};
 use super::{COMMIT_WITHIN, Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Names, Origins};
@@ -100,22 +95,14 @@ impl Store {
     }
 }
 
-/// Off the runtime: millions of scattered tasks take a while.
 async fn compress(origins: Origins) -> Result<Vec<u8>, Error> {
-    let compressed = tokio::task::spawn_blocking(move || {
-        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(&origins.encode())?;
-        encoder.finish()
-    });
-    let compressed = compressed.await.map_err(|error| Error::Unexpected(error.to_string()))?;
-    compressed.map_err(|error: std::io::Error| Error::Unexpected(error.to_string()))
+    zlib::off_runtime(move || zlib::compress(&origins.encode(), Compression::fast())).await
 }
 
 async fn decompress(compressed: Vec<u8>) -> Result<Origins, Error> {
-    let origins = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::new();
-        ZlibDecoder::new(compressed.as_slice()).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-        Origins::decode(&bytes).map_err(|error| error.to_string())
+    let origins = zlib::off_runtime(move || {
+        let bytes = zlib::decompress(&compressed, 0)?;
+        Origins::decode(&bytes).map_err(|error| Error::Unexpected(error.to_string()))
     });
-    origins.await.map_err(|error| Error::Unexpected(error.to_string()))?.map_err(Error::Unexpected)
+    origins.await
 }
