@@ -46,7 +46,15 @@ class Queue:
         self.name = name
 
     def take(self, job):
-        stream = f"tasks:{job}"
+        try:
+            return self.taken(f"tasks:{job}")
+        except redis.ResponseError as error:
+            # Another worker was told that the job has ended, and has dropped the queue under us.
+            if str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                return []
+            raise
+
+    def taken(self, stream):
         try:
             self.redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
@@ -90,6 +98,7 @@ def main(highwater, queue, name=None):
     signal.signal(signal.SIGTERM, stop)
     highwater = Highwater(highwater)
     queue = Queue(queue, name or f"{socket.gethostname()}-{os.getpid()}")
+    print(f"{queue.name} is at work", flush=True)
     empty = set()
     while not stopping:
         answer = highwater.call_until_answered("ReportService", "NextJob", exclude_job_ids=sorted(empty)[:1000])

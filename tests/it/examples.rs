@@ -3,11 +3,12 @@
 use std::process::Stdio;
 
 use redis::cmd;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::clients::tool;
 use crate::source::root;
-use crate::support::{Directory, Redis, Stack, eventually, pb};
+use crate::support::{Directory, Redis, Stack, eventually, job, pb};
 
 const TASKS: i64 = 60;
 
@@ -16,6 +17,21 @@ fn example(name: &str, arguments: &[&str]) -> Command {
     command.arg(root().join("docs/examples").join(name)).args(arguments);
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+/// A worker that is at work.
+async fn worker(address: &str, queue: &Redis, name: &str, pace: &str) -> Child {
+    let mut command = example("worker.py", &[address, &queue.url(), name]);
+    let mut worker = command.env("SECONDS_A_TASK", pace).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(worker.stdout.take().unwrap()).lines();
+    assert_eq!(said.next_line().await.unwrap().unwrap(), format!("{name} is at work"));
+    worker
+}
+
+async fn stops_in_order(mut worker: Child) {
+    let pid = worker.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    assert!(worker.wait().await.unwrap().success(), "a worker that is told to stop ends in order");
 }
 
 #[tokio::test]
@@ -28,12 +44,8 @@ async fn workers_that_take_tasks_from_a_queue_finish_each_job_though_one_of_them
         let ran = example("dispatcher.py", &[&address, &queue.url(), id, &TASKS.to_string()]).output().await.unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     }
-    let worker = |address: &str, name: &str, pace: &str| -> Child {
-        let mut command = example("worker.py", &[address, &queue.url(), name]);
-        command.env("SECONDS_A_TASK", pace).spawn().unwrap()
-    };
     // One that takes its time, and is killed with tasks in its hands.
-    let mut doomed = worker(&address, "doomed", "0.2");
+    let mut doomed = worker(&address, &queue, "doomed", "0.2").await;
     let holds = async || {
         let mut connection = queue.connection().await;
         for id in ["film-1", "film-2"] {
@@ -49,7 +61,7 @@ async fn workers_that_take_tasks_from_a_queue_finish_each_job_though_one_of_them
     };
     eventually("it has taken tasks", holds).await;
     doomed.kill().await.unwrap();
-    let mut workers = [worker(&address, "one", "0"), worker(&other, "two", "0")];
+    let workers = [worker(&address, &queue, "one", "0").await, worker(&other, &queue, "two", "0").await];
     for id in ["film-1", "film-2"] {
         let ended = async || {
             let progress = stack[1].progress(id).await.ok()?;
@@ -59,11 +71,28 @@ async fn workers_that_take_tasks_from_a_queue_finish_each_job_though_one_of_them
         assert_eq!(progress.state(), pb::JobState::Succeeded);
         assert_eq!(progress.succeeded_task_count, Some(TASKS));
     }
-    for worker in &mut workers {
-        let pid = worker.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-        assert!(worker.wait().await.unwrap().success(), "a worker that is told to stop ends in order");
+    for worker in workers {
+        stops_in_order(worker).await;
     }
+}
+
+/// As one does whose job has ended, as another worker was told first.
+#[tokio::test]
+async fn a_worker_outlives_a_queue_that_is_dropped_while_it_waits_for_it() {
+    let stack = Stack::start(1).await;
+    let directory = Directory::new();
+    let queue = Redis::start(&directory, &[]);
+    stack[0].create(job("film", &["render"], 5)).await.unwrap();
+    let worker = worker(&stack[0].address().to_string(), &queue, "one", "0").await;
+    for _ in 0..3 {
+        let waits = async || {
+            let clients: String = queue.ask(cmd("INFO").arg("clients")).await;
+            clients.contains("blocked_clients:1").then_some(())
+        };
+        eventually("it waits for a task", waits).await;
+        let () = queue.ask(cmd("DEL").arg("tasks:film")).await;
+    }
+    stops_in_order(worker).await;
 }
 
 #[tokio::test]
