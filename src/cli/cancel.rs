@@ -35,6 +35,6 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let request = CancelJobRequest { job_id: flags.job, reason: flags.reason };
     let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.cancel_job(request).await };
     let job = client::again(client::PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
-    say(format_args!("{} is {}", shown(&job.job_id), words::job_state(job.state())));
+    say(format_args!("{} is {}", shown(&job.job_id), words::job_state(job.state())))?;
     Ok(ExitCode::SUCCESS)
 }

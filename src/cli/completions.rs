@@ -1,12 +1,12 @@
 //! `highwater completions`.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Args;
 use clap_complete::Shell;
 
 use super::Failure;
+use super::output::say;
 
 /// Prints what lets a shell complete this program's commands
 ///
@@ -22,6 +22,6 @@ pub struct Flags {
 pub fn run(flags: &Flags, command: &mut clap::Command) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(flags.shell, command, "highwater", &mut script);
-    io::stdout().lock().write_all(&script)?;
+    say(String::from_utf8(script)?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

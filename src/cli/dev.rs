@@ -24,12 +24,16 @@ pub struct Flags {
 /// Runs it until it is told to stop.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let shutdown = signals::shutdown(|| say(private::STOPPING))?;
-    if let Some(private) = Private::start("dev", &flags.private, 1, shutdown).await? {
-        say(summary(&private));
+    let shutdown = signals::shutdown(|| drop(say(private::STOPPING)))?;
+    if let Some(private) = Private::start("dev", &flags.private, 1, shutdown.clone()).await? {
+        let told = say(summary(&private));
+        if told.is_err() {
+            shutdown.cancel();
+        }
         private.run_until_shutdown().await?;
+        told?;
     }
-    say("stopped; the data are kept");
+    say("stopped; the data are kept")?;
     Ok(ExitCode::SUCCESS)
 }
 

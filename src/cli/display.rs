@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{self, say};
-use super::{json, words};
+use super::output::{self, Unwritten, say};
+use super::{Failure, json, words};
 use crate::grpc::pb::Progress;
 
 /// Between two lines about a job that goes on.
@@ -42,7 +42,7 @@ impl Display {
     }
 
     /// Shows how far the job is now.
-    pub fn show(&mut self, progress: &Progress) {
+    pub fn show(&mut self, progress: &Progress) -> Result<(), Failure> {
         match self {
             Self::Bars { screen, stages, headline } => {
                 let (_, columns) = Term::stdout().size();
@@ -59,15 +59,13 @@ impl Display {
                 let line = std::iter::once(words::headline(progress)).chain(stages).collect::<Vec<_>>().join("  |  ");
                 let due = words::ended(progress) || printed.is_none_or(|printed| printed.elapsed() >= LINE_EVERY);
                 if due && line != *last {
-                    say(&line);
+                    say(&line)?;
                     (*last, *printed) = (line, Some(Instant::now()));
                 }
             }
-            Self::Json => match json::progress(progress) {
-                Ok(json) => say(json),
-                Err(failure) => output::complain(&failure.to_string()),
-            },
+            Self::Json => say(json::progress(progress)?)?,
         }
+        Ok(())
     }
 
     /// Says something beside the job's progress.
@@ -75,18 +73,15 @@ impl Display {
         match self {
             // Fails only if the terminal has gone away.
             Self::Bars { screen, .. } => drop(screen.println(text)),
-            Self::Lines { .. } => say(text),
             // What reads the lines expects nothing else among them.
-            Self::Json => output::warn(text),
+            Self::Lines { .. } | Self::Json => output::note(text),
         }
     }
 
     /// Shows how the job ended.
-    pub fn conclude(&self, last: &Progress) {
+    pub fn conclude(&self, last: &Progress) -> Result<(), Unwritten> {
         self.end();
-        if !matches!(self, Self::Json) {
-            say(words::snapshot(last));
-        }
+        if matches!(self, Self::Json) { Ok(()) } else { say(words::snapshot(last)) }
     }
 
     /// Leaves what is shown as it stands.

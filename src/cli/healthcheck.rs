@@ -34,9 +34,9 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let answer = asked.map_err(|_| format!("no answer within {ANSWERS_WITHIN:?}"))?;
     let status = answer.map_err(|status| client::words(&status))?.into_inner().status;
     if status == ServingStatus::Serving as i32 {
-        say("ready");
+        say("ready")?;
         return Ok(ExitCode::SUCCESS);
     }
-    say("not ready");
+    say("not ready")?;
     Ok(ExitCode::FAILURE)
 }

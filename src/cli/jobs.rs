@@ -59,7 +59,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         let page = client::again(client::PATIENCE, &jobs, &request, call).await?;
         left = left.saturating_sub(page.jobs.len());
         for (place, job) in page.jobs.iter().enumerate() {
-            say(if flags.json { json::job(job)? } else { line(job, page.progress.get(place)) });
+            say(if flags.json { json::job(job)? } else { line(job, page.progress.get(place)) })?;
         }
         if page.next_page_token.is_empty() {
             break;

@@ -28,10 +28,10 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let store = stores::postgres(&flags.limits.at(flags.postgres.postgres_url.expose()))?;
     let applied = store.migrate().await.map_err(|error| format!("{}: {error}", flags.postgres.postgres_url))?;
     for migration in &applied {
-        say(format_args!("applied {migration}"));
+        say(format_args!("applied {migration}"))?;
     }
     if applied.is_empty() {
-        say("nothing to do: the tables are up to date");
+        say("nothing to do: the tables are up to date")?;
     }
     Ok(ExitCode::SUCCESS)
 }

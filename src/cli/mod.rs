@@ -33,6 +33,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{sources, values};
+use output::Unwritten;
 
 /// Why a command failed. For people.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -56,7 +57,8 @@ Exit codes:
 
 const CALL_HELP: &str = "\
 Exit codes:
-  0 it went well, 1 it did not (the gateway refused, or nobody answered), 2 the command was not understood.";
+  0 it went well; 1 it did not: the gateway refused, nobody answered, or what was asked for could not be printed; 2 the
+  command was not understood.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -139,8 +141,11 @@ pub fn main() -> ExitCode {
     let command = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli.command,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED));
+            return match error.print() {
+                // The help, which was asked for.
+                Err(unwritten) if !error.use_stderr() => failed(&Unwritten::from(unwritten).into()),
+                _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED)),
+            };
         }
     };
     // A worker has the variables of the demo, which has told of them.
@@ -150,13 +155,15 @@ pub fn main() -> ExitCode {
             output::warn(&warning);
         }
     }
-    match run(command) {
-        Ok(code) => code,
-        Err(failure) => {
-            output::complain(&failure.to_string());
-            if failure.is::<Misuse>() { ExitCode::from(MISUSED) } else { ExitCode::FAILURE }
-        }
+    run(command).unwrap_or_else(|failure| failed(&failure))
+}
+
+/// Says why, unless nobody wants to know any more.
+fn failed(failure: &Failure) -> ExitCode {
+    if !failure.downcast_ref().is_some_and(Unwritten::reader_is_gone) {
+        output::complain(&failure.to_string());
     }
+    if failure.is::<Misuse>() { ExitCode::from(MISUSED) } else { ExitCode::FAILURE }
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
@@ -175,7 +182,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Cancel(flags) => cancel::run(flags).await,
             Command::Healthcheck(flags) => healthcheck::run(flags).await,
             Command::Completions(flags) => completions::run(&flags, &mut Cli::command()),
-            Command::Reference => Ok(reference::run(&Cli::command())),
+            Command::Reference => reference::run(&Cli::command()),
             Command::DemoWorker(share) => demo::worker::run(share).await,
         }
     })

@@ -1,20 +1,54 @@
-//! What commands print. A reader that has gone away (`| head`) is not worth a panic.
+//! What commands print. That it cannot be written makes a command fail; a reader that has gone away (`| head`) has had
+//! enough, and is told nothing.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tracing_subscriber::EnvFilter;
 
 use super::Common;
 
+/// What was asked for could not be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to stdout: {0}")]
+pub struct Unwritten(#[from] io::Error);
+
+impl Unwritten {
+    /// Whether nobody reads it any more.
+    pub fn reader_is_gone(&self) -> bool {
+        self.0.kind() == ErrorKind::BrokenPipe
+    }
+}
+
 /// Prints a line that was asked for.
-pub fn say(line: impl std::fmt::Display) {
+pub fn say(line: impl std::fmt::Display) -> Result<(), Unwritten> {
     let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    Ok(writeln!(stdout, "{line}").and_then(|()| stdout.flush())?)
+}
+
+/// Waits until nobody can read what is printed: for what may have nothing to print for long. Only a pipe has such an end.
+pub async fn reader_gone() -> Unwritten {
+    // SAFETY: stdout is open for as long as the process lives, and nobody here puts another file in its place.
+    #[expect(unsafe_code, reason = "that an end of stdout is waited on cannot be said otherwise")]
+    let stdout = unsafe { AsyncFd::register_with_interest(io::stdout(), Interest::ERROR) };
+    // A file cannot be waited on.
+    if let Ok(stdout) = stdout
+        && stdout.ready(Interest::ERROR).await.is_ok()
+    {
+        return Unwritten(ErrorKind::BrokenPipe.into());
+    }
+    std::future::pending().await
 }
 
 /// Prints why a command failed.
 pub fn complain(failure: &str) {
     let _ = writeln!(io::stderr().lock(), "error: {failure}");
+}
+
+/// Prints what happens beside what was asked for.
+pub fn note(note: &str) {
+    let _ = writeln!(io::stderr().lock(), "note: {note}");
 }
 
 /// Prints what is odd, and no reason to stop.

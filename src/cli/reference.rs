@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, Command};
 
+use super::Failure;
 use super::output::say;
 use crate::config::sources;
 use crate::server::{METRICS, Metric};
@@ -34,9 +35,9 @@ At `/metrics` of the admin port, as Prometheus reads them. No label names a job,
 ";
 
 /// Prints it.
-pub fn run(command: &Command) -> ExitCode {
-    say(written(command).trim_end());
-    ExitCode::SUCCESS
+pub fn run(command: &Command) -> Result<ExitCode, Failure> {
+    say(written(command).trim_end())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn written(command: &Command) -> String {

@@ -52,6 +52,6 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.retry_job(request).await };
     let job = client::again(client::PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
     let (state, tasks) = (words::job_state(job.state()), words::number(job.task_count));
-    say(format_args!("{} is {state}, with {tasks} tasks of {}", shown(&job.job_id), shown(&job.retry_of)));
+    say(format_args!("{} is {state}, with {tasks} tasks of {}", shown(&job.job_id), shown(&job.retry_of)))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -38,7 +38,10 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let live = flags.redis_limits.at(flags.redis.redis_url.expose());
     let store = flags.postgres_limits.at(flags.postgres.postgres_url.expose());
     let gateway = Running::start(&flags.serving, &live, &store, shutdown).await?;
-    say(format_args!("listening on {}", gateway.address()));
+    // It serves whether or not anybody reads that.
+    if let Err(unwritten) = say(format_args!("listening on {}", gateway.address())) {
+        tracing::warn!("{unwritten}");
+    }
     gateway.stopped().await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -71,9 +71,9 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         let page = client::again(client::PATIENCE, &jobs, &request, call).await?;
         // One for each task of all ranges, in a job whose tasks have names.
         if page.task_names.is_empty() {
-            page.ranges.iter().map(line).for_each(say);
+            page.ranges.iter().map(line).try_for_each(say)?;
         } else {
-            page.task_names.iter().map(|name| shown(name)).for_each(say);
+            page.task_names.iter().map(|name| shown(name)).try_for_each(say)?;
         }
         if page.lower_bound && !std::mem::replace(&mut short, true) {
             warn("marks may be missing: tasks may be listed as outstanding that were reported");

@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::display::Display;
-use super::output::{QUIET_LOG, start_log};
+use super::output::{QUIET_LOG, reader_gone, start_log};
 use super::{Common, Failure, client, words};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::progress_service_client::ProgressServiceClient;
@@ -21,7 +21,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 const WATCH_HELP: &str = "\
 Exit codes:
-  0 the job SUCCEEDED; 1 it FAILED, was CANCELLED or REVOKED, or there is no such job; 2 the command was not understood.
+  0 the job SUCCEEDED; 1 it FAILED, was CANCELLED or REVOKED, there is no such job, or nobody reads on; 2 the command was
+  not understood.
   A gateway that cannot be reached is asked again until it answers.";
 
 /// Follows a job until it ends
@@ -43,9 +44,17 @@ pub struct Flags {
     common: Common,
 }
 
-/// Watches until the job has ended, through whatever happens to the gateway.
+/// Watches for as long as anybody looks on.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
+    tokio::select! {
+        ended = follow(&flags) => ended,
+        gone = reader_gone() => Err(gone.into()),
+    }
+}
+
+/// Until the job has ended, through whatever happens to the gateway.
+async fn follow(flags: &Flags) -> Result<ExitCode, Failure> {
     let mut gateway = ProgressServiceClient::new(client::channel(&flags.gateway.address)?);
     let mut display = if flags.json { Display::Json } else { Display::new() };
     let mut away = false;
@@ -53,20 +62,21 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         match watch(&mut gateway, &flags.job, &mut display, &mut away).await {
             Ok(Some(last)) => break last,
             Ok(None) => {}
-            Err(status) if status.code() == Code::Unknown || client::passes(&status) => {
+            Err(failure) => {
+                let status = *failure.downcast::<Status>()?;
+                if status.code() != Code::Unknown && !client::passes(&status) {
+                    display.end();
+                    return Err(client::words(&status).into());
+                }
                 if !std::mem::replace(&mut away, true) {
                     let address = &flags.gateway.address;
                     display.note(&format!("no answer from {address}: {}; trying on", client::words(&status)));
                 }
             }
-            Err(status) => {
-                display.end();
-                return Err(client::words(&status).into());
-            }
         }
         tokio::time::sleep(PAUSE).await;
     };
-    display.conclude(&last);
+    display.conclude(&last)?;
     Ok(if last.state() == JobState::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -76,7 +86,7 @@ async fn watch(
     job: &str,
     display: &mut Display,
     away: &mut bool,
-) -> Result<Option<Progress>, Status> {
+) -> Result<Option<Progress>, Failure> {
     let request = WatchProgressRequest { job_id: job.to_owned() };
     let mut states = gateway.watch_progress(request).await?.into_inner();
     loop {
@@ -88,7 +98,7 @@ async fn watch(
             display.note("answers again");
         }
         let progress = state.progress.unwrap_or_default();
-        display.show(&progress);
+        display.show(&progress)?;
         if words::ended(&progress) {
             return Ok(Some(progress));
         }

@@ -76,7 +76,7 @@ pub struct Flags {
 /// Runs the demo.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let shutdown = signals::shutdown(|| say(private::STOPPING))?;
+    let shutdown = signals::shutdown(|| drop(say(private::STOPPING)))?;
     if flags.fleet {
         return fleet::run(&flags, shutdown).await;
     }
@@ -86,21 +86,23 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     if found.is_empty() {
         return Err(format!("there are no files below {}", flags.dir.display()).into());
     }
-    say("Starting a Redis, a Postgres and a gateway of our own");
+    say("Starting a Redis, a Postgres and a gateway of our own")?;
     let Some(private) = Private::start("demo", &flags.private, 1, shutdown.clone()).await? else {
         return Err(STOPPED_EARLY.into());
     };
-    say(format_args!("listening on {}\n", private.address()));
+    let tracked = async {
+        say(format_args!("listening on {}\n", private.address()))?;
+        let ending = track(&flags, &found, &private).await?;
+        say(ending.report())?;
+        if !flags.once {
+            say(ending::what_to_try(&private, &ending))?;
+        }
+        Ok(ending)
+    };
     // The servers are stopped in order whatever becomes of the job.
-    let outcome = shutdown.run_until_cancelled(track(&flags, &found, &private)).await;
+    let outcome = shutdown.run_until_cancelled(tracked).await;
     if flags.once || !matches!(outcome, Some(Ok(_))) {
         shutdown.cancel();
-    }
-    if let Some(Ok(ending)) = &outcome {
-        say(ending.report());
-        if !flags.once {
-            say(ending::what_to_try(&private, ending));
-        }
     }
     private.run_until_shutdown().await?;
     match outcome {

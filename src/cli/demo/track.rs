@@ -36,7 +36,7 @@ pub async fn track(flags: &Flags, found: &[PathBuf], private: &Private) -> Resul
         found.len(),
         flags.dir.display(),
         flags.workers
-    ));
+    ))?;
     let workers = (0..flags.workers).map(|number| start_worker(flags, private, &job, &work, number));
     let workers = workers.collect::<Result<Vec<Child>, Failure>>()?;
     // A worker that fails ends both: the job would wait for it for ever.
@@ -113,7 +113,7 @@ async fn watch(channel: &Channel, job: &str, proof: &mut Proof) -> Result<Progre
         let position = proof.position()?;
         let call = |mut reads: ProgressServiceClient<_>, request| async move { reads.get_progress(request).await };
         let progress = client::again(PATIENCE, &reads, &request, call).await?.progress.unwrap_or_default();
-        display.show(&progress);
+        display.show(&progress)?;
         if words::ended(&progress) {
             display.end();
             return Ok(progress);

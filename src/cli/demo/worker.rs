@@ -40,7 +40,7 @@ struct Worker {
 pub async fn run(share: Share) -> Result<ExitCode, Failure> {
     tokio::select! {
         tally = work_on(share) => {
-            say(serde_json::to_string(&tally?)?);
+            say(serde_json::to_string(&tally?)?)?;
             Ok(ExitCode::SUCCESS)
         }
         () = demo_gone() => Ok(ExitCode::FAILURE),

@@ -59,7 +59,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     };
     let gateway = Gateway::new(live, store, &remembers_nothing);
     let found = gateway.inspect(&id, Deadline::after(WITHIN)).await.map_err(|error| error.to_string())?;
-    say(table::written(&id, &found));
+    say(table::written(&id, &found))?;
     let there = !matches!(found.resolution, Resolution::NotFound | Resolution::Unavailable);
     Ok(if there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

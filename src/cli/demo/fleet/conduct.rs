@@ -40,7 +40,7 @@ pub async fn conduct(fleet: &Fleet, flags: &Flags, private: &Private) -> Result<
          for work for {} s\n",
         begun.elapsed().as_millis(),
         flags.seconds
-    ));
+    ))?;
     let stop = CancellationToken::new();
     let workers = channels.iter().cycle().take(workers.into()).map(|channel| Worker::new(fleet, channel.clone()));
     let work = try_join_all(workers.map(|worker| worker.run(&stop)));
@@ -87,12 +87,12 @@ async fn happen(fleet: &Fleet, channel: &Channel, works_for: Duration) -> Result
     let (begun, mut screen) = (Instant::now(), Screen::new(fleet));
     watch(fleet, channel, &mut screen, begun + works_for / 2).await?;
     cancel(fleet, CANCELLED, channel).await?;
-    screen.note(&format!("{} s: the job `cancelled` is cancelled", begun.elapsed().as_secs()));
+    screen.note(&format!("{} s: the job `cancelled` is cancelled", begun.elapsed().as_secs()))?;
     watch(fleet, channel, &mut screen, begun + works_for).await?;
     for job in (0..fleet.jobs.len()).filter(|job| !fleet.board.has_ended(*job)) {
         cancel(fleet, job, channel).await?;
     }
-    screen.note(&format!("{} s: what still runs is cancelled; the workers ask on", begun.elapsed().as_secs()));
+    screen.note(&format!("{} s: what still runs is cancelled; the workers ask on", begun.elapsed().as_secs()))?;
     let ends = watch(fleet, channel, &mut screen, Instant::now() + ASK_ON).await?;
     screen.end();
     Ok(ends)
@@ -122,7 +122,7 @@ async fn watch(
 ) -> Result<Vec<Progress>, Failure> {
     loop {
         let progress = look(fleet, channel).await?;
-        screen.show(fleet, &progress);
+        screen.show(fleet, &progress)?;
         if Instant::now() >= until {
             return Ok(progress);
         }

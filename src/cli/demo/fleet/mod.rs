@@ -48,7 +48,7 @@ struct FleetJob {
 
 /// Runs the fleet, and prints what it was handed out.
 pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<ExitCode, Failure> {
-    say(format_args!("Starting a Redis, a Postgres and {GATEWAYS} gateways of our own"));
+    say(format_args!("Starting a Redis, a Postgres and {GATEWAYS} gateways of our own"))?;
     let Some(private) = Private::start("fleet", &flags.private, GATEWAYS, shutdown.clone()).await? else {
         return Err(STOPPED_EARLY.into());
     };
@@ -57,10 +57,10 @@ pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<ExitCode,
     shutdown.cancel();
     private.run_until_shutdown().await?;
     let ends = outcome.ok_or(STOPPED_EARLY)??;
-    say(table::written(&fleet, &ends));
+    say(table::written(&fleet, &ends))?;
     let checks = table::checks(&fleet, &ends);
     for (right, text) in &checks {
-        say(format_args!("{} {text}", if *right { "  ✓" } else { "  ✗ NOT SO:" }));
+        say(format_args!("{} {text}", if *right { "  ✓" } else { "  ✗ NOT SO:" }))?;
     }
     Ok(if checks.iter().all(|(right, _)| *right) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 
 use super::Fleet;
 use crate::cli::display::line;
-use crate::cli::output::say;
+use crate::cli::output::{Unwritten, say};
 use crate::cli::words;
 use crate::grpc::pb::Progress;
 
@@ -30,7 +30,7 @@ impl Screen {
     }
 
     /// Shows how far the jobs are.
-    pub fn show(&mut self, fleet: &Fleet, progress: &[Progress]) {
+    pub fn show(&mut self, fleet: &Fleet, progress: &[Progress]) -> Result<(), Unwritten> {
         let claims: Vec<u32> = fleet.board.rows().iter().map(|row| row.claims).collect();
         let jobs = fleet.jobs.iter().zip(progress).zip(claims);
         match self {
@@ -42,18 +42,18 @@ impl Screen {
             }
             Self::Lines { printed } if printed.is_none_or(|printed| printed.elapsed() >= LINE_EVERY) => {
                 let jobs = jobs.map(|((job, progress), claims)| format!("{} {} ({claims})", job.name, done(progress)));
-                say(format_args!("done (claims): {}", jobs.collect::<Vec<_>>().join("  |  ")));
+                say(format_args!("done (claims): {}", jobs.collect::<Vec<_>>().join("  |  ")))?;
                 *printed = Some(Instant::now());
             }
             Self::Lines { .. } => {}
         }
+        Ok(())
     }
 
     /// Says what happens.
-    pub fn note(&self, text: &str) {
+    pub fn note(&self, text: &str) -> Result<(), Unwritten> {
         match self {
-            // Fails only if the terminal has gone away.
-            Self::Terminal { screen, .. } => drop(screen.println(text)),
+            Self::Terminal { screen, .. } => Ok(screen.println(text)?),
             Self::Lines { .. } => say(text),
         }
     }

@@ -1,5 +1,7 @@
 //! The commands that people call a gateway with: what they print, and their exit codes.
 
+mod printing;
+
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
