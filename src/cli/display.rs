@@ -114,8 +114,12 @@ fn bars(progress: &Progress, columns: usize) -> Vec<String> {
             if bar_width < LEAST_BAR {
                 return format!("{key:<key_width$} {counts}");
             }
-            let done = stage.pending_count.map_or(0, |pending| stage.total_count - pending);
-            format!("{key:<key_width$} [{}] {counts}", bar(done, stage.total_count, bar_width))
+            // A stage without tasks is as far as its job.
+            let (done, total) = match stage.total_count {
+                0 => (progress.percent.map_or(0, i64::from), 100),
+                total => (stage.pending_count.map_or(0, |pending| total - pending), total),
+            };
+            format!("{key:<key_width$} [{}] {counts}", bar(done, total, bar_width))
         })
         .collect()
 }
@@ -177,11 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn a_job_without_tasks_has_a_full_bar_only_once_it_is_complete() {
+        let drawn = |percent| {
+            let stages = vec![stage("read", 0, Some(0), Some(0))];
+            bars(&Progress { stages, percent: Some(percent), ..Progress::default() }, 30).remove(0)
+        };
+        assert_eq!(drawn(0), "read [                ] 0 of 0");
+        assert_eq!(drawn(100), "read [================] 0 of 0");
+    }
+
+    #[test]
     fn a_bar_is_full_only_when_all_is_done() {
         assert_eq!(bar(0, 10, 5), "     ");
         assert_eq!(bar(9_999, 10_000, 5), "===> ");
         assert_eq!(bar(10, 10, 5), "=====");
-        assert_eq!(bar(0, 0, 5), "=====");
         assert_eq!(bar(i64::MAX - 1, i64::MAX, 5), "===> ");
     }
 }

@@ -118,6 +118,23 @@ pub struct Progress {
     pub claimable: bool,
 }
 
+impl Progress {
+    /// The share of all tasks × stages that is not pending; 1 only when the job is complete.
+    pub fn fraction(&self) -> Option<f64> {
+        self.tally.as_ref().map(|tally| if self.has_nothing_done() { 0.0 } else { tally.counts.fraction() })
+    }
+
+    /// The same in percent, rounded down.
+    pub fn percent(&self) -> Option<u8> {
+        self.tally.as_ref().map(|tally| if self.has_nothing_done() { 0 } else { tally.counts.percent() })
+    }
+
+    /// Without tasks nothing is pending, and yet nothing is done: only its start makes such a job complete.
+    fn has_nothing_done(&self) -> bool {
+        self.tally.as_ref().is_some_and(|tally| tally.counts.total == 0) && self.state != JobState::Succeeded
+    }
+}
+
 impl Rate {
     /// Results a second; absent while the span is too short to tell.
     pub fn per_second(self) -> Option<f64> {

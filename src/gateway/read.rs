@@ -234,7 +234,7 @@ fn pending(definition: &Definition) -> Progress {
     Progress {
         state: JobState::Pending,
         source: Source::Snapshot,
-        tally: Some(Tally { counts, revision: Some(0), last_progress_time: None, restore_time: None }),
+        tally: Some(Tally { counts, revision: None, last_progress_time: None, restore_time: None }),
         ..running_unknown()
     }
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use highwater::live::{HEADER_BYTES, Header};
 use time::OffsetDateTime;
 
-use crate::support::{Stack, dispositions, failed, failed_with, job, moment, pb, stages, succeeded, tracker_key};
+use crate::support::{
+    Stack, dispositions, failed, failed_with, job, moment, named_job, pb, stages, succeeded, tracker_key,
+};
 
 /// How far apart the clocks of two programs on one machine may seem.
 const ROUNDING: Duration = Duration::from_millis(5);
@@ -42,6 +44,30 @@ async fn a_job_that_was_not_started_reads_as_all_pending() {
     assert_eq!((progress.state(), progress.source()), (pb::JobState::Pending, pb::Source::Snapshot));
     assert_eq!((stages(&progress), progress.percent), (vec![[5, 0, 0, 0]; 2], Some(0)));
     assert_eq!((progress.results_per_second, progress.eta), (None, None));
+}
+
+/// Nothing is pending of it, and yet it is not complete.
+#[tokio::test]
+async fn a_job_without_tasks_is_at_0_percent_until_its_start_completes_it() {
+    let stack = Stack::start(1).await;
+    for (id, end) in [("started", pb::JobState::Succeeded), ("cancelled", pb::JobState::Cancelled)] {
+        stack[0].create(named_job(id, &["read", "digest"])).await.unwrap();
+        let before = stack[0].progress(id).await.unwrap();
+        assert_eq!((before.state(), stages(&before)), (pb::JobState::Pending, vec![[0; 4]; 2]));
+        assert_eq!((before.percent, before.fraction), (Some(0), Some(0.0)));
+        assert_eq!(before.revision, None, "tasks may be added, which is no change of the marks");
+        let (ended, percent) = match end {
+            pb::JobState::Succeeded => (stack[0].start(id).await.unwrap(), 100),
+            _ => (stack[0].cancel(id, "").await.unwrap(), 0),
+        };
+        let after = stack[0].progress(id).await.unwrap();
+        assert_eq!((ended.state(), after.state(), after.percent), (end, end, Some(percent)));
+    }
+    let request = pb::ListJobsRequest { with_progress: true, ..pb::ListJobsRequest::default() };
+    stack[0].create(named_job("listed", &["s"])).await.unwrap();
+    let listed = stack[0].list_jobs(request).await.unwrap().progress.swap_remove(0);
+    let Some(pb::progress_result::Result::Progress(listed)) = listed.result else { panic!("{listed:?}") };
+    assert_eq!((listed.state(), listed.percent), (pb::JobState::Pending, Some(0)));
 }
 
 /// Makes a job's tracker look as if it had been opened so long ago.

@@ -6,6 +6,7 @@ use crate::gateway::Read;
 
 /// How far the job is, as the interface tells it.
 pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
+    let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
     let Progress { state, source, lower_bound, observe_time, tally, rate, errors, cancel_reason, claimable } = progress;
     let (source, source_reason) = source_of(source);
     let counts = tally.as_ref().map(|tally| &tally.counts);
@@ -27,8 +28,8 @@ pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
         // Who was skipped at the last stage failed at an earlier one.
         failed_task_count: last.map(|last| i64::from(last.failed) + i64::from(last.skipped)),
         stages: stages(definition, counts),
-        fraction: counts.map(Counts::fraction),
-        percent: counts.map(|counts| counts.percent().into()),
+        fraction,
+        percent,
         results_per_second: rate.and_then(Rate::per_second),
         eta: eta.and_then(|eta| eta.try_into().ok()),
         error_counts: error_counts(&errors),
