@@ -14,7 +14,11 @@ pub enum Error {
     #[error("no job has the id `{0}`")]
     NotFound(JobId),
     /// The id is taken by a job with another definition.
-    #[error("job `{id}` exists with another definition: {} differ", fields.join(", "))]
+    #[error(
+        "job `{id}` exists with another definition: {} {}; choose another id",
+        fields.join(", "),
+        if fields.len() == 1 { "differs" } else { "differ" }
+    )]
     Exists {
         /// The id.
         id: JobId,

@@ -216,6 +216,8 @@ impl Job {
             ("failure_threshold", own.failure_threshold.to_bits() != given.failure_threshold.to_bits()),
             ("stall_timeout", own.stall_timeout != given.stall_timeout),
             ("named_tasks", own.named_tasks != given.named_tasks),
+            // Only RetryJob says that of a job.
+            ("retry_of", own.retry_of != given.retry_of),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))

@@ -44,7 +44,9 @@ async fn an_id_that_is_taken_by_another_job_is_refused_with_what_differs() {
     let other = pb::CreateJobRequest { display_name: "another".to_owned(), ..job("a", &["s"], 6) };
     let refused = stack[0].create(other).await.unwrap_err();
     assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
-    assert!(refused.message().contains("display_name, task_count differ"), "{refused:?}");
+    assert!(refused.message().contains("display_name, task_count differ;"), "{refused:?}");
+    let one = stack[0].create(job("a", &["s"], 6)).await.unwrap_err();
+    assert!(one.message().contains("task_count differs;"), "{one:?}");
     assert_eq!(refused.get_details_resource_info().unwrap().resource_name, "a");
     assert_eq!(stack[0].get("a").await.unwrap().task_count, 5);
 }

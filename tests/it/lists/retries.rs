@@ -124,6 +124,21 @@ async fn a_retry_is_made_once_however_often_and_through_however_many_gateways_it
     assert!(stack.postgres.run("UPDATE retries SET retry_of = 'new'").await.is_err(), "a link is for good");
 }
 
+/// It looks like one that was created so, and is another.
+#[tokio::test]
+async fn a_retry_is_not_answered_to_who_creates_a_job_of_its_id() {
+    let stack = Stack::start(1).await;
+    ended(&stack[0], "old").await;
+    let request = pb::RetryJobRequest { new_job_id: "new".into(), ..retry("old") };
+    let new = stack[0].retry(request.clone()).await.unwrap();
+    let same = pb::CreateJobRequest { display_name: "Import".into(), ..job("new", &["read", "digest"], 4) };
+    let refused = stack[0].create(same).await.unwrap_err();
+    assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
+    assert!(refused.message().contains(": retry_of differs"), "{refused:?}");
+    assert_eq!(stack[0].get("new").await.unwrap(), new, "it was not started either");
+    assert_eq!(stack[0].retry(request).await.unwrap(), new, "who retries again is answered");
+}
+
 #[tokio::test]
 async fn what_cannot_be_tried_again_is_refused_with_the_reason() {
     let stack = Stack::start(1).await;
