@@ -47,10 +47,16 @@ pub enum Error {
     )]
     LowerBound(JobId),
     /// No task of the job is to be tried again.
-    #[error(
-        "job `{0}` has no tasks to try again: none failed, and outstanding ones are tried again only if that is said"
-    )]
-    NothingToRetry(JobId),
+    #[error("job `{id}` has no tasks to try again: {}", match outstanding {
+        0 => "none failed, and none is outstanding".to_owned(),
+        some => format!("none failed; set include_outstanding to try the {some} that nobody reported"),
+    })]
+    NothingToRetry {
+        /// The job.
+        id: JobId,
+        /// How many there would be, if outstanding ones were to be tried again as well.
+        outstanding: usize,
+    },
     /// Another retry of the job was asked for.
     #[error("job `{id}` is tried again already, by `{by}`, which is not what this call asks for: retry that one")]
     Retried {

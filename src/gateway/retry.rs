@@ -61,16 +61,18 @@ impl Gateway {
         };
         let outstanding = request.outstanding;
         let chosen = tokio::task::spawn_blocking(move || {
-            let tasks = tasks(&cells, outstanding);
-            let origins = Origins::of(&tasks, earlier.as_ref());
-            (tasks, origins)
+            let chosen = tasks(&cells, outstanding);
+            if chosen.is_empty() {
+                return Err(tasks(&cells, true).iter().map(ExactSizeIterator::len).sum());
+            }
+            let origins = Origins::of(&chosen, earlier.as_ref());
+            Ok((chosen, origins))
         });
-        let (tasks, origins) = chosen.await.map_err(|error| Error::Internal(error.to_string()))?;
+        let chosen = chosen.await.map_err(|error| Error::Internal(error.to_string()))?;
+        let nothing = |outstanding| Error::NothingToRetry { id: id.clone(), outstanding };
+        let (tasks, origins) = chosen.map_err(nothing)?;
         let names = if old.definition.named_tasks { Some(self.names_again(id, &tasks, deadline).await?) } else { None };
         let task_count = origins.count();
-        if task_count == 0 {
-            return Err(Error::NothingToRetry(id.clone()));
-        }
         let new = request.new_id.clone().unwrap_or_else(JobId::generate);
         let plan = RetryPlan { id: new.clone(), outstanding, origins, names };
         if self.store().create_retry(id, plan, deadline).await? {

@@ -58,7 +58,7 @@ impl From<Error> for Status {
                     precondition("END_IS_LOWER_BOUND", id, details);
                 })
             }
-            Error::NothingToRetry(id) => {
+            Error::NothingToRetry { id, .. } => {
                 status(Code::FailedPrecondition, ErrorReason::NothingToRetry, &message, |details| {
                     precondition("NOTHING_TO_RETRY", id, details);
                 })
@@ -200,7 +200,7 @@ mod tests {
             Error::Ended(id(), JobState::Failed),
             Error::NotEnded(id(), JobState::Running),
             Error::LowerBound(id()),
-            Error::NothingToRetry(id()),
+            Error::NothingToRetry { id: id(), outstanding: 0 },
             Error::Retried { id: "old".parse().unwrap(), by: id() },
             Error::Unavailable(Unavailable::Redis),
             Error::Unavailable(Unavailable::Postgres),

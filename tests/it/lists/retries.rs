@@ -140,6 +140,24 @@ async fn a_retry_is_not_answered_to_who_creates_a_job_of_its_id() {
 }
 
 #[tokio::test]
+async fn who_has_nothing_to_retry_is_told_what_would_be_tried() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("all-well", &["s"], 2)).await.unwrap();
+    stack[0].report("all-well", succeeded(0..2, "s")).await.unwrap();
+    stack[0].create(job("cut-short", &["s"], 5)).await.unwrap();
+    stack[0].report("cut-short", succeeded(0..2, "s")).await.unwrap();
+    stack[0].cancel("cut-short", "").await.unwrap();
+    let refused = async |id: &str, include_outstanding| {
+        let status = stack[0].retry(pb::RetryJobRequest { include_outstanding, ..retry(id) }).await.unwrap_err();
+        assert_eq!(refusal(&status), (Code::FailedPrecondition, "NOTHING_TO_RETRY".to_owned()));
+        status.message().to_owned()
+    };
+    let nothing = "job `all-well` has no tasks to try again: none failed, and none is outstanding";
+    assert_eq!([refused("all-well", false).await, refused("all-well", true).await], [nothing, nothing]);
+    assert!(refused("cut-short", false).await.ends_with("set include_outstanding to try the 3 that nobody reported"));
+}
+
+#[tokio::test]
 async fn what_cannot_be_tried_again_is_refused_with_the_reason() {
     let stack = Stack::start(1).await;
     stack[0].create(job("running", &["s"], 2)).await.unwrap();
