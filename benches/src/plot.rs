@@ -1,0 +1,83 @@
+//! Plots, as SVG.
+
+use plotters::prelude::*;
+
+use crate::Result;
+
+const SIZE: (u32, u32) = (760, 400);
+/// Apart also for who sees fewer colours.
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+];
+
+/// A line of a plot: its name, and its points.
+pub type Line = (String, Vec<(f64, f64)>);
+
+/// Bars side by side, each with its name and value.
+pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<String> {
+    let most = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max) * 1.1;
+    draw(|root| {
+        let mut chart = ChartBuilder::on(root)
+            .caption(title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(72)
+            .build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..most)?;
+        let name = |place: &SegmentValue<usize>| match place {
+            SegmentValue::CenterOf(place) => bars.get(*place).map(|(name, _)| name.clone()).unwrap_or_default(),
+            SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
+        };
+        chart.configure_mesh().disable_x_mesh().x_label_formatter(&name).y_desc(unit).draw()?;
+        chart.draw_series(bars.iter().enumerate().map(|(place, (_, value))| {
+            let from = (SegmentValue::Exact(place), 0.0);
+            let mut bar = Rectangle::new([from, (SegmentValue::Exact(place + 1), *value)], COLOURS[0].filled());
+            bar.set_margin(0, 0, 14, 14);
+            bar
+        }))?;
+        Ok(())
+    })
+}
+
+/// Lines over a scale that grows tenfold.
+pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
+    let points = || lines.iter().flat_map(|(_, points)| points.iter().copied());
+    let (least, most) = points().fold((f64::MAX, 1.0_f64), |(least, most), (x, _)| (least.min(x), most.max(x)));
+    let highest = points().map(|(_, y)| y).fold(f64::MIN_POSITIVE, f64::max) * 1.1;
+    draw(|root| {
+        let mut chart = ChartBuilder::on(root)
+            .caption(title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(72)
+            .build_cartesian_2d((least..most.max(least * 1.01)).log_scale(), 0.0..highest)?;
+        chart.configure_mesh().x_desc(x).y_desc(y).draw()?;
+        for (place, (name, points)) in lines.iter().enumerate() {
+            let colour = COLOURS[place % COLOURS.len()];
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        chart.configure_series_labels().background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
+        Ok(())
+    })
+}
+
+fn draw(
+    paint: impl FnOnce(
+        &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    ) -> std::result::Result<(), DrawingAreaErrorKind<std::io::Error>>,
+) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let painted = root.fill(&WHITE).and_then(|()| paint(&root)).and_then(|()| root.present());
+        painted.map_err(|error| error.to_string())?;
+    }
+    Ok(svg)
+}

@@ -1,0 +1,158 @@
+//! What is measured: a private Redis and Postgres, set as they are where people run them, and processes over them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use highwater::dev::{Postgres, Process, Redis, make_base};
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::{Result, usage};
+
+const DATABASE: &str = "highwater";
+const LISTENING: &str = "listening on ";
+/// How long a server may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// The servers that gateways stand on, and where all of it lives. Gone when dropped.
+pub struct Stand {
+    /// Keeps its log of commands as in the compose file: every second.
+    pub redis: Redis,
+    /// Durable: every commit waits for the disk.
+    pub postgres: Postgres,
+    directory: Directory,
+}
+
+/// A process that answers calls.
+pub struct Server {
+    /// Where it answers.
+    pub address: SocketAddr,
+    process: Process,
+}
+
+struct Directory(PathBuf);
+
+impl Stand {
+    /// Starts both servers, with the schema in place.
+    pub async fn start() -> Result<Self> {
+        let directory = Directory::new()?;
+        let redis = Redis::start(&directory.0, &[("appendonly", "yes"), ("appendfsync", "everysec")])?;
+        let postgres = Postgres::start(&directory.0, &[("max_connections", "200")])?;
+        postgres.create_database(DATABASE)?;
+        let stand = Self { redis, postgres, directory };
+        let command = [program("highwater")?, "migrate".to_owned(), stand.postgres_flag()];
+        let output = tokio::process::Command::new(&command[0]).args(&command[1..]).output().await?;
+        if !output.status.success() {
+            return Err(format!("the schema: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(stand)
+    }
+
+    /// Starts a gateway with these flags beside those for the stores, and waits until it is ready.
+    pub async fn gateway(&self, flags: &[&str]) -> Result<Server> {
+        let mut command = vec![program("highwater")?, "serve".to_owned()];
+        command.extend([format!("--redis-url={}", self.redis.socket_url()), self.postgres_flag()]);
+        command.extend(["--listen=127.0.0.1:0".to_owned(), "--admin-listen=127.0.0.1:0".to_owned()]);
+        command.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let server = Server::start(&command, &self.directory.0).await?;
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// Starts the bare service.
+    pub async fn bare(&self) -> Result<Server> {
+        Server::start(&[program("bench")?, "--bare".to_owned()], &self.directory.0).await
+    }
+
+    /// A file of its own for whoever measures.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.0.join(name)
+    }
+
+    /// Where the database is.
+    pub fn database_url(&self) -> String {
+        self.postgres.socket_url(DATABASE)
+    }
+
+    fn postgres_flag(&self) -> String {
+        format!("--postgres-url={}", self.database_url())
+    }
+}
+
+impl Server {
+    async fn start(command: &[String], directory: &Path) -> Result<Self> {
+        let log = directory.join(format!("server-{}.log", fs::read_dir(directory)?.count()));
+        let process = Process::start(command, directory, &log)?;
+        let began = Instant::now();
+        loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix(LISTENING));
+            if let Some(address) = line {
+                return Ok(Self { address: address.trim().parse()?, process });
+            }
+            if began.elapsed() > READY_WITHIN {
+                return Err(format!("{} does not listen: {text}", command[0]).into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until it says that it is ready.
+    async fn ready(&self) -> Result<()> {
+        let began = Instant::now();
+        let mut health = HealthClient::new(self.channel()?);
+        loop {
+            let answer = health.check(HealthCheckRequest::default()).await;
+            if answer.is_ok_and(|answer| answer.into_inner().status == ServingStatus::Serving as i32) {
+                return Ok(());
+            }
+            if began.elapsed() > READY_WITHIN {
+                return Err("a gateway is not ready".into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A connection to it of its own, made when it is needed.
+    pub fn channel(&self) -> Result<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
+        Ok(endpoint.timeout(READY_WITHIN).tcp_nodelay(true).connect_lazy())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The CPU time that it has used.
+    pub fn cpu(&self) -> Result<Duration> {
+        usage::cpu(self.pid())
+    }
+}
+
+impl Directory {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("highwater-bench-{}", std::process::id()));
+        make_base(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program that was built with this one.
+pub fn program(name: &str) -> Result<String> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    if !path.exists() {
+        return Err(format!("{} is missing: ./dev bench builds it", path.display()).into());
+    }
+    Ok(path.display().to_string())
+}
