@@ -78,8 +78,16 @@ fn explain(mut response: Response<Body>) -> Response<Body> {
 
 /// What is to be answered in place of tonic's own error; `None` for what needs no explanation.
 fn explained(code: Code, message: &str) -> Option<Status> {
+    let too_large;
     let (code, reason, message) = match code {
-        Code::OutOfRange | Code::ResourceExhausted => (Code::ResourceExhausted, ErrorReason::MessageTooLarge, message),
+        Code::OutOfRange | Code::ResourceExhausted => {
+            // How large it is, and may be, stands behind tonic's colon.
+            let sizes = message.split_once(": ").map(|(_, sizes)| format!(" ({sizes})")).unwrap_or_default();
+            too_large = format!(
+                "the message is larger than the gateway takes{sizes}: send less in one call, such as fewer results"
+            );
+            (Code::ResourceExhausted, ErrorReason::MessageTooLarge, &*too_large)
+        }
         Code::Internal => (Code::InvalidArgument, ErrorReason::InvalidMessage, message),
         Code::Unimplemented if message.is_empty() => {
             (code, ErrorReason::Unimplemented, "the gateway has no such method; another version of it may")

@@ -83,16 +83,20 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
 }
 
 impl Server {
-    /// What a call of any path with any message is refused with.
+    /// What a call of any path with any message is refused with, in short.
     async fn refusal<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> String {
-        let mut client = tonic::client::Grpc::new(self.channel.clone());
-        client.ready().await.unwrap();
-        let codec = ProstCodec::<M, pb::GetJobResponse>::default();
-        let status = client.unary(request, PathAndQuery::from_static(path), codec).await.unwrap_err();
+        let status = self.refused(path, request).await;
         let info = status.get_details_error_info().unwrap();
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
         let fields: Vec<_> = violations.into_iter().map(|violation| violation.field).collect();
         format!("{:?} {} {}", status.code(), info.reason, fields.join(" ")).trim_end().to_owned()
+    }
+
+    async fn refused<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> Status {
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        client.ready().await.unwrap();
+        let codec = ProstCodec::<M, pb::GetJobResponse>::default();
+        client.unary(request, PathAndQuery::from_static(path), codec).await.unwrap_err()
     }
 
     async fn health(&self, service: &str) -> Result<ServingStatus, Status> {
@@ -138,6 +142,10 @@ async fn what_reaches_no_use_case_is_refused_with_code_and_details() {
     compressed: Unimplemented UNIMPLEMENTED
     garbage timeout: InvalidArgument INVALID_TIMEOUT
     ");
+    insta::assert_snapshot!(
+        server.refused(GET_JOB, get_job(&"x".repeat(2000))).await.message(),
+        @"the message is larger than the gateway takes (found 2003 bytes, the limit is: 1000 bytes): send less in one call, such as fewer results"
+    );
 }
 
 #[tokio::test]
