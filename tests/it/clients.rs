@@ -121,6 +121,12 @@ async fn the_story_of_the_interface_runs_as_it_is_written() {
     assert_eq!(type_calls(include_str!("../../docs/api.md"), &stack).await, 16);
     let retry = stack[0].get("film-7-again").await.unwrap();
     assert_eq!((retry.state(), retry.task_count), (pb::JobState::Running, 6));
+    // What the guide says is printed of task 0.
+    let buf = BufCurl { address: stack[0].address().to_string() };
+    let outstanding = json!({"jobId": "film-7", "status": "TASK_STATUS_OUTSTANDING"});
+    let ranges = &buf.call("JobService/ListTasks", &outstanding).await.unwrap()["ranges"];
+    assert_eq!(*ranges, json!([{}, {"first": "2", "last": "5"}]));
+    assert!(include_str!("../../docs/api.md").contains(r#""ranges": [{}, {"first": "2", "last": "5"}]"#));
 }
 
 /// Calls by `buf curl`, for the shorter ones about job 17.
