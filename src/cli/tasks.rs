@@ -66,12 +66,17 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         page_token: String::new(),
     };
     let mut short = false;
+    let mut open = None;
     loop {
         let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.list_tasks(request).await };
         let page = client::again(client::PATIENCE, &jobs, &request, call).await?;
         // One for each task of all ranges, in a job whose tasks have names.
         if page.task_names.is_empty() {
-            page.ranges.iter().map(line).try_for_each(say)?;
+            for range in page.ranges {
+                let whole;
+                (whole, open) = joined(open, range);
+                whole.iter().map(line).try_for_each(say)?;
+            }
         } else {
             page.task_names.iter().map(|name| shown(name)).try_for_each(say)?;
         }
@@ -79,6 +84,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
             warn("marks may be missing: tasks may be listed as outstanding that were reported");
         }
         if page.next_page_token.is_empty() {
+            open.iter().map(line).try_for_each(say)?;
             return Ok(ExitCode::SUCCESS);
         }
         request.page_token = page.next_page_token;
@@ -93,6 +99,14 @@ impl Status {
             Self { skipped: true, .. } => TaskStatus::Skipped,
             Self { .. } => TaskStatus::Outstanding,
         }
+    }
+}
+
+/// What is whole now that `next` is known, and what may still go on: pages end anywhere.
+fn joined(open: Option<TaskRange>, next: TaskRange) -> (Option<TaskRange>, Option<TaskRange>) {
+    match open {
+        Some(open) if open.last + 1 == next.first => (None, Some(TaskRange { last: next.last, ..open })),
+        whole => (whole, Some(next)),
     }
 }
 
