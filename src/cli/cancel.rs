@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log};
 use super::words::{self, shown};
-use super::{Common, Failure, client};
+use super::{Common, Failure, client, job_id};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::CancelJobRequest;
 use crate::grpc::pb::job_service_client::JobServiceClient;
@@ -31,10 +31,10 @@ pub struct Flags {
 /// Cancels it.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
-    let request = CancelJobRequest { job_id: flags.job, reason: flags.reason };
-    let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.cancel_job(request).await };
-    let job = client::again(client::PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
+    let client = flags.gateway.client()?;
+    let request = CancelJobRequest { job_id: job_id(&flags.job)?.to_string(), reason: flags.reason };
+    let call = async |channel| JobServiceClient::new(channel).cancel_job(request.clone()).await;
+    let job = client.again(call).await?.job.unwrap_or_default();
     say(format_args!("{} is {}", shown(&job.job_id), words::job_state(job.state())))?;
     Ok(ExitCode::SUCCESS)
 }

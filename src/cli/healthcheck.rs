@@ -29,10 +29,11 @@ pub struct Flags {
 /// Asks by the standard health service.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let mut health = HealthClient::new(client::channel(&flags.gateway.address)?);
+    let client = flags.gateway.client()?;
+    let mut health = HealthClient::new(client.channel());
     let asked = tokio::time::timeout(ANSWERS_WITHIN, health.check(HealthCheckRequest::default())).await;
-    let answer = asked.map_err(|_| format!("no answer within {ANSWERS_WITHIN:?}"))?;
-    let status = answer.map_err(|status| client::words(&status))?.into_inner().status;
+    let answer = asked.map_err(|_| client.silent_for(ANSWERS_WITHIN))?;
+    let status = answer.map_err(|status| client.failure(&status))?.into_inner().status;
     if status == ServingStatus::Serving as i32 {
         say("ready")?;
         return Ok(ExitCode::SUCCESS);

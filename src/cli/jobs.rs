@@ -1,5 +1,6 @@
 //! `highwater jobs`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -44,10 +45,10 @@ pub struct Flags {
 /// Prints them page by page.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
+    let client = flags.gateway.client()?;
     let mut request = ListJobsRequest {
-        states: flags.state.iter().map(|state| state_of(state)).collect::<Result<_, _>>()?,
-        labels: flags.label.iter().map(|label| label_of(label)).collect::<Result<_, _>>()?,
+        states: flags.state.iter().map(|state| state_of(state, flags.ended)).collect::<Result<_, _>>()?,
+        labels: labels_of(&flags.label)?,
         with_progress: !flags.json,
         ..ListJobsRequest::default()
     };
@@ -55,8 +56,8 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let mut left = flags.limit;
     while left > 0 {
         request.page_size = i32::try_from(left.min(PAGE))?;
-        let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.list_jobs(request).await };
-        let page = client::again(client::PATIENCE, &jobs, &request, call).await?;
+        let page =
+            client.again(async |channel| JobServiceClient::new(channel).list_jobs(request.clone()).await).await?;
         left = left.saturating_sub(page.jobs.len());
         for (place, job) in page.jobs.iter().enumerate() {
             say(if flags.json { json::job(job)? } else { line(job, page.progress.get(place)) })?;
@@ -69,19 +70,30 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn state_of(text: &str) -> Result<i32, Misuse> {
+fn state_of(text: &str, ended: bool) -> Result<i32, Misuse> {
     let state = JobState::from_str_name(&format!("JOB_STATE_{}", text.to_uppercase()));
     let state = state.filter(|state| *state != JobState::Unspecified);
     let wrong = || {
         let states = "pending, running, succeeded, failed, cancelled, revoked";
         Misuse(format!("`{}` is no state: {states}", shown(text)))
     };
-    state.map(Into::into).ok_or_else(wrong)
+    let state = state.ok_or_else(wrong)?;
+    if ended && !words::has_ended(state) {
+        return Err(Misuse(format!("no job that has ended is {}: leave one of --ended and --state out", shown(text))));
+    }
+    Ok(state.into())
 }
 
-fn label_of(text: &str) -> Result<(String, String), Misuse> {
-    let label = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    label.ok_or_else(|| Misuse(format!("`{}` is no label: KEY=VALUE", shown(text))))
+fn labels_of(texts: &[String]) -> Result<BTreeMap<String, String>, Misuse> {
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        let label = text.split_once('=').ok_or_else(|| Misuse(format!("`{}` is no label: KEY=VALUE", shown(text))));
+        let (key, value) = label?;
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Misuse(format!("the label `{}` is given twice: a job has one value of it", shown(key))));
+        }
+    }
+    Ok(labels)
 }
 
 /// `17  RUNNING  43 %  20,000 tasks  2026-01-02T03:04:05Z  team=search`

@@ -33,6 +33,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{sources, values};
+use crate::domain::JobId;
 use output::Unwritten;
 
 /// Why a command failed. For people.
@@ -131,6 +132,11 @@ pub struct Common {
     /// How the log is written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: output::LogFormat,
+}
+
+/// The id of a job, as it was given.
+fn job_id(given: &str) -> Result<JobId, Misuse> {
+    given.parse().map_err(|error| Misuse(format!("`{}` is no id of a job: it {error}", words::shown(given))))
 }
 
 /// The program.

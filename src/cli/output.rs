@@ -43,17 +43,22 @@ pub async fn reader_gone() -> Unwritten {
 
 /// Prints why a command failed.
 pub fn complain(failure: &str) {
-    let _ = writeln!(io::stderr().lock(), "error: {failure}");
+    beside("error", failure);
 }
 
 /// Prints what happens beside what was asked for.
 pub fn note(note: &str) {
-    let _ = writeln!(io::stderr().lock(), "note: {note}");
+    beside("note", note);
 }
 
 /// Prints what is odd, and no reason to stop.
 pub fn warn(warning: &str) {
-    let _ = writeln!(io::stderr().lock(), "warning: {warning}");
+    beside("warning", warning);
+}
+
+/// A line to stderr, in one piece: several processes may write there.
+fn beside(what: &str, text: &str) {
+    let _ = io::stderr().write_all(format!("{what}: {text}\n").as_bytes());
 }
 
 /// How this program was called, for lines that people can copy.

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log};
 use super::words::{self, shown};
-use super::{Common, Failure, client};
+use super::{Common, Failure, client, job_id};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::RetryJobRequest;
 use crate::grpc::pb::job_service_client::JobServiceClient;
@@ -41,16 +41,16 @@ pub struct Flags {
 /// Creates it, and says what it is.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
+    let client = flags.gateway.client()?;
     let request = RetryJobRequest {
-        job_id: flags.job,
+        job_id: job_id(&flags.job)?.to_string(),
         new_job_id: flags.new_id,
         include_outstanding: flags.outstanding,
         start: flags.start,
         accept_lower_bound: flags.accept_lower_bound,
     };
-    let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.retry_job(request).await };
-    let job = client::again(client::PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
+    let call = async |channel| JobServiceClient::new(channel).retry_job(request.clone()).await;
+    let job = client.again(call).await?.job.unwrap_or_default();
     let (state, tasks) = (words::job_state(job.state()), words::number(job.task_count));
     say(format_args!("{} is {state}, with {tasks} tasks of {}", shown(&job.job_id), shown(&job.retry_of)))?;
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log, warn};
 use super::words::shown;
-use super::{Common, Failure, client};
+use super::{Common, Failure, client, job_id};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::job_service_client::JobServiceClient;
 use crate::grpc::pb::{ListTasksRequest, TaskRange, TaskStatus};
@@ -57,9 +57,9 @@ struct Status {
 /// Prints them page by page.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let jobs = JobServiceClient::new(client::channel(&flags.gateway.address)?);
+    let client = flags.gateway.client()?;
     let mut request = ListTasksRequest {
-        job_id: flags.job.clone(),
+        job_id: job_id(&flags.job)?.to_string(),
         stage: flags.stage.clone(),
         status: flags.status.asked().into(),
         page_size: PAGE,
@@ -68,8 +68,8 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let mut short = false;
     let mut open = None;
     loop {
-        let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.list_tasks(request).await };
-        let page = client::again(client::PATIENCE, &jobs, &request, call).await?;
+        let page =
+            client.again(async |channel| JobServiceClient::new(channel).list_tasks(request.clone()).await).await?;
         // One for each task of all ranges, in a job whose tasks have names.
         if page.task_names.is_empty() {
             for range in page.ranges {

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use super::display::Display;
 use super::output::{QUIET_LOG, reader_gone, start_log};
-use super::{Common, Failure, client, words};
+use super::{Common, Failure, client, job_id, words};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::progress_service_client::ProgressServiceClient;
 use crate::grpc::pb::{JobState, Progress, WatchProgressRequest};
@@ -55,22 +55,22 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
 
 /// Until the job has ended, through whatever happens to the gateway.
 async fn follow(flags: &Flags) -> Result<ExitCode, Failure> {
-    let mut gateway = ProgressServiceClient::new(client::channel(&flags.gateway.address)?);
+    let (client, job) = (flags.gateway.client()?, job_id(&flags.job)?);
+    let mut gateway = ProgressServiceClient::new(client.channel());
     let mut display = if flags.json { Display::Json } else { Display::new() };
     let mut away = false;
     let last = loop {
-        match watch(&mut gateway, &flags.job, &mut display, &mut away).await {
+        match watch(&mut gateway, job.as_str(), &mut display, &mut away).await {
             Ok(Some(last)) => break last,
             Ok(None) => {}
             Err(failure) => {
                 let status = *failure.downcast::<Status>()?;
-                if status.code() != Code::Unknown && !client::passes(&status) {
+                if !client::passes(&status) {
                     display.end();
-                    return Err(client::words(&status).into());
+                    return Err(client.failure(&status));
                 }
                 if !std::mem::replace(&mut away, true) {
-                    let address = &flags.gateway.address;
-                    display.note(&format!("no answer from {address}: {}; trying on", client::words(&status)));
+                    display.note(&format!("{}; trying on", client.words(&status)));
                 }
             }
         }
@@ -95,7 +95,7 @@ async fn watch(
             return Ok(None);
         };
         if std::mem::take(away) {
-            display.note("answers again");
+            display.note("the gateway answers again");
         }
         let progress = state.progress.unwrap_or_default();
         display.show(&progress)?;

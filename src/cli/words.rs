@@ -108,7 +108,12 @@ pub fn job_state(state: JobState) -> &'static str {
 
 /// Whether the job has ended.
 pub fn ended(progress: &Progress) -> bool {
-    !matches!(progress.state(), JobState::Unspecified | JobState::Pending | JobState::Running)
+    has_ended(progress.state())
+}
+
+/// Whether that is the state of a job that has ended.
+pub fn has_ended(state: JobState) -> bool {
+    !matches!(state, JobState::Unspecified | JobState::Pending | JobState::Running)
 }
 
 fn source(progress: &Progress) -> String {

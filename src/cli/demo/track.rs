@@ -5,16 +5,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
-use tonic::transport::Channel;
 
 use super::ending::Ending;
 use super::proof::Proof;
 use super::share::{Share, Tally};
 use super::{Flags, PATIENCE, STAGES, files};
+use crate::cli::client::Client;
 use crate::cli::display::Display;
 use crate::cli::output::say;
 use crate::cli::private::Private;
-use crate::cli::{Failure, client, words};
+use crate::cli::{Failure, words};
 use crate::grpc::pb::job_service_client::JobServiceClient;
 use crate::grpc::pb::progress_service_client::ProgressServiceClient;
 use crate::grpc::pb::{CreateJobRequest, GetProgressRequest, Progress};
@@ -28,8 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub async fn track(flags: &Flags, found: &[PathBuf], private: &Private) -> Result<Ending, Failure> {
     let work = fresh_directory(private)?;
     files::write(&work.join(LIST), found)?;
-    let channel = client::channel(&private.address().to_string())?;
-    let job = create(&channel, found.len(), &flags.dir).await?;
+    let client = Client::to(&private.address().to_string(), PATIENCE)?;
+    let job = create(&client, found.len(), &flags.dir).await?;
     let mut proof = Proof::begin(private.postgres_log())?;
     say(format_args!(
         "Job {job}: {} files below {}, {} worker processes\n",
@@ -40,11 +40,11 @@ pub async fn track(flags: &Flags, found: &[PathBuf], private: &Private) -> Resul
     let workers = (0..flags.workers).map(|number| start_worker(flags, private, &job, &work, number));
     let workers = workers.collect::<Result<Vec<Child>, Failure>>()?;
     // A worker that fails ends both: the job would wait for it for ever.
-    let (tally, snapshot) = tokio::try_join!(tally(workers), watch(&channel, &job, &mut proof))?;
+    let (tally, snapshot) = tokio::try_join!(tally(workers), watch(&client, &job, &mut proof))?;
     Ok(Ending { job, snapshot, tally, written: proof.end()?, log: private.postgres_log(), work })
 }
 
-async fn create(channel: &Channel, tasks: usize, directory: &Path) -> Result<String, Failure> {
+async fn create(client: &Client, tasks: usize, directory: &Path) -> Result<String, Failure> {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let request = CreateJobRequest {
         job_id: format!("demo-{now}"),
@@ -54,9 +54,8 @@ async fn create(channel: &Channel, tasks: usize, directory: &Path) -> Result<Str
         start: true,
         ..CreateJobRequest::default()
     };
-    let jobs = JobServiceClient::new(channel.clone());
-    let call = |mut jobs: JobServiceClient<_>, request| async move { jobs.create_job(request).await };
-    let job = client::again(PATIENCE, &jobs, &request, call).await?.job.unwrap_or_default();
+    let call = async |channel| JobServiceClient::new(channel).create_job(request.clone()).await;
+    let job = client.again(call).await?.job.unwrap_or_default();
     Ok(job.job_id)
 }
 
@@ -105,14 +104,13 @@ async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
 }
 
 /// Shows the job until it has ended.
-async fn watch(channel: &Channel, job: &str, proof: &mut Proof) -> Result<Progress, Failure> {
+async fn watch(client: &Client, job: &str, proof: &mut Proof) -> Result<Progress, Failure> {
     let mut display = Display::new();
-    let reads = ProgressServiceClient::new(channel.clone());
     let request = GetProgressRequest { job_id: job.to_owned() };
     loop {
         let position = proof.position()?;
-        let call = |mut reads: ProgressServiceClient<_>, request| async move { reads.get_progress(request).await };
-        let progress = client::again(PATIENCE, &reads, &request, call).await?.progress.unwrap_or_default();
+        let call = async |channel| ProgressServiceClient::new(channel).get_progress(request.clone()).await;
+        let progress = client.again(call).await?.progress.unwrap_or_default();
         display.show(&progress)?;
         if words::ended(&progress) {
             display.end();

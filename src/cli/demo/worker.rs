@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use tonic::transport::Channel;
-
 use super::share::{Share, Tally};
 use super::work::{self, Trouble};
 use super::{STAGES, files};
+use crate::cli::Failure;
+use crate::cli::client::Client;
 use crate::cli::output::say;
-use crate::cli::{Failure, client};
 use crate::grpc::pb::report_service_client::ReportServiceClient;
 use crate::grpc::pb::{Disposition, Outcome, ReportResultsRequest, TaskError, TaskResult};
 
@@ -26,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Worker {
     job: String,
-    gateway: ReportServiceClient<Channel>,
+    gateway: Client,
     tally: Tally,
     /// How many results there were, so that every tenth is known.
     results: usize,
@@ -60,7 +59,7 @@ async fn demo_gone() {
 async fn work_on(share: Share) -> Result<Tally, Failure> {
     let mut worker = Worker {
         job: share.job,
-        gateway: ReportServiceClient::new(client::channel(&share.address)?),
+        gateway: Client::to(&share.address, PATIENCE)?,
         tally: Tally::default(),
         results: 0,
         to_redeliver: Vec::new(),
@@ -125,8 +124,8 @@ impl Worker {
             return Ok(());
         }
         let request = ReportResultsRequest { job_id: self.job.clone(), results };
-        let call = |mut reports: ReportServiceClient<_>, request| async move { reports.report_results(request).await };
-        let answer = client::again(PATIENCE, &self.gateway, &request, call).await?;
+        let call = async |channel| ReportServiceClient::new(channel).report_results(request.clone()).await;
+        let answer = self.gateway.again(call).await?;
         for disposition in answer.dispositions() {
             match disposition {
                 Disposition::Applied | Disposition::Recorded => self.tally.applied += 1,

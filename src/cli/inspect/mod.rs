@@ -8,11 +8,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::output::{QUIET_LOG, say, start_log};
-use super::words::shown;
-use super::{Common, Failure, Misuse, stores};
+use super::{Common, Failure, job_id, stores};
 use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Resolution};
+use crate::domain::Resolution;
 use crate::gateway::{Gateway, Settings};
 
 /// How long all of it may take: the cells of ten million tasks are read.
@@ -47,7 +46,7 @@ pub struct Flags {
 /// Looks, and prints what was found.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     start_log(&flags.common, QUIET_LOG);
-    let id: JobId = flags.job.parse().map_err(|error| Misuse(format!("`{}` {error}", shown(&flags.job))))?;
+    let id = job_id(&flags.job)?;
     let live = stores::redis(&flags.redis_limits.at(flags.redis.redis_url.expose()))?;
     let store = stores::postgres(&flags.postgres_limits.at(flags.postgres.postgres_url.expose()))?;
     let remembers_nothing = Settings {

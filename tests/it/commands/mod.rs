@@ -1,6 +1,7 @@
 //! The commands that people call a gateway with: what they print, and their exit codes.
 
 mod printing;
+mod unreachable;
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -83,14 +84,39 @@ async fn exit_codes_tell_how_it_went() {
         let (code, _, error) = run(&[name, "a", "--address=https://localhost:1"]).await;
         assert_eq!((code, error.contains("only http:// is spoken")), (Some(2), true), "{name}: {error}");
     }
+    // What only the gateway knows to be wrong.
+    for words in [&["tasks", "done", "--failed", "--stage=odd"][..], &["retry", "done", "--new-id=no id"]] {
+        let (code, _, error) = call(&stack[0], words).await;
+        assert!(code == Some(2) && error.contains("(InvalidArgument)"), "{words:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_used_wrongly_is_refused_whether_or_not_there_is_a_gateway() {
+    let stores = ["--redis-url=redis://127.0.0.1:1", "--postgres-url=postgres://127.0.0.1:1/none"];
+    for (words, why) in [
+        (&["watch", "no id"][..], "`no id` is no id of a job: it must match"),
+        (&["tasks", "", "--failed"], "`` is no id of a job: it must match"),
+        (&["cancel", "no\u{1b}id"], "`no\\u{1b}id` is no id of a job"),
+        (&["retry", "-"], "is no id of a job"),
+        (&["inspect", "no id", stores[0], stores[1]], "`no id` is no id of a job: it must match"),
+        (&["jobs", "--state=odd"], "`odd` is no state"),
+        (&["jobs", "--state=failed", "--state=running", "--ended"], "no job that has ended is running"),
+        (&["jobs", "--label=odd"], "`odd` is no label"),
+        (&["jobs", "--label=team=a", "--label=of=b", "--label=team=c"], "the label `team` is given twice"),
+        (&["tasks", "a"], "--outstanding"),
+        (&["tasks", "a", "--failed", "--succeeded"], "cannot be used with"),
+    ] {
+        let nowhere = ["--address=127.0.0.1:1"];
+        let (code, _, error) = run(&[words, if words[0] == "inspect" { &[] } else { &nowhere }].concat()).await;
+        assert!(code == Some(2) && error.contains(why), "{words:?}: {error}");
+    }
 }
 
 #[tokio::test]
 async fn a_healthcheck_needs_nothing_but_the_binary() {
     let stack = Stack::start(1).await;
     assert_eq!(call(&stack[0], &["healthcheck"]).await, (Some(0), "ready\n".to_owned(), String::new()));
-    let (code, out, _) = run(&["healthcheck", "--address=127.0.0.1:1"]).await;
-    assert_eq!((code, out.as_str()), (Some(1), ""));
 }
 
 #[tokio::test]
@@ -179,6 +205,7 @@ async fn jobs_and_tasks_are_listed_to_the_last_page() {
     assert_eq!(tasks("--outstanding").await, "40-49\n52-59\n61-99\n");
     assert_eq!(tasks("--failed").await, "50-51\n60\n");
     assert_eq!(tasks("--succeeded").await, "0-39\n");
+}
 
 /// A page looks at about a million tasks.
 #[tokio::test]

@@ -72,11 +72,16 @@ impl Gateway {
         self.restart().await;
     }
 
-    /// What the admin port answers to a path: status and text.
-    pub async fn http(&self, path: &str) -> (u16, String) {
+    /// Where its admin port is.
+    pub fn admin(&self) -> SocketAddr {
         let log = self.log();
         let admin = log.rsplit_once("admin=").expect("an admin port is logged").1;
-        let admin: SocketAddr = admin.split_whitespace().next().unwrap().parse().unwrap();
+        admin.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// What the admin port answers to a path: status and text.
+    pub async fn http(&self, path: &str) -> (u16, String) {
+        let admin = self.admin();
         let mut stream = TcpStream::connect(admin).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();

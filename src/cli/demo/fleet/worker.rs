@@ -6,11 +6,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use super::{Fleet, LABEL, STAGE};
-use crate::cli::demo::PATIENCE;
-use crate::cli::{Failure, client};
+use crate::cli::Failure;
+use crate::cli::client::Client;
 use crate::grpc::pb::report_service_client::ReportServiceClient;
 use crate::grpc::pb::{NextJobRequest, NextJobResponse, Outcome, ReportResultsRequest, TaskResult};
 
@@ -25,15 +24,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 pub struct Worker<'a> {
     fleet: &'a Fleet,
-    gateway: ReportServiceClient<Channel>,
+    gateway: Client,
     /// The jobs of which the queue had nothing, and when that was.
     empty: HashMap<usize, Instant>,
     batches: u32,
 }
 
 impl<'a> Worker<'a> {
-    pub fn new(fleet: &'a Fleet, gateway: Channel) -> Self {
-        Self { fleet, gateway: ReportServiceClient::new(gateway), empty: HashMap::new(), batches: 0 }
+    pub fn new(fleet: &'a Fleet, gateway: Client) -> Self {
+        Self { fleet, gateway, empty: HashMap::new(), batches: 0 }
     }
 
     /// Works until it is told to stop.
@@ -65,11 +64,11 @@ impl<'a> Worker<'a> {
             exclude_job_ids: excluded.iter().map(|job| self.fleet.jobs[*job].id.clone()).collect(),
         };
         let mut sent = Instant::now();
-        let call = |mut reports: ReportServiceClient<_>, request| {
+        let call = async |channel| {
             sent = Instant::now();
-            async move { reports.next_job(request).await }
+            ReportServiceClient::new(channel).next_job(request.clone()).await
         };
-        let answer = client::again(PATIENCE, &self.gateway, &request, call).await?;
+        let answer = self.gateway.again(call).await?;
         Ok((sent, answer))
     }
 
@@ -101,7 +100,7 @@ impl<'a> Worker<'a> {
         };
         let job_id = self.fleet.jobs[job].id.clone();
         let request = ReportResultsRequest { job_id, results: batch.clone().map(result).collect() };
-        let call = |mut reports: ReportServiceClient<_>, request| async move { reports.report_results(request).await };
-        Ok(client::again(PATIENCE, &self.gateway, &request, call).await?.stop)
+        let call = async |channel| ReportServiceClient::new(channel).report_results(request.clone()).await;
+        Ok(self.gateway.again(call).await?.stop)
     }
 }

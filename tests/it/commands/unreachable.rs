@@ -1,0 +1,114 @@
+//! What people are told when no gateway answers: who it is that does not, what they can do, and that it is tried again. On
+//! stderr, so that what was asked for is alone on stdout.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
+use tokio::process::Child;
+
+use super::{ENDS_WITHIN, command, run};
+use crate::support::{Gateway, Link, Stack, job, succeeded};
+
+/// Every command that makes one call.
+const ONE_CALL: [&[&str]; 5] =
+    [&["jobs"], &["tasks", "a", "--failed"], &["cancel", "a"], &["retry", "a"], &["healthcheck"]];
+
+/// Less than trying again would take; on a machine that is busy.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+fn started(gateway: &Gateway, words: &[&str]) -> Child {
+    let address = format!("--address={}", gateway.address());
+    let mut command = command(&[words, &[&address]].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+async fn next<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> Option<String> {
+    tokio::time::timeout(ENDS_WITHIN, lines.next_line()).await.expect("a line, or the end").unwrap()
+}
+
+#[tokio::test]
+async fn an_address_where_nobody_listens_is_named_at_once_with_what_to_do() {
+    for words in ONE_CALL {
+        let begun = Instant::now();
+        let (code, out, error) = run(&[words, &["--address=127.0.0.1:1"]].concat()).await;
+        assert_eq!(
+            (code, out.as_str(), error.as_str()),
+            (
+                Some(1),
+                "",
+                "error: no gateway answers at 127.0.0.1:1: Connection refused (os error 111); start one there (highwater \
+             serve, or dev), or name another by --address\n"
+            ),
+            "{words:?}"
+        );
+        assert!(begun.elapsed() < AT_ONCE, "{words:?} after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn an_admin_port_is_told_from_a_gateway() {
+    let stack = Stack::start(1).await;
+    let admin = format!("--address={}", stack[0].admin());
+    for words in ONE_CALL {
+        let (code, out, error) = run(&[words, &[&admin]].concat()).await;
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}: {error}");
+        assert!(
+            error.contains(&admin["--address=".len()..]) && error.contains("none, such as an admin port"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_accepts_and_says_nothing_is_named_while_he_is_waited_for() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = mute.local_addr().unwrap().to_string();
+    let (code, out, error) = run(&["healthcheck", "--address", &address]).await;
+    let expected = format!("error: the gateway at {address} gave no answer within 3s\n");
+    assert_eq!((code, out.as_str(), error), (Some(1), "", expected));
+
+    let mut jobs = command(&["jobs", "--address", &address]);
+    let mut jobs = jobs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(jobs.stderr.take().unwrap()).lines();
+    assert_eq!(next(&mut said).await, Some(format!("note: waiting for an answer from {address}")));
+}
+
+#[tokio::test]
+async fn that_a_call_is_made_again_is_said_and_nothing_more_once_it_goes_well() {
+    let stack = Stack::of(1).links().start().await;
+    stack[0].create(job("a", &["s"], 3)).await.unwrap();
+    stack[0].links().postgres.set(Link::Cut);
+    let mut jobs = started(&stack[0], &["jobs"]);
+    let mut said = BufReader::new(jobs.stderr.take().unwrap()).lines();
+    let trouble = next(&mut said).await.expect("a note");
+    assert!(trouble.starts_with("note: Postgres cannot be reached"), "{trouble}");
+    assert!(trouble.ends_with("(Unavailable); trying again for 10 s"), "{trouble}");
+    stack[0].links().postgres.set(Link::Open);
+    assert_eq!(next(&mut said).await, None);
+    let output = jobs.wait_with_output().await.unwrap();
+    assert_eq!((output.status.code(), output.stdout.starts_with(b"a  RUNNING")), (Some(0), true));
+}
+
+#[tokio::test]
+async fn watch_tells_of_its_connection_beside_what_it_prints() {
+    let mut stack = Stack::of(1).start().await;
+    stack[0].create(job("a", &["s"], 3)).await.unwrap();
+    let address = stack[0].address().to_string();
+    let mut watch = started(&stack[0], &["watch", "a"]);
+    let mut printed = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut said = BufReader::new(watch.stderr.take().unwrap()).lines();
+    assert!(next(&mut printed).await.expect("a state").starts_with("RUNNING  0 %"));
+    stack[0].restart_at(&address).await;
+    let trouble = next(&mut said).await.expect("a note");
+    assert!(trouble.starts_with("note: ") && trouble.ends_with("; trying on"), "{trouble}");
+    assert!(trouble.contains(&address), "{trouble}");
+    assert_eq!(next(&mut said).await.as_deref(), Some("note: the gateway answers again"));
+    stack[0].ready().await;
+    stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
+    while let Some(line) = next(&mut printed).await {
+        assert!(!line.contains("answer"), "{line}");
+    }
+    assert_eq!(watch.wait().await.unwrap().code(), Some(0));
+}
