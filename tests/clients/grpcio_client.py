@@ -1,7 +1,9 @@
 """A real client that knows nothing of Highwater but an address: Python on gRPC's C core, by reflection (v1alpha).
 
-Drives a job from its creation to its snapshot, and looks at errors with their details. Exits 0 if all was as it
-should be; else a traceback says what was not. Usage: grpcio_client.py HOST:PORT
+Drives a job from its creation to its snapshot, makes every call that lists or watches jobs and tasks, and looks at errors
+with their details. Exits 0 if all was as it should be; else a traceback says what was not.
+
+Usage: grpcio_client.py HOST:PORT
 """
 
 import sys
@@ -93,7 +95,7 @@ def services(client):
 
 
 def create(client, job):
-    definition = {"job_id": job, "stages": ["fetch", "parse"], "task_count": 10, "labels": {"of": "python"}}
+    definition = {"job_id": job, "stages": ["fetch", "parse"], "task_count": 10, "labels": {"of": job}}
     created = client.call("JobService", "CreateJob", start=True, **definition).job
     assert client.name("JobState", created.state) == "JOB_STATE_RUNNING", created
     assert created.failure_threshold == 0.5, created
@@ -155,6 +157,90 @@ def errors(client, job):
     assert cancelled.cancel_reason == "only to see", cancelled
 
 
+def paged(client, method, **request):
+    """The pages of a list, the first to the last."""
+    token = ""
+    while True:
+        page = client.call("JobService", method, page_token=token, **request)
+        yield page
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def tasks(client, job, stage, status):
+    """The indexes of the tasks that stand so at the stage, by pages of one range."""
+    pages = list(paged(client, "ListTasks", job_id=job, stage=stage, status=status, page_size=1))
+    assert all(len(page.ranges) <= 1 for page in pages), pages
+    assert all(client.name("Source", page.source) == "SOURCE_LIVE" and not page.lower_bound for page in pages), pages
+    return [task for page in pages for each in page.ranges for task in range(each.first, each.last + 1)]
+
+
+def lists(client, job):
+    """While the job runs: of ten tasks one failed at the first stage, and one is through the second."""
+    outstanding, failed, succeeded, skipped = 1, 2, 3, 4
+    assert tasks(client, job, "fetch", failed) == [9]
+    assert tasks(client, job, "parse", outstanding) == list(range(1, 9))
+    assert tasks(client, job, "parse", succeeded) == [0], "a range that begins at 0"
+    assert tasks(client, job, "parse", skipped) == [9]
+
+    live = client.progress(job)
+    batch = client.call("ProgressService", "BatchGetProgress", job_ids=[job, "no-such-job"]).results
+    assert [each.job_id for each in batch] == [job, "no-such-job"], batch
+    assert batch[0].WhichOneof("result") == "progress" and batch[0].progress.stages == live.stages, batch
+    assert batch[1].WhichOneof("result") == "error", batch
+    assert batch[1].error.code == grpc.StatusCode.NOT_FOUND.value[0], batch
+    assert client.name("ErrorReason", batch[1].error.reason) == "ERROR_REASON_JOB_NOT_FOUND", batch
+
+    details = client.refused(grpc.StatusCode.INVALID_ARGUMENT, "JobService", "ListTasks", job_id=job, page_size=-1)
+    assert {each.field for each in details["BadRequest"].field_violations} == {"status"}, details
+
+
+    try:
+        raise AssertionError(f"a job that is none is watched: {next(client.watch('no-such-job'))}")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.NOT_FOUND, error
+        assert client.details(error)["ErrorInfo"].reason == "JOB_NOT_FOUND", error
+
+
+def named(client, job):
+    """A job whose tasks have names: known by them in every list, and at 0 % before it has any."""
+    name = f"{job}-named"
+    client.call("JobService", "CreateJob", job_id=name, stages=["only"], named_tasks=True, labels={"of": job})
+    assert client.progress(name).percent == 0, "nothing is done of no tasks"
+    added = client.call("JobService", "AddTasks", job_id=name, task_names=["north", "south", "east"])
+    assert (list(added.tasks), added.added_count, added.task_count) == ([0, 1, 2], 3, 3), added
+    client.call("JobService", "StartJob", job_id=name)
+    client.report(name, [{"task_name": "south", "stage": "only", "outcome": 1}])
+    pages = list(paged(client, "ListTasks", job_id=name, status=1, page_size=1))
+    assert [list(page.task_names) for page in pages if page.task_names] == [["north"], ["east"]], pages
+    client.call("JobService", "CancelJob", job_id=name)
+    return name
+
+
+def endings(client, job, named):
+    """Both jobs are listed once each, by creation and by end, page by page; and later endings from where one stopped."""
+    labels = {"of": job}
+    pages = list(paged(client, "ListJobs", labels=labels, with_progress=True, page_size=1))
+    assert [each.job_id for page in pages for each in page.jobs] == [named, job], pages
+    told = [(each.job_id, each.progress.percent) for page in pages for each in page.progress]
+    assert told == [(named, 33), (job, 100)], told
+
+    earliest_end_first = 2
+    ended, give_up = [], time.monotonic() + SECONDS
+    while len(ended) < 2:  # an end is listed once nothing can come before it any more
+        assert time.monotonic() < give_up, ended
+        pages = paged(client, "ListJobs", labels=labels, order=earliest_end_first, page_size=1)
+        ended = [each for page in pages for each in page.jobs]
+    assert [each.job_id for each in ended] == [named, job], ended
+    later = client.call(
+        "JobService", "ListJobs", labels=labels, order=earliest_end_first, ended_after=ended[0].end_time
+    )
+    assert [each.job_id for each in later.jobs] == [job], later
+    running = 2
+    assert not client.call("JobService", "ListJobs", labels=labels, states=[running]).jobs, "none is left"
+
+
 def ended(client, job):
     """The progress once the end is committed, which follows the last report without being asked for."""
     give_up = time.monotonic() + SECONDS
@@ -198,7 +284,10 @@ def main(address):
         create(client, job)
         report(client, job)
         errors(client, job)
+        lists(client, job)
+        named_job = named(client, job)
         end(client, job)
+        endings(client, job, named_job)
     print(f"{job}: all as it should be")
 
 
