@@ -66,7 +66,10 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let response = answer.await?;
-            Ok(if streams { response.map(|body| until(stopping, body)) } else { response })
+            // One that is refused has its status in the headers. They must end it: clients on the C core take a body behind
+            // them, even an empty one, for a broken stream.
+            let refused = response.headers().contains_key(Status::GRPC_STATUS);
+            Ok(if streams && !refused { response.map(|body| until(stopping, body)) } else { response })
         })
     }
 }
