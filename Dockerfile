@@ -12,6 +12,7 @@ COPY migrations migrations
 COPY proto proto
 COPY src src
 # Not compiled, but the workspace names it.
+COPY benches benches
 COPY tests/protocol_model tests/protocol_model
 RUN cargo build --release --locked --bin highwater
 
