@@ -42,6 +42,9 @@ struct Flags {
     /// One short turn of each, which asserts that every answer is right and writes nothing: for the CI
     #[arg(long)]
     smoke: bool,
+    /// How many rounds of what is measured in rounds; fewer are quicker, and noisier
+    #[arg(long, value_name = "COUNT", default_value = "5")]
+    rounds: u32,
     /// Where the pages, plots and raw data go
     #[arg(long, value_name = "DIRECTORY", default_value = "docs/benchmarks")]
     out: PathBuf,
@@ -78,7 +81,7 @@ async fn run(flags: &Flags) -> Result<()> {
         let began = Instant::now();
         eprintln!("{}", headline(*name));
         let page = match name {
-            Name::Limit => limit::run(effort).await?,
+            Name::Limit => limit::run(effort, flags.rounds).await?,
         };
         let seconds = began.elapsed().as_secs();
         if flags.smoke {
