@@ -1,7 +1,7 @@
 //! Which Redis answers, and which tracker of a job in it.
 
-/// Which Redis answers: a hash of its run id and its `master_replid`, as 16 hexadecimal digits. A restart, the restore
-/// of an older dump, a failover and a promotion all change it, and a tracker that names another one may have lost marks.
+/// Which Redis answers: the first 16 hexadecimal digits of its `master_replid`. A restart, the restore of an older dump, a
+/// failover and a promotion all change it, and a tracker that names another one may have lost marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation(pub [u8; 16]);
 

@@ -2,40 +2,37 @@
 
 use crate::domain::Generation;
 
-/// Reads the answer to `INFO server replication`; `generation()` in `header.lua` computes the same. Both ids are needed:
-/// a restart keeps neither, a promotion keeps the run id. `None` unless it is a master's, since a replica (a demoted
-/// primary that still answers, say) is not to be believed.
+/// Reads the answer to `INFO replication`; `generation()` in `header.lua` takes the same. It is the beginning of
+/// `master_replid`, which a Redis draws by chance when it starts, whatever data it starts with, and when it becomes a
+/// primary. The run id would add nothing: it is another only after a start. `None` unless it is a master's, since a
+/// replica (a demoted primary that still answers, say) is not to be believed, and carries its primary's id.
 pub(super) fn parse(info: &str) -> Option<Generation> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("role")? != "master" {
         return None;
     }
-    let ids = format!("{}{}", field("run_id")?, field("master_replid")?);
-    let digest = sha1_smol::Sha1::from(ids).digest().to_string();
-    digest.as_bytes().get(..16)?.try_into().ok().map(Generation)
+    field("master_replid")?.as_bytes().get(..16)?.try_into().ok().map(Generation)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn info(run: &str, role: &str, replication: &str) -> String {
-        format!(
-            "# Server\r\nrun_id:{run}\r\n# Replication\r\nrole:{role}\r\nmaster_replid:{replication}\r\nmaster_replid2:0\r\n"
-        )
+    fn info(role: &str, id: &str) -> String {
+        format!("# Replication\r\nrole:{role}\r\nmaster_replid:{id:0>40}\r\nmaster_replid2:{:0>40}\r\n", "")
     }
 
     #[test]
-    fn a_new_run_or_replication_id_is_another_generation() {
-        let generation = |run, replication| parse(&info(run, "master", replication)).unwrap();
-        assert_eq!(generation("a", "b"), generation("a", "b"));
-        assert_ne!(generation("a", "b"), generation("c", "b"));
-        assert_ne!(generation("a", "b"), generation("a", "c"));
+    fn another_replication_id_is_another_generation() {
+        let generation = |id: &str| parse(&info("master", id)).unwrap();
+        let (first, second) = ("0123456789abcdef".repeat(2) + "01234567", "f".repeat(40));
+        assert_eq!(generation(&first), Generation(*b"0123456789abcdef"));
+        assert_ne!(generation(&first), generation(&second));
     }
 
     #[test]
     fn a_replica_has_none() {
-        assert_eq!(parse(&info("a", "slave", "b")), None);
+        assert_eq!(parse(&info("slave", &"a".repeat(40))), None);
         assert_eq!(parse("nonsense"), None);
     }
 }

@@ -8,7 +8,7 @@ use redis::{ScriptInvocation, Value};
 use super::header::millis;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Change, JobId, Layout, MAX_STAGES, Marking, Stall};
+use crate::domain::{Cells, Change, JobId, Layout, Marking, Stall};
 
 /// Why a script left a tracker as it was.
 #[derive(Debug, Clone, PartialEq)]
@@ -316,9 +316,8 @@ impl Reply {
 
 /// What is added to the counts, as the script takes it.
 fn delta(change: &Change) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::with_capacity(MAX_STAGES * 12);
-    for stage in 0..MAX_STAGES {
-        let stage = change.delta.0.get(stage).copied().unwrap_or_default();
+    let mut bytes = Vec::with_capacity(change.delta.0.len() * 12);
+    for stage in &change.delta.0 {
         for count in [stage.succeeded, stage.failed, stage.skipped] {
             let count = i32::try_from(count).map_err(|_| Error::Unexpected("a report of billions".to_owned()))?;
             bytes.extend_from_slice(&count.to_be_bytes());

@@ -170,7 +170,7 @@ impl Live {
     }
 
     async fn ask(&self, mut commands: Pipeline, deadline: Deadline) -> Result<Answers, Error> {
-        commands.cmd("TIME").cmd("INFO").arg("server").arg("replication");
+        commands.cmd("TIME").cmd("INFO").arg("replication");
         let mut values = self.connection.pipeline(&mut commands, deadline).await?;
         let generation = match values.pop() {
             Some(Value::BulkString(bytes)) => generation::parse(&String::from_utf8_lossy(&bytes)),

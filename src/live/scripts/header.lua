@@ -11,10 +11,16 @@
 local HEADER, BODY = 256, 240
 local STAGES, BUCKETS = 8, 15
 local COMPLETE, REVOKED = 1, 3
-local COUNTS_AT, NO_COUNTS = 77, string.rep('\0', 12 * STAGES)
+-- What comes before the counts; where those begin, and what follows them: the newest bucket's number, and the buckets.
+local PREFIX, COUNTS_AT, ROLLING_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173
+local NO_COUNTS = string.rep('\0', 12 * STAGES)
 -- The last millisecond of the year 9999: no time, and no number either, is above. Lua's numbers are exact up to there.
 local LARGEST = 253402300799999
-local FORMAT = '>c3BBBBBI4I8c16I8I8I8I8I8' .. string.rep('I4', 3 * STAGES) .. 'I8' .. string.rep('I4', BUCKETS)
+
+-- The format of the counts of so many stages: succeeded, failed, skipped of each.
+local function counts_of(stages, each)
+  return '>' .. string.rep(each, 3 * stages)
+end
 
 local function checksum(body)
   return string.sub(redis.sha1hex(body), 1, HEADER - BODY)
@@ -34,7 +40,7 @@ end
 -- Whether the fields can have been written by us: each within its range, and none against another.
 local function possible(h, body)
   local stages, total, counts = h.stages, h.total, h.counts
-  if stages < 1 or stages > STAGES or h.adopted > 1 or h.seal > 3 or h.restored > 1 then
+  if h.adopted > 1 or h.seal > 3 or h.restored > 1 then
     return false
   end
   if math.max(h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time, h.bucket) > LARGEST then
@@ -62,14 +68,15 @@ local function parse(bytes)
   if #bytes ~= HEADER or string.sub(bytes, BODY + 1) ~= checksum(body) then
     return nil, 'CORRUPT'
   end
-  local v = { struct.unpack(FORMAT, body) }
-  local h = {
-    raw = bytes, stages = v[3], adopted = v[4], seal = v[5], restored = v[6],
-    total = v[7], incarnation = v[8], generation = v[9], opened = v[10], adopt_time = v[11], last_mark = v[12], revision = v[13], seal_time = v[14],
-    counts = {}, bucket = v[15 + 3 * STAGES], buckets = {},
-  }
-  for i = 1, 3 * STAGES do h.counts[i] = v[14 + i] end
-  for i = 1, BUCKETS do h.buckets[i] = v[15 + 3 * STAGES + i] end
+  local h, _ = { raw = bytes }
+  _, _, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation, h.generation, h.opened, h.adopt_time,
+    h.last_mark, h.revision, h.seal_time = struct.unpack(PREFIX, body)
+  if h.stages < 1 or h.stages > STAGES then
+    return nil, 'CORRUPT'
+  end
+  h.counts = { struct.unpack(counts_of(h.stages, 'I4'), body, COUNTS_AT) }
+  h.counts[3 * h.stages + 1] = nil -- where the next field begins
+  h.bucket, h.buckets = struct.unpack('>I8', body, ROLLING_AT), string.sub(body, ROLLING_AT + 8)
   if not possible(h, body) then
     return nil, 'CORRUPT'
   end
@@ -100,25 +107,21 @@ local function own(key, incarnation)
 end
 
 local function write(key, h)
-  local v = { 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation, h.generation, h.opened, h.adopt_time,
-    h.last_mark, h.revision, h.seal_time }
-  for i = 1, 3 * STAGES do v[14 + i] = h.counts[i] end
-  v[15 + 3 * STAGES] = h.bucket
-  for i = 1, BUCKETS do v[15 + 3 * STAGES + i] = h.buckets[i] end
-  local body = struct.pack(FORMAT, unpack(v))
+  local prefix = struct.pack(PREFIX, 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
+    h.generation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time)
+  local counts = struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. string.sub(NO_COUNTS, 12 * h.stages + 1)
+  local body = prefix .. counts .. struct.pack('>I8', h.bucket) .. h.buckets
   h.raw = body .. checksum(body)
   redis.call('SETRANGE', key, '0', h.raw)
 end
 
 local function generation()
-  local info = redis.call('INFO', 'server', 'replication')
+  local info = redis.call('INFO', 'replication')
   if not string.find(info, 'role:master', 1, true) then
     return ''
   end
-  local _, run = string.find(info, 'run_id:', 1, true)
-  local _, replication = string.find(info, 'master_replid:', 1, true)
-  local ids = string.sub(info, run + 1, run + 40) .. string.sub(info, replication + 1, replication + 40)
-  return string.sub(redis.sha1hex(ids), 1, 16)
+  local _, id = string.find(info, 'master_replid:', 1, true)
+  return string.sub(info, id + 1, id + 16)
 end
 
 local function believed(h)

@@ -5,7 +5,7 @@
 -- ARGV[1]  the incarnation
 -- ARGV[2]  1: only if it is adopted; 0: the caller asks Postgres before and after
 -- ARGV[3]  the tracker's time to live, in milliseconds
--- ARGV[4]  what is added to the counts: succeeded, failed, skipped of each of 8 stages, as 24 signed 32-bit numbers
+-- ARGV[4]  what is added to the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers
 -- ARGV[5]  how many results leave pending: what the rate counts
 -- ARGV[6…] for each run of bytes: first byte, last byte (counted from the start of the key), expected, new
 -- Returns {status, header, …}: APPLIED; CONFLICT followed by the bytes of every run as they are (nothing was changed:
@@ -15,7 +15,7 @@
 --          fit what the header counts); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 
 local key = KEYS[1]
-local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], tonumber(ARGV[5])
+local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local BUCKET_MS = 4000
 
 local h, status = own(key, incarnation)
@@ -31,7 +31,7 @@ end
 if only_adopted and h.adopted == 0 then
   return { 'NOT_ADOPTED', h.raw }
 end
-local found, conflict, valid = { 'CONFLICT', h.raw }, false, done ~= nil
+local found, conflict, valid = { 'CONFLICT', h.raw }, false, ttl and done and #delta == 12 * h.stages
 for i = 6, #ARGV, 4 do
   local bytes = redis.call('GETRANGE', key, ARGV[i], ARGV[i + 1])
   found[#found + 1] = bytes
@@ -44,8 +44,8 @@ end
 if not valid then
   return { 'INVALID' }
 end
-local added, changed = { struct.unpack('>' .. string.rep('i4', 3 * STAGES), delta) }, false
-for stage = 0, STAGES - 1 do
+local added, changed = { struct.unpack(counts_of(h.stages, 'i4'), delta) }, false
+for stage = 0, h.stages - 1 do
   local sum = 0
   for i = 3 * stage + 1, 3 * stage + 3 do
     h.counts[i] = h.counts[i] + added[i]
@@ -68,16 +68,17 @@ if changed then
   end
   local time = now()
   local bucket = math.floor(time / BUCKET_MS)
-  if bucket > h.bucket then
-    local passed = bucket - h.bucket
-    for i = 1, BUCKETS do
-      h.buckets[i] = h.buckets[i + passed] or 0
-    end
-    h.bucket = bucket
+  local passed = math.min(bucket - h.bucket, BUCKETS)
+  if passed > 0 then
+    h.buckets, h.bucket = string.sub(h.buckets, 4 * passed + 1) .. string.rep('\0\0\0\0', passed), bucket
   end
-  h.buckets[BUCKETS] = h.buckets[BUCKETS] + done
+  local newest = struct.unpack('>I4', h.buckets, 4 * BUCKETS - 3) + done
+  h.buckets = string.sub(h.buckets, 1, 4 * BUCKETS - 4) .. struct.pack('>I4', newest)
   h.last_mark, h.revision = time, h.revision + 1
   write(key, h)
 end
-redis.call('PEXPIRE', key, ttl)
+-- Not by every report: renewing costs Redis, and its log, more than asking.
+if redis.call('PTTL', key) < ttl - math.min(BUCKET_MS, ttl / 2) then
+  redis.call('PEXPIRE', key, ttl)
+end
 return { 'APPLIED', h.raw }
