@@ -145,7 +145,7 @@ impl Gateway {
             let (succeeded, failed) = (last.succeeded, last.failed + last.skipped);
             let lower_bound = snapshot.lower_bound;
             tracing::info!(job = %id, %state, succeeded, failed, lower_bound, "ended");
-            self.known().saw_snapshot(Arc::new(Ended { job, snapshot }));
+            self.known().saw_snapshot(Arc::new(Ended::new(job, snapshot)));
         }
         self.shared.running.ended(id);
         Ok(Some(state))

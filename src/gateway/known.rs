@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
+use super::read::{Answer, final_answer};
 use crate::domain::{Definition, Job, JobId, JobState, Layout};
 use crate::store::Snapshot;
 
@@ -16,6 +17,16 @@ use crate::store::Snapshot;
 pub(super) struct Ended {
     pub job: Job,
     pub snapshot: Snapshot,
+    /// What is told of it, for ever.
+    pub answer: Arc<Answer>,
+}
+
+impl Ended {
+    /// With what is told of it.
+    pub fn new(job: Job, snapshot: Snapshot) -> Self {
+        let answer = Arc::new(final_answer(&job, &snapshot));
+        Self { job, snapshot, answer }
+    }
 }
 
 pub(super) struct Known {

@@ -6,7 +6,8 @@
 //! | `start` | open, commit, adopt |
 //! | `names` | tasks added before the start; names to tasks and back |
 //! | `report` | the way of a report (invariants I3, I4, I10) |
-//! | `together` | reports of one job that come at once go as one |
+//! | `together`, `rounds` | reports of one job that come at once go as one |
+//! | `read_together` | and so do its reads |
 //! | `read`, `seen`, `held` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
 //! | `list_jobs`, `list_tasks`, `page` | lists, page by page |
 //! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
@@ -36,10 +37,12 @@ mod mirroring;
 mod names;
 mod page;
 mod read;
+mod read_together;
 mod report;
 mod restore;
 mod retry;
 mod revoke;
+mod rounds;
 mod seen;
 mod start;
 mod stopping;
@@ -64,7 +67,7 @@ pub use list_jobs::JobsPage;
 pub use list_tasks::TasksPage;
 pub use names::Added;
 pub use page::PageRequest;
-pub use read::Read;
+pub use read::{Answer, Read};
 pub use report::Reported;
 pub use retry::RetryRequest;
 pub use upkeep::Look;
@@ -107,7 +110,8 @@ struct Shared {
     store: Store,
     known: known::Known,
     finishes: finish::Finishes,
-    queues: together::Queues,
+    batches: together::Batches,
+    reads: read_together::Reads,
     running: feed::KnownRunning,
     mirrors: Mirrors,
     candidates: candidates::Candidates,
@@ -133,7 +137,8 @@ impl Gateway {
                 store,
                 known,
                 finishes: finish::Finishes::default(),
-                queues: together::Queues::default(),
+                batches: together::Batches::default(),
+                reads: read_together::Reads::default(),
                 running: feed::KnownRunning::default(),
                 mirrors: Mirrors::new(settings.mirror_bytes),
                 candidates: candidates::Candidates::new(settings.fairness_label.clone()),

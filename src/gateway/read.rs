@@ -15,16 +15,27 @@ use super::known::Ended;
 use super::seen::Seen;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Counts, Definition, Errors, JobId, JobState, KEPT_SAMPLES, Mark, Progress, Resolution, Source, SourceReason, Tally,
+    Counts, Definition, Errors, Job, JobId, JobState, KEPT_SAMPLES, Mark, Progress, Resolution, Source, SourceReason,
+    Tally,
 };
 use crate::error::{Error, Result, Unavailable};
 use crate::live::{Tracker, View};
+use crate::store::Snapshot;
 
 /// How many answers of one call may read cells at the same time, of jobs whose header is not enough.
 const CELLS_AT_ONCE: usize = 4;
 
-/// How far one job is, with its definition (for the stages' keys).
-pub type Read = Result<(Arc<Definition>, Progress)>;
+/// How far one job is. Shared by all who asked at once.
+pub type Read = Result<Arc<Answer>>;
+
+/// What is known of one job.
+#[derive(Debug)]
+pub struct Answer {
+    /// What it is (for the stages' keys).
+    pub definition: Arc<Definition>,
+    /// How far it is.
+    pub progress: Progress,
+}
 
 /// What answers need beside what was seen of each job: asked once for all of them.
 struct Background {
@@ -34,8 +45,8 @@ struct Background {
 }
 
 impl Gateway {
-    /// How far the job is.
-    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> Read {
+    /// How far the job is, asked for this caller alone.
+    pub(super) async fn progress_alone(&self, id: &JobId, deadline: Deadline) -> Read {
         let read = self.read(std::slice::from_ref(id), KEPT_SAMPLES, deadline).await.pop();
         read.unwrap_or_else(|| Err(Error::Internal("a read of one job answered none".to_owned())))
     }
@@ -125,7 +136,7 @@ impl Gateway {
             },
             _ => pending(&definition),
         };
-        Ok((definition, Progress { claimable: seen.claimable, ..progress }))
+        Ok(Arc::new(Answer { definition, progress: Progress { claimable: seen.claimable, ..progress } }))
     }
 
     /// The ended jobs with their snapshots: from memory, or from Postgres and remembered.
@@ -144,7 +155,7 @@ impl Gateway {
         let mut snapshots = self.store().snapshots(&unknown, deadline).await?;
         for (id, job) in self.ask_all(&unknown, deadline).await? {
             let Some(snapshot) = snapshots.remove(&id) else { continue };
-            let one = Arc::new(Ended { job, snapshot });
+            let one = Arc::new(Ended::new(job, snapshot));
             self.known().saw_snapshot(one.clone());
             ended.insert(id, one);
         }
@@ -194,22 +205,31 @@ fn needs_ledger(resolution: Resolution) -> bool {
 
 impl Ended {
     /// With at most so many samples of errors.
-    fn told(&self, samples: usize) -> (Arc<Definition>, Progress) {
-        let mut errors = self.snapshot.errors.clone();
-        errors.samples.truncate(samples);
-        let progress = Progress {
-            state: self.job.state,
-            source: Source::Snapshot,
-            lower_bound: self.snapshot.lower_bound,
-            observe_time: self.job.end_time.unwrap_or(self.job.create_time),
-            tally: Some(self.snapshot.tally()),
-            rate: None,
-            errors,
-            cancel_reason: self.job.cancel_reason.clone(),
-            claimable: false,
-        };
-        (Arc::new(self.job.definition.clone()), progress)
+    fn told(&self, samples: usize) -> Arc<Answer> {
+        let Answer { definition, progress } = &*self.answer;
+        if progress.errors.samples.len() <= samples {
+            return self.answer.clone();
+        }
+        let mut progress = progress.clone();
+        progress.errors.samples.truncate(samples);
+        Arc::new(Answer { definition: definition.clone(), progress })
     }
+}
+
+/// How far a job is that has ended.
+pub(super) fn final_answer(job: &Job, snapshot: &Snapshot) -> Answer {
+    let progress = Progress {
+        state: job.state,
+        source: Source::Snapshot,
+        lower_bound: snapshot.lower_bound,
+        observe_time: job.end_time.unwrap_or(job.create_time),
+        tally: Some(snapshot.tally()),
+        rate: None,
+        errors: snapshot.errors.clone(),
+        cancel_reason: job.cancel_reason.clone(),
+        claimable: false,
+    };
+    Answer { definition: Arc::new(job.definition.clone()), progress }
 }
 
 /// A running job of which nothing more is known.

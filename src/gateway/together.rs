@@ -6,16 +6,15 @@
 //! competes with itself, only gateways do with each other; and the busier a job is, the fewer calls to Redis a report
 //! costs.
 
-use std::collections::HashMap;
-use std::collections::hash_map;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::Gateway;
 use super::report::After;
+use super::rounds::Rounds;
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Definition, Disposition, Entry, JobId, Mark, dispositions};
+use crate::domain::{Batch, Definition, Disposition, Entry, Mark, dispositions};
 use crate::error::{Error, Result};
 
 /// How many results go together. So few are always one step (see [`crate::domain::Marking::plan`]), wherever their tasks lie: being
@@ -29,11 +28,10 @@ pub(super) struct Taken {
     pub after: After,
 }
 
-/// The batches that wait, for each job of which a group is under way.
-#[derive(Default)]
-pub(super) struct Queues(Mutex<HashMap<JobId, Vec<Waiting>>>);
+/// The batches that wait.
+pub(super) type Batches = Rounds<Waiting>;
 
-struct Waiting {
+pub(super) struct Waiting {
     batch: Arc<Batch>,
     deadline: Deadline,
     answer: oneshot::Sender<Result<Taken>>,
@@ -48,7 +46,7 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Taken> {
         let (answer, answered) = oneshot::channel();
-        if self.shared.queues.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer }) {
+        if self.shared.batches.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer }) {
             tokio::spawn(self.clone().mark_groups(definition.clone()));
         }
         let answer = deadline.bound(answered).await.map_err(|_| Error::DeadlineExceeded)?;
@@ -57,7 +55,7 @@ impl Gateway {
 
     /// Marks one group after the other until nothing waits.
     async fn mark_groups(self, definition: Arc<Definition>) {
-        while let Some(group) = self.shared.queues.next(&definition.id) {
+        while let Some(group) = self.shared.batches.next(&definition.id, group) {
             let batches: Vec<_> = group.iter().map(|waiting| waiting.batch.clone()).collect();
             // Whoever is less patient goes away alone.
             let Some(deadline) = group.iter().map(|waiting| waiting.deadline).max() else { continue };
@@ -110,36 +108,13 @@ impl Gateway {
     }
 }
 
-impl Queues {
-    /// Lets a batch wait; true if no group of its job is under way, so that the caller has to see to it.
-    fn join(&self, id: &JobId, waiting: Waiting) -> bool {
-        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match queues.entry(id.clone()) {
-            hash_map::Entry::Occupied(mut queue) => {
-                queue.get_mut().push(waiting);
-                false
-            }
-            hash_map::Entry::Vacant(queue) => {
-                queue.insert(vec![waiting]);
-                true
-            }
-        }
-    }
-
-    /// The next group, in the order in which they came; `None` if nothing waits.
-    fn next(&self, id: &JobId) -> Option<Vec<Waiting>> {
-        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queues.get_mut(id)?;
-        if queue.is_empty() {
-            queues.remove(id);
-            return None;
-        }
-        Some(queue.drain(..group(queue.iter().map(|waiting| waiting.batch.entries().len()))).collect())
-    }
+/// How many of the first batches go together: at least one.
+fn group(waiting: &[Waiting]) -> usize {
+    fitting(waiting.iter().map(|waiting| waiting.batch.entries().len()))
 }
 
-/// How many of the first batches, which have so many results, go together: at least one.
-fn group(sizes: impl Iterator<Item = usize>) -> usize {
+/// The same, of batches with so many results.
+fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
     let mut left = MAX_TOGETHER;
     let fit = sizes.take_while(|size| {
         let fits = *size <= left;
@@ -156,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_group_ends_where_the_next_batch_does_not_fit() {
-        let sizes = |sizes: &[usize]| group(sizes.iter().copied());
+        let sizes = |sizes: &[usize]| fitting(sizes.iter().copied());
         assert_eq!(sizes(&[1]), 1);
         assert_eq!(sizes(&[500, 500, 1]), 2);
         assert_eq!(sizes(&[500, 501, 1]), 1);

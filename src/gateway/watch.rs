@@ -13,9 +13,10 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
 use super::Gateway;
+use super::read::{Answer, Read};
 use crate::deadline::Deadline;
-use crate::domain::{Definition, JobId, Progress};
-use crate::error::{Error, Result};
+use crate::domain::{JobId, Progress};
+use crate::error::Error;
 
 /// How long a watcher is told nothing at most, and the longest interval: load balancers cut what is silent, whatever
 /// HTTP/2 pings say.
@@ -25,14 +26,11 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 /// How long nothing may be known before watchers are sent away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is told of a job.
-type Known = Arc<(Arc<Definition>, Progress)>;
-
 /// The newest that was found out about a job.
 #[derive(Clone)]
 struct State {
     /// What is known of it; also while there is trouble.
-    known: Option<Known>,
+    known: Option<Arc<Answer>>,
     /// Why the last read found nothing.
     trouble: Option<Error>,
     /// When that read began.
@@ -150,17 +148,17 @@ impl Drop for Polling {
 
 impl Poll {
     /// Tells what a read found, and wakes the watchers if it is anything new, or `awaited`; whether it is the last.
-    fn tell(&self, found: Result<(Arc<Definition>, Progress)>, begun: Instant, given_up: bool, awaited: bool) -> bool {
+    fn tell(&self, found: Read, begun: Instant, given_up: bool, awaited: bool) -> bool {
         let mut last = false;
         self.newest.send_if_modified(|newest| {
             let before = newest.take();
             let (known, number) = before.map_or((None, 0), |before| (before.known, before.number));
             let state = match found {
                 Ok(found) => {
-                    last = found.1.state.is_ended();
-                    let differs = known.is_none_or(|known| differs(&known.1, &found.1));
+                    last = found.progress.state.is_ended();
+                    let differs = known.is_none_or(|known| differs(&known.progress, &found.progress));
                     let number = number + u64::from(differs);
-                    State { known: Some(Arc::new(found)), trouble: None, begun, number, last }
+                    State { known: Some(found), trouble: None, begun, number, last }
                 }
                 Err(trouble) => {
                     last = given_up || !matches!(trouble, Error::Unavailable(_) | Error::DeadlineExceeded);
@@ -184,7 +182,7 @@ fn differs(before: &Progress, now: &Progress) -> bool {
 
 impl Watch {
     /// The next state to tell; the first comes as soon as it is read. `None` after the end of the job, or an error.
-    pub async fn next(&mut self) -> Option<Result<Known>> {
+    pub async fn next(&mut self) -> Option<Read> {
         if self.over {
             return None;
         }

@@ -2,23 +2,23 @@
 
 use super::{pb, timestamp};
 use crate::domain::{Counts, Definition, Errors, JobId, Progress, Rate, Source, SourceReason, StageKey, Tally};
-use crate::gateway::Read;
+use crate::gateway::{Answer, Read};
 
 /// How far the job is, as the interface tells it.
-pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
+pub fn progress(Answer { definition, progress }: &Answer) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
     let Progress { state, source, lower_bound, observe_time, tally, rate, errors, cancel_reason, claimable } = progress;
-    let (source, source_reason) = source_of(source);
+    let (source, source_reason) = source_of(*source);
     let counts = tally.as_ref().map(|tally| &tally.counts);
     let last = counts.map(Counts::last);
-    let eta = counts.and_then(|counts| rate?.eta(counts.total_pending()));
+    let eta = counts.and_then(|counts| (*rate)?.eta(counts.total_pending()));
     pb::Progress {
         job_id: definition.id.to_string(),
-        state: pb::JobState::from(state).into(),
+        state: pb::JobState::from(*state).into(),
         source: source.into(),
         source_reason: source_reason.into(),
-        lower_bound,
-        observe_time: Some(timestamp(observe_time)),
+        lower_bound: *lower_bound,
+        observe_time: Some(timestamp(*observe_time)),
         last_progress_time: tally.as_ref().and_then(|tally| tally.last_progress_time).map(timestamp),
         revision: tally.as_ref().and_then(revision),
         restore_time: tally.as_ref().and_then(|tally| tally.restore_time).map(timestamp),
@@ -32,10 +32,10 @@ pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
         percent,
         results_per_second: rate.and_then(Rate::per_second),
         eta: eta.and_then(|eta| eta.try_into().ok()),
-        error_counts: error_counts(&errors),
+        error_counts: error_counts(errors),
         error_samples: error_samples(definition, errors),
-        cancel_reason,
-        claimable,
+        cancel_reason: cancel_reason.clone(),
+        claimable: *claimable,
     }
 }
 
@@ -43,7 +43,7 @@ pub fn progress(definition: &Definition, progress: Progress) -> pb::Progress {
 pub fn progress_result(id: &JobId, read: Read) -> pb::ProgressResult {
     use pb::progress_result::Result;
     let result = match read {
-        Ok((definition, known)) => Result::Progress(progress(&definition, known)),
+        Ok(answer) => Result::Progress(progress(&answer)),
         Err(error) => Result::Error(error.into()),
     };
     pb::ProgressResult { job_id: id.to_string(), result: Some(result) }
@@ -69,13 +69,13 @@ fn error_counts(errors: &Errors) -> Vec<pb::ErrorCount> {
     counts.map(|(code, count)| pb::ErrorCount { code: code.clone(), count: number(*count) }).collect()
 }
 
-fn error_samples(definition: &Definition, errors: Errors) -> Vec<pb::ErrorSample> {
-    let samples = errors.samples.into_iter().map(|sample| pb::ErrorSample {
+fn error_samples(definition: &Definition, errors: &Errors) -> Vec<pb::ErrorSample> {
+    let samples = errors.samples.iter().map(|sample| pb::ErrorSample {
         task: sample.task.into(),
-        task_name: sample.task_name,
+        task_name: sample.task_name.clone(),
         stage: definition.stages.get(sample.stage).map(ToString::to_string).unwrap_or_default(),
-        code: sample.code,
-        message: sample.message,
+        code: sample.code.clone(),
+        message: sample.message.clone(),
         report_time: Some(timestamp(sample.report_time)),
     });
     samples.collect()
@@ -112,6 +112,7 @@ pub(super) fn reason_of(reason: SourceReason) -> pb::SourceReason {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use time::OffsetDateTime;
@@ -122,6 +123,10 @@ mod tests {
     fn definition() -> Definition {
         let stages = vec!["read".into(), "digest".into()];
         NewJob { job_id: "j".into(), stages, task_count: 10, ..NewJob::default() }.validate().unwrap()
+    }
+
+    fn told(progress: Progress) -> pb::Progress {
+        super::progress(&Answer { definition: Arc::new(definition()), progress })
     }
 
     fn running(tally: Option<Tally>) -> Progress {
@@ -148,7 +153,7 @@ mod tests {
     /// The last stage speaks for the task.
     #[test]
     fn tasks_are_counted_at_the_last_stage_and_skipped_ones_have_failed() {
-        let shown = progress(&definition(), running(Some(tally())));
+        let shown = told(running(Some(tally())));
         let tasks = (shown.pending_task_count, shown.succeeded_task_count, shown.failed_task_count);
         assert_eq!(tasks, (Some(5), Some(3), Some(2)));
         assert_eq!((shown.percent, shown.fraction, shown.revision), (Some(65), Some(0.65), Some(13)));
@@ -164,7 +169,7 @@ mod tests {
         let mut unknown = running(None);
         unknown.source = Source::Fallback(SourceReason::TrackerMissing);
         unknown.rate = None;
-        let shown = progress(&definition(), unknown);
+        let shown = told(unknown);
         assert_eq!((shown.source(), shown.source_reason()), (pb::Source::Fallback, pb::SourceReason::TrackerMissing));
         assert_eq!((shown.task_count, shown.stages.len(), shown.stages[0].total_count), (10, 2, 10));
         assert_eq!((shown.pending_task_count, shown.stages[0].pending_count, shown.percent), (None, None, None));
@@ -183,7 +188,7 @@ mod tests {
             report_time: OffsetDateTime::UNIX_EPOCH,
         };
         failing.errors = Errors { counts: vec![("TIMEOUT".into(), 2)], samples: vec![sample] };
-        let shown = progress(&definition(), failing);
+        let shown = told(failing);
         assert_eq!((shown.error_counts[0].code.as_str(), shown.error_counts[0].count), ("TIMEOUT", 2));
         let sample = &shown.error_samples[0];
         assert_eq!((sample.task, sample.task_name.as_str(), sample.stage.as_str()), (4, "four", "digest"));
