@@ -69,7 +69,7 @@ pub async fn serve(
     let stopping = CancellationToken::new();
     let service = ServiceBuilder::new()
         // Outermost, so that what callers are told is what is measured.
-        .layer(MeasuredLayer::new(methods.clone()))
+        .layer(MeasuredLayer::new(&methods))
         // So that what the layers below let through is explained as well.
         .layer(OwnErrorsLayer)
         .layer(StreamsLayer::new(methods, stopping.clone()))

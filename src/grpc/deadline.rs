@@ -5,10 +5,13 @@
 //! of a unary call, and the opening of a stream (which its caller ends).
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::{self, Either, Ready};
 use http::{HeaderValue, Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::Timeout;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -33,6 +36,15 @@ pub struct Bounded<S> {
     limit: Duration,
 }
 
+pin_project! {
+    /// A call that is given up at its deadline.
+    pub struct InTime<F> {
+        #[pin]
+        call: Timeout<F>,
+        deadline: Deadline,
+    }
+}
+
 impl DeadlineLayer {
     /// `limit`: how long a call may take whose caller names no deadline, and the most that a caller can ask for.
     pub fn new(limit: Duration) -> Self {
@@ -51,11 +63,10 @@ impl<S> Layer<S> for DeadlineLayer {
 impl<S, B> Service<Request<B>> for Bounded<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
-    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Future = Either<InTime<S::Future>, Ready<Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
@@ -70,16 +81,26 @@ where
         };
         let deadline = match budget.map(Deadline::after) {
             Ok(deadline) => deadline,
-            Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
+            Err(status) => return Either::Right(future::ready(Ok(status.into_http()))),
         };
         request.extensions_mut().insert(deadline);
-        let call = self.inner.call(request);
-        Box::pin(async move {
-            match deadline.bound(call).await {
-                Ok(response) if !deadline.passed() => response,
-                // Also where a store gave up at that very moment, or an acknowledgement came too late to be one.
-                _ => Ok(Status::from(Error::DeadlineExceeded).into_http()),
-            }
+        let call = tokio::time::timeout_at(deadline.instant().into(), self.inner.call(request));
+        Either::Left(InTime { call, deadline })
+    }
+}
+
+impl<F, E> Future for InTime<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        Poll::Ready(match ready!(this.call.poll(context)) {
+            Ok(response) if !this.deadline.passed() => response,
+            // Also where a store gave up at that very moment, or an acknowledgement came too late to be one.
+            _ => Ok(Status::from(Error::DeadlineExceeded).into_http()),
         })
     }
 }

@@ -38,6 +38,11 @@ impl Methods {
         Ok(Self(Arc::new(methods)))
     }
 
+    /// All of them, each with the path that it is called by.
+    pub fn all(&self) -> impl Iterator<Item = (&String, &Method)> {
+        self.0.iter()
+    }
+
     /// The method that is called by this path.
     pub fn get(&self, path: &str) -> Option<&Method> {
         self.0.get(path)

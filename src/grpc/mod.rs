@@ -13,6 +13,7 @@ mod methods;
 mod own_errors;
 mod progress;
 mod reports;
+mod series;
 mod status;
 mod streams;
 

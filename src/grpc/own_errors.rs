@@ -7,10 +7,10 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
+use futures_util::future::{CatchUnwind, Map};
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -30,6 +30,9 @@ pub struct Explained<S> {
     inner: S,
 }
 
+/// What a call came to, or the panic that it ended with.
+type Caught<E> = Result<Result<Response<Body>, E>, Box<dyn Any + Send>>;
+
 impl<S> Layer<S> for OwnErrorsLayer {
     type Service = Explained<S>;
 
@@ -41,11 +44,11 @@ impl<S> Layer<S> for OwnErrorsLayer {
 impl<S, B> Service<Request<B>> for Explained<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
-    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Future =
+        Map<CatchUnwind<AssertUnwindSafe<S::Future>>, fn(Caught<S::Error>) -> Result<Response<Body>, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
@@ -53,12 +56,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // Nothing of a call is looked at again once it has panicked.
-        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        Box::pin(async move {
-            match call.await {
-                Ok(response) => response.map(explain),
-                Err(panic) => Ok(Status::from(Error::Internal(text(&*panic))).into_http()),
-            }
+        AssertUnwindSafe(self.inner.call(request)).catch_unwind().map(|caught| match caught {
+            Ok(response) => response.map(explain),
+            Err(panic) => Ok(Status::from(Error::Internal(text(&*panic))).into_http()),
         })
     }
 }

@@ -4,22 +4,32 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use metrics::Counter;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::calls::deadline;
+use super::series::Series;
 use super::{convert, pb};
-use crate::domain::{Definition, Progress};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Read};
 
 /// For UI backends.
 pub struct ProgressReads {
     gateway: Gateway,
+    reads: Arc<Reads>,
 }
+
+/// How many reads there were, by where their answers came from.
+#[derive(Default)]
+struct Reads(Series<Counter, { SOURCES * REASONS }>);
+
+/// One more than the largest number of each: the interface only adds.
+const SOURCES: usize = pb::Source::Fallback as usize + 1;
+const REASONS: usize = pb::SourceReason::InLedger as usize + 1;
 
 impl ProgressReads {
     /// The service over these use cases.
     pub fn new(gateway: Gateway) -> Self {
-        Self { gateway }
+        Self { gateway, reads: Arc::default() }
     }
 }
 
@@ -31,9 +41,8 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
     ) -> Result<Response<pb::GetProgressResponse>, Status> {
         let deadline = deadline(&request)?;
         let id = convert::job_id(&request.get_ref().job_id)?;
-        let (definition, progress) = self.gateway.progress(&id, deadline).await?;
-        let progress = convert::progress(&definition, progress);
-        measure(&progress);
+        let progress = convert::progress(&*self.gateway.progress(&id, deadline).await?);
+        self.reads.count(&progress);
         Ok(Response::new(pb::GetProgressResponse { progress: Some(progress) }))
     }
 
@@ -47,7 +56,7 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
         let results: Vec<_> = ids.iter().zip(reads).map(|(id, read)| convert::progress_result(id, read)).collect();
         for result in &results {
             if let Some(pb::progress_result::Result::Progress(progress)) = &result.result {
-                measure(progress);
+                self.reads.count(progress);
             }
         }
         Ok(Response::new(pb::BatchGetProgressResponse { results }))
@@ -65,23 +74,30 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
         let first = watch.next().await.transpose()?;
         let later = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));
         let states = stream::iter(first.map(Ok)).chain(later);
-        Ok(Response::new(states.map(|state| Ok(told(&*state?))).boxed()))
+        let reads = self.reads.clone();
+        let told = move |state: Read| {
+            let progress = convert::progress(&*state?);
+            reads.count(&progress);
+            Ok(pb::WatchProgressResponse { progress: Some(progress) })
+        };
+        Ok(Response::new(states.map(told).boxed()))
     }
 }
 
-fn told((definition, progress): &(Arc<Definition>, Progress)) -> pb::WatchProgressResponse {
-    let progress = convert::progress(definition, progress.clone());
-    measure(&progress);
-    pb::WatchProgressResponse { progress: Some(progress) }
-}
-
-/// Counts an answer by where it comes from.
-fn measure(progress: &pb::Progress) {
-    let (source, reason) = (progress.source().as_str_name(), progress.source_reason().as_str_name());
-    let source = source.strip_prefix("SOURCE_").unwrap_or(source);
-    let reason = match progress.source_reason() {
-        pb::SourceReason::Unspecified => "",
-        _ => reason.strip_prefix("SOURCE_REASON_").unwrap_or(reason),
-    };
-    metrics::counter!("highwater_reads_total", "source" => source, "reason" => reason).increment(1);
+impl Reads {
+    /// Counts an answer.
+    fn count(&self, progress: &pb::Progress) {
+        let (source, reason) = (progress.source(), progress.source_reason());
+        let make = || {
+            let source = source.as_str_name();
+            let told = match reason {
+                pb::SourceReason::Unspecified => "",
+                _ => reason.as_str_name(),
+            };
+            let source = source.strip_prefix("SOURCE_").unwrap_or(source);
+            let told = told.strip_prefix("SOURCE_REASON_").unwrap_or(told);
+            metrics::counter!("highwater_reads_total", "source" => source, "reason" => told)
+        };
+        self.0.of(source as usize * REASONS + reason as usize, make, |reads| reads.increment(1));
+    }
 }

@@ -1,22 +1,46 @@
 //! `ReportService`: what workers say became of tasks, and which job they are to work on next.
 
-use std::collections::BTreeMap;
-
+use metrics::Counter;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::calls::{deadline, to_the_end};
+use super::series::Series;
 use super::{convert, pb};
 use crate::gateway::Gateway;
 
 /// For workers.
 pub struct Reports {
     gateway: Gateway,
+    /// How many results there were, by what became of them.
+    results: Series<Counter, DISPOSITIONS>,
 }
+
+/// One more than the largest number: the interface only adds.
+const DISPOSITIONS: usize = pb::Disposition::Recorded as usize + 1;
 
 impl Reports {
     /// The service over these use cases.
     pub fn new(gateway: Gateway) -> Self {
-        Self { gateway }
+        Self { gateway, results: Series::default() }
+    }
+}
+
+impl Reports {
+    /// Counts results by what became of them.
+    fn count(&self, answer: &pb::ReportResultsResponse) {
+        let mut counts = [0; DISPOSITIONS];
+        for disposition in answer.dispositions() {
+            counts[disposition as usize] += 1;
+        }
+        for (number, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            let make = || {
+                let disposition = i32::try_from(number).ok().and_then(|number| pb::Disposition::try_from(number).ok());
+                let name = disposition.unwrap_or_default().as_str_name();
+                let disposition = name.strip_prefix("DISPOSITION_").unwrap_or(name);
+                metrics::counter!("highwater_results_total", "disposition" => disposition)
+            };
+            self.results.of(number, make, |results| results.increment(count));
+        }
     }
 }
 
@@ -33,7 +57,7 @@ impl pb::report_service_server::ReportService for Reports {
         let gateway = self.gateway.clone();
         let reported = to_the_end(async move { gateway.report(&id, results, deadline).await }).await?;
         let answer = convert::reported(&reported);
-        measure(&answer);
+        self.count(&answer);
         Ok(Response::new(answer))
     }
 
@@ -42,17 +66,5 @@ impl pb::report_service_server::ReportService for Reports {
         let wanted = convert::wanted(request.into_inner())?;
         let claim = self.gateway.next_job(&wanted, deadline).await?;
         Ok(Response::new(convert::claimed(claim)))
-    }
-}
-
-/// Counts results by what became of them.
-fn measure(answer: &pb::ReportResultsResponse) {
-    let mut counts = BTreeMap::new();
-    for disposition in answer.dispositions() {
-        *counts.entry(disposition.as_str_name()).or_default() += 1;
-    }
-    for (name, count) in counts {
-        let disposition = name.strip_prefix("DISPOSITION_").unwrap_or(name);
-        metrics::counter!("highwater_results_total", "disposition" => disposition).increment(count);
     }
 }

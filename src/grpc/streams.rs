@@ -1,10 +1,11 @@
 //! The layer that ends streams when the gateway stops: each of them with UNAVAILABLE and when to open it again, whatever
 //! service it is of. Without it, one client that listens would hold the stop until its deadline.
 
-use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, Either};
 use futures_util::stream;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
@@ -28,7 +29,7 @@ pub struct StreamsLayer {
 #[derive(Debug, Clone)]
 pub struct Ending<S> {
     inner: S,
-    layer: StreamsLayer,
+    layer: Arc<StreamsLayer>,
 }
 
 impl StreamsLayer {
@@ -42,7 +43,7 @@ impl<S> Layer<S> for StreamsLayer {
     type Service = Ending<S>;
 
     fn layer(&self, inner: S) -> Ending<S> {
-        Ending { inner, layer: self.clone() }
+        Ending { inner, layer: Arc::new(self.clone()) }
     }
 }
 
@@ -53,24 +54,28 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    /// Of a call that answers with no stream, as it is.
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let StreamsLayer { methods, stopping } = &self.layer;
+        let StreamsLayer { methods, stopping } = &*self.layer;
         let streams = methods.get(request.uri().path()).is_some_and(|method| method.streams);
-        let stopping = stopping.clone();
         let answer = self.inner.call(request);
-        Box::pin(async move {
+        if !streams {
+            return Either::Left(answer);
+        }
+        let stopping = stopping.clone();
+        Either::Right(Box::pin(async move {
             let response = answer.await?;
             // One that is refused has its status in the headers. They must end it: clients on the C core take a body behind
             // them, even an empty one, for a broken stream.
             let refused = response.headers().contains_key(Status::GRPC_STATUS);
-            Ok(if streams && !refused { response.map(|body| until(stopping, body)) } else { response })
-        })
+            Ok(if refused { response } else { response.map(|body| until(stopping, body)) })
+        }))
     }
 }
 

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::io;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -15,8 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::body::Body;
 use tower::{Service, ServiceExt};
+
+use super::Fault;
 
 /// Calls that one connection may have open; without a limit one client could open any number.
 const MAX_STREAMS: u32 = 1000;
@@ -66,10 +68,11 @@ impl Connections {
     }
 
     /// Accepts connections and serves each on a task of its own.
-    pub async fn accept<S>(&mut self, listener: &TcpListener, service: &S) -> Infallible
+    pub async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S) -> Infallible
     where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
+        B: Body<Data = Bytes, Error: Into<Fault>> + Send + 'static,
     {
         let (mut faults, mut full) = (Trouble::default(), Trouble::default());
         loop {
@@ -123,10 +126,11 @@ impl Trouble {
 }
 
 /// Serves one connection until its peer ends it, or, once the server drains, until its calls are done.
-async fn connection<S>(stream: TcpStream, service: S, draining: CancellationToken, handshake_timeout: Duration)
+async fn connection<S, B>(stream: TcpStream, service: S, draining: CancellationToken, handshake_timeout: Duration)
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Fault>> + Send + 'static,
 {
     // Answers are small and must not wait for the next packet. Fails only on a connection that is gone.
     let _ = stream.set_nodelay(true);
@@ -143,10 +147,10 @@ where
         async move {
             let response = answer.await?;
             Ok::<_, Infallible>(response.map(|body| {
-                Body::new(body.map_frame(move |frame| {
+                body.map_frame(move |frame| {
                     let _until_its_end = &under_way;
                     frame
-                }))
+                })
             }))
         }
     });
