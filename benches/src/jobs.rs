@@ -6,16 +6,23 @@ use tonic::transport::Channel;
 
 use crate::Result;
 
-/// The stages of every job here.
+/// The stages of a job, unless it is said how many.
 pub const STAGES: [&str; 3] = ["fetch", "process", "upload"];
+/// As many stages as a job can have; the first are those of any job here.
+pub const ALL_STAGES: [&str; 8] = ["fetch", "process", "upload", "verify", "index", "notify", "archive", "close"];
 
 /// Creates a job and starts it.
 pub async fn start(channel: &Channel, id: &str, tasks: i64) -> Result<()> {
+    start_staged(channel, id, tasks, STAGES.len()).await
+}
+
+/// Creates a job of so many stages and starts it.
+pub async fn start_staged(channel: &Channel, id: &str, tasks: i64, stages: usize) -> Result<()> {
     let mut jobs = JobServiceClient::new(channel.clone());
     jobs.create_job(pb::CreateJobRequest {
         job_id: id.to_owned(),
         task_count: tasks,
-        stages: STAGES.map(str::to_owned).to_vec(),
+        stages: ALL_STAGES.iter().take(stages).map(|stage| (*stage).to_owned()).collect(),
         ..pb::CreateJobRequest::default()
     })
     .await?;

@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::effort::{Effort, median, step};
 use crate::load::Seen;
-use crate::load::reads::{self, CONNECTIONS, STREAMS};
+use crate::load::reads::{self, CONNECTIONS, STREAMS, is_live};
 use crate::load::reports::{Load, Order, Tasks, report};
 use crate::page::{Page, count};
 use crate::stand::{Server, Stand};
@@ -196,14 +196,6 @@ impl Figures {
             p99_millis: seen.millis(99.0),
         }
     }
-}
-
-fn is_live(progress: &pb::Progress) -> Option<String> {
-    if progress.source() != pb::Source::Live {
-        return Some("not live".to_owned());
-    }
-    (progress.succeeded_task_count.is_none() || progress.stages.len() != jobs::STAGES.len())
-        .then(|| "counts are missing".to_owned())
 }
 
 fn is_ended(progress: &pb::Progress) -> Option<String> {

@@ -4,6 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `limit` | against a bare tonic service: how much of the wire is left |
+//! | `scale` | what more tasks, jobs, callers and gateways cost, and the slow paths |
 //! | `load` | who loads: h2load for reads, our own reporters for reports |
 //! | `bare` | the bare service |
 //! | `stand` | the private Redis and Postgres, and the processes that are measured |
@@ -19,6 +20,7 @@ mod load;
 mod machine;
 mod page;
 mod plot;
+mod scale;
 mod stand;
 mod usage;
 
@@ -57,6 +59,8 @@ struct Flags {
 enum Name {
     /// Reads and reports as a share of what a bare tonic service answers
     Limit,
+    /// What more tasks, jobs, callers and gateways cost, and the slow paths
+    Scale,
 }
 
 #[tokio::main]
@@ -82,6 +86,7 @@ async fn run(flags: &Flags) -> Result<()> {
         eprintln!("{}", headline(*name));
         let page = match name {
             Name::Limit => limit::run(effort, flags.rounds).await?,
+            Name::Scale => scale::run(effort).await?,
         };
         let seconds = began.elapsed().as_secs();
         if flags.smoke {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use highwater::dev::{Postgres, Process, Redis, make_base};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
@@ -31,6 +33,8 @@ pub struct Stand {
 pub struct Server {
     /// Where it answers.
     pub address: SocketAddr,
+    /// Where it tells its metrics, if it is a gateway.
+    admin: Option<SocketAddr>,
     process: Process,
 }
 
@@ -92,7 +96,8 @@ impl Server {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let line = text.lines().find_map(|line| line.strip_prefix(LISTENING));
             if let Some(address) = line {
-                return Ok(Self { address: address.trim().parse()?, process });
+                let admin = text.split_whitespace().find_map(|word| word.strip_prefix("admin=")?.parse().ok());
+                return Ok(Self { address: address.trim().parse()?, admin, process });
             }
             if began.elapsed() > READY_WITHIN {
                 return Err(format!("{} does not listen: {text}", command[0]).into());
@@ -119,8 +124,17 @@ impl Server {
 
     /// A connection to it of its own, made when it is needed.
     pub fn channel(&self) -> Result<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
-        Ok(endpoint.timeout(READY_WITHIN).tcp_nodelay(true).connect_lazy())
+        channel_to(self.address)
+    }
+
+    /// The value of a metric that has no labels.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let mut stream = TcpStream::connect(self.admin.ok_or("this server has no metrics")?).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.ok_or_else(|| format!("no {name} among the metrics"))?.trim().parse()?)
     }
 
     /// Its process.
@@ -132,6 +146,12 @@ impl Server {
     pub fn cpu(&self) -> Result<Duration> {
         usage::cpu(self.pid())
     }
+}
+
+/// A connection of its own, made when it is needed.
+pub fn channel_to(address: SocketAddr) -> Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    Ok(endpoint.timeout(READY_WITHIN).tcp_nodelay(true).connect_lazy())
 }
 
 impl Directory {

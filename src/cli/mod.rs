@@ -13,7 +13,7 @@ mod inspect;
 mod jobs;
 mod json;
 mod migrate;
-mod open_files;
+pub mod open_files;
 mod output;
 mod private;
 mod reference;

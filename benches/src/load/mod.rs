@@ -1,5 +1,6 @@
 //! Who loads a server, and what they saw.
 
+pub mod paced;
 pub mod reads;
 pub mod reports;
 

@@ -33,9 +33,10 @@ pub async fn read(
     length: Duration,
     right: fn(&pb::Progress) -> Option<String>,
 ) -> Result<Seen> {
-    let body = stand.file("request");
+    let port = server.address.port();
+    let body = stand.file(&format!("request-{port}"));
     fs::write(&body, framed(&pb::GetProgressRequest { job_id: id.to_owned() }))?;
-    let log = stand.file("calls");
+    let log = stand.file(&format!("calls-{port}"));
     let _ = fs::remove_file(&log);
     let mut command = Command::new("h2load");
     command.args(["--threads=1", "--header=content-type: application/grpc", "--header=te: trailers"]);
@@ -50,7 +51,8 @@ pub async fn read(
         async { loading.await.map_err(|error| format!("h2load (Debian: nghttp2-client): {error}").into()) },
         watch(server, id, length, right)
     )?;
-    seen(&loaded, &fs::read_to_string(&log)?, length, cpu)
+    let log = fs::read_to_string(&log).map_err(|error| format!("h2load left no log: {error}: {loaded:?}"))?;
+    seen(&loaded, &log, length, cpu)
 }
 
 /// Looks at answers while the load runs; the CPU time that the server used in `length` of it.
@@ -73,6 +75,14 @@ async fn watch(
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(server.cpu()?.saturating_sub(before))
+}
+
+/// What is wrong with an answer that should be LIVE and whole.
+pub fn is_live(progress: &pb::Progress) -> Option<String> {
+    if progress.source() != pb::Source::Live {
+        return Some("not live".to_owned());
+    }
+    (progress.succeeded_task_count.is_none() || progress.stages.is_empty()).then(|| "counts are missing".to_owned())
 }
 
 fn seen(output: &Output, log: &str, length: Duration, cpu: Duration) -> Result<Seen> {

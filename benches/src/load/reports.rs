@@ -69,21 +69,57 @@ impl Tasks {
         })
     }
 
+    /// The job.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// How many were named.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 }
 
+/// What becomes of a fresh mark where all is well.
+pub const APPLIED: &[pb::Disposition] = &[pb::Disposition::Applied];
+
+/// How fast reports come, and what is to become of each result.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// At most so many reports a second; a server that is slower gets fewer.
+    pub per_second: f64,
+    /// Anything else is an error.
+    pub becomes: &'static [pb::Disposition],
+}
+
+impl Default for How {
+    /// As fast as the server takes them, and each is applied.
+    fn default() -> Self {
+        Self { per_second: f64::INFINITY, becomes: APPLIED }
+    }
+}
+
+impl How {
+    /// When the report with this number is due.
+    fn due(self, began: Instant, number: u64) -> Instant {
+        began + Duration::try_from_secs_f64(number as f64 / self.per_second).unwrap_or_default()
+    }
+}
+
 /// Reports to these jobs by turns.
 pub async fn report(server: &Server, jobs: &[Tasks], load: &Load) -> Result<Seen> {
+    report_so(server, jobs, load, How::default()).await
+}
+
+/// Reports to these jobs by turns, so fast, and with this to become of them.
+pub async fn report_so(server: &Server, jobs: &[Tasks], load: &Load, how: How) -> Result<Seen> {
     let channels = (0..CONNECTIONS).map(|_| server.channel()).collect::<Result<Vec<_>>>()?;
     let (began, before) = (Instant::now(), server.cpu()?);
-    let until = began + load.length;
+    let (until, turns) = (began + load.length, Arc::new(AtomicU64::new(0)));
     let mut reporters = JoinSet::new();
     for number in 0..load.reporters {
         let channel = channels[number % CONNECTIONS].clone();
-        reporters.spawn(reporter(channel, number, jobs.to_vec(), load.clone(), until));
+        reporters.spawn(reporter(channel, jobs.to_vec(), load.clone(), how, (began, until), turns.clone()));
     }
     let mut latency = latencies()?;
     while let Some(done) = reporters.join_next().await {
@@ -95,28 +131,43 @@ pub async fn report(server: &Server, jobs: &[Tasks], load: &Load) -> Result<Seen
 
 async fn reporter(
     channel: Channel,
-    number: usize,
     jobs: Vec<Tasks>,
     load: Load,
-    until: Instant,
+    how: How,
+    (start, until): (Instant, Instant),
+    turns: Arc<AtomicU64>,
 ) -> Result<hdrhistogram::Histogram<u64>> {
     let mut client = ReportServiceClient::new(channel);
     let mut latency = latencies()?;
-    let applied = i32::from(pb::Disposition::Applied);
-    for turn in 0.. {
+    loop {
+        let turn = turns.fetch_add(1, Ordering::Relaxed);
+        let due = how.due(start, turn);
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.min(until).into()).await;
+        }
         let began = Instant::now();
-        if began > until {
+        if began >= until {
             break;
         }
-        let job = &jobs[(number + turn) % jobs.len()];
-        let results = job.take(load.results, load.order)?;
-        let request = pb::ReportResultsRequest { job_id: job.id.clone(), results };
-        let answer = client.report_results(request).await?.into_inner();
+        report_one(&mut client, &jobs[turn as usize % jobs.len()], &load, how.becomes).await?;
         latency.record(u64::try_from(began.elapsed().as_micros())?.max(1))?;
-        let all = answer.dispositions.len() as u64 == load.results;
-        if !all || answer.dispositions.iter().any(|disposition| *disposition != applied) {
-            return Err(format!("a fresh mark was not applied: {answer:?}").into());
-        }
     }
     Ok(latency)
+}
+
+/// One report of fresh marks.
+pub async fn report_one(
+    client: &mut ReportServiceClient<Channel>,
+    job: &Tasks,
+    load: &Load,
+    becomes: &[pb::Disposition],
+) -> Result<()> {
+    let results = job.take(load.results, load.order)?;
+    let request = pb::ReportResultsRequest { job_id: job.id.clone(), results };
+    let answer = client.report_results(request).await?.into_inner();
+    let right = answer.dispositions().filter(|disposition| becomes.contains(disposition)).count() as u64;
+    if right != load.results || answer.dispositions.len() as u64 != load.results {
+        return Err(format!("a fresh mark did not become {becomes:?}: {answer:?}").into());
+    }
+    Ok(())
 }
