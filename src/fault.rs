@@ -1,12 +1,12 @@
-//! Fault points: named places in start, report and finish where a test stalls or kills a real gateway process.
+//! Fault points: named places on the way of calls where a test stalls or kills a real gateway process.
 //! Compiled in by the feature `fault-points` only; a released build has nothing here.
 //!
 //! A test names a directory in `HIGHWATER_FAULT_DIR` and puts a file there that has the name of a point and says
-//! `stall` or `kill`. The first task that comes by takes it (the file becomes `NAME.reached`, so one order is obeyed
-//! once), and then dies with its process, or waits until that file is removed.
+//! `stall`, `kill` or `panic`. The first task that comes by takes it (the file becomes `NAME.reached`, so one order is
+//! obeyed once), and then waits until that file is removed, dies with its process, or panics alone.
 
 /// Every point, in the order in which a job passes them.
-pub const POINTS: [&str; 27] = [
+pub const POINTS: [&str; 29] = [
     "grow.locked",
     "grow.written",
     "grow.committed",
@@ -15,9 +15,11 @@ pub const POINTS: [&str; 27] = [
     "start.opened",
     "start.committed",
     "start.adopted",
+    "round.joined",
     "report.computed",
     "report.marked",
     "report.confirmed",
+    "read.looked",
     "record.begun",
     "record.done",
     "drain.merged",
@@ -44,7 +46,7 @@ pub async fn point(_name: &'static str) {}
 
 /// Passes the point `name`, or does there what a test ordered.
 #[cfg(feature = "fault-points")]
-#[expect(unsafe_code, reason = "kill(2)")]
+#[expect(unsafe_code, clippy::panic, reason = "kill(2), and what a test orders")]
 pub async fn point(name: &'static str) {
     debug_assert!(POINTS.contains(&name), "{name} is not listed");
     let Ok(directory) = std::env::var("HIGHWATER_FAULT_DIR") else { return };
@@ -54,9 +56,11 @@ pub async fn point(name: &'static str) {
     if std::fs::rename(&order, &reached).is_err() {
         return; // another task was first
     }
-    if what.trim() == "kill" {
+    match what.trim() {
         // SAFETY: signals the own process, which is always there.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        "kill" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGKILL) }),
+        "panic" => panic!("ordered at {name}"),
+        _ => {}
     }
     while reached.exists() {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;

@@ -19,6 +19,7 @@ use crate::domain::{
     Tally,
 };
 use crate::error::{Error, Result, Unavailable};
+use crate::fault;
 use crate::live::{Tracker, View};
 use crate::store::Snapshot;
 
@@ -58,6 +59,7 @@ impl Gateway {
 
     async fn read(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<Read> {
         let seen = self.see(ids, samples, deadline).await;
+        fault::point("read.looked").await;
         let background = &self.background(ids, &seen, deadline).await;
         let mut answers = Vec::with_capacity(ids.len());
         for (id, one) in ids.iter().zip(seen) {

@@ -9,6 +9,7 @@ use super::rounds::Rounds;
 use crate::deadline::Deadline;
 use crate::domain::JobId;
 use crate::error::Error;
+use crate::fault;
 
 /// The readers that wait.
 pub(super) type Reads = Rounds<Waiting>;
@@ -29,6 +30,7 @@ impl Gateway {
         if self.shared.reads.join(id, Waiting { deadline, answer }) {
             tokio::spawn(self.clone().read_rounds(id.clone()));
         }
+        fault::point("round.joined").await;
         match deadline.half().bound(answered).await {
             Ok(read) => read.unwrap_or_else(|_| Err(Error::Internal("a read was lost on its way".to_owned()))),
             // Others are more patient with a store that hangs: who is not goes on alone, and is told what can be had. Boxed,

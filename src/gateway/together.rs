@@ -16,6 +16,7 @@ use super::rounds::Rounds;
 use crate::deadline::Deadline;
 use crate::domain::{Batch, Definition, Disposition, Entry, Mark, dispositions};
 use crate::error::{Error, Result};
+use crate::fault;
 
 /// How many results go together. So few are always one step (see [`crate::domain::Marking::plan`]), wherever their tasks lie: being
 /// grouped never takes a batch's marks apart. A larger batch goes alone.
@@ -49,6 +50,7 @@ impl Gateway {
         if self.shared.batches.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer }) {
             tokio::spawn(self.clone().mark_groups(definition.clone()));
         }
+        fault::point("round.joined").await;
         let answer = deadline.bound(answered).await.map_err(|_| Error::DeadlineExceeded)?;
         answer.unwrap_or_else(|_| Err(Error::Internal("a report was lost on its way".to_owned())))
     }

@@ -17,6 +17,7 @@ enum Deed {
     /// Adding tasks to a job that has a third of them.
     Grow,
     Start,
+    Read,
     Report,
     LastReport,
     Cancel,
@@ -37,7 +38,9 @@ fn deeds(point: &str) -> &'static [Deed] {
     match point.split_once('.') {
         Some(("grow", _)) => &[Deed::Grow],
         Some(("start", _)) => &[Deed::Start],
+        Some(("round", _)) => &[Deed::Read, Deed::Report],
         Some(("report", _)) => &[Deed::Report, Deed::LastReport],
+        Some(("read", _)) => &[Deed::Read],
         Some(("cancel", _)) => &[Deed::Cancel],
         Some(("record", _)) => &[Deed::Record],
         Some(("drain", _)) => &[Deed::Drain],
@@ -64,7 +67,7 @@ impl Deed {
         let [first, second, _] = reports();
         match self {
             Self::Start | Self::Grow => {}
-            Self::Report | Self::Cancel | Self::Revoke => drop(stack[0].report(id, first).await.unwrap()),
+            Self::Read | Self::Report | Self::Cancel | Self::Revoke => drop(stack[0].report(id, first).await.unwrap()),
             Self::Record => {
                 stack[0].report(id, first).await.unwrap();
                 cut(&stack[0]);
@@ -94,6 +97,7 @@ impl Deed {
         let answer = match self {
             Self::Grow => gateway.grow(id, TASKS.into()).await.map(drop),
             Self::Start => gateway.start(id).await.map(drop),
+            Self::Read => gateway.progress(id).await.map(drop),
             Self::Report | Self::Record => gateway.report(id, second).await.map(drop),
             Self::LastReport => gateway.report(id, last).await.map(drop),
             Self::Cancel => gateway.cancel(id, "enough").await.map(drop),
@@ -113,7 +117,7 @@ impl Deed {
         let [first, second, last] = reports();
         match self {
             Self::Start | Self::Grow => vec![],
-            Self::Report | Self::Cancel | Self::Record | Self::Restore | Self::Revoke => first,
+            Self::Read | Self::Report | Self::Cancel | Self::Record | Self::Restore | Self::Revoke => first,
             Self::LastReport | Self::Drain => [first, second].concat(),
             Self::EndWithoutRedis => [first, second, last].concat(),
         }
@@ -133,6 +137,12 @@ async fn a_gateway_that_dies_in_a_start_leaves_a_job_that_starts() {
 #[tokio::test]
 async fn a_gateway_that_dies_in_a_report_loses_nothing_that_it_acknowledged() {
     die_at_every_point_of("report").await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_dies_with_calls_that_share_a_round_loses_nothing_that_it_acknowledged() {
+    die_at_every_point_of("round").await;
+    die_at_every_point_of("read").await;
 }
 
 #[tokio::test]
@@ -172,7 +182,10 @@ async fn what_a_gateway_that_dies_began_to_revoke_is_revoked() {
 
 #[test]
 fn a_gateway_dies_at_every_point() {
-    let tested = ["grow", "start", "report", "record", "drain", "restore", "cancel", "revoke", "finish", "commit"];
+    let tested = [
+        "grow", "start", "round", "report", "read", "record", "drain", "restore", "cancel", "revoke", "finish",
+        "commit",
+    ];
     for point in POINTS {
         assert!(!deeds(point).is_empty());
         assert!(tested.contains(&point.split_once('.').unwrap().0), "{point}");
@@ -249,7 +262,7 @@ async fn taken_over(stack: &Stack, point: &str, deed: Deed, id: &str) -> Stored 
                 stack[1].report(id, results).await.unwrap();
             }
         }
-        Deed::Report | Deed::Record | Deed::Restore => {
+        Deed::Read | Deed::Report | Deed::Record | Deed::Restore => {
             for results in &reports()[1..] {
                 let answer = stack[1].report(id, results.clone()).await.unwrap();
                 assert_eq!(answer.dispositions.len(), results.len());

@@ -24,6 +24,8 @@ pub enum Fault {
     Stall,
     /// SIGKILL.
     Kill,
+    /// The task that comes by panics; the gateway goes on.
+    Panic,
 }
 
 /// A gateway; calls go through its [`Client`].
@@ -154,6 +156,7 @@ impl Gateway {
         let what = match fault {
             Fault::Stall => "stall",
             Fault::Kill => "kill",
+            Fault::Panic => "panic",
         };
         // Put in place whole: the gateway may look at any moment.
         let unfinished = faults(&self.directory).join("unfinished");
