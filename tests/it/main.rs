@@ -30,6 +30,7 @@ mod reading;
 mod reporting_together;
 mod runbook;
 mod server_without_stores;
+mod sharing;
 mod source;
 mod stalled_jobs;
 mod startup;
