@@ -45,6 +45,9 @@ pub const POINTS: [&str; 29] = [
 pub async fn point(_name: &'static str) {}
 
 /// Passes the point `name`, or does there what a test ordered.
+///
+/// # Panics
+/// Where that is what it ordered.
 #[cfg(feature = "fault-points")]
 #[expect(unsafe_code, clippy::panic, reason = "kill(2), and what a test orders")]
 pub async fn point(name: &'static str) {
