@@ -83,6 +83,14 @@ impl Mirrors {
         mirror.took(under, held_by);
     }
 
+    /// The bytes of these runs of the job's cells as they are here: what its tracker most likely holds, unless other
+    /// gateways report to it as well. `None` without a mirror.
+    pub fn runs(&self, id: &JobId, layout: Layout, runs: &[Range<usize>]) -> Option<Vec<Vec<u8>>> {
+        let mut state = self.state();
+        let mirror = state.mirrors.get(id).filter(|mirror| mirror.layout == layout)?;
+        Some(runs.iter().map(|run| mirror.cells[run.clone()].to_vec()).collect())
+    }
+
     /// Adds what was read from a tracker.
     pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: Standing) {
         let mut state = self.state();

@@ -1,6 +1,9 @@
 //! Reads of one job that come at once are one: a page that many look at costs the stores what one reader does. Who comes
 //! while a read is under way joins the next, so that nobody is told what was before he came (invariant I6).
 
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Gateway;
@@ -31,7 +34,9 @@ impl Gateway {
             tokio::spawn(self.clone().read_rounds(id.clone()));
         }
         fault::point("round.joined").await;
-        match deadline.half().bound(answered).await {
+        // A read leaves half of its time for its second store, so one that began with this caller answers before.
+        let patience = Deadline::after(deadline.remaining() * 3 / 4);
+        match patience.bound(answered).await {
             Ok(read) => read.unwrap_or_else(|_| Err(Error::Internal("a read was lost on its way".to_owned()))),
             // Others are more patient with a store that hangs: who is not goes on alone, and is told what can be had. Boxed,
             // since every call would have to carry it.
@@ -43,10 +48,9 @@ impl Gateway {
     async fn read_rounds(self, id: JobId) {
         while let Some(round) = self.shared.reads.next(&id, <[_]>::len) {
             let Some(deadline) = round.iter().map(|waiting| waiting.deadline).max() else { continue };
-            let (gateway, job) = (self.clone(), id.clone());
-            // On a task of its own, so that who waits is not lost with a read that panics.
-            let read = tokio::spawn(async move { gateway.progress_alone(&job, deadline).await }).await;
-            let read = read.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())));
+            // Who waits is not lost with a read that panics.
+            let read = AssertUnwindSafe(self.progress_alone(&id, deadline)).catch_unwind().await;
+            let read = read.unwrap_or_else(|_| Err(Error::Internal("a read panicked".to_owned())));
             for waiting in round {
                 let _ = waiting.answer.send(read.clone());
             }

@@ -11,8 +11,8 @@ use super::Gateway;
 use super::together::Taken;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Batch, Change, Definition, Disposition, ErrorSample, Failure, JobId, JobState, Mark, Marking, Report, Standing,
-    TaskResult,
+    Batch, Change, Definition, Disposition, ErrorSample, Failure, JobId, JobState, Layout, Mark, Marking, Report,
+    Standing, TaskResult,
 };
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
@@ -79,7 +79,10 @@ impl Gateway {
         let Taken { dispositions, after } = self.mark_together(&definition, &batch, deadline).await?;
         let state = match after {
             After::Marked(header) => {
-                self.note_errors(&definition, &batch, &dispositions, deadline).await;
+                if let Some(errors) = new_errors(&batch, &dispositions) {
+                    // They are kept also if the caller goes away meanwhile.
+                    let _ = tokio::spawn(self.clone().note_errors(definition, errors, deadline)).await;
+                }
                 self.state_after(id, &header, deadline).await
             }
             After::Recorded => JobState::Running,
@@ -107,7 +110,7 @@ impl Gateway {
         for step in Marking::plan(layout, marks.iter().copied()) {
             let (header, change) = loop {
                 // Leaves time for the ledger when Redis hangs.
-                let stand = match self.mark_step(id, &step, footing, deadline.half()).await {
+                let stand = match self.mark_step(id, layout, &step, footing, deadline.half()).await {
                     Ok(Ok(marked)) if footing.only_adopted => break marked,
                     Ok(Ok(marked)) => match self.stand(id, deadline).await? {
                         Stand::On(now) if now.incarnation == footing.incarnation => break marked,
@@ -163,16 +166,18 @@ impl Gateway {
         Ok(After::Recorded)
     }
 
-    /// Marks one step: computed from the bytes as they are believed to be, and again as long as they are others, as other
+    /// Marks one step: computed from the bytes as the mirror has them, and again as long as they are others, as other
     /// gateways' reports make them. Those of this gateway go together (`together`) and never meet.
     async fn mark_step(
         &self,
         id: &JobId,
+        layout: Layout,
         step: &Marking,
         footing: Footing,
         deadline: Deadline,
     ) -> Result<std::result::Result<(Header, Change), Refusal>> {
-        let mut bytes = step.blank();
+        let held = self.shared.mirrors.runs(id, layout, step.runs());
+        let mut bytes = held.unwrap_or_else(|| step.blank());
         for _ in 0..MAX_CONFLICTS {
             let change = step.apply(&bytes).ok_or_else(|| {
                 Error::from(live::Error::Unexpected("bytes of other places than were asked for".to_owned()))
@@ -259,23 +264,24 @@ impl Gateway {
         finished.ok().and_then(Result::ok).flatten().unwrap_or(JobState::Running)
     }
 
-    /// Keeps what went wrong, of failures that were new. Best effort.
-    async fn note_errors(&self, definition: &Definition, batch: &Batch, became: &[Disposition], deadline: Deadline) {
-        let now = OffsetDateTime::now_utc();
-        let new = batch.entries().iter().zip(became).filter(|(_, became)| **became == Disposition::Applied);
-        let mut errors: Vec<_> = new
-            .filter_map(|(entry, _)| {
-                let (Mark { task, stage, .. }, Failure { code, message }) = (entry.mark?, entry.failure.clone()?);
-                let task_name = entry.task_name.clone().unwrap_or_default();
-                Some(ErrorSample { task, task_name, stage, code, message, report_time: now })
-            })
-            .collect();
-        if errors.is_empty() {
-            return;
-        }
-        self.name(definition, &mut errors, deadline.half()).await;
+    /// Keeps what went wrong. Best effort.
+    async fn note_errors(self, definition: Arc<Definition>, mut errors: Vec<ErrorSample>, deadline: Deadline) {
+        self.name(&definition, &mut errors, deadline.half()).await;
         if let Err(error) = self.live().note_errors(&definition.id, &errors, deadline.half()).await {
             tracing::debug!(job = %definition.id, %error, "errors were not noted");
         }
     }
+}
+
+/// What went wrong, of failures that were new; `None` if nothing did.
+fn new_errors(batch: &Batch, became: &[Disposition]) -> Option<Vec<ErrorSample>> {
+    let report_time = OffsetDateTime::now_utc();
+    let new = batch.entries().iter().zip(became).filter(|(_, became)| **became == Disposition::Applied);
+    let errors = new.filter_map(|(entry, _)| {
+        let (Mark { task, stage, .. }, Failure { code, message }) = (entry.mark?, entry.failure.clone()?);
+        let task_name = entry.task_name.clone().unwrap_or_default();
+        Some(ErrorSample { task, task_name, stage, code, message, report_time })
+    });
+    let errors: Vec<_> = errors.collect();
+    (!errors.is_empty()).then_some(errors)
 }

@@ -6,8 +6,10 @@
 //! competes with itself, only gateways do with each other; and the busier a job is, the fewer calls to Redis a report
 //! costs.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Gateway;
@@ -61,9 +63,9 @@ impl Gateway {
             let batches: Vec<_> = group.iter().map(|waiting| waiting.batch.clone()).collect();
             // Whoever is less patient goes away alone.
             let Some(deadline) = group.iter().map(|waiting| waiting.deadline).max() else { continue };
-            // On a task of its own, so that what waits is not lost with a group that panics.
-            let marked = tokio::spawn(self.clone().mark_group(definition.clone(), batches, deadline)).await;
-            let taken = marked.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())));
+            // What waits is not lost with a group that panics.
+            let marked = AssertUnwindSafe(self.mark_group(&definition, &batches, deadline)).catch_unwind().await;
+            let taken = marked.unwrap_or_else(|_| Err(Error::Internal("marking a group panicked".to_owned())));
             match taken {
                 Ok(taken) => {
                     for (waiting, taken) in group.into_iter().zip(taken) {
@@ -81,16 +83,16 @@ impl Gateway {
 
     /// Marks the results of all batches, as if they were one.
     async fn mark_group(
-        self,
-        definition: Arc<Definition>,
-        batches: Vec<Arc<Batch>>,
+        &self,
+        definition: &Definition,
+        batches: &[Arc<Batch>],
         deadline: Deadline,
     ) -> Result<Vec<Taken>> {
         let layout = definition.layout();
         let entries = || batches.iter().flat_map(|batch| batch.entries());
         let marks: Vec<Mark> = entries().filter_map(|entry| entry.mark).collect();
         let mut changes = Vec::new();
-        let after = self.mark(&definition, &marks, &mut changes, deadline).await?;
+        let after = self.mark(definition, &marks, &mut changes, deadline).await?;
         let mut became = match &after {
             After::Recorded => {
                 let recorded = |entry: &Entry| entry.mark.map_or(Disposition::UnknownTask, |_| Disposition::Recorded);
