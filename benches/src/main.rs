@@ -4,6 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `limit` | against a bare tonic service: how much of the wire is left |
+//! | `designs` | against the designs that it replaces: how fast, and what goes wrong |
 //! | `scale` | what more tasks, jobs, callers and gateways cost, and the slow paths |
 //! | `load` | who loads: h2load for reads, our own reporters for reports |
 //! | `bare` | the bare service |
@@ -13,6 +14,7 @@
 //! | `page`, `plot` | what is written to docs/benchmarks |
 
 mod bare;
+mod designs;
 mod effort;
 mod jobs;
 mod limit;
@@ -53,12 +55,16 @@ struct Flags {
     /// Be the bare service, until killed
     #[arg(long, hide = true)]
     bare: bool,
+    #[command(flatten)]
+    other: designs::Serve,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Name {
     /// Reads and reports as a share of what a bare tonic service answers
     Limit,
+    /// One hot job, and the ends of small ones, by the designs that Highwater replaces
+    Designs,
     /// What more tasks, jobs, callers and gateways cost, and the slow paths
     Scale,
 }
@@ -66,7 +72,11 @@ enum Name {
 #[tokio::main]
 async fn main() -> ExitCode {
     let flags = Flags::parse();
-    let ran = if flags.bare { bare::serve().await } else { run(&flags).await };
+    let ran = match &flags.other.kind {
+        Some(kind) => flags.other.serve(*kind).await,
+        None if flags.bare => bare::serve().await,
+        None => run(&flags).await,
+    };
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -86,6 +96,7 @@ async fn run(flags: &Flags) -> Result<()> {
         eprintln!("{}", headline(*name));
         let page = match name {
             Name::Limit => limit::run(effort, flags.rounds).await?,
+            Name::Designs => designs::run(effort, flags.rounds).await?,
             Name::Scale => scale::run(effort).await?,
         };
         let seconds = began.elapsed().as_secs();

@@ -43,6 +43,43 @@ pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<String> {
     })
 }
 
+/// Bars of several series, side by side by what they have in common; some may go down.
+pub fn groups(title: &str, unit: &str, names: &[String], series: &[(String, Vec<f64>)]) -> Result<String> {
+    let values = || series.iter().flat_map(|(_, values)| values.iter().copied());
+    let (least, most) = (values().fold(0.0, f64::min), values().fold(f64::MIN_POSITIVE, f64::max));
+    let room = (most - least) * 0.1;
+    draw(|root| {
+        let mut chart = ChartBuilder::on(root)
+            .caption(title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(72)
+            .build_cartesian_2d(-0.5..names.len() as f64 - 0.5, least - room..most + room)?;
+        // Half of the labels stand between two groups, and say nothing.
+        let name = |place: &f64| names.get(place.round() as usize).filter(|_| place.fract() == 0.0).cloned();
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .max_light_lines(0)
+            .x_labels(2 * names.len())
+            .x_label_formatter(&|place| name(place).unwrap_or_default())
+            .y_desc(unit)
+            .draw()?;
+        let width = 0.8 / series.len() as f64;
+        for (number, (name, values)) in series.iter().enumerate() {
+            let colour = COLOURS[number % COLOURS.len()];
+            let bars = values.iter().enumerate().map(|(place, value)| {
+                let left = place as f64 - 0.4 + number as f64 * width;
+                Rectangle::new([(left, 0.0), (left + width, *value)], colour.filled())
+            });
+            let legend = move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled());
+            chart.draw_series(bars)?.label(name).legend(legend);
+        }
+        chart.configure_series_labels().background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
+        Ok(())
+    })
+}
+
 /// Lines over a scale that grows tenfold.
 pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
     let points = || lines.iter().flat_map(|(_, points)| points.iter().copied());
@@ -55,7 +92,14 @@ pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
             .x_label_area_size(40)
             .y_label_area_size(72)
             .build_cartesian_2d((least..most.max(least * 1.01)).log_scale(), 0.0..highest)?;
-        chart.configure_mesh().x_desc(x).y_desc(y).draw()?;
+        chart
+            .configure_mesh()
+            .max_light_lines(0)
+            .x_labels(6)
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_desc(x)
+            .y_desc(y)
+            .draw()?;
         for (place, (name, points)) in lines.iter().enumerate() {
             let colour = COLOURS[place % COLOURS.len()];
             chart
@@ -63,7 +107,9 @@ pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
         }
-        chart.configure_series_labels().background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
+        // Where what grows has not got to yet.
+        let place = SeriesLabelPosition::UpperLeft;
+        chart.configure_series_labels().position(place).background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
         Ok(())
     })
 }

@@ -72,6 +72,14 @@ impl Stand {
         Server::start(&[program("bench")?, "--bare".to_owned()], &self.directory.0).await
     }
 
+    /// Starts one of the designs that Highwater replaces, over the same servers.
+    pub async fn design(&self, name: &str, flags: &[&str]) -> Result<Server> {
+        let redis = format!("--redis-url={}", self.redis.socket_url());
+        let mut command = vec![program("bench")?, format!("--design={name}"), redis, self.postgres_flag()];
+        command.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Server::start(&command, &self.directory.0).await
+    }
+
     /// A file of its own for whoever measures.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)

@@ -1,0 +1,83 @@
+//! Counts by stage, as a blob or as columns have them.
+
+use highwater::grpc::pb;
+use serde::{Deserialize, Serialize};
+
+use crate::jobs::STAGES;
+
+/// How many succeeded and failed, at each stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tally {
+    fetch: Counts,
+    process: Counts,
+    upload: Counts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Counts {
+    succeeded: i64,
+    failed: i64,
+}
+
+impl Tally {
+    /// What a report adds; nothing if it names a stage that no job has.
+    pub fn of(results: &[pb::TaskResult]) -> Option<Self> {
+        let mut columns = [0; 6];
+        for result in results {
+            let stage = STAGES.iter().position(|stage| *stage == result.stage)?;
+            columns[2 * stage + usize::from(result.outcome() == pb::Outcome::Failed)] += 1;
+        }
+        Some(Self::from_columns(columns))
+    }
+
+    /// From columns: succeeded and failed, stage by stage.
+    pub fn from_columns(columns: [i64; 6]) -> Self {
+        let counts = |stage: usize| Counts { succeeded: columns[2 * stage], failed: columns[2 * stage + 1] };
+        Self { fetch: counts(0), process: counts(1), upload: counts(2) }
+    }
+
+    /// As columns.
+    pub fn columns(&self) -> [i64; 6] {
+        let Self { fetch, process, upload } = self;
+        [fetch.succeeded, fetch.failed, process.succeeded, process.failed, upload.succeeded, upload.failed]
+    }
+
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        let (mine, theirs) = (self.columns(), other.columns());
+        *self = Self::from_columns(std::array::from_fn(|place| mine[place] + theirs[place]));
+    }
+
+    /// What a job of so many tasks has come to: it goes on until every task was reported at each stage, or failed before;
+    /// and it has failed if more than half of them did.
+    pub fn state(&self, tasks: i64) -> pb::JobState {
+        let mut failed = 0;
+        for counts in [self.fetch, self.process, self.upload] {
+            failed += counts.failed;
+            if counts.succeeded + failed < tasks {
+                return pb::JobState::Running;
+            }
+        }
+        if failed * 2 > tasks { pb::JobState::Failed } else { pb::JobState::Succeeded }
+    }
+
+    /// As the interface tells it.
+    pub fn stages(&self, tasks: i64) -> Vec<pb::StageProgress> {
+        let mut failed_before = 0;
+        let stages = STAGES.iter().zip([self.fetch, self.process, self.upload]);
+        stages
+            .map(|(stage, counts)| {
+                let told = pb::StageProgress {
+                    stage: (*stage).to_owned(),
+                    total_count: tasks,
+                    pending_count: Some(tasks - counts.succeeded - counts.failed - failed_before),
+                    succeeded_count: Some(counts.succeeded),
+                    failed_count: Some(counts.failed),
+                    skipped_count: Some(failed_before),
+                };
+                failed_before += counts.failed;
+                told
+            })
+            .collect()
+    }
+}
