@@ -12,8 +12,8 @@ use crate::effort::{Effort, step};
 use crate::stand::{Server, Stand};
 use crate::{Result, jobs};
 
-/// How long a job that is complete may take to end, beside what it takes until it is shown.
-const ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How long a job that is complete may take to end. A design that loses marks ends a job by a report, or never.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Small jobs to their ends, also by the design that saves its blob whole.
 pub async fn judge_all(stand: &Stand, tables: &Tables, effort: Effort) -> Result<Vec<Judged>> {
@@ -50,7 +50,7 @@ async fn to_the_ends(server: &Server, effort: Effort) -> Result<Vec<Told>> {
 
 /// Judges all of them, when all of them had the time to end.
 async fn judge(contender: Contender, server: &Server, tables: &Tables, told: &[Told]) -> Result<Vec<Judged>> {
-    let until = Instant::now() + contender.shows_within() + ENDS_WITHIN;
+    let until = Instant::now() + if contender.is_right(0) { ENDS_WITHIN } else { Duration::ZERO };
     let mut judged = ROUNDS.map(|round| Judged { contender, round, wrongs: Wrongs::default() });
     for told in told {
         let at_last = ends::at_last(server, &told.id, until).await?;

@@ -1,11 +1,17 @@
 //! What Postgres itself tells: how much was written ahead, what became of the tables, and which jobs were ended.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 
 use super::contender::Contender;
 use crate::Result;
+
+/// How long a server that was stopped may stay connected.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Whom to ask.
 pub struct Tables(PgPool);
@@ -51,8 +57,12 @@ impl Tables {
 
     /// What became of its tables, once nobody is connected but who asks.
     pub async fn kept(&self, contender: Contender) -> Result<Kept> {
+        let began = Instant::now();
         while sqlx::query_scalar::<_, i64>(OTHERS).fetch_one(&self.0).await? > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            if began.elapsed() > GONE_WITHIN {
+                return Err("a server that was stopped is still connected".into());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(sqlx::query_as(KEPT).bind(contender.schema()).fetch_one(&self.0).await?)
     }

@@ -81,3 +81,17 @@ impl Tally {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_failed_is_waited_for_at_no_later_stage() {
+        let state = |columns| Tally::from_columns(columns).state(4);
+        assert_eq!(state([3, 0, 4, 0, 4, 0]), pb::JobState::Running);
+        assert_eq!(state([3, 1, 3, 0, 2, 0]), pb::JobState::Running);
+        assert_eq!(state([3, 1, 3, 0, 2, 1]), pb::JobState::Succeeded);
+        assert_eq!(state([2, 2, 1, 1, 1, 0]), pb::JobState::Failed);
+    }
+}
