@@ -53,7 +53,7 @@ pub async fn measure(stand: &Stand, effort: Effort) -> Result<Others> {
     let empty = |what| Beside { what, rounds: Vec::new() };
     let mut found = [empty("nothing"), empty("a job of 1,000,000 tasks"), empty("a job of 10,000,000 tasks")];
     let length = effort.seconds(3);
-    for round in 0..effort.pick(3, 1) {
+    for round in 0..effort.pick(5, 1) {
         let id = format!("beside-small-{round}");
         let small = self::large(&gateway, &id, small).await?;
         for (place, beside) in found.iter_mut().enumerate() {

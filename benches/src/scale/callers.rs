@@ -222,6 +222,17 @@ impl Callers {
             short(told),
             count(self.open_files as f64),
         ));
+        if let Some(most) = self.pollers.last()
+            && most.told < most.callers as f64 * 0.95
+        {
+            page.say(format!(
+                "{} pollers ask for as many reads a second, and got {}: the servers took {:.2} cores for that, and the pollers the rest of the machine, for \
+                 as many connections of their own. So the last step shows what the callers can, not the gateway.",
+                count(most.callers as f64),
+                count(most.told),
+                most.spent.gateway_cpu + most.spent.redis_cpu
+            ));
+        }
         let row = |what: &str, step: &Step| {
             [
                 format!("{} {what}", count(step.callers as f64)),

@@ -26,16 +26,18 @@ pub fn tell(page: &mut Page, reported: &Reported, running: &Running, callers: &C
         cost("watchers of a job that changes", callers.cpu_a_watcher()),
     ];
     page.heading("What breaks first");
-    let gateways_first = costs.iter().filter(|cost| cost.gateway > cost.redis).count();
-    let many = costs.iter().map(|cost| cost.gateway / cost.redis.max(f64::MIN_POSITIVE));
-    let least = many.fold(f64::INFINITY, f64::min);
+    // What a step cost Redis less than the noise of another is nothing that fills it.
+    let ratio = |cost: &Cost| if cost.redis > 0.0 { cost.gateway / cost.redis } else { f64::INFINITY };
+    let gateways_first = costs.iter().filter(|cost| ratio(cost) > 1.0).count();
+    let soonest = costs.iter().min_by(|one, other| ratio(one).total_cmp(&ratio(other)));
+    let soonest = soonest.map(|cost| format!("{:.1} gateways' cores fill it soonest, by {}", ratio(cost), cost.what));
     page.say(format!(
         "How many fill a core, by what the most of each cost above. Redis has one core for scripts and reads, whatever the machine; a gateway has as \
-         many as it is given, and there can be more gateways. In {gateways_first} of {} rows a gateway's first core is full before Redis is; the \
-         row that brings Redis to its limit soonest is where it takes {} gateways' cores to fill that of Redis. Beside CPU, connections end at the \
-         limit of open files, and the marks of running jobs at `--mirror-memory` of each gateway.",
+         many as it is given, and there can be more gateways. In {gateways_first} of {} rows a gateway's first core is full before that of Redis: so what breaks \
+         first is a gateway, and another one mends it. Redis is the end of that: {}. Beside CPU, connections end at the limit of open files, and the marks of running \
+         jobs at `--mirror-memory` of each gateway.",
         costs.len(),
-        if least.is_finite() { format!("{:.1}", (1.0 / least).max(0.0).recip()) } else { "any number of".to_owned() },
+        soonest.unwrap_or_default(),
     ));
     let fill = |cpu: f64| if cpu > 0.0 { count(1.0 / cpu) } else { "not measurable".to_owned() };
     let rows = costs.each_ref().map(|cost| {
@@ -43,7 +45,7 @@ pub fn tell(page: &mut Page, reported: &Reported, running: &Running, callers: &C
             cost.what.to_owned(),
             format!("{:.2}", cost.gateway * 1e6),
             fill(cost.gateway),
-            format!("{:.2}", cost.redis * 1e6),
+            format!("{:.2}", cost.redis.max(0.0) * 1e6),
             fill(cost.redis),
         ]
     });

@@ -18,7 +18,9 @@ use crate::{Result, jobs, plot};
 const LIVE: &str = "shared";
 const HOT: &str = "hot";
 const SPREAD: usize = 100;
-const TASKS: i64 = 10_000_000;
+/// Of each: the marks of all of them fit into what mirrors may take, which is what a gateway is to be given.
+const TASKS: i64 = 1_000_000;
+const HOT_TASKS: i64 = 10_000_000;
 /// Of all gateways together.
 const REPORTERS: usize = 64;
 const CONNECTIONS: usize = 8;
@@ -48,13 +50,14 @@ pub struct Gateways(Vec<Step>);
 pub async fn measure(stand: &Stand, effort: Effort) -> Result<Gateways> {
     let mut gateways = vec![stand.gateway(&[]).await?];
     let channel = gateways[0].channel()?;
-    let (tasks, spread) = effort.pick((TASKS, SPREAD), (1_000_000, 3));
+    let (hot, spread) = effort.pick((HOT_TASKS, SPREAD), (TASKS, 3));
+    let tasks = |id: &str| if id == HOT { hot } else { TASKS };
     let ids = [LIVE.to_owned(), HOT.to_owned()].into_iter().chain((0..spread).map(|number| format!("spread-{number}")));
     let ids: Vec<_> = ids.collect();
     for id in &ids {
-        jobs::start(&channel, id, tasks).await?;
+        jobs::start(&channel, id, tasks(id)).await?;
     }
-    let jobs: Vec<_> = ids.iter().map(|id| Tasks::of(id, tasks.cast_unsigned())).collect();
+    let jobs: Vec<_> = ids.iter().map(|id| Tasks::of(id, tasks(id).cast_unsigned())).collect();
     let length = effort.seconds(4);
     let mut found = Vec::new();
     for more in effort.pick(&[1, 2, 4][..], &[1, 2]) {

@@ -62,6 +62,7 @@ pub async fn run(effort: Effort) -> Result<Page> {
     step("more jobs");
     let stand = another(stand, effort).await?;
     let running = running::measure(&stand, effort).await?;
+    let stand = another(stand, effort).await?;
     step("more callers");
     let callers = callers::measure(&stand, effort, limit).await?;
     let mut stand = another(stand, effort).await?;

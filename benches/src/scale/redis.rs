@@ -44,6 +44,13 @@ impl Redis {
         self.info("stats", "total_commands_processed").await
     }
 
+    /// How many scripts were run.
+    pub async fn scripts(&self) -> Result<u64> {
+        let text: String = self.ask(&["INFO", "commandstats"]).await?;
+        let calls = text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        Ok(calls.map_or(Ok(0), str::parse)?)
+    }
+
     /// The keys of a job.
     pub async fn keys(&self, id: &str) -> Result<Vec<String>> {
         self.ask(&["KEYS", &format!("*{{{id}}}*")]).await
