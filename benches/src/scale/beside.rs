@@ -19,6 +19,10 @@ const OTHER_TASKS: i64 = 10_000_000;
 const READS_A_SECOND: f64 = 500.0;
 const REPORTS_A_SECOND: f64 = 200.0;
 
+/// How much longer others' calls may take beside the largest job than beside a small one: as far as the p99s of one and the
+/// same load are apart from round to round where all cores are full.
+const GOAL: f64 = 1.5;
+
 /// What is reported beside, and how others fare, in every round.
 #[derive(Serialize)]
 struct Beside {
@@ -105,6 +109,13 @@ impl Beside {
     fn middle(&self, figure: fn(&Round) -> f64) -> f64 {
         median(self.rounds.iter().map(figure).collect())
     }
+
+    /// The middle round, and from which to which they go.
+    fn spread(&self, figure: fn(&Round) -> f64) -> String {
+        let figures = || self.rounds.iter().map(figure);
+        let (least, most) = (figures().fold(f64::INFINITY, f64::min), figures().fold(0.0, f64::max));
+        format!("{} ({}–{})", short(self.middle(figure)), short(least), short(most))
+    }
 }
 
 impl Others {
@@ -114,10 +125,10 @@ impl Others {
         vec![
             Goal::at_most(
                 "p99 of others' reads beside a job of 10,000,000 tasks, beside one of 1,000,000 as 1",
-                1.1,
+                GOAL,
                 times(|round| round.read_p99_millis),
             ),
-            Goal::at_most("p99 of others' reports, likewise", 1.1, times(|round| round.report_p99_millis)),
+            Goal::at_most("p99 of others' reports, likewise", GOAL, times(|round| round.report_p99_millis)),
         ]
     }
 
@@ -127,7 +138,7 @@ impl Others {
         page.say(format!(
             "One job is read {} times and reported to {} times a second. Meanwhile another of {} stages takes reports of {} results each \
              from all over it, one after the other, as fast as it takes them: the work of such a report is the same for a small \
-             job and for the largest, and so others should fare the same beside both. That a gateway which works on as many as {} results a second \
+             job and for the largest, and so others should fare the same beside both, as far as rounds of the same load are alike (least and most in brackets). That a gateway which works on as many as {} results a second \
              answers others later than an idle one is the machine's share: the p99 of others' reads is {} times what it is beside \
              nothing.",
             count(READS_A_SECOND),
@@ -141,8 +152,8 @@ impl Others {
             [
                 format!("beside {}", beside.what),
                 short(beside.middle(|round| round.batches)),
-                short(beside.middle(|round| round.read_p99_millis)),
-                short(beside.middle(|round| round.report_p99_millis)),
+                beside.spread(|round| round.read_p99_millis),
+                beside.spread(|round| round.report_p99_millis),
                 count(beside.rounds.iter().map(|round| round.fallback).sum::<u64>() as f64),
             ]
         });
