@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use super::{Seen, latencies};
 use crate::Result;
-use crate::jobs::success;
+use crate::jobs::{STAGES, success};
 use crate::stand::Server;
 
 /// How many connections the reporters share.
@@ -54,19 +54,22 @@ impl Tasks {
         Self { id: id.to_owned(), total, taken: Arc::default() }
     }
 
-    /// So many tasks that nobody has named yet.
+    /// So many results that nobody has reported yet.
     fn take(&self, count: u64, order: Order) -> Result<Vec<pb::TaskResult>> {
         let first = self.taken.fetch_add(count, Ordering::Relaxed);
-        if first + count > self.total {
+        // Once all tasks are through a stage, the next one's turn comes.
+        let results = self.total.saturating_mul(STAGES.len() as u64);
+        if first + count > results {
             return Err(format!("{} has too few tasks for this load", self.id).into());
         }
         // Coprime to every total: the largest prime below 2^31.
         let scatter = |task: u64| task * 2_147_483_647 % self.total;
-        let tasks = first..first + count;
-        Ok(match order {
-            Order::InPages => tasks.map(success).collect(),
-            Order::Scattered => tasks.map(|task| success(scatter(task))).collect(),
-        })
+        let result = |number: u64| {
+            let (stage, task) = (STAGES[(number / self.total) as usize], number % self.total);
+            let task = if order == Order::Scattered { scatter(task) } else { task };
+            pb::TaskResult { stage: stage.to_owned(), ..success(task) }
+        };
+        Ok((first..first + count).map(result).collect())
     }
 
     /// The job.
