@@ -11,9 +11,9 @@ use super::{Cell, CountsDelta, Disposition, Entry, Layout, Mark};
 /// Places closer than this are read and written as one: a further place costs Redis about as much time as comparing
 /// and copying a few hundred more bytes (1.9 µs on one machine), but false conflicts and network grow with the gap.
 const JOIN_GAP: usize = 256;
-/// The most places, and the most bytes, that one script touches: about 3 ms at the worst, well under the 10 ms that
+/// The most places, and the most bytes, that one script touches: about 2 ms at the worst, well under the 10 ms that
 /// no script may hold Redis.
-const MAX_RUNS: usize = 1_500;
+const MAX_RUNS: usize = 1_000;
 const MAX_BYTES: usize = 256 * 1024;
 
 /// Marks to be set in one step.
