@@ -42,6 +42,11 @@ impl<W> Rounds<W> {
         Some(std::mem::replace(queue.get_mut(), left))
     }
 
+    /// Those who wait for the next round and are to be told something else, which takes them out of it.
+    pub fn take_if(&self, id: &JobId, is: impl FnMut(&mut W) -> bool) -> Vec<W> {
+        self.waits().get_mut(id).map_or_else(Vec::new, |queue| queue.extract_if(.., is).collect())
+    }
+
     fn waits(&self) -> MutexGuard<'_, HashMap<JobId, Vec<W>>> {
         // Every change is one assignment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
