@@ -11,7 +11,7 @@ COPY .sqlx .sqlx
 COPY migrations migrations
 COPY proto proto
 COPY src src
-# Not compiled, but the workspace names it.
+# Not compiled, but the workspace names them.
 COPY benches benches
 COPY tests/protocol_model tests/protocol_model
 RUN cargo build --release --locked --bin highwater
