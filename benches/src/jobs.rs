@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 use crate::Result;
 
 /// The stages of a job, unless it is said how many.
-pub const STAGES: [&str; 3] = ["fetch", "process", "upload"];
+pub const STAGES: [&str; 3] = [ALL_STAGES[0], ALL_STAGES[1], ALL_STAGES[2]];
 /// As many stages as a job can have; the first are those of any job here.
 pub const ALL_STAGES: [&str; 8] = ["fetch", "process", "upload", "verify", "index", "notify", "archive", "close"];
 

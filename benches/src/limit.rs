@@ -84,7 +84,7 @@ impl Measured {
             spread.push(Tasks::of(&id, 1_000_000));
         }
         let measured = Self { stand, gateway, bare, spread, length };
-        // Half done, as what the bare service answers.
+        // Under way, as what the bare service answers.
         let load = Load { reporters: 1, results: 500, order: Order::InPages, length: Duration::from_millis(100) };
         report(&measured.gateway, &[Tasks::of(LIVE, 1_000_000)], &load).await?;
         Ok(measured)
@@ -95,9 +95,9 @@ impl Measured {
         let limit = self.reads(&self.bare, LIVE, is_live).await?;
         live.add(self.reads(&self.gateway, LIVE, is_live).await?, limit);
         ended.add(self.reads(&self.gateway, ENDED, is_ended).await?, limit);
-        let limit = self.reports(&self.bare, &[Tasks::of("bare", u64::MAX / 4)], 10, Order::InPages).await?;
-        hot.add(self.reports(&self.gateway, &[self.job("hot", round).await?], 10, Order::InPages).await?, limit);
-        spread.add(self.reports(&self.gateway, &self.spread, 10, Order::InPages).await?, limit);
+        let limit = self.reports(&self.bare, &[Tasks::of("bare", u64::MAX / 4)]).await?;
+        hot.add(self.reports(&self.gateway, &[self.job("hot", round).await?]).await?, limit);
+        spread.add(self.reports(&self.gateway, &self.spread).await?, limit);
         let limit = self.bitfields().await?;
         paged.add(self.marks(&self.job("paged", round).await?, Order::InPages).await?, limit);
         scattered.add(self.marks(&self.job("scattered", round).await?, Order::Scattered).await?, limit);
@@ -116,14 +116,18 @@ impl Measured {
         Ok(Figures::of(&seen, 1))
     }
 
-    async fn reports(&self, server: &Server, jobs: &[Tasks], results: u64, order: Order) -> Result<Figures> {
-        let load = Load { reporters: REPORTERS, results, order, length: self.length };
-        Ok(Figures::of(&report(server, jobs, &load).await?, 1))
+    /// Reports of 10 results.
+    async fn reports(&self, server: &Server, jobs: &[Tasks]) -> Result<Figures> {
+        Ok(Figures::of(&report(server, jobs, &self.load(10, Order::InPages)).await?, 1))
     }
 
+    /// Marks by reports of 100 results.
     async fn marks(&self, job: &Tasks, order: Order) -> Result<Figures> {
-        let load = Load { reporters: REPORTERS, results: 100, order, length: self.length };
-        Ok(Figures::of(&report(&self.gateway, std::slice::from_ref(job), &load).await?, 100))
+        Ok(Figures::of(&report(&self.gateway, std::slice::from_ref(job), &self.load(100, order)).await?, 100))
+    }
+
+    fn load(&self, results: u64, order: Order) -> Load {
+        Load { reporters: REPORTERS, results, order, length: self.length }
     }
 
     /// What Redis does when it is asked for nothing but 100 marks at a time: pipelined BITFIELD, by redis-benchmark.
@@ -208,8 +212,8 @@ fn page(lines: &[Line]) -> Result<Page> {
         "What no service over tonic can leave out is measured by a bare one, which answers messages of the same shape \
          from memory: same build, same client, same machine, and on two cores the client takes its share of both. \
          Reads come from h2load, over {CONNECTIONS} connections with {STREAMS} calls open on each; reports from \
-         {REPORTERS} reporters, each of which names tasks that nobody has named before and looks at what became of \
-         them. Marks are compared with what `redis-benchmark` reaches on the same Redis with pipelined `BITFIELD` \
+         {REPORTERS} reporters, each of which reports what nobody has reported before and looks at what became of \
+         it. Marks are compared with what `redis-benchmark` reaches on the same Redis with pipelined `BITFIELD` \
          commands of 100 `SET u2`. Each line is the middle of {} rounds, in which both alternate.",
         lines[0].rounds.len()
     ));

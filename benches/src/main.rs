@@ -11,6 +11,7 @@
 //! | `stand` | the private Redis and Postgres, and the processes that are measured |
 //! | `jobs` | jobs to measure with |
 //! | `usage` | what a process used of the machine |
+//! | `until` | waiting for what comes by itself |
 //! | `page`, `plot` | what is written to docs/benchmarks |
 
 mod bare;
@@ -24,6 +25,7 @@ mod page;
 mod plot;
 mod scale;
 mod stand;
+mod until;
 mod usage;
 
 use std::path::PathBuf;

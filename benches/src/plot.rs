@@ -22,12 +22,7 @@ pub type Line = (String, Vec<(f64, f64)>);
 pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<String> {
     let most = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max) * 1.1;
     draw(|root| {
-        let mut chart = ChartBuilder::on(root)
-            .caption(title, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(72)
-            .build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..most)?;
+        let mut chart = frame(root, title).build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..most)?;
         let name = |place: &SegmentValue<usize>| match place {
             SegmentValue::CenterOf(place) => bars.get(*place).map(|(name, _)| name.clone()).unwrap_or_default(),
             SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
@@ -49,12 +44,8 @@ pub fn groups(title: &str, unit: &str, names: &[String], series: &[(String, Vec<
     let (least, most) = (values().fold(0.0, f64::min), values().fold(f64::MIN_POSITIVE, f64::max));
     let room = (most - least) * 0.1;
     draw(|root| {
-        let mut chart = ChartBuilder::on(root)
-            .caption(title, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(72)
-            .build_cartesian_2d(-0.5..names.len() as f64 - 0.5, least - room..most + room)?;
+        let mut chart =
+            frame(root, title).build_cartesian_2d(-0.5..names.len() as f64 - 0.5, least - room..most + room)?;
         // Half of the labels stand between two groups, and say nothing.
         let name = |place: &f64| names.get(place.round() as usize).filter(|_| place.fract() == 0.0).cloned();
         chart
@@ -86,12 +77,8 @@ pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
     let (least, most) = points().fold((f64::MAX, 1.0_f64), |(least, most), (x, _)| (least.min(x), most.max(x)));
     let highest = points().map(|(_, y)| y).fold(f64::MIN_POSITIVE, f64::max) * 1.1;
     draw(|root| {
-        let mut chart = ChartBuilder::on(root)
-            .caption(title, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(72)
-            .build_cartesian_2d((least..most.max(least * 1.01)).log_scale(), 0.0..highest)?;
+        let mut chart =
+            frame(root, title).build_cartesian_2d((least..most.max(least * 1.01)).log_scale(), 0.0..highest)?;
         chart
             .configure_mesh()
             .max_light_lines(0)
@@ -114,10 +101,18 @@ pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
     })
 }
 
+/// What is painted on.
+type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+/// What every plot has around it.
+fn frame<'a, 'b>(canvas: &'a Canvas<'b>, title: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut frame = ChartBuilder::on(canvas);
+    frame.caption(title, ("sans-serif", 18)).margin(12).x_label_area_size(40).y_label_area_size(72);
+    frame
+}
+
 fn draw(
-    paint: impl FnOnce(
-        &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    ) -> std::result::Result<(), DrawingAreaErrorKind<std::io::Error>>,
+    paint: impl FnOnce(&Canvas<'_>) -> std::result::Result<(), DrawingAreaErrorKind<std::io::Error>>,
 ) -> Result<String> {
     let mut svg = String::new();
     {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater::dev::{Postgres, Process, Redis, make_base};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,11 +13,12 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::until::until;
 use crate::{Result, usage};
 
 const DATABASE: &str = "highwater";
 const LISTENING: &str = "listening on ";
-/// How long a server may take to be ready.
+/// How long a server may take to be ready, and to answer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The servers that gateways stand on, and where all of it lives. Gone when dropped.
@@ -99,35 +100,25 @@ impl Server {
     async fn start(command: &[String], directory: &Path) -> Result<Self> {
         let log = directory.join(format!("server-{}.log", fs::read_dir(directory)?.count()));
         let process = Process::start(command, directory, &log)?;
-        let began = Instant::now();
-        loop {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            let line = text.lines().find_map(|line| line.strip_prefix(LISTENING));
-            if let Some(address) = line {
-                let admin = text.split_whitespace().find_map(|word| word.strip_prefix("admin=")?.parse().ok());
-                return Ok(Self { address: address.trim().parse()?, admin, process });
-            }
-            if began.elapsed() > READY_WITHIN {
-                return Err(format!("{} does not listen: {text}", command[0]).into());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let text = || fs::read_to_string(&log).unwrap_or_default();
+        let listens = until("a server listens", READY_WITHIN, async || {
+            let text = text();
+            let Some(address) = text.lines().find_map(|line| line.strip_prefix(LISTENING)) else { return Ok(None) };
+            let admin = text.split_whitespace().find_map(|word| word.strip_prefix("admin=")?.parse().ok());
+            Ok(Some((address.trim().parse()?, admin)))
+        });
+        let (address, admin) = listens.await.map_err(|error| format!("{}: {error}: {}", command[0], text()))?;
+        Ok(Self { address, admin, process })
     }
 
     /// Waits until it says that it is ready.
     async fn ready(&self) -> Result<()> {
-        let began = Instant::now();
         let mut health = HealthClient::new(self.channel()?);
-        loop {
+        until("a gateway is ready", READY_WITHIN, async || {
             let answer = health.check(HealthCheckRequest::default()).await;
-            if answer.is_ok_and(|answer| answer.into_inner().status == ServingStatus::Serving as i32) {
-                return Ok(());
-            }
-            if began.elapsed() > READY_WITHIN {
-                return Err("a gateway is not ready".into());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            Ok(answer.is_ok_and(|answer| answer.into_inner().status == ServingStatus::Serving as i32).then_some(()))
+        })
+        .await
     }
 
     /// A connection to it of its own, made when it is needed.

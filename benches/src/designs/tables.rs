@@ -1,6 +1,6 @@
 //! What Postgres itself tells: how much was written ahead, what became of the tables, and which jobs were ended.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::postgres::PgPoolOptions;
@@ -8,10 +8,10 @@ use sqlx::{AssertSqlSafe, Executor, PgPool};
 
 use super::contender::Contender;
 use crate::Result;
+use crate::until::until;
 
 /// How long a server that was stopped may stay connected.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Whom to ask.
 pub struct Tables(PgPool);
@@ -57,13 +57,11 @@ impl Tables {
 
     /// What became of its tables, once nobody is connected but who asks.
     pub async fn kept(&self, contender: Contender) -> Result<Kept> {
-        let began = Instant::now();
-        while sqlx::query_scalar::<_, i64>(OTHERS).fetch_one(&self.0).await? > 0 {
-            if began.elapsed() > GONE_WITHIN {
-                return Err("a server that was stopped is still connected".into());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        until("a server that was stopped is connected no more", GONE_WITHIN, async || {
+            let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(&self.0).await?;
+            Ok((others == 0).then_some(()))
+        })
+        .await?;
         Ok(sqlx::query_as(KEPT).bind(contender.schema()).fetch_one(&self.0).await?)
     }
 

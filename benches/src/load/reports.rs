@@ -1,5 +1,5 @@
-//! Reports of fresh marks, by reporters of our own: each names tasks that nobody has named before, and looks at what
-//! became of every one.
+//! Reports of fresh marks, by reporters of our own: none names a task at a stage that was named before,
+//! and each looks at what became of every result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,15 +6,16 @@ use highwater::grpc::pb;
 use pb::progress_service_client::ProgressServiceClient;
 use serde::Serialize;
 
+use super::PATIENCE;
 use super::goal::short;
 use super::spent::{Meter, Spent};
-use super::until::until;
 use crate::effort::Effort;
 use crate::load::Seen;
 use crate::load::reads::{CONNECTIONS, STREAMS, is_live, read};
 use crate::load::reports::{How, Load, Order, Tasks, report, report_so};
 use crate::page::{Page, count};
 use crate::stand::{Server, Stand};
+use crate::until::until;
 use crate::{Result, jobs};
 
 const JOBS: usize = 10;
@@ -96,7 +97,7 @@ pub async fn measure(stand: &mut Stand, effort: Effort) -> Result<Fallback> {
 async fn seen_so(gateway: &Server, ids: &[String], wrong: fn(&pb::Progress) -> Option<String>) -> Result<u64> {
     let (mut client, mut sum) = (ProgressServiceClient::new(gateway.channel()?), 0);
     for id in ids {
-        sum += until("a job is seen as it should be", async || {
+        sum += until("a job is seen as it should be", PATIENCE, async || {
             let answer = client.get_progress(pb::GetProgressRequest { job_id: id.clone() }).await?.into_inner();
             let progress = answer.progress.ok_or("an answer without progress")?;
             let succeeded = progress.stages.first().and_then(|stage| stage.succeeded_count).unwrap_or(0);

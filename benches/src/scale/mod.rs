@@ -34,12 +34,16 @@ mod running;
 mod scripts;
 mod size;
 mod spent;
-mod until;
+
+use std::time::Duration;
 
 use crate::Result;
 use crate::effort::{Effort, step};
 use crate::page::Page;
 use crate::stand::Stand;
+
+/// How long anything may take that comes by itself.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Measures all of it.
 pub async fn run(effort: Effort) -> Result<Page> {

@@ -7,13 +7,14 @@ use pb::job_service_client::JobServiceClient;
 use pb::progress_service_client::ProgressServiceClient;
 use serde::Serialize;
 
+use super::PATIENCE;
 use super::batches::{Batches, RESULTS};
 use super::goal::{Goal, short};
 use super::redis::Redis;
-use super::until::until;
 use crate::effort::Effort;
 use crate::page::{Page, count};
 use crate::stand::{Server, Stand};
+use crate::until::until;
 use crate::{Result, jobs, usage};
 
 const ID: &str = "worst";
@@ -128,7 +129,7 @@ async fn list(gateway: &Server) -> Result<()> {
 
 async fn live_again(gateway: &Server) -> Result<()> {
     let mut client = ProgressServiceClient::new(gateway.channel()?);
-    until("a tracker that was lost is restored and LIVE", async || {
+    until("a tracker that was lost is restored and LIVE", PATIENCE, async || {
         let answer = client.get_progress(pb::GetProgressRequest { job_id: ID.to_owned() }).await?.into_inner();
         let progress = answer.progress.unwrap_or_default();
         Ok((progress.restore_time.is_some() && progress.source() == pb::Source::Live).then_some(()))
@@ -145,7 +146,7 @@ async fn complete(gateway: &Server, tasks: u64) -> Result<()> {
         batches.report_once(gateway).await?;
     }
     let mut jobs = JobServiceClient::new(gateway.channel()?);
-    until("a job of which all was reported has ended", async || {
+    until("a job of which all was reported has ended", PATIENCE, async || {
         let got = jobs.get_job(pb::GetJobRequest { job_id: "whole".to_owned() }).await?.into_inner();
         Ok((got.job.unwrap_or_default().state() == pb::JobState::Succeeded).then_some(()))
     })
