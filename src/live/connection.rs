@@ -46,7 +46,8 @@ impl Connection {
             .set_min_delay(Duration::from_millis(50))
             .set_max_delay(RETRY_WITHIN)
             .set_connection_timeout(Some(CONNECT_WITHIN))
-            .set_response_timeout(Some(timeout))
+            // Every call is bounded here, and a timer for each is enough.
+            .set_response_timeout(None)
             .set_pipeline_buffer_size(CALLS_IN_FLIGHT)
             .set_concurrency_limit(CALLS_IN_FLIGHT);
         let manager = RwLock::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
@@ -80,7 +81,8 @@ impl Connection {
         deadline: Deadline,
     ) -> Result<redis::RedisResult<T>, Silence> {
         let mut manager = self.link.manager();
-        let answer = self.bound(call.invoke_async(&mut manager), deadline).await?;
+        // In a box, as it moves with every future around it.
+        let answer = self.bound(Box::pin(call.invoke_async(&mut manager)), deadline).await?;
         if answer.as_ref().is_err_and(|error| matches!(Error::from(error.clone()), Error::Unreachable(_))) {
             self.breaker.suspect();
         }
