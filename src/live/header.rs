@@ -213,10 +213,10 @@ impl Header {
 
 /// The first 16 hexadecimal digits of the SHA-1: the one hash that a Redis script has.
 fn checksum(body: &[u8]) -> [u8; HEADER_BYTES - BODY_BYTES] {
-    let digest = sha1_smol::Sha1::from(body).digest().to_string();
-    let mut sum = [0; HEADER_BYTES - BODY_BYTES];
-    sum.copy_from_slice(&digest.as_bytes()[..HEADER_BYTES - BODY_BYTES]);
-    sum
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digest = sha1_smol::Sha1::from(body).digest().bytes();
+    let digit = |index: usize| DIGITS[usize::from(digest[index / 2] >> (4 * (1 - index % 2)) & 0xf)];
+    std::array::from_fn(digit)
 }
 
 /// Milliseconds since 1970; 0 for no time.
