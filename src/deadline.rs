@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 /// The moment after which nobody waits for the answer any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
@@ -45,7 +47,8 @@ impl Deadline {
     }
 
     /// Runs `work` until this deadline, then drops it.
-    pub async fn bound<T>(self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
-        tokio::time::timeout_at(self.0.into(), work).await.map_err(|_| Elapsed)
+    pub fn bound<T>(self, work: impl Future<Output = T>) -> impl Future<Output = Result<T, Elapsed>> {
+        // An `async fn` would hold the work twice.
+        tokio::time::timeout_at(self.0.into(), work).map(|done| done.map_err(|_| Elapsed))
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{Cell, CountsDelta, Disposition, Entry, Layout, Mark};
+use super::{Cell, CountsDelta, Disposition, Layout, Mark};
 
 /// Places closer than this are read and written as one: a further place costs Redis about as much time as comparing
 /// and copying a few hundred more bytes (1.9 µs on one machine), but false conflicts and network grow with the gap.
@@ -136,9 +136,9 @@ impl Marking {
 
 /// What became of each result, now that all `changes` of its report were applied. Results are taken in the order of
 /// the request: of two that say the same, the first is new.
-pub fn dispositions<'a>(
+pub fn dispositions(
     layout: Layout,
-    entries: impl IntoIterator<Item = &'a Entry>,
+    marks: impl IntoIterator<Item = Option<Mark>>,
     changes: &[Change],
 ) -> Vec<Disposition> {
     // Steps ascend by task, so that together they are one sorted list.
@@ -150,12 +150,10 @@ pub fn dispositions<'a>(
         Some(if cells[index].1 == old { Disposition::Duplicate } else { Disposition::Applied })
     };
     // A task without a change is behind the steps that were applied: the job ended in between.
-    entries
-        .into_iter()
-        .map(|entry| {
-            entry.mark.map_or(Disposition::UnknownTask, |mark| dispose(mark).unwrap_or(Disposition::Superseded))
-        })
-        .collect()
+    let became = |mark: Option<Mark>| {
+        mark.map_or(Disposition::UnknownTask, |mark| dispose(mark).unwrap_or(Disposition::Superseded))
+    };
+    marks.into_iter().map(became).collect()
 }
 
 #[cfg(test)]
@@ -190,9 +188,7 @@ mod tests {
             assert_eq!(added.collect::<Vec<_>>(), after.stages);
             changes.push(change);
         }
-        let entries: Vec<_> =
-            marks.iter().map(|mark| Entry { mark: Some(*mark), task_name: None, failure: None }).collect();
-        dispositions(layout, &entries, &changes)
+        dispositions(layout, marks.iter().copied().map(Some), &changes)
     }
 
     fn reports() -> impl Strategy<Value = (Layout, Vec<Mark>)> {

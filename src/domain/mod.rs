@@ -32,7 +32,7 @@ pub use marks::{Cell, Cells, CellsError, Layout, Mark, Status};
 pub use names::{Growth, MAX_NAMES, Names, NewTasks};
 pub use origins::{NoOrigins, Origins};
 pub use progress::{ErrorSample, Errors, KEPT_SAMPLES, Progress, Rate, Source, SourceReason, Tally};
-pub use report::{Batch, Disposition, Entry, Failure, MAX_RESULTS, MAX_VIOLATIONS, Outcome, Report, TaskResult};
+pub use report::{Batch, Disposition, Failure, MAX_RESULTS, MAX_VIOLATIONS, Outcome, Report, TaskResult};
 pub use resolve::{Resolution, Row, TrackerView, resolve};
 pub use rules::{Rule, Sight, due};
 pub use selection::{Selection, TaskQuery};

@@ -62,99 +62,97 @@ pub enum Disposition {
 
 /// A report that is well-formed, but whose tasks may still stand there by name.
 #[derive(Debug, Clone)]
-pub struct Report {
-    results: Vec<WellFormed>,
-}
+pub struct Report(Batch);
 
-#[derive(Debug, Clone)]
-struct WellFormed {
-    task: Task,
-    stage: usize,
-    outcome: Outcome,
-    failure: Option<Failure>,
-}
-
-#[derive(Debug, Clone)]
-enum Task {
-    /// `None`: the job has not so many.
-    Index(Option<u32>),
-    Name(String),
-}
-
-/// A validated report.
-#[derive(Debug, Clone)]
+/// A validated report. What few results have lies beside their marks, by their places in the request, which ascend.
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
-    results: Vec<Entry>,
-}
-
-/// One validated result.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// What it marks; `None` for a task that the job has not.
-    pub mark: Option<Mark>,
-    /// The task's name, if it was reported by that.
-    pub task_name: Option<String>,
-    /// Why it failed, if it did.
-    pub failure: Option<Failure>,
+    /// What each result marks; `None` for a task that the job has not.
+    marks: Vec<Option<Mark>>,
+    /// The names by which tasks were reported.
+    names: Vec<(usize, String)>,
+    /// Why tasks failed.
+    failures: Vec<(usize, Failure)>,
 }
 
 impl Report {
     /// Checks every result against the job's definition, and names what is wrong.
-    pub fn new(definition: &Definition, results: Vec<TaskResult>) -> Result<Self, Vec<Violation>> {
-        if results.is_empty() || results.len() > MAX_RESULTS {
-            let description = format!("must be 1 to {MAX_RESULTS} results, not {}", results.len());
+    pub fn new(
+        definition: &Definition,
+        results: impl IntoIterator<Item = TaskResult, IntoIter: ExactSizeIterator>,
+    ) -> Result<Self, Vec<Violation>> {
+        let results = results.into_iter();
+        let count = results.len();
+        if !(1..=MAX_RESULTS).contains(&count) {
+            let description = format!("must be 1 to {MAX_RESULTS} results, not {count}");
             return Err(vec![Violation::new("results", description)]);
         }
         let mut violations = Vec::new();
-        let mut well_formed = Vec::with_capacity(results.len());
-        for (index, result) in results.into_iter().enumerate() {
-            match result.validate(definition) {
-                Ok(result) => well_formed.push(result),
-                Err((field, description)) => {
-                    violations.push(Violation::new(format!("results[{index}].{field}"), description));
-                    if violations.len() == MAX_VIOLATIONS {
-                        break;
-                    }
+        let mut batch = Batch { marks: Vec::with_capacity(count), ..Batch::default() };
+        for (index, result) in results.enumerate() {
+            if let Err((field, description)) = batch.add(result, definition) {
+                violations.push(Violation::new(format!("results[{index}].{field}"), description));
+                if violations.len() == MAX_VIOLATIONS {
+                    break;
                 }
             }
         }
-        if violations.is_empty() { Ok(Self { results: well_formed }) } else { Err(violations) }
+        if violations.is_empty() { Ok(Self(batch)) } else { Err(violations) }
     }
 
     /// The names by which tasks are reported, in the order of the request.
     pub fn names(&self) -> Vec<&str> {
-        let tasks = self.results.iter().map(|result| &result.task);
-        let names = tasks.filter_map(|task| match task {
-            Task::Name(name) => Some(name.as_str()),
-            Task::Index(_) => None,
-        });
-        names.collect()
+        self.0.names.iter().map(|(_, name)| name.as_str()).collect()
     }
 
     /// With the indexes of its [`names`](Self::names), in their order: the batch that can be marked.
     pub fn resolve(self, tasks: impl IntoIterator<Item = Option<u32>>) -> Batch {
+        let Self(mut batch) = self;
         let mut tasks = tasks.into_iter();
-        let entry = |result: WellFormed| {
-            let (task, task_name) = match result.task {
-                Task::Index(task) => (task, None),
-                Task::Name(name) => (tasks.next().flatten(), Some(name)),
-            };
-            let WellFormed { stage, outcome, failure, .. } = result;
-            Entry { mark: task.map(|task| Mark { task, stage, outcome }), task_name, failure }
-        };
-        Batch { results: self.results.into_iter().map(entry).collect() }
+        for (place, _) in &batch.names {
+            let mark = &mut batch.marks[*place];
+            *mark = mark.zip(tasks.next().flatten()).map(|(mark, task)| Mark { task, ..mark });
+        }
+        batch
     }
 }
 
 impl Batch {
-    /// The results, in the order of the request.
-    pub fn entries(&self) -> &[Entry] {
-        &self.results
+    /// What each result marks, in the order of the request; `None` for a task that the job has not.
+    pub fn marks(&self) -> &[Option<Mark>] {
+        &self.marks
+    }
+
+    /// The results that say why a task failed, by their places.
+    pub fn failures(&self) -> &[(usize, Failure)] {
+        &self.failures
+    }
+
+    /// The task's name in this place, if it was reported by that.
+    pub fn name(&self, place: usize) -> Option<&str> {
+        let index = self.names.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        Some(&self.names[index].1)
+    }
+
+    /// Adds a result, unless it is malformed. Which task it is of that has a name is said by [`Report::resolve`].
+    fn add(&mut self, result: TaskResult, definition: &Definition) -> Result<(), (&'static str, String)> {
+        let place = self.marks.len();
+        self.marks.push(result.mark(definition)?);
+        match (result.outcome, result.failure) {
+            (Some(Outcome::Failed), failure) => self.failures.push((place, failure.unwrap_or_default().kept()?)),
+            (_, Some(_)) => return Err(("error", "must be absent unless the outcome is FAILED".to_owned())),
+            (_, None) => {}
+        }
+        if !result.task_name.is_empty() {
+            self.names.push((place, result.task_name));
+        }
+        Ok(())
     }
 }
 
 impl TaskResult {
-    fn validate(self, definition: &Definition) -> Result<WellFormed, (&'static str, String)> {
+    /// What it marks; `None` for a task that the job has not.
+    fn mark(&self, definition: &Definition) -> Result<Option<Mark>, (&'static str, String)> {
         let named = !self.task_name.is_empty();
         if named && !definition.named_tasks {
             return Err(("task_name", "must be absent: the job's tasks have no names".to_owned()));
@@ -170,16 +168,8 @@ impl TaskResult {
         }
         let stage = definition.known_stage(&self.stage).map_err(|must| ("stage", must))?;
         let outcome = self.outcome.ok_or_else(|| ("outcome", "must be SUCCEEDED or FAILED".to_owned()))?;
-        let failure = match (outcome, self.failure) {
-            (Outcome::Succeeded, Some(_)) => {
-                return Err(("error", "must be absent unless the outcome is FAILED".to_owned()));
-            }
-            (Outcome::Succeeded, None) => None,
-            (Outcome::Failed, failure) => Some(failure.unwrap_or_default().kept()?),
-        };
-        let index = || u32::try_from(self.task).ok().filter(|task| *task < definition.task_count);
-        let task = if named { Task::Name(self.task_name) } else { Task::Index(index()) };
-        Ok(WellFormed { task, stage, outcome, failure })
+        let task = u32::try_from(self.task).ok().filter(|task| named || *task < definition.task_count);
+        Ok(task.map(|task| Mark { task, stage, outcome }))
     }
 }
 
@@ -236,9 +226,9 @@ mod tests {
         let report = Report::new(&definition, vec![named("b"), result(3, "read"), named("x"), named("a")]).unwrap();
         assert_eq!(report.names(), ["b", "x", "a"]);
         let batch = report.resolve([Some(1), None, Some(0)]);
-        let marked: Vec<_> = batch.entries().iter().map(|entry| entry.mark.map(|mark| mark.task)).collect();
+        let marked: Vec<_> = batch.marks().iter().map(|mark| mark.map(|mark| mark.task)).collect();
         assert_eq!(marked, [Some(1), Some(3), None, Some(0)]);
-        assert_eq!(batch.entries()[0].task_name.as_deref(), Some("b"));
+        assert_eq!([0, 1, 3].map(|place| batch.name(place)), [Some("b"), None, Some("a")]);
     }
 
     #[test]
@@ -257,7 +247,7 @@ mod tests {
     fn a_foreign_task_is_kept_apart_and_poisons_nothing() {
         let results = vec![result(9, "read"), result(10, "read"), result(1 << 40, "read")];
         let batch = Report::new(&definition(), results).unwrap().resolve([]);
-        let marked: Vec<_> = batch.entries().iter().map(|entry| entry.mark.is_some()).collect();
+        let marked: Vec<_> = batch.marks().iter().map(Option::is_some).collect();
         assert_eq!(marked, [true, false, false]);
     }
 

@@ -122,7 +122,8 @@ impl Gateway {
         match self.known().definition(id) {
             Some(definition) => Ok((definition, true)),
             None => {
-                let job = self.get(id, deadline).await?;
+                // In a box, as few calls need it.
+                let job = Box::pin(self.get(id, deadline)).await?;
                 Ok((Arc::new(job.definition), job.state != JobState::Pending))
             }
         }

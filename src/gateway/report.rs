@@ -11,8 +11,8 @@ use super::Gateway;
 use super::together::Taken;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Batch, Change, Definition, Disposition, ErrorSample, Failure, JobId, JobState, Layout, Mark, Marking, Report,
-    Standing, TaskResult,
+    Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Layout, Mark, Marking, Report, Standing,
+    TaskResult,
 };
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
@@ -44,10 +44,10 @@ struct Footing {
 }
 
 /// How a report ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum After {
-    /// All is in the tracker, whose header is this now.
-    Marked(Header),
+    /// All is in the tracker with this incarnation, in which nothing is pending any more if it is complete.
+    Marked { incarnation: u64, complete: bool },
     /// All is in the ledger.
     Recorded,
     /// The job turned out to have ended.
@@ -64,26 +64,33 @@ enum Stand {
 
 impl Gateway {
     /// Takes a report.
-    pub async fn report(&self, id: &JobId, results: Vec<TaskResult>, deadline: Deadline) -> Result<Reported> {
+    pub async fn report(
+        &self,
+        id: &JobId,
+        results: impl ExactSizeIterator<Item = TaskResult>,
+        deadline: Deadline,
+    ) -> Result<Reported> {
         let (definition, started) = self.definition_now(id, deadline).await?;
         let report = Report::new(&definition, results).map_err(Error::Invalid)?;
         if !started {
             return Err(Error::NotStarted(id.clone()));
         }
-        let tasks = match self.known().ended(id) {
-            // Whichever tasks they are, nothing becomes of them any more.
-            Some(_) => Vec::new(),
-            None => self.tasks(&definition, &report.names(), deadline).await?,
+        let names = report.names();
+        // Of a job that has ended nothing becomes of them any more, whichever tasks they are.
+        let tasks = if names.is_empty() || self.known().ended(id).is_some() {
+            Vec::new()
+        } else {
+            Box::pin(self.tasks(&definition, &names, deadline)).await?
         };
         let batch = Arc::new(report.resolve(tasks));
         let Taken { dispositions, after } = self.mark_together(&definition, &batch, deadline).await?;
         let state = match after {
-            After::Marked(header) => {
+            After::Marked { incarnation, complete } => {
                 if let Some(errors) = new_errors(&batch, &dispositions) {
                     // They are kept also if the caller goes away meanwhile.
                     let _ = tokio::spawn(self.clone().note_errors(definition, errors, deadline)).await;
                 }
-                self.state_after(id, &header, deadline).await
+                if complete { self.state_after(id, incarnation, deadline).await } else { JobState::Running }
             }
             After::Recorded => JobState::Running,
             After::Ended(state) => state,
@@ -103,20 +110,20 @@ impl Gateway {
         let mut footing = match self.first_footing(id, deadline).await? {
             Stand::On(footing) => footing,
             Stand::Ended(state) => return Ok(After::Ended(state)),
-            Stand::Nowhere => return self.record(definition, marks, deadline).await,
+            Stand::Nowhere => return Box::pin(self.record(definition, marks, deadline)).await,
         };
         let mut refusals = 0;
         let mut last = None;
         for step in Marking::plan(layout, marks.iter().copied()) {
             let (header, change) = loop {
-                // Leaves time for the ledger when Redis hangs.
+                // Leaves time for the ledger when Redis hangs. What few reports need is in boxes: the rest moves with each.
                 let stand = match self.mark_step(id, layout, &step, footing, deadline.half()).await {
                     Ok(Ok(marked)) if footing.only_adopted => break marked,
-                    Ok(Ok(marked)) => match self.stand(id, deadline).await? {
+                    Ok(Ok(marked)) => match Box::pin(self.stand(id, deadline)).await? {
                         Stand::On(now) if now.incarnation == footing.incarnation => break marked,
                         other => other,
                     },
-                    Ok(Err(refusal)) => self.stand_after(id, &refusal, footing, deadline).await?,
+                    Ok(Err(refusal)) => Box::pin(self.stand_after(id, &refusal, footing, deadline)).await?,
                     Err(Error::Unavailable(Unavailable::Redis)) => Stand::Nowhere,
                     Err(error) => return Err(error),
                 };
@@ -124,7 +131,9 @@ impl Gateway {
                 match stand {
                     Stand::On(next) if refusals <= MAX_REFUSALS => footing = next,
                     Stand::Ended(state) => return Ok(After::Ended(state)),
-                    Stand::On(_) | Stand::Nowhere => return self.record(definition, marks, deadline).await,
+                    Stand::On(_) | Stand::Nowhere => {
+                        return Box::pin(self.record(definition, marks, deadline)).await;
+                    }
                 }
             };
             fault::point("report.confirmed").await;
@@ -136,7 +145,9 @@ impl Gateway {
             changes.push(change);
             last = Some(header);
         }
-        last.map(After::Marked).ok_or_else(|| Error::Internal("a report of no steps".to_owned()))
+        let marked =
+            |header: Header| After::Marked { incarnation: header.incarnation, complete: header.counts.is_complete() };
+        last.map(marked).ok_or_else(|| Error::Internal("a report of no steps".to_owned()))
     }
 
     /// Records marks in the ledger.
@@ -206,7 +217,7 @@ impl Gateway {
         if let Some(running) = self.shared.running.get(id) {
             return Ok(Stand::On(Footing { incarnation: running.incarnation, only_adopted: true }));
         }
-        match (self.stand(id, deadline.half()).await, self.known().incarnation(id)) {
+        match (Box::pin(self.stand(id, deadline.half())).await, self.known().incarnation(id)) {
             (Err(Error::Unavailable(_)), Some(incarnation)) => {
                 Ok(Stand::On(Footing { incarnation, only_adopted: true }))
             }
@@ -254,12 +265,9 @@ impl Gateway {
         }
     }
 
-    /// The state to tell after the last mark: a job that it completed is finished first, for a moment.
-    async fn state_after(&self, id: &JobId, header: &Header, deadline: Deadline) -> JobState {
-        if !header.counts.is_complete() {
-            return JobState::Running;
-        }
-        let finish = self.finish(id, header.incarnation);
+    /// The state to tell after the last mark of all: the job that it completed is finished first, for a moment.
+    async fn state_after(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> JobState {
+        let finish = self.finish(id, incarnation);
         let finished = deadline.half().at_most(FINISH_PATIENCE).bound(finish).await;
         finished.ok().and_then(Result::ok).flatten().unwrap_or(JobState::Running)
     }
@@ -275,11 +283,15 @@ impl Gateway {
 
 /// What went wrong, of failures that were new; `None` if nothing did.
 fn new_errors(batch: &Batch, became: &[Disposition]) -> Option<Vec<ErrorSample>> {
+    if batch.failures().is_empty() {
+        return None;
+    }
     let report_time = OffsetDateTime::now_utc();
-    let new = batch.entries().iter().zip(became).filter(|(_, became)| **became == Disposition::Applied);
-    let errors = new.filter_map(|(entry, _)| {
-        let (Mark { task, stage, .. }, Failure { code, message }) = (entry.mark?, entry.failure.clone()?);
-        let task_name = entry.task_name.clone().unwrap_or_default();
+    let new = batch.failures().iter().filter(|(place, _)| became[*place] == Disposition::Applied);
+    let errors = new.filter_map(|(place, failure)| {
+        let Mark { task, stage, .. } = batch.marks()[*place]?;
+        let task_name = batch.name(*place).unwrap_or_default().to_owned();
+        let (code, message) = (failure.code.clone(), failure.message.clone());
         Some(ErrorSample { task, task_name, stage, code, message, report_time })
     });
     let errors: Vec<_> = errors.collect();

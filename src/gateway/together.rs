@@ -16,7 +16,7 @@ use super::Gateway;
 use super::report::After;
 use super::rounds::Rounds;
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Definition, Disposition, Entry, Mark, dispositions};
+use crate::domain::{Batch, Definition, Disposition, Mark, dispositions};
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -89,23 +89,23 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Vec<Taken>> {
         let layout = definition.layout();
-        let entries = || batches.iter().flat_map(|batch| batch.entries());
-        let marks: Vec<Mark> = entries().filter_map(|entry| entry.mark).collect();
+        let all = || batches.iter().flat_map(|batch| batch.marks().iter().copied());
+        let marks: Vec<Mark> = all().flatten().collect();
         let mut changes = Vec::new();
         let after = self.mark(definition, &marks, &mut changes, deadline).await?;
         let mut became = match &after {
             After::Recorded => {
-                let recorded = |entry: &Entry| entry.mark.map_or(Disposition::UnknownTask, |_| Disposition::Recorded);
-                entries().map(recorded).collect()
+                let recorded = |mark: Option<Mark>| mark.map_or(Disposition::UnknownTask, |_| Disposition::Recorded);
+                all().map(recorded).collect()
             }
-            After::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; entries().count()],
+            After::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; all().count()],
             // Of several steps, the first may have been marked before the end.
-            After::Marked(_) | After::Ended(_) => dispositions(layout, entries(), &changes),
+            After::Marked { .. } | After::Ended(_) => dispositions(layout, all(), &changes),
         };
         let mut taken = Vec::with_capacity(batches.len());
         for batch in batches.iter().rev() {
-            let dispositions = became.split_off(became.len() - batch.entries().len());
-            taken.push(Taken { dispositions, after: after.clone() });
+            let dispositions = became.split_off(became.len() - batch.marks().len());
+            taken.push(Taken { dispositions, after });
         }
         taken.reverse();
         Ok(taken)
@@ -114,7 +114,7 @@ impl Gateway {
 
 /// How many of the first batches go together: at least one.
 fn group(waiting: &[Waiting]) -> usize {
-    fitting(waiting.iter().map(|waiting| waiting.batch.entries().len()))
+    fitting(waiting.iter().map(|waiting| waiting.batch.marks().len()))
 }
 
 /// The same, of batches with so many results.

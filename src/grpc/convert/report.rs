@@ -4,9 +4,9 @@ use super::pb;
 use crate::domain::{Disposition, Failure, Outcome, TaskResult};
 use crate::gateway::Reported;
 
-/// The results as the domain takes them.
-pub fn results(results: Vec<pb::TaskResult>) -> Vec<TaskResult> {
-    results.into_iter().map(TaskResult::from).collect()
+/// The results as the domain takes them, one by one: a report has thousands.
+pub fn results(results: Vec<pb::TaskResult>) -> impl ExactSizeIterator<Item = TaskResult> {
+    results.into_iter().map(TaskResult::from)
 }
 
 /// What a report is answered.
