@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, [ROOT])?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("highwater_descriptor.bin"), descriptors.encode_to_vec())?;
     // A map in the order of its keys, as the domain keeps it.
-    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
+    let messages = tonic_prost_build::configure().btree_map(".").codec_path("crate::grpc::codec::Codec");
+    messages.compile_fds(descriptors)?;
     Ok(())
 }

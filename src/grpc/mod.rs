@@ -5,6 +5,7 @@
 //! Knows nothing of Redis and Postgres.
 
 mod calls;
+mod codec;
 mod convert;
 mod deadline;
 mod jobs;
