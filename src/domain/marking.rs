@@ -44,7 +44,8 @@ impl Marking {
     /// least one, which may touch nothing.
     pub fn plan(layout: Layout, marks: impl Iterator<Item = Mark>) -> Vec<Self> {
         let mut bits: Vec<(u32, Cell)> = marks.map(|mark| (mark.task, mark.bits(layout.stages))).collect();
-        bits.sort_unstable_by_key(|(task, _)| *task);
+        // Most reports name tasks in their order, and this merges what is in order.
+        bits.sort_by_key(|(task, _)| *task);
         bits.dedup_by(|later, kept| {
             let same = later.0 == kept.0;
             if same {
@@ -143,8 +144,15 @@ pub fn dispositions(
 ) -> Vec<Disposition> {
     // Steps ascend by task, so that together they are one sorted list.
     let mut cells: Vec<(u32, Cell)> = changes.iter().flat_map(|change| change.old.iter().copied()).collect();
+    // Most reports name tasks in their order.
+    let mut next = 0;
     let mut dispose = |mark: Mark| {
-        let index = cells.binary_search_by_key(&mark.task, |(task, _)| *task).ok()?;
+        let index = if cells.get(next).is_some_and(|(task, _)| *task == mark.task) {
+            next
+        } else {
+            cells.binary_search_by_key(&mark.task, |(task, _)| *task).ok()?
+        };
+        next = index + 1;
         let old = cells[index].1;
         cells[index].1 = old.merge(mark.bits(layout.stages));
         Some(if cells[index].1 == old { Disposition::Duplicate } else { Disposition::Applied })
