@@ -37,11 +37,11 @@ pub async fn cancel(channel: &Channel, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// That a task succeeded at the first stage.
-pub fn success(task: u64) -> pb::TaskResult {
+/// That a task succeeded at a stage.
+pub fn success(task: u64, stage: &str) -> pb::TaskResult {
     pb::TaskResult {
         task: task.cast_signed(),
-        stage: STAGES[0].to_owned(),
+        stage: stage.to_owned(),
         outcome: pb::Outcome::Succeeded.into(),
         ..pb::TaskResult::default()
     }

@@ -28,7 +28,8 @@ const ENDED: &str = "ended";
 struct Line {
     what: &'static str,
     against: &'static str,
-    goal: f64,
+    /// None for what only says what the others stand beside.
+    goal: Option<f64>,
     rounds: Vec<Round>,
 }
 
@@ -91,7 +92,7 @@ impl Measured {
     }
 
     async fn round(&self, round: u32, lines: &mut [Line]) -> Result<()> {
-        let [live, ended, hot, spread, paged, scattered] = lines else { return Err("six lines".into()) };
+        let [live, ended, hot, spread, paged, scattered, by_bare] = lines else { return Err("seven lines".into()) };
         let limit = self.reads(&self.bare, LIVE, is_live).await?;
         live.add(self.reads(&self.gateway, LIVE, is_live).await?, limit);
         ended.add(self.reads(&self.gateway, ENDED, is_ended).await?, limit);
@@ -99,8 +100,9 @@ impl Measured {
         hot.add(self.reports(&self.gateway, &[self.job("hot", round).await?]).await?, limit);
         spread.add(self.reports(&self.gateway, &self.spread).await?, limit);
         let limit = self.bitfields().await?;
-        paged.add(self.marks(&self.job("paged", round).await?, Order::InPages).await?, limit);
-        scattered.add(self.marks(&self.job("scattered", round).await?, Order::Scattered).await?, limit);
+        paged.add(self.marks(&self.gateway, &self.job("paged", round).await?, Order::InPages).await?, limit);
+        scattered.add(self.marks(&self.gateway, &self.job("scattered", round).await?, Order::Scattered).await?, limit);
+        by_bare.add(self.marks(&self.bare, &Tasks::of("bare", u64::MAX / 4), Order::InPages).await?, limit);
         Ok(())
     }
 
@@ -122,8 +124,8 @@ impl Measured {
     }
 
     /// Marks by reports of 100 results.
-    async fn marks(&self, job: &Tasks, order: Order) -> Result<Figures> {
-        Ok(Figures::of(&report(&self.gateway, std::slice::from_ref(job), &self.load(100, order)).await?, 100))
+    async fn marks(&self, server: &Server, job: &Tasks, order: Order) -> Result<Figures> {
+        Ok(Figures::of(&report(server, std::slice::from_ref(job), &self.load(100, order)).await?, 100))
     }
 
     fn load(&self, results: u64, order: Order) -> Load {
@@ -166,7 +168,7 @@ fn count_for(length: Duration) -> u64 {
 impl Line {
     fn all() -> Vec<Self> {
         let bare = "bare";
-        let line = |what, against, goal| Self { what, against, goal, rounds: Vec::new() };
+        let line = |what, against, goal| Self { what, against, goal: Some(goal), rounds: Vec::new() };
         vec![
             line("GetProgress of a running job", bare, 0.95),
             line("GetProgress of an ended job", bare, 0.97),
@@ -174,6 +176,7 @@ impl Line {
             line("ReportResults of 10 results, over 100 jobs", bare, 0.4),
             line("marks by reports of 100 results, in pages", "BITFIELD", 0.6),
             line("marks by reports of 100 results, scattered", "BITFIELD", 0.6),
+            Self { goal: None, ..line("marks by reports of 100 results, the bare service", "BITFIELD", 0.0) },
         ]
     }
 
@@ -214,7 +217,9 @@ fn page(lines: &[Line]) -> Result<Page> {
          Reads come from h2load, over {CONNECTIONS} connections with {STREAMS} calls open on each; reports from \
          {REPORTERS} reporters, each of which reports what nobody has reported before and looks at what became of \
          it. Marks are compared with what `redis-benchmark` reaches on the same Redis with pipelined `BITFIELD` \
-         commands of 100 `SET u2`. Each line is the middle of {} rounds, in which both alternate.",
+         commands of 100 `SET u2`. What the bare service leaves of that, without a mark being set anywhere, stands in the \
+         last line: nothing over tonic, with this client on the same cores, comes nearer. Each line is the middle of {} \
+         rounds, in which both alternate.",
         lines[0].rounds.len()
     ));
     let row = |line: &Line| {
@@ -223,7 +228,7 @@ fn page(lines: &[Line]) -> Result<Page> {
             count(line.middle(|round| round.ours.rate)),
             format!("{} ({})", count(line.middle(|round| round.limit.rate)), line.against),
             format!("**{:.2}**", line.ratio()),
-            format!("{:.2}", line.goal),
+            line.goal.map_or_else(String::new, |goal| format!("{goal:.2}")),
             format!(
                 "{:.1} / {:.1}",
                 line.middle(|round| round.ours.cpu_micros),

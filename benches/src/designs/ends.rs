@@ -123,8 +123,8 @@ async fn reporter(channel: Channel, shared: Shared) -> Result<Told> {
             shared.nearly.notify_one();
         }
         // Task by task through all stages, as workers take them.
-        let stage = STAGES[mark as usize % STAGES.len()].to_owned();
-        let results = vec![pb::TaskResult { stage, ..success(mark / STAGES.len() as u64) }];
+        let stage = STAGES[mark as usize % STAGES.len()];
+        let results = vec![success(mark / STAGES.len() as u64, stage)];
         let request = pb::ReportResultsRequest { job_id: shared.id.clone(), results };
         let answer = client.report_results(request).await?.into_inner();
         told.hear(answer.job_state());

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 
 use super::truth::{Gap, Truth};
 use crate::Result;
-use crate::jobs::success;
+use crate::jobs::{STAGES, success};
 use crate::load::latencies;
 use crate::stand::Server;
 
@@ -108,7 +108,7 @@ async fn reporter(channel: Channel, shared: Shared) -> Result<Histogram<u64>> {
         // One of its own, from the middle: it was answered a while ago.
         let again = mine.get(mine.len() / 2).copied().filter(|_| due);
         let first = again.unwrap_or_else(|| shared.taken.fetch_add(load.results, Ordering::Relaxed));
-        let results = (first..first + load.results).map(success).collect();
+        let results = (first..first + load.results).map(|task| success(task, STAGES[0])).collect();
         let request = pb::ReportResultsRequest { job_id: shared.id.clone(), results };
         let answer = client.report_results(request).await?.into_inner();
         latency.record(u64::try_from(began.elapsed().as_micros())?.max(1))?;

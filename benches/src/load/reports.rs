@@ -67,7 +67,7 @@ impl Tasks {
         let result = |number: u64| {
             let (stage, task) = (STAGES[(number / self.total) as usize], number % self.total);
             let task = if order == Order::Scattered { scatter(task) } else { task };
-            pb::TaskResult { stage: stage.to_owned(), ..success(task) }
+            success(task, stage)
         };
         Ok((first..first + count).map(result).collect())
     }

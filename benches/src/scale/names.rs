@@ -72,7 +72,7 @@ async fn read(stand: &Stand, names: usize) -> Result<(f64, f64)> {
     let reading = stand.gateway(&[]).await?;
     let mut reports = ReportServiceClient::new(reading.channel()?);
     let before = usage::resident(reading.pid())?;
-    let result = pb::TaskResult { task_name: name(names - 1), ..success(0) };
+    let result = pb::TaskResult { task_name: name(names - 1), ..success(0, STAGES[0]) };
     let began = Instant::now();
     let request = pb::ReportResultsRequest { job_id: ID.to_owned(), results: vec![result] };
     let dispositions = reports.report_results(request).await?.into_inner().dispositions;
