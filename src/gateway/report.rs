@@ -116,7 +116,7 @@ impl Gateway {
         let mut last = None;
         for step in Marking::plan(layout, marks.iter().copied()) {
             let (header, change) = loop {
-                // Leaves time for the ledger when Redis hangs. What few reports need is in boxes: the rest moves with each.
+                // Leaves time for the ledger when Redis hangs. In boxes is what few reports need.
                 let stand = match self.mark_step(id, layout, &step, footing, deadline.half()).await {
                     Ok(Ok(marked)) if footing.only_adopted => break marked,
                     Ok(Ok(marked)) => match Box::pin(self.stand(id, deadline)).await? {
