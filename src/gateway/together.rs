@@ -50,7 +50,8 @@ impl Gateway {
     ) -> Result<Taken> {
         let (answer, answered) = oneshot::channel();
         if self.shared.batches.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer }) {
-            tokio::spawn(self.clone().mark_groups(definition.clone()));
+            // In a box: a task is copied four times while it begins.
+            tokio::spawn(Box::pin(self.clone().mark_groups(definition.clone())));
         }
         fault::point("round.joined").await;
         // A group ends at the deadline of the most patient; who is not goes away alone, and takes no timer for that.
