@@ -1,13 +1,15 @@
 //! Mirrors: this gateway's copies of running jobs' marks, the OR of all that it has acknowledged or read. They are what
 //! a lost tracker is restored from (invariant I4), so every gateway is a replica of the marks at no cost in writes.
 //!
-//! Bounded: when new cells do not fit, the mirror that was used longest ago is dropped, counted and said. Knows neither
+//! Bounded: marks that this gateway acknowledged go before what it only read, which the gateway that acknowledged it holds
+//! as well. A job whose mirror does not fit even so has none, and what is not held is counted and said. No mirror of such
+//! marks is dropped for another: more jobs than fit would make and drop theirs by turns, and protect none. Knows neither
 //! store: who merges and pulls is `gateway::mirroring`.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use lru::LruCache;
+use std::time::{Duration, Instant};
 
 use crate::domain::{Cell, Cells, JobId, Layout, Standing};
 
@@ -15,21 +17,31 @@ use crate::domain::{Cell, Cells, JobId, Layout, Standing};
 /// at most 128 KiB, which one script compares in well under a millisecond.
 const CHUNK_TASKS: u32 = 65_536;
 
+/// How often it is said that mirrors do not fit.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
 /// All mirrors of this gateway.
 pub struct Mirrors {
     state: Mutex<State>,
     max_bytes: usize,
 }
 
+#[derive(Default)]
 struct State {
-    mirrors: LruCache<JobId, Mirror>,
+    mirrors: HashMap<JobId, Mirror>,
+    /// Of the cells of all mirrors.
     bytes: usize,
-    dropped: u64,
+    /// Of those that hold nothing but what was read.
+    copied: usize,
+    /// When it was last said that a mirror does not fit.
+    said: Option<Instant>,
 }
 
 struct Mirror {
     layout: Layout,
     cells: Vec<u8>,
+    /// This gateway acknowledged some of it.
+    own: bool,
     /// The tracker that is known to hold all of these marks.
     merged: Option<Standing>,
     /// The tracker into which all is being merged.
@@ -60,8 +72,7 @@ pub struct Chunk {
 impl Mirrors {
     /// Mirrors that together hold at most `max_bytes` of cells.
     pub fn new(max_bytes: usize) -> Self {
-        let state = State { mirrors: LruCache::unbounded(), bytes: 0, dropped: 0 };
-        Self { state: Mutex::new(state), max_bytes }
+        Self { state: Mutex::default(), max_bytes }
     }
 
     /// Adds marks that were acknowledged while the job's tracker was the one with the incarnation `under`. `held_by` is
@@ -75,7 +86,10 @@ impl Mirrors {
         held_by: Option<Standing>,
     ) {
         let mut state = self.state();
-        let Some(mirror) = state.mirror(id, layout, self.max_bytes) else { return };
+        let Some(mirror) = state.own(id, layout, self.max_bytes) else {
+            metrics::counter!("highwater_unmirrored_marks_total").increment(cells.count() as u64);
+            return state.say_full(id);
+        };
         for (task, cell) in cells {
             let span = layout.span(task);
             layout.merge(task, cell, &mut mirror.cells[span.clone()], span.start);
@@ -86,7 +100,7 @@ impl Mirrors {
     /// The bytes of these runs of the job's cells as they are here: what its tracker most likely holds, unless other
     /// gateways report to it as well. `None` without a mirror.
     pub fn runs(&self, id: &JobId, layout: Layout, runs: &[Range<usize>]) -> Option<Vec<Vec<u8>>> {
-        let mut state = self.state();
+        let state = self.state();
         let mirror = state.mirrors.get(id).filter(|mirror| mirror.layout == layout)?;
         Some(runs.iter().map(|run| mirror.cells[run.clone()].to_vec()).collect())
     }
@@ -94,7 +108,7 @@ impl Mirrors {
     /// Adds what was read from a tracker.
     pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: Standing) {
         let mut state = self.state();
-        let Some(mirror) = state.mirror(id, layout, self.max_bytes) else { return };
+        let Some(mirror) = state.copy(id, layout, self.max_bytes) else { return };
         let start = layout.span(chunk.tasks.start).start;
         for (ours, theirs) in mirror.cells[start..].iter_mut().zip(&chunk.bytes) {
             *ours |= theirs;
@@ -106,7 +120,7 @@ impl Mirrors {
     /// been. Moves on by one chunk each time.
     pub fn next_pull(&self, id: &JobId, layout: Layout, standing: Standing, revision: u64) -> Option<Range<u32>> {
         let mut state = self.state();
-        let mirror = state.mirror(id, layout, self.max_bytes)?;
+        let mirror = state.copy(id, layout, self.max_bytes)?;
         if mirror.pulled == Some((standing, revision)) {
             return None;
         }
@@ -142,31 +156,31 @@ impl Mirrors {
 
     /// One chunk.
     pub fn chunk(&self, id: &JobId, tasks: &Range<u32>) -> Option<Chunk> {
-        let mut state = self.state();
+        let state = self.state();
         let bytes = state.mirrors.get(id)?.chunk(tasks).to_vec();
         Some(Chunk { tasks: tasks.clone(), bytes })
     }
 
     /// All cells, if there is a mirror.
     pub fn cells(&self, id: &JobId) -> Option<Cells> {
-        let mut state = self.state();
+        let state = self.state();
         let mirror = state.mirrors.get(id)?;
         Cells::new(mirror.layout, mirror.cells.clone()).ok()
     }
 
     /// How the job's cells lie, if there is a mirror.
     pub fn layout(&self, id: &JobId) -> Option<Layout> {
-        self.state().mirrors.peek(id).map(|mirror| mirror.layout)
+        self.state().mirrors.get(id).map(|mirror| mirror.layout)
     }
 
     /// Whether marks of the job are held.
     pub fn holds(&self, id: &JobId) -> bool {
-        self.state().mirrors.peek(id).is_some_and(|mirror| !mirror.blank)
+        self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank)
     }
 
     /// Whether anything is in it that this tracker is not known to hold.
     pub fn is_ahead(&self, id: &JobId, standing: Standing) -> bool {
-        self.state().mirrors.peek(id).is_some_and(|mirror| mirror.merged != Some(standing))
+        self.state().mirrors.get(id).is_some_and(|mirror| mirror.merged != Some(standing))
     }
 
     /// All that the mirror held at this epoch has been merged into this tracker.
@@ -181,7 +195,7 @@ impl Mirrors {
 
     /// Whether the job's tracker was restored under this incarnation without what is held here, as far as is known.
     pub fn is_behind(&self, id: &JobId, incarnation: u64) -> bool {
-        self.state().mirrors.peek(id).is_some_and(|mirror| !mirror.blank && mirror.based < incarnation)
+        self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank && mirror.based < incarnation)
     }
 
     /// All that it held at this epoch is in the ledger, for the tracker with this incarnation.
@@ -195,10 +209,7 @@ impl Mirrors {
 
     /// Forgets a job that has ended.
     pub fn forget(&self, id: &JobId) {
-        let mut state = self.state();
-        if let Some(mirror) = state.mirrors.pop(id) {
-            state.bytes -= mirror.cells.len();
-        }
+        self.state().forget(id);
     }
 
     /// The jobs of which marks are held.
@@ -207,10 +218,9 @@ impl Mirrors {
         state.mirrors.iter().filter(|(_, mirror)| !mirror.blank).map(|(id, _)| id.clone()).collect()
     }
 
-    /// How many bytes of cells all mirrors hold, and how many mirrors were dropped because of the bound.
-    pub fn usage(&self) -> (usize, u64) {
-        let state = self.state();
-        (state.bytes, state.dropped)
+    /// How many bytes of cells all mirrors hold.
+    pub fn bytes(&self) -> usize {
+        self.state().bytes
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -220,41 +230,69 @@ impl Mirrors {
 }
 
 impl State {
-    /// The job's mirror, made if it is not there; `None` if it is larger than all mirrors may be.
-    fn mirror(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
-        if !self.mirrors.contains(id) {
-            let size = layout.bytes();
-            if size > max_bytes {
-                return None;
+    /// The job's mirror, for marks that were acknowledged; `None` if it does not fit.
+    fn own(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
+        if !self.mirrors.contains_key(id) && self.bytes - self.copied + layout.bytes() <= max_bytes {
+            while self.bytes + layout.bytes() > max_bytes {
+                let copy = self.mirrors.iter().find(|(_, mirror)| !mirror.own)?.0.clone();
+                self.forget(&copy);
             }
-            while self.bytes + size > max_bytes {
-                let (dropped, mirror) = self.mirrors.pop_lru()?;
-                self.bytes -= mirror.cells.len();
-                self.dropped += 1;
-                metrics::counter!("highwater_mirrors_dropped_total").increment(1);
-                tracing::warn!(job = %dropped, "dropped a mirror: its marks are in Redis alone now; allow mirrors more memory");
-            }
-            self.bytes += size;
-            let cells = vec![0; size];
-            let mirror = Mirror {
-                layout,
-                cells,
-                merged: None,
-                merging: None,
-                epoch: 0,
-                blank: true,
-                based: 0,
-                pulled: None,
-                pulling: None,
-                next_pull: 0,
-            };
-            self.mirrors.put(id.clone(), mirror);
+        }
+        let mirror = self.copy(id, layout, max_bytes)?;
+        let own = std::mem::replace(&mut mirror.own, true);
+        if !own {
+            self.copied -= layout.bytes();
         }
         self.mirrors.get_mut(id)
+    }
+
+    /// The job's mirror, for what is read from its tracker; `None` if it does not fit.
+    fn copy(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
+        if !self.mirrors.contains_key(id) {
+            let size = layout.bytes();
+            if self.bytes + size > max_bytes {
+                return None;
+            }
+            self.bytes += size;
+            self.copied += size;
+            self.mirrors.insert(id.clone(), Mirror::blank(layout));
+        }
+        self.mirrors.get_mut(id)
+    }
+
+    fn forget(&mut self, id: &JobId) {
+        let Some(mirror) = self.mirrors.remove(id) else { return };
+        self.bytes -= mirror.cells.len();
+        if !mirror.own {
+            self.copied -= mirror.cells.len();
+        }
+    }
+
+    fn say_full(&mut self, id: &JobId) {
+        if self.said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
+            self.said = Some(Instant::now());
+            tracing::warn!(job = %id, "no memory for mirrors of all jobs: marks are in Redis alone; give mirrors more");
+        }
     }
 }
 
 impl Mirror {
+    fn blank(layout: Layout) -> Self {
+        Self {
+            layout,
+            cells: vec![0; layout.bytes()],
+            own: false,
+            merged: None,
+            merging: None,
+            epoch: 0,
+            blank: true,
+            based: 0,
+            pulled: None,
+            pulling: None,
+            next_pull: 0,
+        }
+    }
+
     /// Marks came that `held_by` holds; `None`: they came from where marks can be lost.
     fn took(&mut self, under: u64, held_by: Option<Standing>) {
         if self.blank {
@@ -378,19 +416,42 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_holds_and_what_was_dropped_is_counted() {
+    fn the_bound_holds_and_no_acknowledged_mark_is_dropped_for_another() {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
-        for name in ["one", "two", "three"] {
-            mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
-        }
-        assert_eq!(mirrors.usage(), (2 * size, 1));
-        assert!(mirrors.cells(&id("one")).is_none() && mirrors.cells(&id("three")).is_some());
+        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
+        take("one");
+        take("two");
+        take("three");
+        assert_eq!(mirrors.bytes(), 2 * size);
+        assert!(mirrors.holds(&id("one")) && mirrors.holds(&id("two")) && !mirrors.holds(&id("three")));
         mirrors.forget(&id("two"));
-        assert_eq!(mirrors.usage(), (size, 1));
+        assert_eq!(mirrors.bytes(), size);
+        take("three");
+        assert!(mirrors.holds(&id("three")));
         let tiny = Mirrors::new(size - 1);
         tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), 1, None);
-        assert_eq!(tiny.usage(), (0, 0));
+        assert_eq!(tiny.bytes(), 0);
+    }
+
+    #[test]
+    fn what_was_only_read_makes_room_for_what_was_acknowledged() {
+        let size = LAYOUT.bytes();
+        let mirrors = Mirrors::new(2 * size);
+        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
+        let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, standing(1), 1).is_some();
+        assert!(read("one") && read("two") && !read("three"));
+        // What was read is the gateway's own once it acknowledges more of it.
+        take("one");
+        take("three");
+        assert_eq!(mirrors.bytes(), 2 * size);
+        assert!(mirrors.holds(&id("one")) && mirrors.layout(&id("two")).is_none() && mirrors.holds(&id("three")));
+        assert!(!read("two"));
+        take("two");
+        assert!(!mirrors.holds(&id("two")), "both others are of as much worth");
+        mirrors.forget(&id("one"));
+        assert!(read("two"));
+        assert_eq!(mirrors.bytes(), 2 * size);
     }
 
     #[test]

@@ -114,8 +114,8 @@ pub struct Serving {
     pub reconcile_interval: Duration,
     /// How much memory copies of running jobs' marks may take, from which lost ones are restored
     ///
-    /// A job takes a quarter of a byte a task and stage. With less than all running jobs take, the copy that was used
-    /// longest ago is dropped: its marks are then in Redis alone.
+    /// A job takes a quarter of a byte a task and stage. With less than all running jobs take, those that come
+    /// last have none: their marks are in Redis alone.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub mirror_memory: usize,
     /// How much of other gateways' marks a gateway reads into its copies each reconcile interval

@@ -42,7 +42,7 @@ impl Gateway {
     pub fn measure(&self, running: usize) {
         #![expect(clippy::cast_precision_loss, reason = "far fewer than that")]
         metrics::gauge!("highwater_running_jobs").set(running as f64);
-        metrics::gauge!("highwater_mirror_bytes").set(self.shared.mirrors.usage().0 as f64);
+        metrics::gauge!("highwater_mirror_bytes").set(self.shared.mirrors.bytes() as f64);
     }
 
     /// The jobs of which marks are held, for as long as no feed names their incarnations: no tracker has the one that is

@@ -66,8 +66,8 @@ pub const METRICS: [Metric; 16] = [
     counter("highwater_revokes_total", "Jobs that were ended as REVOKED because they made no progress"),
     counter("highwater_ledger_rows_total", "Reports that were recorded in Postgres because Redis could not take them"),
     counter(
-        "highwater_mirrors_dropped_total",
-        "Mirrors that did not fit into the memory for mirrors: their marks are in Redis alone",
+        "highwater_unmirrored_marks_total",
+        "Marks of jobs whose mirrors do not fit into the memory for mirrors: they are in Redis alone",
     ),
     counter(
         "highwater_invariant_violations_total",
