@@ -1,6 +1,7 @@
 //! The server: the tower stack in reading order, what is served, readiness, and how it stops.
 
 mod admin;
+mod calls;
 mod connections;
 mod measures;
 mod readiness;

@@ -1,7 +1,9 @@
-//! What every handler needs: the call's deadline, and a way to finish a write that nobody waits for any more.
+//! What every handler needs: the call's deadline, and tasks beside the connection's, on which its calls run: to finish a
+//! write that nobody waits for any more, and for what takes a processor for long.
 
 use std::future::Future;
 
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Request;
 
 use crate::deadline::Deadline;
@@ -17,6 +19,13 @@ pub fn deadline<T>(request: &Request<T>) -> Result<Deadline> {
 /// between two of its steps: it goes on until it is done or its deadline passes.
 pub async fn to_the_end<T: Send + 'static>(write: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(write).await.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())))
+}
+
+/// Runs a use case that computes for milliseconds on a task of its own, so that other calls of its connection do not wait
+/// for it. It ends with its handler.
+pub async fn aside<T: Send + 'static>(read: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let read = AbortOnDropHandle::new(tokio::spawn(read));
+    read.await.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())))
 }
 
 #[cfg(test)]
@@ -41,6 +50,21 @@ mod tests {
         }
         go.send(()).unwrap();
         finished.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_read_ends_with_its_caller() {
+        let (under_way, given_up) = oneshot::channel::<()>();
+        let read = aside(async move {
+            let _under_way = under_way;
+            std::future::pending::<Result<()>>().await
+        });
+        tokio::select! {
+            biased;
+            _ = read => panic!("it cannot be done"),
+            () = tokio::task::yield_now() => {}
+        }
+        given_up.await.unwrap_err();
     }
 
     #[tokio::test]

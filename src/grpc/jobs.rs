@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::calls::{deadline, to_the_end};
+use super::calls::{aside, deadline, to_the_end};
 use super::{convert, pb};
 use crate::gateway::Gateway;
 
@@ -79,7 +79,8 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<pb::ListTasksResponse>, Status> {
         let deadline = deadline(&request)?;
         let (id, query, page) = convert::task_query(request.into_inner())?;
-        let page = self.gateway.list_tasks(&id, &query, &page, deadline).await?;
+        let gateway = self.gateway.clone();
+        let page = aside(async move { gateway.list_tasks(&id, &query, &page, deadline).await }).await?;
         Ok(Response::new(convert::tasks_page(page)))
     }
 

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -19,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 use super::Fault;
+use super::calls::Calls;
 
 /// Calls that one connection may have open; without a limit one client could open any number.
 const MAX_STREAMS: u32 = 1000;
@@ -140,21 +140,10 @@ where
         tracing::debug!("a peer said nothing, or too little");
         return;
     };
-    let calls = TaskTracker::new();
-    let counted = calls.clone();
-    let service = service_fn(move |request| {
-        let (under_way, answer) = (counted.token(), service.clone().oneshot(request));
-        async move {
-            let response = answer.await?;
-            Ok::<_, Infallible>(response.map(|body| {
-                body.map_frame(move |frame| {
-                    let _until_its_end = &under_way;
-                    frame
-                })
-            }))
-        }
-    });
-    let served = http2::Builder::new(TokioExecutor::new())
+    let tracker = TaskTracker::new();
+    let mut calls = Calls::new(&tracker);
+    let service = service_fn(move |request| service.clone().oneshot(request));
+    let served = http2::Builder::new(calls.begun())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESETS)
@@ -163,12 +152,12 @@ where
         .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = calls.beside(served.as_mut()) => ended,
         () = draining.cancelled() => {
             served.as_mut().graceful_shutdown();
             tokio::select! {
-                ended = served.as_mut() => ended,
-                () = deserted(&calls) => {
+                ended = calls.beside(served.as_mut()) => ended,
+                () = deserted(&tracker) => {
                     tracing::debug!("a peer without calls did not take leave");
                     return;
                 }
