@@ -232,18 +232,28 @@ impl Mirrors {
 impl State {
     /// The job's mirror, for marks that were acknowledged; `None` if it does not fit.
     fn own(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
-        if !self.mirrors.contains_key(id) && self.bytes - self.copied + layout.bytes() <= max_bytes {
-            while self.bytes + layout.bytes() > max_bytes {
-                let copy = self.mirrors.iter().find(|(_, mirror)| !mirror.own)?.0.clone();
-                self.forget(&copy);
-            }
+        match self.mirrors.get(id).map(|mirror| mirror.own) {
+            Some(true) => return self.mirrors.get_mut(id),
+            Some(false) => {}
+            None => self.make_room(layout.bytes(), max_bytes)?,
         }
         let mirror = self.copy(id, layout, max_bytes)?;
-        let own = std::mem::replace(&mut mirror.own, true);
-        if !own {
-            self.copied -= layout.bytes();
-        }
+        mirror.own = true;
+        let size = mirror.cells.len();
+        self.copied -= size;
         self.mirrors.get_mut(id)
+    }
+
+    /// Drops copies until so many bytes fit; `None`, and none of them is dropped, if that is not enough.
+    fn make_room(&mut self, size: usize, max_bytes: usize) -> Option<()> {
+        if self.bytes - self.copied + size > max_bytes {
+            return None;
+        }
+        while self.bytes + size > max_bytes {
+            let copy = self.mirrors.iter().find(|(_, mirror)| !mirror.own)?.0.clone();
+            self.forget(&copy);
+        }
+        Some(())
     }
 
     /// The job's mirror, for what is read from its tracker; `None` if it does not fit.
