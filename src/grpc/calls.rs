@@ -3,6 +3,7 @@
 
 use std::future::Future;
 
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Request;
 
@@ -18,14 +19,18 @@ pub fn deadline<T>(request: &Request<T>) -> Result<Deadline> {
 /// Runs a use case that writes on a task of its own. A caller that goes away drops its handler, but not the write
 /// between two of its steps: it goes on until it is done or its deadline passes.
 pub async fn to_the_end<T: Send + 'static>(write: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(write).await.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())))
+    came_to(tokio::spawn(write).await)
 }
 
 /// Runs a use case that computes for milliseconds on a task of its own, so that other calls of its connection do not wait
 /// for it. It ends with its handler.
 pub async fn aside<T: Send + 'static>(read: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    let read = AbortOnDropHandle::new(tokio::spawn(read));
-    read.await.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())))
+    came_to(AbortOnDropHandle::new(tokio::spawn(read)).await)
+}
+
+/// What a task came to; one that panicked is an internal fault.
+fn came_to<T>(joined: std::result::Result<Result<T>, JoinError>) -> Result<T> {
+    joined.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())))
 }
 
 #[cfg(test)]

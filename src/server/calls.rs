@@ -20,7 +20,7 @@ pub struct Calls {
 }
 
 /// Where hyper puts calls that begin.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Begun {
     calls: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
     tracker: TaskTracker,
