@@ -1,5 +1,5 @@
-//! The limit: a tonic service with its defaults, and the gateway's allocator, that answers messages of the same shape
-//! from memory. It does what no service over tonic can leave out, and nothing else.
+//! The limit: a tonic service with its defaults, and the gateway's allocator and codec, that answers messages of the same
+//! shape from memory. It does what no service over tonic can leave out, and nothing else.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

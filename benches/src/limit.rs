@@ -168,15 +168,15 @@ fn count_for(length: Duration) -> u64 {
 impl Line {
     fn all() -> Vec<Self> {
         let bare = "bare";
-        let line = |what, against, goal| Self { what, against, goal: Some(goal), rounds: Vec::new() };
+        let line = |what, against, goal| Self { what, against, goal, rounds: Vec::new() };
         vec![
-            line("GetProgress of a running job", bare, 0.95),
-            line("GetProgress of an ended job", bare, 0.97),
-            line("ReportResults of 10 results, one hot job", bare, 0.6),
-            line("ReportResults of 10 results, over 100 jobs", bare, 0.4),
-            line("marks by reports of 100 results, in pages", "BITFIELD", 0.6),
-            line("marks by reports of 100 results, scattered", "BITFIELD", 0.6),
-            Self { goal: None, ..line("marks by reports of 100 results, the bare service", "BITFIELD", 0.0) },
+            line("GetProgress of a running job", bare, Some(0.95)),
+            line("GetProgress of an ended job", bare, Some(0.97)),
+            line("ReportResults of 10 results, one hot job", bare, Some(0.6)),
+            line("ReportResults of 10 results, over 100 jobs", bare, Some(0.4)),
+            line("marks by reports of 100 results, in pages", "BITFIELD", Some(0.6)),
+            line("marks by reports of 100 results, scattered", "BITFIELD", Some(0.6)),
+            line("marks by reports of 100 results, the bare service", "BITFIELD", None),
         ]
     }
 
