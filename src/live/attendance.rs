@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::header::time_from_millis;
+use super::scripts::Call;
 use super::{Error, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::Attendance;
@@ -15,7 +16,7 @@ impl Live {
     /// Notes that both stores are within reach. `broken`: they were not, since this gateway noted it last; `patience`: how
     /// long all gateways may have noted nothing before that is a break as well.
     pub async fn attend(&self, broken: bool, patience: Duration, deadline: Deadline) -> Result<Attendance, Error> {
-        let mut call = scripts::ATTEND.key(keys::attended());
+        let mut call = Call::of(&scripts::ATTEND, &[keys::attended()]);
         call.arg(ttl_millis(patience)).arg(u8::from(broken)).arg(ttl_millis(KEPT.max(patience)));
         let (since, now): (u64, u64) = self.connection.script(&call, deadline).await?;
         match (time_from_millis(since), time_from_millis(now)) {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{FromRedisValue, IntoConnectionInfo, Pipeline, ScriptInvocation, Value};
+use redis::{FromRedisValue, IntoConnectionInfo, Pipeline, Value};
 
 use super::Error;
+use super::scripts::Call;
 use crate::breaker::{Breaker, Silence};
 use crate::deadline::Deadline;
 
@@ -58,17 +59,13 @@ impl Connection {
     }
 
     /// Runs a script by its hash, loading it first where Redis does not know it yet.
-    pub async fn script<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>, deadline: Deadline) -> Result<T, Error> {
+    pub async fn script<T: FromRedisValue>(&self, call: &Call, deadline: Deadline) -> Result<T, Error> {
         Ok(self.invoke(call, deadline).await??)
     }
 
     /// The same for a script that does nothing when it is run again: a connection that turns out to be broken, as the
     /// one to a Redis that was restarted is, is made anew and used once more.
-    pub async fn idempotent<T: FromRedisValue>(
-        &self,
-        call: &ScriptInvocation<'_>,
-        deadline: Deadline,
-    ) -> Result<T, Error> {
+    pub async fn idempotent<T: FromRedisValue>(&self, call: &Call, deadline: Deadline) -> Result<T, Error> {
         match self.invoke(call, deadline).await? {
             Err(error) if error.is_connection_dropped() => self.script(call, deadline).await,
             answer => Ok(answer?),
@@ -77,12 +74,12 @@ impl Connection {
 
     async fn invoke<T: FromRedisValue>(
         &self,
-        call: &ScriptInvocation<'_>,
+        call: &Call,
         deadline: Deadline,
     ) -> Result<redis::RedisResult<T>, Silence> {
         let mut manager = self.link.manager();
         // In a box, as it moves with every future around it.
-        let answer = self.bound(Box::pin(call.invoke_async(&mut manager)), deadline).await?;
+        let answer = self.bound(Box::pin(call.invoke(&mut manager)), deadline).await?;
         if answer.as_ref().is_err_and(|error| matches!(Error::from(error.clone()), Error::Unreachable(_))) {
             self.breaker.suspect();
         }

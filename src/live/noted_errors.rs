@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use redis::{Pipeline, Value};
 
+use super::scripts::Call;
 use super::{Error, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{ErrorSample, Errors, JobId, KEPT_SAMPLES};
@@ -22,8 +23,7 @@ impl Live {
     pub async fn note_errors(&self, id: &JobId, errors: &[ErrorSample], deadline: Deadline) -> Result<(), Error> {
         let counts = counts(errors);
         let newest = &errors[errors.len().saturating_sub(KEPT_SAMPLES)..];
-        let mut call = scripts::NOTE_ERRORS.key(keys::error_samples(id));
-        call.key(keys::error_counts(id));
+        let mut call = Call::of(&scripts::NOTE_ERRORS, &[keys::error_samples(id), keys::error_counts(id)]);
         call.arg(KEPT_SAMPLES).arg(COUNTED_CODES).arg(ttl_millis(self.tracker_ttl)).arg(newest.len());
         for sample in newest {
             call.arg(serde_json::to_vec(sample).map_err(|error| Error::Unexpected(error.to_string()))?);

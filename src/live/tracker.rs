@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use redis::{ScriptInvocation, Value};
+use redis::Value;
 
 use super::header::millis;
+use super::scripts::Call;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Change, JobId, Layout, Marking, Stall};
@@ -95,8 +96,8 @@ impl Live {
         {
             return Err(Error::Refused(error.to_string()));
         }
-        let mut call = scripts::OPEN.key(keys::image(id, incarnation));
-        call.key(keys::tracker(id)).arg(incarnation).arg(ttl_millis(self.tracker_ttl));
+        let mut call = Call::of(&scripts::OPEN, &[keys::image(id, incarnation), keys::tracker(id)]);
+        call.arg(incarnation).arg(ttl_millis(self.tracker_ttl));
         let reply = self.call(&call, deadline).await?;
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
@@ -121,15 +122,15 @@ impl Live {
         incarnation: u64,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
-        let mut call = scripts::TAKE_UP.key(keys::tracker(id));
+        let mut call = Call::of(&scripts::TAKE_UP, &[keys::tracker(id)]);
         call.arg(found).arg(incarnation).arg(ttl_millis(self.tracker_ttl));
         self.call(&call, deadline).await?.header_if("TAKEN_UP")
     }
 
     /// Renames what is no tracker out of the way, to be looked at by a person; whether it did.
     pub async fn set_aside(&self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
-        let mut call = scripts::SET_ASIDE.key(keys::tracker(id));
-        call.key(keys::set_aside(id)).arg(ttl_millis(self.tracker_ttl));
+        let mut call = Call::of(&scripts::SET_ASIDE, &[keys::tracker(id), keys::set_aside(id)]);
+        call.arg(ttl_millis(self.tracker_ttl));
         Ok(self.call(&call, deadline).await?.status == "SET_ASIDE")
     }
 
@@ -142,7 +143,7 @@ impl Live {
         settle: Duration,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
-        let mut call = scripts::ADOPT.key(keys::tracker(id));
+        let mut call = Call::of(&scripts::ADOPT, &[keys::tracker(id)]);
         call.arg(incarnation).arg(ttl_millis(settle));
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
@@ -182,7 +183,7 @@ impl Live {
         done: u64,
         deadline: Deadline,
     ) -> Result<Marked, Error> {
-        let mut call = scripts::REPORT.key(keys::tracker(id));
+        let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
         call.arg(incarnation).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
         call.arg(delta(change)?).arg(done);
         for ((run, old), new) in marking.runs().iter().zip(expected).zip(&change.bytes) {
@@ -209,8 +210,8 @@ impl Live {
             Seal::Cancelled(reason) => (2, reason),
             Seal::Revoked(_) => (3, ""),
         };
-        let mut call = scripts::SEAL.key(keys::tracker(id));
-        call.key(keys::reason(id)).arg(incarnation).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
+        let mut call = Call::of(&scripts::SEAL, &[keys::tracker(id), keys::reason(id)]);
+        call.arg(incarnation).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
         if let Seal::Revoked(Stall { revision, timeout, not_before }) = seal {
             call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
         }
@@ -237,8 +238,10 @@ impl Live {
         incarnation: u64,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
-        let mut call = scripts::EXPIRE.key(keys::tracker(id));
-        call.key(keys::reason(id)).key(keys::error_samples(id)).key(keys::error_counts(id));
+        let mut call = Call::of(
+            &scripts::EXPIRE,
+            &[keys::tracker(id), keys::reason(id), keys::error_samples(id), keys::error_counts(id)],
+        );
         call.arg(incarnation).arg(ttl_millis(self.sealed_ttl));
         self.call(&call, deadline).await?.header_if("EXPIRES")
     }
@@ -251,7 +254,7 @@ impl Live {
         right: &Header,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
-        let mut call = scripts::REPAIR.key(keys::tracker(id));
+        let mut call = Call::of(&scripts::REPAIR, &[keys::tracker(id)]);
         call.arg(&found.encode()[..]).arg(&right.encode()[..]);
         self.call(&call, deadline).await?.header_if("REPAIRED")
     }
@@ -267,7 +270,7 @@ impl Live {
         self.connection.pipeline(&mut commands, deadline).await.map(drop)
     }
 
-    async fn call(&self, call: &ScriptInvocation<'_>, deadline: Deadline) -> Result<Reply, Error> {
+    async fn call(&self, call: &Call, deadline: Deadline) -> Result<Reply, Error> {
         Reply::of(self.connection.script(call, deadline).await?)
     }
 }
