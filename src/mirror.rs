@@ -97,12 +97,16 @@ impl Mirrors {
         mirror.took(under, held_by);
     }
 
-    /// The bytes of these runs of the job's cells as they are here: what its tracker most likely holds, unless other
-    /// gateways report to it as well. `None` without a mirror.
-    pub fn runs(&self, id: &JobId, layout: Layout, runs: &[Range<usize>]) -> Option<Vec<Vec<u8>>> {
+    /// The bytes of these runs of the job's cells, one after the other, as they are here: what its tracker most likely
+    /// holds, unless other gateways report to it as well. `None` without a mirror.
+    pub fn runs(&self, id: &JobId, layout: Layout, runs: &[Range<usize>]) -> Option<Vec<u8>> {
         let state = self.state();
         let mirror = state.mirrors.get(id).filter(|mirror| mirror.layout == layout)?;
-        Some(runs.iter().map(|run| mirror.cells[run.clone()].to_vec()).collect())
+        let mut bytes = Vec::with_capacity(runs.iter().map(ExactSizeIterator::len).sum());
+        for run in runs {
+            bytes.extend_from_slice(&mirror.cells[run.clone()]);
+        }
+        Some(bytes)
     }
 
     /// Adds what was read from a tracker.

@@ -8,12 +8,13 @@ use std::ops::Range;
 
 use super::{Cell, CountsDelta, Disposition, Layout, Mark};
 
-/// Places closer than this are read and written as one: a further place costs Redis about as much time as comparing
-/// and copying a few hundred more bytes (1.9 µs on one machine), but false conflicts and network grow with the gap.
+/// Places closer than this are read and written as one: a further place costs Redis, with its log, about as much time as
+/// comparing and copying a few hundred more bytes (1.3 µs on one machine), but false conflicts and network grow with the
+/// gap.
 const JOIN_GAP: usize = 256;
 /// The most places, and the most bytes, that one script touches: about 2 ms at the worst, well under the 10 ms that
-/// no script may hold Redis.
-const MAX_RUNS: usize = 1_000;
+/// no script may hold Redis. Lua passes fewer than 8,000 arguments at once, and each byte of a short run takes four.
+const MAX_RUNS: usize = 900;
 const MAX_BYTES: usize = 256 * 1024;
 
 /// Marks to be set in one step.
@@ -31,8 +32,8 @@ pub struct Marking {
 /// What the bytes become.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The new bytes of each run.
-    pub bytes: Vec<Vec<u8>>,
+    /// The new bytes of all runs, one after the other.
+    pub bytes: Vec<u8>,
     /// What they add to the counts.
     pub delta: CountsDelta,
     /// The cell of each task before.
@@ -98,9 +99,18 @@ impl Marking {
         &self.runs
     }
 
-    /// Cells in which nothing is marked: what most reports of a young job meet.
-    pub fn blank(&self) -> Vec<Vec<u8>> {
-        self.runs.iter().map(|run| vec![0; run.len()]).collect()
+    /// The bytes of all runs, one after the other, where nothing is marked: what most reports of a young job meet.
+    pub fn blank(&self) -> Vec<u8> {
+        vec![0; self.size]
+    }
+
+    /// Those of each run, out of all.
+    pub fn of_each<'a>(&'a self, mut bytes: &'a [u8]) -> impl Iterator<Item = (&'a Range<usize>, &'a [u8])> + 'a {
+        self.runs.iter().map_while(move |run| {
+            let (of_run, rest) = bytes.split_at_checked(run.len())?;
+            bytes = rest;
+            Some((run, of_run))
+        })
     }
 
     /// The cells that a change led to: all marks that were set, and what stood there before.
@@ -109,29 +119,25 @@ impl Marking {
     }
 
     /// What the runs become if they hold `current` now; `None` if those are not the bytes of these runs.
-    pub fn apply(&self, current: &[Vec<u8>]) -> Option<Change> {
-        let fits = current.len() == self.runs.len()
-            && current.iter().zip(&self.runs).all(|(have, run)| have.len() == run.len());
-        if !fits {
+    pub fn apply(&self, current: &[u8]) -> Option<Change> {
+        if current.len() != self.size {
             return None;
         }
-        let mut change = Change {
-            bytes: current.to_vec(),
-            delta: CountsDelta::none(self.layout.stages),
-            old: Vec::with_capacity(self.tasks.len()),
-        };
-        let mut run = 0;
+        let mut bytes = current.to_vec();
+        let mut old = Vec::with_capacity(self.tasks.len());
+        let (mut runs, mut rest) = (self.runs.iter(), bytes.as_mut_slice());
+        let (mut run, mut of_run): (_, &mut [u8]) = (0..0, &mut []);
         for (task, bits) in &self.tasks {
-            while self.runs[run].end <= self.layout.span(*task).start {
-                run += 1;
+            while run.end <= self.layout.span(*task).start {
+                run = runs.next()?.clone();
+                (of_run, rest) = rest.split_at_mut_checked(run.len())?;
             }
-            let (offset, bytes) = (self.runs[run].start, &mut change.bytes[run]);
-            let old = self.layout.cell(*task, bytes, offset);
-            self.layout.merge(*task, *bits, bytes, offset);
-            change.delta.add(old, old.merge(*bits));
-            change.old.push((*task, old));
+            old.push((*task, self.layout.cell(*task, of_run, run.start)));
+            self.layout.merge(*task, *bits, of_run, run.start);
         }
-        Some(change)
+        let became = self.tasks.iter().zip(&old).map(|((_, bits), (_, old))| (*old, old.merge(*bits)));
+        let delta = CountsDelta::of(self.layout.stages, became);
+        Some(Change { bytes, delta, old })
     }
 }
 
@@ -182,9 +188,9 @@ mod tests {
         let mut changes = Vec::new();
         for step in Marking::plan(layout, marks.iter().copied()) {
             let before = Cells::new(layout, bytes.to_vec()).unwrap().count();
-            let current: Vec<_> = step.runs().iter().map(|run| bytes[run.clone()].to_vec()).collect();
+            let current: Vec<_> = step.runs().iter().flat_map(|run| bytes[run.clone()].to_vec()).collect();
             let change = step.apply(&current).unwrap();
-            for (run, new) in step.runs().iter().zip(&change.bytes) {
+            for (run, new) in step.of_each(&change.bytes) {
                 bytes[run.clone()].copy_from_slice(new);
             }
             let after = Cells::new(layout, bytes.to_vec()).unwrap().count();
@@ -279,6 +285,6 @@ mod tests {
     fn bytes_of_other_runs_are_refused() {
         let steps = Marking::plan(Layout { total: 5, stages: 4 }, [mark(2, 0, true)].into_iter());
         assert!(steps[0].apply(&[]).is_none());
-        assert!(steps[0].apply(&[vec![0, 0]]).is_none());
+        assert!(steps[0].apply(&[0, 0]).is_none());
     }
 }

@@ -179,13 +179,30 @@ fn truncate(word: u32) -> u16 {
 }
 
 impl CountsDelta {
-    /// Adds what it means that `old` became `new`.
-    pub fn add(&mut self, old: Cell, new: Cell) {
+    /// What it means for the counts of so many stages that each of these cells became the other. Of a report, many in a row
+    /// are the same.
+    pub fn of(stages: usize, cells: impl IntoIterator<Item = (Cell, Cell)>) -> Self {
+        let mut delta = Self::none(stages);
+        let mut same = ((Cell::default(), Cell::default()), 0);
+        for cells in cells {
+            if cells == same.0 {
+                same.1 += 1;
+            } else {
+                delta.add(same);
+                same = (cells, 1);
+            }
+        }
+        delta.add(same);
+        delta
+    }
+
+    /// Adds what it means that `old` became `new` so many times.
+    fn add(&mut self, ((old, new), times): ((Cell, Cell), i64)) {
         let stages = self.0.len();
         for (delta, (before, after)) in self.0.iter_mut().zip(old.statuses(stages).zip(new.statuses(stages))) {
             if before != after {
-                *delta.of(before) -= 1;
-                *delta.of(after) += 1;
+                *delta.of(before) -= times;
+                *delta.of(after) += times;
             }
         }
     }

@@ -21,7 +21,7 @@ impl Gateway {
             let Some(chunk) = self.shared.mirrors.chunk(id, &tasks) else { return Ok(false) };
             let marking = Marking::of_cells(layout, tasks, &chunk.bytes);
             // Usually the tracker has lost nothing of it, and holds just these bytes.
-            if !self.merge_step(id, standing.incarnation, &marking, vec![chunk.bytes], deadline).await? {
+            if !self.merge_step(id, standing.incarnation, &marking, chunk.bytes, deadline).await? {
                 return Ok(false);
             }
         }
@@ -75,7 +75,7 @@ impl Gateway {
         id: &JobId,
         incarnation: u64,
         marking: &Marking,
-        guess: Vec<Vec<u8>>,
+        guess: Vec<u8>,
         deadline: Deadline,
     ) -> Result<bool> {
         let mut bytes = guess;

@@ -22,7 +22,7 @@ use crate::fault;
 
 /// How many results go together. So few are always one step (see [`crate::domain::Marking::plan`]), wherever their tasks lie: being
 /// grouped never takes a batch's marks apart. A larger batch goes alone.
-const MAX_TOGETHER: usize = 1_000;
+const MAX_TOGETHER: usize = 900;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -138,8 +138,8 @@ mod tests {
     fn a_group_ends_where_the_next_batch_does_not_fit() {
         let sizes = |sizes: &[usize]| fitting(sizes.iter().copied());
         assert_eq!(sizes(&[1]), 1);
-        assert_eq!(sizes(&[500, 500, 1]), 2);
-        assert_eq!(sizes(&[500, 501, 1]), 1);
+        assert_eq!(sizes(&[450, 450, 1]), 2);
+        assert_eq!(sizes(&[450, 451, 1]), 1);
         assert_eq!(sizes(&[10_000, 1]), 1);
         assert_eq!(sizes(&[1; 2_000]), MAX_TOGETHER);
     }

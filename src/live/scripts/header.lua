@@ -4,6 +4,7 @@
 --                   `Header::decode` refuses, and for the same reasons.
 -- load(key)         the header of a tracker that is whole, or nil and the status that tells what is there instead.
 -- own(key, number)  the same, and only if it is the tracker of that incarnation.
+-- size(h)           how many bytes its tracker has.
 -- write(key, h)     writes the header, its checksum included.
 -- generation()      which Redis answers; '' unless it is a master, so that nothing on a replica is ever adopted.
 -- believed(h)       adopted, and not been through a restart, an older dump or a failover since.
@@ -83,6 +84,10 @@ local function parse(bytes)
   return h
 end
 
+local function size(h)
+  return HEADER + math.ceil(h.total * h.stages / 4)
+end
+
 local function load(key)
   local bytes = redis.pcall('GETRANGE', key, '0', '255')
   if type(bytes) ~= 'string' then
@@ -92,7 +97,7 @@ local function load(key)
     return nil, 'MISSING'
   end
   local h, status = parse(bytes)
-  if h and redis.call('STRLEN', key) ~= HEADER + math.ceil(h.total * h.stages / 4) then
+  if h and redis.call('STRLEN', key) ~= size(h) then
     return nil, 'CORRUPT'
   end
   return h, status

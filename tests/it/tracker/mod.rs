@@ -121,7 +121,7 @@ impl Bench {
         Ok(last.unwrap())
     }
 
-    async fn mark(&self, id: &JobId, incarnation: u64, step: (&Marking, &[Vec<u8>], &Change)) -> Marked {
+    async fn mark(&self, id: &JobId, incarnation: u64, step: (&Marking, &[u8], &Change)) -> Marked {
         self.live.report(id, incarnation, true, step, soon()).await.unwrap()
     }
 

@@ -267,7 +267,7 @@ impl Pair<'_> {
         let mut bytes = if matches!(expected, Expected::Blank) { step.blank() } else { current.clone() };
         if let (Expected::Stale(number), false) = (expected, bytes.is_empty()) {
             let place = number % bytes.len();
-            bytes[place][0] ^= 0xff;
+            bytes[place] ^= 0xff;
         }
         let change = step.apply(&bytes).unwrap();
         let report = (&step, &bytes[..], &change);
@@ -321,12 +321,12 @@ impl Pair<'_> {
     }
 
     /// The bytes of the runs; blank where there is no tracker.
-    async fn current(&self, step: &Marking) -> Vec<Vec<u8>> {
+    async fn current(&self, step: &Marking) -> Vec<u8> {
         if self.model.is_none() {
             return step.blank();
         }
         let bytes = self.bench.bytes(&self.id).await;
-        step.runs().iter().map(|run| bytes[HEADER_BYTES..][run.clone()].to_vec()).collect()
+        step.runs().iter().flat_map(|run| bytes[HEADER_BYTES..][run.clone()].to_vec()).collect()
     }
 
     /// Gives the tracker counts that are not those of its cells, and repairs them, unless another header came between.
@@ -445,7 +445,8 @@ fn a_life() -> impl Strategy<Value = (Layout, Vec<Command>)> {
     let small =
         (1_u32..12, 1_usize..=8).prop_map(|(total, stages)| Plan { layout: Layout { total, stages }, spread: 1 });
     let wide = (2_u32..6, 6_usize..=8).prop_map(|(number, stages)| {
-        let spread = 200;
+        // No whole bytes: of seven stages, some cells lie in two bytes and some in three, which go to Redis otherwise.
+        let spread = 201;
         Plan { layout: Layout { total: number * spread, stages }, spread }
     });
     prop_oneof![3 => small, 1 => wide]
