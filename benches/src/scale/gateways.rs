@@ -60,7 +60,7 @@ pub async fn measure(stand: &Stand, effort: Effort) -> Result<Gateways> {
     let jobs: Vec<_> = ids.iter().map(|id| Tasks::of(id, tasks(id).cast_unsigned())).collect();
     let length = effort.seconds(4);
     let mut found = Vec::new();
-    for more in effort.pick(&[1, 2, 4][..], &[1, 2]) {
+    for more in effort.pick(&[1, 2, 3, 4][..], &[1, 2]) {
         step(format_args!("{more} gateways"));
         while gateways.len() < *more {
             gateways.push(stand.gateway(&[]).await?);
@@ -80,17 +80,23 @@ pub async fn measure(stand: &Stand, effort: Effort) -> Result<Gateways> {
 
 async fn reads(stand: &Stand, gateways: &[Server], length: Duration) -> Result<Together> {
     let meter = Meter::start(stand, &gateways.iter().collect::<Vec<_>>()).await?;
-    let connections = (CONNECTIONS / gateways.len()).max(1);
-    let reading = gateways.iter().map(|gateway| read(stand, gateway, LIVE, connections, STREAMS, length, is_live));
+    let reading = gateways.iter().zip(shares(CONNECTIONS, gateways.len()));
+    let reading = reading.map(|(gateway, share)| read(stand, gateway, LIVE, share, STREAMS, length, is_live));
     let seen = try_join_all(reading).await?;
     Together::of(&seen, meter.stop().await?)
 }
 
 async fn reports(stand: &Stand, gateways: &[Server], jobs: &[Tasks], length: Duration) -> Result<Together> {
     let meter = Meter::start(stand, &gateways.iter().collect::<Vec<_>>()).await?;
-    let load = Load { reporters: REPORTERS / gateways.len(), results: RESULTS, order: Order::InPages, length };
-    let seen = try_join_all(gateways.iter().map(|gateway| report(gateway, jobs, &load))).await?;
+    let load = |reporters| Load { reporters, results: RESULTS, order: Order::InPages, length };
+    let loads: Vec<_> = shares(REPORTERS, gateways.len()).map(load).collect();
+    let seen = try_join_all(gateways.iter().zip(&loads).map(|(gateway, load)| report(gateway, jobs, load))).await?;
     Together::of(&seen, meter.stop().await?)
+}
+
+/// What each of so many gateways gets of all callers, who are the same number whatever it is.
+fn shares(callers: usize, gateways: usize) -> impl Iterator<Item = usize> {
+    (0..gateways).map(move |number| (callers + number) / gateways)
 }
 
 impl Together {
