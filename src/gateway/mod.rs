@@ -27,6 +27,7 @@ mod completion;
 mod draft;
 mod feed;
 mod finish;
+mod goes_on;
 mod held;
 mod inspect;
 mod jobs;

@@ -42,6 +42,16 @@ impl<W> Rounds<W> {
         Some(std::mem::replace(queue.get_mut(), left))
     }
 
+    /// Whether nobody waits, and then the next to come begins anew.
+    pub fn is_over(&self, id: &JobId) -> bool {
+        let mut waits = self.waits();
+        let is_over = waits.get(id).is_none_or(Vec::is_empty);
+        if is_over {
+            waits.remove(id);
+        }
+        is_over
+    }
+
     /// Those who wait for the next round and are to be told something else, which takes them out of it.
     pub fn take_if(&self, id: &JobId, is: impl FnMut(&mut W) -> bool) -> Vec<W> {
         self.waits().get_mut(id).map_or_else(Vec::new, |queue| queue.extract_if(.., is).collect())
@@ -64,8 +74,11 @@ mod tests {
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![1]));
         assert!(!rounds.join(&id, 2) && !rounds.join(&id, 3) && !rounds.join(&id, 4));
         assert_eq!(rounds.next(&id, |_| 2), Some(vec![2, 3]));
+        assert!(!rounds.is_over(&id));
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![4]));
         assert_eq!(rounds.next(&id, <[_]>::len), None);
         assert!(rounds.join(&id, 5), "nothing is under way any more");
+        assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![5]));
+        assert!(rounds.is_over(&id) && rounds.join(&id, 6), "nothing is under way any more");
     }
 }

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Gateway;
+use super::goes_on::GoesOn;
 use super::report::After;
 use super::rounds::Rounds;
 use crate::deadline::Deadline;
@@ -23,6 +24,10 @@ use crate::fault;
 /// How many results go together. So few are always one step (see [`crate::domain::Marking::plan`]), wherever their tasks lie: being
 /// grouped never takes a batch's marks apart. A larger batch goes alone.
 const MAX_TOGETHER: usize = 900;
+
+/// How many results the caller marks itself that finds no group under way. More would keep the other calls of its
+/// connection waiting, and have a task of their own.
+const MAX_BESIDE: usize = 100;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -49,37 +54,49 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Taken> {
         let (answer, answered) = oneshot::channel();
-        if self.shared.batches.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer }) {
-            // In a box: a task is copied four times while it begins.
-            tokio::spawn(Box::pin(self.clone().mark_groups(definition.clone())));
-        }
+        let is_first = self.shared.batches.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer });
+        let begun = is_first.then(|| GoesOn::new(self.clone().begin_groups(definition.clone())));
         fault::point("round.joined").await;
+        match begun {
+            Some(begun) if batch.marks().len() <= MAX_BESIDE => begun.await,
+            // What is dropped goes on in a task.
+            begun => drop(begun),
+        }
         // A group ends at the deadline of the most patient; who is not goes away alone, and takes no timer for that.
         answered.await.unwrap_or_else(|_| Err(Error::Internal("a report was lost on its way".to_owned())))
     }
 
-    /// Marks one group after the other until nothing waits.
-    async fn mark_groups(self, definition: Arc<Definition>) {
-        while let Some(group) = self.shared.batches.next(&definition.id, group) {
-            let batches: Vec<_> = group.iter().map(|waiting| waiting.batch.clone()).collect();
-            // Whoever is less patient goes away alone.
-            let Some(deadline) = group.iter().map(|waiting| waiting.deadline).max() else { continue };
-            // What waits is not lost with a group that panics.
-            let marked = AssertUnwindSafe(self.mark_group(&definition, &batches, deadline)).catch_unwind().await;
-            let taken = marked.unwrap_or_else(|_| Err(Error::Internal("marking a group panicked".to_owned())));
-            match taken {
-                Ok(taken) => {
-                    for (waiting, taken) in group.into_iter().zip(taken) {
-                        let _ = waiting.answer.send(Ok(taken));
-                    }
+    /// Marks the group of the caller that began it, and leaves those who came meanwhile to a task.
+    async fn begin_groups(self, definition: Arc<Definition>) {
+        self.mark_next_group(&definition).await;
+        if !self.shared.batches.is_over(&definition.id) {
+            // In a box: a task is copied four times while it begins.
+            tokio::spawn(Box::pin(async move { while self.mark_next_group(&definition).await {} }));
+        }
+    }
+
+    /// Marks those who wait; false if nobody does.
+    async fn mark_next_group(&self, definition: &Definition) -> bool {
+        let Some(group) = self.shared.batches.next(&definition.id, group) else { return false };
+        let batches: Vec<_> = group.iter().map(|waiting| waiting.batch.clone()).collect();
+        // Whoever is less patient goes away alone.
+        let Some(deadline) = group.iter().map(|waiting| waiting.deadline).max() else { return true };
+        // What waits is not lost with a group that panics.
+        let marked = AssertUnwindSafe(self.mark_group(definition, &batches, deadline)).catch_unwind().await;
+        let taken = marked.unwrap_or_else(|_| Err(Error::Internal("marking a group panicked".to_owned())));
+        match taken {
+            Ok(taken) => {
+                for (waiting, taken) in group.into_iter().zip(taken) {
+                    let _ = waiting.answer.send(Ok(taken));
                 }
-                Err(error) => {
-                    for waiting in group {
-                        let _ = waiting.answer.send(Err(error.clone()));
-                    }
+            }
+            Err(error) => {
+                for waiting in group {
+                    let _ = waiting.answer.send(Err(error.clone()));
                 }
             }
         }
+        true
     }
 
     /// Marks the results of all batches, as if they were one.
