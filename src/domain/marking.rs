@@ -29,6 +29,13 @@ pub struct Marking {
     size: usize,
 }
 
+/// How much of a step marks take at the most, whatever marks are set with them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extent {
+    runs: usize,
+    bytes: usize,
+}
+
 /// What the bytes become.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -138,6 +145,41 @@ impl Marking {
         let became = self.tasks.iter().zip(&old).map(|((_, bits), (_, old))| (*old, old.merge(*bits)));
         let delta = CountsDelta::of(self.layout.stages, became);
         Some(Change { bytes, delta, old })
+    }
+}
+
+impl Extent {
+    /// Of these marks, in the order in which they come: one that goes back is taken to be apart.
+    pub fn of(layout: Layout, marks: impl Iterator<Item = Mark>) -> Self {
+        let mut extent = Self::default();
+        let mut last: Option<Range<usize>> = None;
+        for mark in marks {
+            let span = layout.span(mark.task);
+            match &mut last {
+                Some(last) if (last.start..=last.end + JOIN_GAP).contains(&span.start) => {
+                    extent.bytes += span.end.saturating_sub(last.end);
+                    last.end = last.end.max(span.end);
+                }
+                _ => {
+                    extent.runs += 1;
+                    extent.bytes += span.len();
+                    last = Some(span);
+                }
+            }
+        }
+        extent
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self { runs: self.runs + other.runs, bytes: self.bytes + other.bytes }
+    }
+
+    /// Whether one step is certain to do, also where runs come so close to each other that the bytes between them go
+    /// along.
+    pub fn fits(self) -> bool {
+        self.runs <= MAX_RUNS && self.bytes + self.runs * JOIN_GAP <= MAX_BYTES
     }
 }
 
@@ -255,6 +297,41 @@ mod tests {
             }).collect();
             prop_assert_eq!(report(layout, &mut bytes, &marks), expected);
         }
+    }
+
+    /// Batches of tasks that lie in some places of a job, some of them in order.
+    fn batches() -> impl Strategy<Value = (Layout, Vec<Vec<Mark>>)> {
+        let apart = prop_oneof![Just(1_u32), Just(3), 100_u32..140, 250_u32..260, 900_u32..1100, Just(5_000)];
+        let batch = (0_u32..5_000_000, apart, 1_u32..400, any::<bool>()).prop_map(|(first, apart, count, ascends)| {
+            let number = |index: u32| if ascends { index } else { index.wrapping_mul(7919) % count };
+            (0..count).map(|index| mark(first + apart * number(index), 0, true)).collect()
+        });
+        let layout = (1_usize..=8).prop_map(|stages| Layout { total: 10_000_000, stages });
+        (layout, prop::collection::vec(batch, 1..12))
+    }
+
+    proptest! {
+        /// What fits by its extents is one step, wherever the batches lie to each other.
+        #[test]
+        fn batches_that_fit_together_are_one_step((layout, batches) in batches()) {
+            let mut extent = Extent::default();
+            let mut together = Vec::new();
+            for batch in batches {
+                let with = extent.with(Extent::of(layout, batch.iter().copied()));
+                if with.fits() {
+                    extent = with;
+                    together.extend(batch);
+                }
+            }
+            prop_assert_eq!(Marking::plan(layout, together.into_iter()).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_page_is_one_run_and_what_lies_apart_is_many() {
+        let layout = Layout { total: 10_000_000, stages: 1 };
+        let runs = |apart: u32| Extent::of(layout, (0..100).map(|index| mark(apart * index, 0, true))).runs;
+        assert_eq!((runs(1), runs(1_000), runs(2_000)), (1, 1, 100));
     }
 
     #[test]

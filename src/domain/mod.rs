@@ -27,7 +27,7 @@ pub use end::{End, end};
 pub use ids::{JobId, MAX_STAGES, NotAnId, StageKey};
 pub use job::{Definition, Job, MAX_TASKS, NewJob, Running, wrong_labels};
 pub use listing::{JobOrder, JobQuery};
-pub use marking::{Change, Marking, dispositions};
+pub use marking::{Change, Extent, Marking, dispositions};
 pub use marks::{Cell, Cells, CellsError, Layout, Mark, Status};
 pub use names::{Growth, MAX_NAMES, Names, NewTasks};
 pub use origins::{NoOrigins, Origins};

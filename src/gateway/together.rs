@@ -17,13 +17,13 @@ use super::goes_on::GoesOn;
 use super::report::After;
 use super::rounds::Rounds;
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Definition, Disposition, Mark, dispositions};
+use crate::domain::{Batch, Definition, Disposition, Extent, Mark, dispositions};
 use crate::error::{Error, Result};
 use crate::fault;
 
-/// How many results go together. So few are always one step (see [`crate::domain::Marking::plan`]), wherever their tasks lie: being
-/// grouped never takes a batch's marks apart. A larger batch goes alone.
-const MAX_TOGETHER: usize = 900;
+/// How many results go together at the most, if they are one step as well ([`Extent`]): being grouped never takes a batch's
+/// marks apart. More would only keep those waiting who come first. A larger batch goes alone.
+const MAX_TOGETHER: usize = 3_000;
 
 /// How many results the caller marks itself that finds no group under way. More would keep the other calls of its
 /// connection waiting, and have a task of their own.
@@ -41,6 +41,7 @@ pub(super) type Batches = Rounds<Waiting>;
 
 pub(super) struct Waiting {
     batch: Arc<Batch>,
+    extent: Extent,
     deadline: Deadline,
     answer: oneshot::Sender<Result<Taken>>,
 }
@@ -54,7 +55,9 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Taken> {
         let (answer, answered) = oneshot::channel();
-        let is_first = self.shared.batches.join(&definition.id, Waiting { batch: batch.clone(), deadline, answer });
+        let extent = Extent::of(definition.layout(), batch.marks().iter().copied().flatten());
+        let waiting = Waiting { batch: batch.clone(), extent, deadline, answer };
+        let is_first = self.shared.batches.join(&definition.id, waiting);
         let begun = is_first.then(|| GoesOn::new(self.clone().begin_groups(definition.clone())));
         fault::point("round.joined").await;
         match begun {
@@ -132,16 +135,16 @@ impl Gateway {
 
 /// How many of the first batches go together: at least one.
 fn group(waiting: &[Waiting]) -> usize {
-    fitting(waiting.iter().map(|waiting| waiting.batch.marks().len()))
+    fitting(waiting.iter().map(|waiting| (waiting.batch.marks().len(), waiting.extent)))
 }
 
-/// The same, of batches with so many results.
-fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
-    let mut left = MAX_TOGETHER;
-    let fit = sizes.take_while(|size| {
-        let fits = *size <= left;
-        left = left.saturating_sub(*size);
-        fits
+/// The same, of batches with so many results, and such extents.
+fn fitting(batches: impl Iterator<Item = (usize, Extent)>) -> usize {
+    let (mut results, mut extent) = (0, Extent::default());
+    let fit = batches.take_while(|(more, of_more)| {
+        results += more;
+        extent = extent.with(*of_more);
+        results <= MAX_TOGETHER && extent.fits()
     });
     fit.count().max(1)
 }
@@ -149,27 +152,31 @@ fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Layout, Marking, Outcome};
+    use crate::domain::{Layout, Outcome};
 
-    #[test]
-    fn a_group_ends_where_the_next_batch_does_not_fit() {
-        let sizes = |sizes: &[usize]| fitting(sizes.iter().copied());
-        assert_eq!(sizes(&[1]), 1);
-        assert_eq!(sizes(&[450, 450, 1]), 2);
-        assert_eq!(sizes(&[450, 451, 1]), 1);
-        assert_eq!(sizes(&[10_000, 1]), 1);
-        assert_eq!(sizes(&[1; 2_000]), MAX_TOGETHER);
+    /// How many of these batches go together, whose tasks lie so far apart.
+    fn grouped(apart: u32, sizes: &[u32]) -> usize {
+        let layout = Layout { total: 10_000_000, stages: 1 };
+        let extent = |size: u32| {
+            let mark = |number| Mark { task: number * apart, stage: 0, outcome: Outcome::Failed };
+            Extent::of(layout, (0..size).map(mark))
+        };
+        fitting(sizes.iter().map(|size| (*size as usize, extent(*size))))
     }
 
     #[test]
-    fn a_group_is_one_step_however_far_apart_its_tasks_lie() {
-        for stages in [1, 3, 8] {
-            let layout = Layout { total: 10_000_000, stages };
-            for apart in [1, 100, 128, 129, 500, 1_000, 10_000] {
-                let mark = |number| Mark { task: number * apart, stage: 0, outcome: Outcome::Failed };
-                let marks = (0..u32::try_from(MAX_TOGETHER).unwrap()).map(mark);
-                assert_eq!(Marking::plan(layout, marks).len(), 1, "{stages} stages, {apart} tasks apart");
-            }
-        }
+    fn a_group_ends_where_the_next_batch_does_not_fit() {
+        assert_eq!(grouped(1, &[1]), 1);
+        assert_eq!(grouped(1, &[1_500, 1_500, 1]), 2);
+        assert_eq!(grouped(1, &[1_500, 1_501, 1]), 1);
+        assert_eq!(grouped(1, &[10_000, 1]), 1);
+        assert_eq!(grouped(1, &[10; 400]), 300);
+    }
+
+    #[test]
+    fn tasks_that_lie_apart_go_in_smaller_groups() {
+        assert_eq!(grouped(100, &[100; 40]), 30);
+        assert_eq!(grouped(10_000, &[100; 40]), 9);
+        assert_eq!(grouped(10_000, &[1; 1_000]), 900);
     }
 }
