@@ -123,7 +123,7 @@ impl Gateway {
                         Stand::On(now) if now.incarnation == footing.incarnation => break marked,
                         other => other,
                     },
-                    Ok(Err(refusal)) => Box::pin(self.stand_after(id, &refusal, footing, deadline)).await?,
+                    Ok(Err(refusal)) => self.stand_after(id, refusal, footing, deadline).await?,
                     Err(Error::Unavailable(Unavailable::Redis)) => Stand::Nowhere,
                     Err(error) => return Err(error),
                 };
@@ -235,8 +235,16 @@ impl Gateway {
         }
     }
 
-    /// What to stand on after the tracker refused: an end that it is about to have is helped along first (I10).
-    async fn stand_after(&self, id: &JobId, refusal: &Refusal, on: Footing, deadline: Deadline) -> Result<Stand> {
+    /// What to stand on after the tracker refused. On a task of its own: it may count all cells of a job, and a group may be
+    /// marked on its caller's connection.
+    async fn stand_after(&self, id: &JobId, refusal: Refusal, on: Footing, deadline: Deadline) -> Result<Stand> {
+        let (gateway, id) = (self.clone(), id.clone());
+        let stand = tokio::spawn(async move { gateway.look_after(&id, &refusal, on, deadline).await });
+        stand.await.unwrap_or_else(|fault| Err(Error::Internal(fault.to_string())))
+    }
+
+    /// Does what the refusal asks for: an end that the tracker is about to have is helped along first (I10).
+    async fn look_after(&self, id: &JobId, refusal: &Refusal, on: Footing, deadline: Deadline) -> Result<Stand> {
         if *refusal == Refusal::Sealed {
             let finished = deadline.bound(self.finish(id, on.incarnation)).await;
             if let Some(state) = finished.map_err(|_| Error::DeadlineExceeded)?? {
