@@ -52,7 +52,7 @@ local function possible(h, body)
       return false
     end
   end
-  if string.sub(body, COUNTS_AT + 12 * stages, COUNTS_AT + 12 * STAGES - 1) ~= string.sub(NO_COUNTS, 12 * stages + 1) then
+  if string.find(body, h.unused, COUNTS_AT + 12 * stages, true) ~= COUNTS_AT + 12 * stages then
     return false -- counts of a stage that is not there
   end
   return not string.find(h.generation, '[^0-9a-f]') and (h.seal ~= COMPLETE or pending(h) == 0)
@@ -77,6 +77,7 @@ local function parse(bytes)
   end
   h.counts = { struct.unpack(counts_of(h.stages, 'I4'), body, COUNTS_AT) }
   h.counts[3 * h.stages + 1] = nil -- where the next field begins
+  h.unused = string.sub(NO_COUNTS, 12 * h.stages + 1)
   h.bucket, h.buckets = struct.unpack('>I8', body, ROLLING_AT), string.sub(body, ROLLING_AT + 8)
   if not possible(h, body) then
     return nil, 'CORRUPT'
@@ -112,10 +113,10 @@ local function own(key, incarnation)
 end
 
 local function write(key, h)
-  local prefix = struct.pack(PREFIX, 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
+  -- In one go: Redis' Lua looks at every byte of a string that it makes.
+  local body = struct.pack(PREFIX, 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
     h.generation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time)
-  local counts = struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. string.sub(NO_COUNTS, 12 * h.stages + 1)
-  local body = prefix .. counts .. struct.pack('>I8', h.bucket) .. h.buckets
+    .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. struct.pack('>I8', h.bucket) .. h.buckets
   h.raw = body .. checksum(body)
   redis.call('SETRANGE', key, '0', h.raw)
 end
