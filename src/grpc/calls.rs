@@ -35,6 +35,8 @@ fn came_to<T>(joined: std::result::Result<Result<T>, JoinError>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::oneshot;
 
     use super::*;
@@ -69,7 +71,8 @@ mod tests {
             _ = read => panic!("it cannot be done"),
             () = tokio::task::yield_now() => {}
         }
-        given_up.await.unwrap_err();
+        let given_up = tokio::time::timeout(Duration::from_secs(10), given_up).await;
+        given_up.expect("it goes on without its caller").unwrap_err();
     }
 
     #[tokio::test]
