@@ -12,9 +12,7 @@ use super::{Cell, CountsDelta, Disposition, Layout, Mark};
 /// comparing and copying a few hundred more bytes (1.3 µs on one machine), but false conflicts and network grow with the
 /// gap.
 const JOIN_GAP: usize = 256;
-/// The most places, and the most bytes, that one script touches: about 2 ms at the worst, well under the 10 ms that
-/// no script may hold Redis. Lua passes fewer than 8,000 arguments at once, and each byte of a short run takes four.
-const MAX_RUNS: usize = 900;
+/// The most bytes that one script touches.
 const MAX_BYTES: usize = 256 * 1024;
 
 /// Marks to be set in one step.
@@ -48,6 +46,10 @@ pub struct Change {
 }
 
 impl Marking {
+    /// The most places that one script touches: with [`MAX_BYTES`] about 2 ms at the worst, well under the 10 ms that no
+    /// script may hold Redis.
+    pub const MAX_RUNS: usize = 900;
+
     /// Plans the marks: usually one step; more where they lie so far apart that one would take Redis too long. At
     /// least one, which may touch nothing.
     pub fn plan(layout: Layout, marks: impl Iterator<Item = Mark>) -> Vec<Self> {
@@ -89,7 +91,7 @@ impl Marking {
         let runs = self.runs.len();
         let joins = self.runs.last_mut().filter(|last| span.start <= last.end + JOIN_GAP);
         let grows = joins.as_ref().map_or(span.len(), |last| span.end.saturating_sub(last.end));
-        if self.size + grows > MAX_BYTES || joins.is_none() && runs == MAX_RUNS {
+        if self.size + grows > MAX_BYTES || joins.is_none() && runs == Self::MAX_RUNS {
             return false;
         }
         match joins {
@@ -179,7 +181,7 @@ impl Extent {
     /// Whether one step is certain to do, also where runs come so close to each other that the bytes between them go
     /// along.
     pub fn fits(self) -> bool {
-        self.runs <= MAX_RUNS && self.bytes + self.runs * JOIN_GAP <= MAX_BYTES
+        self.runs <= Marking::MAX_RUNS && self.bytes + self.runs * JOIN_GAP <= MAX_BYTES
     }
 }
 
@@ -328,6 +330,19 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_between_runs_that_become_one_are_counted() {
+        let layout = Layout { total: 10_000_000, stages: 8 };
+        // Cells of two bytes: the first and the second are apart by themselves, and one run together; the third is one.
+        let batch =
+            |first: u32, apart: u32, count: u32| (0..count).map(move |index| mark(first + apart * index, 0, true));
+        let (a, b, c) = (batch(0, 256, 440), batch(128, 256, 440), batch(5_000_000, 128, 200));
+        let two = Extent::of(layout, a.clone()).with(Extent::of(layout, b.clone()));
+        assert!(two.fits() && Marking::plan(layout, a.clone().chain(b.clone())).len() == 1);
+        let three = two.with(Extent::of(layout, c.clone()));
+        assert!(!three.fits() && Marking::plan(layout, a.chain(b).chain(c)).len() == 2);
+    }
+
+    #[test]
     fn a_page_is_one_run_and_what_lies_apart_is_many() {
         let layout = Layout { total: 10_000_000, stages: 1 };
         let runs = |apart: u32| Extent::of(layout, (0..100).map(|index| mark(apart * index, 0, true))).runs;
@@ -339,7 +354,7 @@ mod tests {
         let layout = Layout { total: 10_000_000, stages: 8 };
         let steps = Marking::plan(layout, (0..10_000).map(|index| mark(index * 999, 0, false)));
         assert!(steps.len() > 1);
-        assert!(steps.iter().all(|step| step.runs().len() <= MAX_RUNS && step.size <= MAX_BYTES));
+        assert!(steps.iter().all(|step| step.runs().len() <= Marking::MAX_RUNS && step.size <= MAX_BYTES));
         assert_eq!(steps.iter().map(|step| step.tasks.len()).sum::<usize>(), 10_000);
     }
 

@@ -12,8 +12,11 @@ use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_m
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Change, JobId, Layout, Marking, Stall};
 
-/// Runs of so few bytes are set byte by byte, all in one command: a field costs Redis less than half of what a run does.
+/// Runs of so few bytes are set byte by byte, as fields of one command for all: each costs Redis half of what a run does.
 const FIELD_BYTES: usize = 2;
+/// What Lua passes to a command at once: a field takes four.
+const MAX_ARGUMENTS: usize = 8_000;
+const _: () = assert!(4 * FIELD_BYTES * Marking::MAX_RUNS + 2 < MAX_ARGUMENTS, "a step has too many fields");
 
 /// Why a script left a tracker as it was.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +67,15 @@ pub enum Seal<'a> {
     Cancelled(&'a str),
     /// No mark was new for too long; refused unless that is so. A complete tracker is sealed as that.
     Revoked(Stall),
+}
+
+/// A run of bytes of a step.
+struct Run<'a> {
+    /// Where they are, counted from the first cell.
+    bytes: Range<usize>,
+    expected: &'a [u8],
+    new: &'a [u8],
+    is_fields: bool,
 }
 
 struct Reply {
@@ -187,27 +199,32 @@ impl Live {
         done: u64,
         deadline: Deadline,
     ) -> Result<Marked, Error> {
-        // A report that changes nothing writes nothing, and what sets fields writes before it compares.
-        let is_field = |run: &Range<usize>| run.len() <= FIELD_BYTES && !change.delta.is_none();
+        // Fields are written before they are compared, so what stays as it is does not go as such; nor does what changes
+        // nothing, which bytes that no marks have set can be, too.
+        let counts = !change.delta.is_none();
+        let runs: Vec<_> = marking
+            .of_each(expected)
+            .zip(marking.of_each(&change.bytes))
+            .map(|((run, expected), (_, new))| {
+                let is_fields = counts && run.len() <= FIELD_BYTES && expected != new;
+                Run { bytes: run.clone(), expected, new, is_fields }
+            })
+            .collect();
+        let (fields, others): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
         let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
         call.arg(incarnation).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
         call.arg(delta(change)?).arg(done);
-        let short = marking.of_each(expected).filter(|(run, _)| is_field(run));
-        call.arg(short.flat_map(|(_, old)| old).copied().collect::<Vec<u8>>());
-        for (run, new) in marking.of_each(&change.bytes).filter(|(run, _)| is_field(run)) {
-            for (byte, new) in run.clone().zip(new) {
-                call.arg(8 * (HEADER_BYTES + byte)).arg(*new);
-            }
+        call.arg(fields.iter().flat_map(|run| run.expected).copied().collect::<Vec<u8>>());
+        for (byte, new) in fields.iter().flat_map(|run| run.bytes.clone().zip(run.new)) {
+            call.arg(8 * (HEADER_BYTES + byte)).arg(*new);
         }
-        for ((run, old), (_, new)) in marking.of_each(expected).zip(marking.of_each(&change.bytes)) {
-            if !is_field(run) {
-                call.arg(HEADER_BYTES + run.start).arg(HEADER_BYTES + run.end - 1).arg(old).arg(new);
-            }
+        for Run { bytes, expected, new, .. } in others {
+            call.arg(HEADER_BYTES + bytes.start).arg(HEADER_BYTES + bytes.end - 1).arg(*expected).arg(*new);
         }
         let reply = self.call(&call, deadline).await?;
         Ok(match reply.status.as_str() {
             "APPLIED" => Marked::Applied(reply.header()?),
-            "CONFLICT" => Marked::Conflict(found(marking.runs(), is_field, reply.rest)),
+            "CONFLICT" => Marked::Conflict(found(&runs, reply.rest)),
             _ => Marked::Refused(reply.refusal()?),
         })
     }
@@ -334,13 +351,13 @@ impl Reply {
 
 /// The bytes of all runs, in their order, from an answer that has those of all fields first, and then those of each other
 /// run.
-fn found(runs: &[Range<usize>], is_field: impl Fn(&Range<usize>) -> bool, answer: Vec<Vec<u8>>) -> Vec<u8> {
+fn found(runs: &[Run<'_>], answer: Vec<Vec<u8>>) -> Vec<u8> {
     let mut answer = answer.into_iter();
     let mut fields = answer.next().unwrap_or_default().into_iter();
     let mut bytes = Vec::new();
     for run in runs {
-        if is_field(run) {
-            bytes.extend(fields.by_ref().take(run.len()));
+        if run.is_fields {
+            bytes.extend(fields.by_ref().take(run.bytes.len()));
         } else {
             bytes.append(&mut answer.next().unwrap_or_default());
         }

@@ -70,8 +70,8 @@ if #fields > 0 then
   if not changed then
     return { 'INVALID' }
   end
-  -- One command for all, which answers what they held: a call costs more than ten of its fields. So the comparison comes
-  -- after the write, which is taken back where it was for nothing: nobody sees anything in between.
+  -- One command for all, which answers what they held, so that the comparison comes after the write, which is taken back
+  -- where it was for nothing: nobody sees anything in between.
   local held = redis.call('BITFIELD', unpack(set_fields))
   found[3] = string.char(unpack(held))
   conflict = conflict or found[3] ~= fields

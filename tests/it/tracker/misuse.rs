@@ -23,12 +23,13 @@ async fn a_report_that_the_gateway_would_not_send_changes_nothing() {
     let mut below_nothing = none;
     below_nothing[..4].copy_from_slice(&(-1_i32).to_be_bytes());
     let invalid = || Ok("INVALID".to_owned());
+    let conflict = || Ok("CONFLICT".to_owned());
     let wrong = || Ok("COUNTS_WRONG".to_owned());
     let mut one = none;
     one[3] = 1;
     // What is added to the counts, and how many are done; the bytes of fields, and of each its first bit and what is new;
     // of a run its first and its last byte, what is expected, and what is new.
-    let cases: [Case; 18] = [
+    let cases: [Case; 21] = [
         ("new bytes are more", invalid(), &[&none, b"1", b"", b"256", b"257", blank, b"abc"]),
         ("new bytes are fewer", invalid(), &[&none, b"1", b"", b"256", b"257", blank, b"a"]),
         ("the bytes are the header's", invalid(), &[&none, b"1", b"", b"0", b"1", header, b"ab"]),
@@ -45,6 +46,21 @@ async fn a_report_that_the_gateway_would_not_send_changes_nothing() {
         ("a field is nowhere", invalid(), &[&one, b"1", b"\0", b"there", b"7"]),
         ("a field is missing", invalid(), &[&one, b"1", b"\0\0", b"2048", b"7"]),
         ("a field of no number", Err(String::new()), &[&one, b"1", b"\0\0", b"2048", b"7", b"2056", b"many"]),
+        (
+            "a run is the header's, beside a field",
+            invalid(),
+            &[&one, b"1", b"\0", b"2048", b"7", b"0", b"1", header, b"ab"],
+        ),
+        (
+            "a run is another, beside a field",
+            conflict(),
+            &[&one, b"1", b"\0", b"2048", b"7", b"258", b"259", b"xy", b"ab"],
+        ),
+        (
+            "a field is another, beside a run",
+            conflict(),
+            &[&one, b"1", b"x", b"2048", b"7", b"258", b"259", blank, b"ab"],
+        ),
         ("fields, and the counts stay", invalid(), &[&none, b"0", b"\0", b"2048", b"7"]),
         ("fields, and more succeed than there are", wrong(), &[&too_many, b"1", b"\0\0", b"2048", b"7", b"2056", b"7"]),
     ];
