@@ -46,7 +46,7 @@ pub struct Change {
 }
 
 impl Marking {
-    /// The most places that one script touches: with [`MAX_BYTES`] about 2 ms at the worst, well under the 10 ms that no
+    /// The most places that one script touches: with the most bytes about 2 ms at the worst, well under the 10 ms that no
     /// script may hold Redis.
     pub const MAX_RUNS: usize = 900;
 
