@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::domain::{Cell, Cells, JobId, Layout, Standing};
+use crate::domain::{Cell, Cells, JobId, Layout, TrackerEpoch};
 
 /// How many tasks one chunk holds: a multiple of four, so that chunks begin with whole bytes whatever the stages, and
 /// at most 128 KiB, which one script compares in well under a millisecond.
@@ -43,19 +43,19 @@ struct Mirror {
     /// This gateway acknowledged some of it.
     own: bool,
     /// The tracker that is known to hold all of these marks.
-    merged: Option<Standing>,
+    merged: Option<TrackerEpoch>,
     /// The tracker into which all is being merged.
-    merging: Option<Standing>,
+    merging: Option<TrackerEpoch>,
     /// Grows with every mark that this one did not take itself.
-    epoch: u64,
+    version: u64,
     /// Nothing was ever put in.
     blank: bool,
     /// The incarnation of the last tracker that all of it was merged into, or that took the first of it: what is restored
     /// under a later one may lack it.
     based: u64,
     /// The tracker, and its revision, that was last read whole; and that is being read.
-    pulled: Option<(Standing, u64)>,
-    pulling: Option<(Standing, u64)>,
+    pulled: Option<(TrackerEpoch, u64)>,
+    pulling: Option<(TrackerEpoch, u64)>,
     /// The chunk that is read next.
     next_pull: usize,
 }
@@ -83,7 +83,7 @@ impl Mirrors {
         layout: Layout,
         cells: impl Iterator<Item = (u32, Cell)>,
         under: u64,
-        held_by: Option<Standing>,
+        held_by: Option<TrackerEpoch>,
     ) {
         let mut state = self.state();
         let Some(mirror) = state.own(id, layout, self.max_bytes) else {
@@ -110,7 +110,7 @@ impl Mirrors {
     }
 
     /// Adds what was read from a tracker.
-    pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: Standing) {
+    pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: TrackerEpoch) {
         let mut state = self.state();
         let Some(mirror) = state.copy(id, layout, self.max_bytes) else { return };
         let start = layout.span(chunk.tasks.start).start;
@@ -122,16 +122,16 @@ impl Mirrors {
 
     /// The tasks whose cells are to be read next from the tracker that stands so at this revision; `None` if all have
     /// been. Moves on by one chunk each time.
-    pub fn next_pull(&self, id: &JobId, layout: Layout, standing: Standing, revision: u64) -> Option<Range<u32>> {
+    pub fn next_pull(&self, id: &JobId, layout: Layout, epoch: TrackerEpoch, revision: u64) -> Option<Range<u32>> {
         let mut state = self.state();
         let mirror = state.copy(id, layout, self.max_bytes)?;
-        if mirror.pulled == Some((standing, revision)) {
+        if mirror.pulled == Some((epoch, revision)) {
             return None;
         }
         let tasks = chunks(layout).nth(mirror.next_pull)?;
         if mirror.next_pull == 0 {
             // What changes in a chunk that was read already has a higher revision, and is read in the next pass.
-            mirror.pulling = Some((standing, revision));
+            mirror.pulling = Some((epoch, revision));
         }
         mirror.next_pull += 1;
         if tasks.end == layout.total {
@@ -140,22 +140,22 @@ impl Mirrors {
         Some(tasks)
     }
 
-    /// The chunks in which anything is marked, and the epoch that they are of, to be put into the ledger.
+    /// The chunks in which anything is marked, and the version that they are of, to be put into the ledger.
     pub fn chunks(&self, id: &JobId) -> (Vec<Range<u32>>, u64) {
         self.chunks_for(id, None)
     }
 
     /// The same, to be merged into this tracker: what it takes itself meanwhile need not be.
-    pub fn chunks_to_merge(&self, id: &JobId, into: Standing) -> (Vec<Range<u32>>, u64) {
+    pub fn chunks_to_merge(&self, id: &JobId, into: TrackerEpoch) -> (Vec<Range<u32>>, u64) {
         self.chunks_for(id, Some(into))
     }
 
-    fn chunks_for(&self, id: &JobId, into: Option<Standing>) -> (Vec<Range<u32>>, u64) {
+    fn chunks_for(&self, id: &JobId, into: Option<TrackerEpoch>) -> (Vec<Range<u32>>, u64) {
         let mut state = self.state();
         let Some(mirror) = state.mirrors.get_mut(id) else { return (Vec::new(), 0) };
         mirror.merging = into;
         let marked = chunks(mirror.layout).filter(|tasks| mirror.chunk(tasks).iter().any(|byte| *byte != 0));
-        (marked.collect(), mirror.epoch)
+        (marked.collect(), mirror.version)
     }
 
     /// One chunk.
@@ -183,17 +183,17 @@ impl Mirrors {
     }
 
     /// Whether anything is in it that this tracker is not known to hold.
-    pub fn is_ahead(&self, id: &JobId, standing: Standing) -> bool {
-        self.state().mirrors.get(id).is_some_and(|mirror| mirror.merged != Some(standing))
+    pub fn is_ahead(&self, id: &JobId, epoch: TrackerEpoch) -> bool {
+        self.state().mirrors.get(id).is_some_and(|mirror| mirror.merged != Some(epoch))
     }
 
-    /// All that the mirror held at this epoch has been merged into this tracker.
-    pub fn merged(&self, id: &JobId, standing: Standing, epoch: u64) {
+    /// All that the mirror held at this version has been merged into this tracker.
+    pub fn merged(&self, id: &JobId, epoch: TrackerEpoch, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
-            && (mirror.merging, mirror.epoch) == (Some(standing), epoch)
+            && (mirror.merging, mirror.version) == (Some(epoch), version)
         {
-            mirror.merged = Some(standing);
-            mirror.based = standing.incarnation.max(mirror.based);
+            mirror.merged = Some(epoch);
+            mirror.based = epoch.incarnation.max(mirror.based);
         }
     }
 
@@ -202,10 +202,10 @@ impl Mirrors {
         self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank && mirror.based < incarnation)
     }
 
-    /// All that it held at this epoch is in the ledger, for the tracker with this incarnation.
-    pub fn recorded(&self, id: &JobId, incarnation: u64, epoch: u64) {
+    /// All that it held at this version is in the ledger, for the tracker with this incarnation.
+    pub fn recorded(&self, id: &JobId, incarnation: u64, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
-            && mirror.epoch == epoch
+            && mirror.version == version
         {
             mirror.based = incarnation.max(mirror.based);
         }
@@ -298,7 +298,7 @@ impl Mirror {
             own: false,
             merged: None,
             merging: None,
-            epoch: 0,
+            version: 0,
             blank: true,
             based: 0,
             pulled: None,
@@ -308,7 +308,7 @@ impl Mirror {
     }
 
     /// Marks came that `held_by` holds; `None`: they came from where marks can be lost.
-    fn took(&mut self, under: u64, held_by: Option<Standing>) {
+    fn took(&mut self, under: u64, held_by: Option<TrackerEpoch>) {
         if self.blank {
             (self.merged, self.blank, self.based) = (held_by, false, under);
         } else {
@@ -319,7 +319,7 @@ impl Mirror {
             self.based = self.based.min(under);
         }
         if held_by.is_none() || self.merging != held_by {
-            self.epoch += 1;
+            self.version += 1;
         }
     }
 
@@ -355,8 +355,8 @@ mod tests {
         (task, Mark { task, stage: 0, outcome: Outcome::Succeeded }.bits(LAYOUT.stages))
     }
 
-    fn standing(incarnation: u64) -> Standing {
-        Standing { incarnation, generation: Generation([7; 16]) }
+    fn epoch(incarnation: u64) -> TrackerEpoch {
+        TrackerEpoch { incarnation, generation: Generation([7; 16]) }
     }
 
     #[test]
@@ -369,7 +369,7 @@ mod tests {
         let mut chunk = mirrors.chunk(&one, &(0..65_536)).unwrap();
         chunk.bytes.fill(0);
         chunk.bytes[10] = 0b1100_0000;
-        mirrors.pull(&one, LAYOUT, &chunk, standing(1));
+        mirrors.pull(&one, LAYOUT, &chunk, epoch(1));
         let counts = mirrors.cells(&one).unwrap().count();
         assert_eq!(counts.stages.iter().map(|stage| stage.succeeded).sum::<u32>(), 3);
     }
@@ -377,38 +377,38 @@ mod tests {
     #[test]
     fn it_is_ahead_until_all_was_merged_and_again_when_another_tracker_took_marks() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        assert!(!mirrors.is_ahead(&one, standing(1)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(standing(1)));
-        assert!(!mirrors.is_ahead(&one, standing(1)));
+        assert!(!mirrors.is_ahead(&one, epoch(1)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(epoch(1)));
+        assert!(!mirrors.is_ahead(&one, epoch(1)));
         mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, None);
-        assert!(mirrors.is_ahead(&one, standing(1)));
-        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(1));
-        mirrors.merged(&one, standing(1), epoch);
-        assert!(!mirrors.is_ahead(&one, standing(1)));
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 1, Some(standing(1)));
-        assert!(!mirrors.is_ahead(&one, standing(1)));
-        assert!(mirrors.is_ahead(&one, standing(2)));
+        assert!(mirrors.is_ahead(&one, epoch(1)));
+        let (_, version) = mirrors.chunks_to_merge(&one, epoch(1));
+        mirrors.merged(&one, epoch(1), version);
+        assert!(!mirrors.is_ahead(&one, epoch(1)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 1, Some(epoch(1)));
+        assert!(!mirrors.is_ahead(&one, epoch(1)));
+        assert!(mirrors.is_ahead(&one, epoch(2)));
         mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), 1, None);
-        mirrors.merged(&one, standing(1), epoch);
-        assert!(mirrors.is_ahead(&one, standing(1)), "merged before the last mark came");
+        mirrors.merged(&one, epoch(1), version);
+        assert!(mirrors.is_ahead(&one, epoch(1)), "merged before the last mark came");
     }
 
     /// Else a job that is worked on would not be adopted again before its workers rest.
     #[test]
     fn what_a_tracker_takes_itself_keeps_no_merge_into_it_from_being_whole() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        let taken_by = |task, by: u64| mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), by, Some(standing(by)));
+        let taken_by = |task, by: u64| mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), by, Some(epoch(by)));
         taken_by(1, 1);
-        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(2));
+        let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         taken_by(2, 2);
-        mirrors.merged(&one, standing(2), epoch);
+        mirrors.merged(&one, epoch(2), version);
         taken_by(3, 2);
-        assert!(!mirrors.is_ahead(&one, standing(2)));
+        assert!(!mirrors.is_ahead(&one, epoch(2)));
 
-        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(3));
+        let (_, version) = mirrors.chunks_to_merge(&one, epoch(3));
         taken_by(4, 2);
-        mirrors.merged(&one, standing(3), epoch);
-        assert!(mirrors.is_ahead(&one, standing(3)), "one that came late is in an earlier tracker");
+        mirrors.merged(&one, epoch(3), version);
+        assert!(mirrors.is_ahead(&one, epoch(3)), "one that came late is in an earlier tracker");
         assert!(mirrors.is_behind(&one, 3));
     }
 
@@ -416,17 +416,17 @@ mod tests {
     fn it_is_behind_once_others_restored_without_it_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
         assert!(!mirrors.is_behind(&one, 9));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(standing(1)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(epoch(1)));
         assert!(!mirrors.is_behind(&one, 1) && mirrors.is_behind(&one, 2));
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 2, Some(standing(2)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 2, Some(epoch(2)));
         assert!(mirrors.is_behind(&one, 2), "the first mark is not in it");
-        let (_, epoch) = mirrors.chunks_to_merge(&one, standing(2));
-        mirrors.merged(&one, standing(2), epoch);
+        let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
+        mirrors.merged(&one, epoch(2), version);
         assert!(!mirrors.is_behind(&one, 2) && mirrors.is_behind(&one, 3));
-        let (_, epoch) = mirrors.chunks(&one);
-        mirrors.recorded(&one, 3, epoch);
+        let (_, version) = mirrors.chunks(&one);
+        mirrors.recorded(&one, 3, version);
         assert!(!mirrors.is_behind(&one, 3));
-        assert!(mirrors.is_ahead(&one, standing(3)), "it is merged all the same when it can be");
+        assert!(mirrors.is_ahead(&one, epoch(3)), "it is merged all the same when it can be");
     }
 
     #[test]
@@ -453,7 +453,7 @@ mod tests {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
         let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
-        let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, standing(1), 1).is_some();
+        let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, epoch(1), 1).is_some();
         assert!(read("one") && read("two") && !read("three"));
         // What was read is the gateway's own once it acknowledges more of it.
         take("one");
@@ -471,7 +471,7 @@ mod tests {
     #[test]
     fn every_chunk_is_read_once_for_a_revision() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        let next = |revision| mirrors.next_pull(&one, LAYOUT, standing(1), revision);
+        let next = |revision| mirrors.next_pull(&one, LAYOUT, epoch(1), revision);
         let first: Vec<_> = std::iter::from_fn(|| next(5)).collect();
         assert_eq!(first, [0..65_536, 65_536..131_072, 131_072..196_608, 196_608..200_000]);
         assert_eq!(next(5), None);

@@ -1,5 +1,5 @@
 //! What a dead gateway left behind, what Redis lost, and what nobody looks at: every round, every rule
-//! (`domain::due`), for every running job. Rules are level-triggered and idempotent, so any number of gateways may
+//! (`domain::due_repairs`), for every running job. Rules are level-triggered and idempotent, so any number of gateways may
 //! follow them at once, and a round that fails is made up for by the next.
 //!
 //! Cheap when nothing is wrong: the feed knows which jobs run, so a round is one pipelined read of headers.
@@ -11,9 +11,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
-use crate::domain::{Attendance, JobId, Rule, Running, TrackerView, due};
+use crate::domain::{Availability, JobId, RepairAction, RunningJob, TrackerStatus, due_repairs};
 use crate::error::{Error, Result, Unavailable};
-use crate::gateway::{Gateway, Look};
+use crate::gateway::{Gateway, ObservedJob};
 use crate::jitter;
 
 /// How many jobs are looked at in one round trip.
@@ -102,7 +102,7 @@ impl Rounds {
                 outcome = Err(error);
             }
         }
-        self.broken |= looks.iter().any(|look| look.sight.tracker == TrackerView::Unreachable);
+        self.broken |= looks.iter().any(|look| look.sight.tracker == TrackerStatus::Unreachable);
         if renew && outcome.is_ok() {
             self.renewed = Some(Instant::now());
         }
@@ -125,19 +125,19 @@ impl Rounds {
         outcome
     }
 
-    async fn merge_page(&self, page: &[(JobId, Running)]) -> Result<()> {
+    async fn merge_page(&self, page: &[(JobId, RunningJob)]) -> Result<()> {
         let mut looks = self.gateway.look_at(page, false, None, Deadline::after(PAGE_WITHIN)).await?;
-        looks.retain(|look| due(&look.sight).contains(&Rule::Merge));
-        at_once(looks.iter().map(|look| self.follow(Rule::Merge, look))).await
+        looks.retain(|look| due_repairs(&look.sight).contains(&RepairAction::MergeMirror));
+        at_once(looks.iter().map(|look| self.follow(RepairAction::MergeMirror, look))).await
     }
 
     /// Notes that both stores are within reach, where that matters to a job; since when they are.
-    async fn attend(&mut self, running: &[(JobId, Running)]) -> Option<Attendance> {
+    async fn attend(&mut self, running: &[(JobId, RunningJob)]) -> Option<Availability> {
         if running.iter().all(|(_, job)| job.stall_timeout.is_none()) {
             return None;
         }
         let patience = BREAK_AFTER.max(3 * self.settings.interval);
-        let attendance = self.gateway.attend(self.broken, patience, Deadline::after(RULE_WITHIN)).await;
+        let attendance = self.gateway.record_availability(self.broken, patience, Deadline::after(RULE_WITHIN)).await;
         self.broken = attendance.is_err();
         attendance.inspect_err(|error| tracing::debug!(%error, "not attended")).ok()
     }
@@ -146,10 +146,10 @@ impl Rounds {
     /// can still be read, and whoever dies while it does is to have left its marks in other mirrors.
     async fn page(
         &self,
-        page: &[(JobId, Running)],
-        attendance: Option<Attendance>,
+        page: &[(JobId, RunningJob)],
+        attendance: Option<Availability>,
         renew: bool,
-        looks: &mut Vec<Look>,
+        looks: &mut Vec<ObservedJob>,
     ) -> Result<()> {
         let seen = self.gateway.look_at(page, false, attendance, Deadline::after(PAGE_WITHIN)).await?;
         let followed = self.follow_rules(&seen).await;
@@ -162,23 +162,23 @@ impl Rounds {
         followed
     }
 
-    async fn follow_rules(&self, looks: &[Look]) -> Result<()> {
+    async fn follow_rules(&self, looks: &[ObservedJob]) -> Result<()> {
         let turns = looks.len().div_ceil(JUDGED_WITHOUT_TRACKER).max(1);
         let turn = |index| index % turns == self.count % turns;
         at_once(looks.iter().enumerate().map(|(index, look)| self.follow_rules_of(look, turn(index)))).await
     }
 
-    async fn follow_rules_of(&self, look: &Look, judged_without_tracker: bool) -> Result<()> {
-        for rule in due(&look.sight) {
-            if rule == Rule::FinishWithoutTracker && !judged_without_tracker {
+    async fn follow_rules_of(&self, look: &ObservedJob, judged_without_tracker: bool) -> Result<()> {
+        for rule in due_repairs(&look.sight) {
+            if rule == RepairAction::FinishWithoutTracker && !judged_without_tracker {
                 continue;
             }
             let Err(error) = self.follow(rule, look).await else { continue };
             // A tracker in a Redis that refuses writes, or in a demoted one, is as good as none.
             if matches!(error, Error::Unavailable(Unavailable::Redis)) && !look.sight.ended {
-                self.follow(Rule::Record, look).await?;
+                self.follow(RepairAction::RecordMirror, look).await?;
                 if judged_without_tracker {
-                    self.follow(Rule::FinishWithoutTracker, look).await?;
+                    self.follow(RepairAction::FinishWithoutTracker, look).await?;
                 }
             }
             return Err(error);
@@ -186,13 +186,13 @@ impl Rounds {
         Ok(())
     }
 
-    async fn follow(&self, rule: Rule, look: &Look) -> Result<()> {
+    async fn follow(&self, rule: RepairAction, look: &ObservedJob) -> Result<()> {
         let followed = self.gateway.follow(rule, look, self.settings.settle_time, Deadline::after(RULE_WITHIN)).await;
         followed.inspect_err(|error| tracing::debug!(job = %look.id, ?rule, %error, "a rule could not be followed"))
     }
 
     /// Reads what mirrors may lack, fairly: where one round's budget ends, the next begins.
-    async fn pull(&mut self, looks: &[Look]) -> Result<()> {
+    async fn pull(&mut self, looks: &[ObservedJob]) -> Result<()> {
         let first = self.pull_from.take().map_or(0, |from| looks.partition_point(|look| look.id < from));
         let mut budget = self.settings.pull_bytes;
         for look in looks[first..].iter().chain(&looks[..first]) {
@@ -200,7 +200,7 @@ impl Rounds {
                 self.pull_from = Some(look.id.clone());
                 break;
             }
-            if matches!(look.sight.tracker, TrackerView::Present { adopted: true, .. }) {
+            if matches!(look.sight.tracker, TrackerStatus::Present { adopted: true, .. }) {
                 let read = self.gateway.pull_from(look, budget, Deadline::after(RULE_WITHIN)).await?;
                 budget = budget.saturating_sub(read);
             }

@@ -9,7 +9,7 @@ pub const MAX_STAGES: usize = 8;
 /// What a word that is no id breaks; the text says what an id must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must match [A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}", .max - 1)]
-pub struct NotAnId {
+pub struct InvalidId {
     max: usize,
 }
 
@@ -52,26 +52,26 @@ impl StageKey {
 }
 
 impl FromStr for JobId {
-    type Err = NotAnId;
+    type Err = InvalidId;
 
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
         check(text, Self::MAX_BYTES).map(|()| Self(text.to_owned()))
     }
 }
 
 impl FromStr for StageKey {
-    type Err = NotAnId;
+    type Err = InvalidId;
 
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
         check(text, Self::MAX_BYTES).map(|()| Self(text.to_owned()))
     }
 }
 
 /// Whether `text` is a word of at most `max` bytes as ids, stage keys and label keys are.
-pub(super) fn check(text: &str, max: usize) -> Result<(), NotAnId> {
+pub(super) fn check(text: &str, max: usize) -> Result<(), InvalidId> {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
-    if first && rest && text.len() <= max { Ok(()) } else { Err(NotAnId { max }) }
+    if first && rest && text.len() <= max { Ok(()) } else { Err(InvalidId { max }) }
 }
 
 impl fmt::Display for JobId {

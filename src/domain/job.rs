@@ -94,7 +94,7 @@ pub struct Job {
 
 /// What is told of a job that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
+pub struct RunningJob {
     /// Which tracker is its own.
     pub incarnation: u64,
     /// Rows of its reports are in the ledger.
@@ -121,7 +121,7 @@ impl NewJob {
             "display_name",
             format!("must have at most {MAX_DISPLAY_NAME_BYTES} bytes"),
         );
-        for description in wrong_labels(&self.labels) {
+        for description in invalid_labels(&self.labels) {
             require(false, "labels", description);
         }
         require(!self.display_name.contains('\0'), "display_name", "must not contain NUL".to_owned());
@@ -226,7 +226,7 @@ impl Job {
 }
 
 /// What is wrong with labels, in words that each begin with what must be.
-pub fn wrong_labels(labels: &BTreeMap<String, String>) -> Vec<String> {
+pub fn invalid_labels(labels: &BTreeMap<String, String>) -> Vec<String> {
     let mut wrong = Vec::new();
     if labels.len() > MAX_LABELS {
         wrong.push(format!("must be at most {MAX_LABELS}"));

@@ -17,7 +17,7 @@ const MAX_BYTES: usize = 256 * 1024;
 
 /// Marks to be set in one step.
 #[derive(Debug, Clone)]
-pub struct Marking {
+pub struct MarkStep {
     layout: Layout,
     /// Each task once, ascending, with the bits to set.
     tasks: Vec<(u32, Cell)>,
@@ -29,7 +29,7 @@ pub struct Marking {
 
 /// How much of a step marks take at the most, whatever marks are set with them.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Extent {
+pub struct StepSize {
     runs: usize,
     bytes: usize,
 }
@@ -45,7 +45,7 @@ pub struct Change {
     old: Vec<(u32, Cell)>,
 }
 
-impl Marking {
+impl MarkStep {
     /// The most places that one script touches: with the most bytes about 2 ms at the worst, well under the 10 ms that no
     /// script may hold Redis.
     pub const MAX_RUNS: usize = 900;
@@ -150,7 +150,7 @@ impl Marking {
     }
 }
 
-impl Extent {
+impl StepSize {
     /// Of these marks, in the order in which they come: one that goes back is taken to be apart.
     pub fn of(layout: Layout, marks: impl Iterator<Item = Mark>) -> Self {
         let mut extent = Self::default();
@@ -181,7 +181,7 @@ impl Extent {
     /// Whether one step is certain to do, also where runs come so close to each other that the bytes between them go
     /// along.
     pub fn fits(self) -> bool {
-        self.runs <= Marking::MAX_RUNS && self.bytes + self.runs * JOIN_GAP <= MAX_BYTES
+        self.runs <= MarkStep::MAX_RUNS && self.bytes + self.runs * JOIN_GAP <= MAX_BYTES
     }
 }
 
@@ -230,7 +230,7 @@ mod tests {
     /// Applies marks as the tracker does, and checks the counts that it would hold after each step.
     fn report(layout: Layout, bytes: &mut [u8], marks: &[Mark]) -> Vec<Disposition> {
         let mut changes = Vec::new();
-        for step in Marking::plan(layout, marks.iter().copied()) {
+        for step in MarkStep::plan(layout, marks.iter().copied()) {
             let before = Cells::new(layout, bytes.to_vec()).unwrap().count();
             let current: Vec<_> = step.runs().iter().flat_map(|run| bytes[run.clone()].to_vec()).collect();
             let change = step.apply(&current).unwrap();
@@ -316,16 +316,16 @@ mod tests {
         /// What fits by its extents is one step, wherever the batches lie to each other.
         #[test]
         fn batches_that_fit_together_are_one_step((layout, batches) in batches()) {
-            let mut extent = Extent::default();
+            let mut extent = StepSize::default();
             let mut together = Vec::new();
             for batch in batches {
-                let with = extent.with(Extent::of(layout, batch.iter().copied()));
+                let with = extent.with(StepSize::of(layout, batch.iter().copied()));
                 if with.fits() {
                     extent = with;
                     together.extend(batch);
                 }
             }
-            prop_assert_eq!(Marking::plan(layout, together.into_iter()).len(), 1);
+            prop_assert_eq!(MarkStep::plan(layout, together.into_iter()).len(), 1);
         }
     }
 
@@ -336,46 +336,46 @@ mod tests {
         let batch =
             |first: u32, apart: u32, count: u32| (0..count).map(move |index| mark(first + apart * index, 0, true));
         let (a, b, c) = (batch(0, 256, 440), batch(128, 256, 440), batch(5_000_000, 128, 200));
-        let two = Extent::of(layout, a.clone()).with(Extent::of(layout, b.clone()));
-        assert!(two.fits() && Marking::plan(layout, a.clone().chain(b.clone())).len() == 1);
-        let three = two.with(Extent::of(layout, c.clone()));
-        assert!(!three.fits() && Marking::plan(layout, a.chain(b).chain(c)).len() == 2);
+        let two = StepSize::of(layout, a.clone()).with(StepSize::of(layout, b.clone()));
+        assert!(two.fits() && MarkStep::plan(layout, a.clone().chain(b.clone())).len() == 1);
+        let three = two.with(StepSize::of(layout, c.clone()));
+        assert!(!three.fits() && MarkStep::plan(layout, a.chain(b).chain(c)).len() == 2);
     }
 
     #[test]
     fn a_page_is_one_run_and_what_lies_apart_is_many() {
         let layout = Layout { total: 10_000_000, stages: 1 };
-        let runs = |apart: u32| Extent::of(layout, (0..100).map(|index| mark(apart * index, 0, true))).runs;
+        let runs = |apart: u32| StepSize::of(layout, (0..100).map(|index| mark(apart * index, 0, true))).runs;
         assert_eq!((runs(1), runs(1_000), runs(2_000)), (1, 1, 100));
     }
 
     #[test]
     fn far_apart_marks_take_several_bounded_steps() {
         let layout = Layout { total: 10_000_000, stages: 8 };
-        let steps = Marking::plan(layout, (0..10_000).map(|index| mark(index * 999, 0, false)));
+        let steps = MarkStep::plan(layout, (0..10_000).map(|index| mark(index * 999, 0, false)));
         assert!(steps.len() > 1);
-        assert!(steps.iter().all(|step| step.runs().len() <= Marking::MAX_RUNS && step.size <= MAX_BYTES));
+        assert!(steps.iter().all(|step| step.runs().len() <= MarkStep::MAX_RUNS && step.size <= MAX_BYTES));
         assert_eq!(steps.iter().map(|step| step.tasks.len()).sum::<usize>(), 10_000);
     }
 
     #[test]
     fn close_marks_are_one_place() {
         let layout = Layout { total: 10_000, stages: 8 };
-        let steps = Marking::plan(layout, (0..10_000).map(|task| mark(task, 0, false)));
+        let steps = MarkStep::plan(layout, (0..10_000).map(|task| mark(task, 0, false)));
         assert_eq!(steps.len(), 1);
         assert_eq!(steps[0].runs(), std::slice::from_ref(&(0..20_000)));
     }
 
     #[test]
     fn a_report_of_nothing_is_one_step_that_touches_nothing() {
-        let steps = Marking::plan(Layout { total: 5, stages: 1 }, std::iter::empty());
+        let steps = MarkStep::plan(Layout { total: 5, stages: 1 }, std::iter::empty());
         assert_eq!((steps.len(), steps[0].runs().len()), (1, 0));
         assert!(steps[0].apply(&[]).unwrap().delta.is_none());
     }
 
     #[test]
     fn bytes_of_other_runs_are_refused() {
-        let steps = Marking::plan(Layout { total: 5, stages: 4 }, [mark(2, 0, true)].into_iter());
+        let steps = MarkStep::plan(Layout { total: 5, stages: 4 }, [mark(2, 0, true)].into_iter());
         assert!(steps[0].apply(&[]).is_none());
         assert!(steps[0].apply(&[0, 0]).is_none());
     }

@@ -29,7 +29,7 @@ pub struct NewTasks {
 
 /// Tasks to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Growth {
+pub enum TaskAddition {
     /// Those of these names, all different, that the job does not have.
     Names(Vec<String>),
     /// As many as are missing to this total.
@@ -87,7 +87,7 @@ impl<'a> FromIterator<&'a str> for Names {
 
 impl NewTasks {
     /// Checks them against what the job is, and names what is wrong.
-    pub fn validate(self, definition: &Definition) -> Result<Growth, Vec<Violation>> {
+    pub fn validate(self, definition: &Definition) -> Result<TaskAddition, Vec<Violation>> {
         let wrong = |field, description: String| Err(vec![Violation::new(field, description)]);
         if !definition.named_tasks {
             if !self.names.is_empty() {
@@ -95,7 +95,7 @@ impl NewTasks {
             }
             let total = u32::try_from(self.task_count).ok().filter(|total| *total <= MAX_TASKS);
             return match total {
-                Some(total) => Ok(Growth::Total(total)),
+                Some(total) => Ok(TaskAddition::Total(total)),
                 None => wrong("task_count", format!("must be 0 to {MAX_TASKS}, not {}", self.task_count)),
             };
         }
@@ -105,12 +105,12 @@ impl NewTasks {
         if self.names.is_empty() || self.names.len() > MAX_NAMES {
             return wrong("task_names", format!("must be 1 to {MAX_NAMES} names, not {}", self.names.len()));
         }
-        let violations = wrong_names(&self.names);
-        if violations.is_empty() { Ok(Growth::Names(self.names)) } else { Err(violations) }
+        let violations = invalid_names(&self.names);
+        if violations.is_empty() { Ok(TaskAddition::Names(self.names)) } else { Err(violations) }
     }
 }
 
-fn wrong_names(names: &[String]) -> Vec<Violation> {
+fn invalid_names(names: &[String]) -> Vec<Violation> {
     let mut first = HashMap::with_capacity(names.len());
     let wrong = names.iter().enumerate().filter_map(|(place, name)| {
         let before = *first.entry(name.as_str()).or_insert(place);
@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn a_job_grows_by_what_its_tasks_are() {
         let total = |task_count| NewTasks { names: vec![], task_count };
-        assert_eq!(total(7).validate(&definition(false)), Ok(Growth::Total(7)));
-        assert_eq!(names(&["a"]).validate(&definition(true)), Ok(Growth::Names(vec!["a".into()])));
+        assert_eq!(total(7).validate(&definition(false)), Ok(TaskAddition::Total(7)));
+        assert_eq!(names(&["a"]).validate(&definition(true)), Ok(TaskAddition::Names(vec!["a".into()])));
         assert_eq!(fields(names(&["a"]), false), ["task_names"]);
         assert_eq!(fields(total(7), true), ["task_count"]);
         assert_eq!(fields(total(0), true), ["task_names"]);

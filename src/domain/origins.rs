@@ -22,7 +22,7 @@ pub struct Origins {
 /// Bytes that are no origins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("these bytes are no origins of tasks")]
-pub struct NoOrigins;
+pub struct InvalidOrigins;
 
 impl Origins {
     /// Of a retry of these tasks, whose own origins are `earlier` if they are those of a retry.
@@ -82,14 +82,14 @@ impl Origins {
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, NoOrigins> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, InvalidOrigins> {
         let (mut origins, mut behind) = (Self::default(), 0_u32);
         let mut bytes = bytes.iter();
         while !bytes.as_slice().is_empty() {
-            let gap = number(&mut bytes).ok_or(NoOrigins)?;
-            let count = number(&mut bytes).filter(|count| *count > 0).ok_or(NoOrigins)?;
-            let origin = behind.checked_add(gap).ok_or(NoOrigins)?;
-            behind = origin.checked_add(count).ok_or(NoOrigins)?;
+            let gap = number(&mut bytes).ok_or(InvalidOrigins)?;
+            let count = number(&mut bytes).filter(|count| *count > 0).ok_or(InvalidOrigins)?;
+            let origin = behind.checked_add(gap).ok_or(InvalidOrigins)?;
+            behind = origin.checked_add(count).ok_or(InvalidOrigins)?;
             origins.push(origin, count);
         }
         Ok(origins)
@@ -148,7 +148,7 @@ mod tests {
         let scattered: Vec<_> = (0..1000).map(|task| task * 3..task * 3 + 1).collect();
         assert_eq!(origins(&scattered).encode().len(), 2000);
         for wrong in [&[1][..], &[1, 0], &[0x80, 1], &[0xff; 12], &[0xff, 0xff, 0xff, 0xff, 0x0f, 2]] {
-            assert_eq!(Origins::decode(wrong), Err(NoOrigins), "{wrong:?}");
+            assert_eq!(Origins::decode(wrong), Err(InvalidOrigins), "{wrong:?}");
         }
     }
 }

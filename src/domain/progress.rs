@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::{Counts, JobState};
 
 /// How many of the newest errors are kept.
-pub const KEPT_SAMPLES: usize = 20;
+pub const MAX_ERROR_SAMPLES: usize = 20;
 
 /// The shortest time from which a rate is told.
 const RATE_NEEDS: Duration = Duration::from_secs(4);
@@ -47,7 +47,7 @@ pub enum SourceReason {
 
 /// What is known of a job's marks.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tally {
+pub struct MarkSummary {
     /// Who stands where.
     pub counts: Counts,
     /// Grows with every change of the marks; absent where they do not come from a tracker.
@@ -82,7 +82,7 @@ pub struct ErrorSample {
 pub struct Errors {
     /// How often each code was reported, most frequent first.
     pub counts: Vec<(String, u64)>,
-    /// The newest, newest first, at most [`KEPT_SAMPLES`].
+    /// The newest, newest first, at most [`MAX_ERROR_SAMPLES`].
     pub samples: Vec<ErrorSample>,
 }
 
@@ -107,7 +107,7 @@ pub struct Progress {
     /// When the numbers were taken.
     pub observe_time: OffsetDateTime,
     /// The counts; absent when nothing is known (which is not zero: I5).
-    pub tally: Option<Tally>,
+    pub tally: Option<MarkSummary>,
     /// Only of a running job.
     pub rate: Option<Rate>,
     /// What went wrong so far.

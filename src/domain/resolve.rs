@@ -4,7 +4,7 @@ use super::{Job, JobState, Source, SourceReason};
 
 /// What a look at the job's tracker showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TrackerView {
+pub enum TrackerStatus {
     /// Redis did not answer in time, or could not be reached.
     Unreachable,
     /// Redis answered that there is none. Not evidence of anything (I5).
@@ -32,7 +32,7 @@ pub enum TrackerView {
 
 /// What is known of the job's row in Postgres, and of its rows in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Row {
+pub enum RowStatus {
     /// Not asked in this read. `known_running`: the incarnation with which the feed says, in its present session, that
     /// the job runs, without rows in the ledger.
     NotAsked {
@@ -56,7 +56,7 @@ pub enum Row {
     Ended,
 }
 
-impl Row {
+impl RowStatus {
     /// What Postgres said.
     pub fn of(job: Option<&Job>) -> Self {
         match job {
@@ -97,21 +97,20 @@ pub enum Resolution {
 }
 
 /// Decides what a read answers. `mirror`: this gateway holds marks of the job.
-pub fn resolve(tracker: TrackerView, row: Row, mirror: bool) -> Resolution {
-    use TrackerView::Present;
+pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resolution {
+    use TrackerStatus::Present;
     match (row, tracker) {
         // Adopted, not sealed, known to run, nothing in the ledger: the tracker alone is believed.
-        (Row::NotAsked { known_running: Some(own) }, Present { incarnation, adopted: true, sealed: false, .. })
-            if own == incarnation =>
-        {
-            Resolution::Tracker { source: Source::Live, lower_bound: false }
-        }
-        (Row::NotAsked { .. }, _) => Resolution::AskPostgres,
-        (Row::Absent, _) => Resolution::NotFound,
-        (Row::Pending, _) => Resolution::Pending,
-        (Row::Ended, _) => Resolution::Snapshot,
+        (
+            RowStatus::NotAsked { known_running: Some(own) },
+            Present { incarnation, adopted: true, sealed: false, .. },
+        ) if own == incarnation => Resolution::Tracker { source: Source::Live, lower_bound: false },
+        (RowStatus::NotAsked { .. }, _) => Resolution::AskPostgres,
+        (RowStatus::Absent, _) => Resolution::NotFound,
+        (RowStatus::Pending, _) => Resolution::Pending,
+        (RowStatus::Ended, _) => Resolution::Snapshot,
         // The job runs, so a seal is not committed yet: its marks are the job's marks.
-        (Row::Running { incarnation: own, ledger }, Present { incarnation, adopted: true, .. })
+        (RowStatus::Running { incarnation: own, ledger }, Present { incarnation, adopted: true, .. })
             if own == incarnation =>
         {
             if ledger {
@@ -120,15 +119,15 @@ pub fn resolve(tracker: TrackerView, row: Row, mirror: bool) -> Resolution {
                 Resolution::Tracker { source: Source::Live, lower_bound: false }
             }
         }
-        (Row::Running { .. }, Present { .. }) => fallback(SourceReason::TrackerNotAdopted),
-        (Row::Running { ledger, .. }, unreadable) if mirror || ledger => Resolution::Mirror(reason(unreadable)),
-        (Row::Running { .. }, unreadable) => Resolution::Unknown(reason(unreadable)),
+        (RowStatus::Running { .. }, Present { .. }) => fallback(SourceReason::TrackerNotAdopted),
+        (RowStatus::Running { ledger, .. }, unreadable) if mirror || ledger => Resolution::Mirror(reason(unreadable)),
+        (RowStatus::Running { .. }, unreadable) => Resolution::Unknown(reason(unreadable)),
         // Whether it was ever started only its marks can tell now; and rows in the ledger cannot be seen.
-        (Row::Unreachable, Present { adopted, marked, .. }) if adopted || marked => {
+        (RowStatus::Unreachable, Present { adopted, marked, .. }) if adopted || marked => {
             fallback(SourceReason::PostgresUnreachable)
         }
-        (Row::Unreachable, _) if mirror => Resolution::Mirror(SourceReason::PostgresUnreachable),
-        (Row::Unreachable, _) => Resolution::Unavailable,
+        (RowStatus::Unreachable, _) if mirror => Resolution::Mirror(SourceReason::PostgresUnreachable),
+        (RowStatus::Unreachable, _) => Resolution::Unavailable,
     }
 }
 
@@ -137,13 +136,13 @@ fn fallback(reason: SourceReason) -> Resolution {
 }
 
 /// Why nothing can be read from the tracker of a running job.
-fn reason(tracker: TrackerView) -> SourceReason {
+fn reason(tracker: TrackerStatus) -> SourceReason {
     match tracker {
-        TrackerView::Unreachable => SourceReason::RedisUnreachable,
-        TrackerView::Missing => SourceReason::TrackerMissing,
-        TrackerView::Corrupt => SourceReason::TrackerCorrupt,
-        TrackerView::UnknownVersion => SourceReason::TrackerUnknownVersion,
-        TrackerView::Present { .. } => SourceReason::TrackerNotAdopted,
+        TrackerStatus::Unreachable => SourceReason::RedisUnreachable,
+        TrackerStatus::Missing => SourceReason::TrackerMissing,
+        TrackerStatus::Corrupt => SourceReason::TrackerCorrupt,
+        TrackerStatus::UnknownVersion => SourceReason::TrackerUnknownVersion,
+        TrackerStatus::Present { .. } => SourceReason::TrackerNotAdopted,
     }
 }
 
@@ -151,15 +150,15 @@ fn reason(tracker: TrackerView) -> SourceReason {
 mod tests {
     use super::*;
 
-    const UNREADABLE: [TrackerView; 4] =
-        [TrackerView::Unreachable, TrackerView::Missing, TrackerView::Corrupt, TrackerView::UnknownVersion];
+    const UNREADABLE: [TrackerStatus; 4] =
+        [TrackerStatus::Unreachable, TrackerStatus::Missing, TrackerStatus::Corrupt, TrackerStatus::UnknownVersion];
     const LIVE: Resolution = Resolution::Tracker { source: Source::Live, lower_bound: false };
 
-    fn present(incarnation: u64, adopted: bool, sealed: bool, marked: bool) -> TrackerView {
-        TrackerView::Present { incarnation, adopted, current: adopted, sealed, marked, complete: false }
+    fn present(incarnation: u64, adopted: bool, sealed: bool, marked: bool) -> TrackerStatus {
+        TrackerStatus::Present { incarnation, adopted, current: adopted, sealed, marked, complete: false }
     }
 
-    fn every_view() -> impl Iterator<Item = TrackerView> {
+    fn every_view() -> impl Iterator<Item = TrackerStatus> {
         let flags = [false, true];
         let trackers = [1, 2].into_iter().flat_map(move |incarnation| {
             flags.into_iter().flat_map(move |adopted| {
@@ -171,8 +170,8 @@ mod tests {
         UNREADABLE.into_iter().chain(trackers)
     }
 
-    fn running(incarnation: u64) -> Row {
-        Row::Running { incarnation, ledger: false }
+    fn running(incarnation: u64) -> RowStatus {
+        RowStatus::Running { incarnation, ledger: false }
     }
 
     /// I6, I7: without Postgres only one tracker is believed: adopted, not sealed, of the incarnation that the feed names.
@@ -180,10 +179,10 @@ mod tests {
     fn without_postgres_only_an_adopted_open_tracker_of_a_job_known_to_run_is_live() {
         for view in every_view() {
             for mirror in [false, true] {
-                assert_eq!(resolve(view, Row::NotAsked { known_running: None }, mirror), Resolution::AskPostgres);
-                let live = matches!(view, TrackerView::Present { incarnation: 2, adopted: true, sealed: false, .. });
+                assert_eq!(resolve(view, RowStatus::NotAsked { known_running: None }, mirror), Resolution::AskPostgres);
+                let live = matches!(view, TrackerStatus::Present { incarnation: 2, adopted: true, sealed: false, .. });
                 let expected = if live { LIVE } else { Resolution::AskPostgres };
-                assert_eq!(resolve(view, Row::NotAsked { known_running: Some(2) }, mirror), expected, "{view:?}");
+                assert_eq!(resolve(view, RowStatus::NotAsked { known_running: Some(2) }, mirror), expected, "{view:?}");
             }
         }
     }
@@ -193,9 +192,9 @@ mod tests {
     fn an_ended_an_unstarted_and_an_unknown_job_are_that_whatever_else_is_said() {
         for view in every_view() {
             for mirror in [false, true] {
-                assert_eq!(resolve(view, Row::Ended, mirror), Resolution::Snapshot);
-                assert_eq!(resolve(view, Row::Pending, mirror), Resolution::Pending);
-                assert_eq!(resolve(view, Row::Absent, mirror), Resolution::NotFound);
+                assert_eq!(resolve(view, RowStatus::Ended, mirror), Resolution::Snapshot);
+                assert_eq!(resolve(view, RowStatus::Pending, mirror), Resolution::Pending);
+                assert_eq!(resolve(view, RowStatus::Absent, mirror), Resolution::NotFound);
             }
         }
     }
@@ -206,13 +205,13 @@ mod tests {
         use SourceReason::{RedisUnreachable, TrackerCorrupt, TrackerMissing, TrackerUnknownVersion};
         let reasons = [RedisUnreachable, TrackerMissing, TrackerCorrupt, TrackerUnknownVersion];
         for (view, reason) in UNREADABLE.into_iter().zip(reasons) {
-            let rows = Row::Running { incarnation: 1, ledger: true };
+            let rows = RowStatus::Running { incarnation: 1, ledger: true };
             assert_eq!(resolve(view, running(1), false), Resolution::Unknown(reason));
             assert_eq!(resolve(view, running(1), true), Resolution::Mirror(reason));
             assert_eq!(resolve(view, rows, false), Resolution::Mirror(reason));
-            assert_eq!(resolve(view, Row::Unreachable, false), Resolution::Unavailable);
+            assert_eq!(resolve(view, RowStatus::Unreachable, false), Resolution::Unavailable);
             let away = Resolution::Mirror(SourceReason::PostgresUnreachable);
-            assert_eq!(resolve(view, Row::Unreachable, true), away);
+            assert_eq!(resolve(view, RowStatus::Unreachable, true), away);
         }
     }
 
@@ -221,7 +220,7 @@ mod tests {
         let not_adopted = fallback(SourceReason::TrackerNotAdopted);
         for sealed in [false, true] {
             assert_eq!(resolve(present(2, true, sealed, true), running(2), true), LIVE);
-            let rows = Row::Running { incarnation: 2, ledger: true };
+            let rows = RowStatus::Running { incarnation: 2, ledger: true };
             assert_eq!(resolve(present(2, true, sealed, true), rows, true), fallback(SourceReason::InLedger));
             assert_eq!(resolve(present(1, true, sealed, true), running(2), true), not_adopted);
             assert_eq!(resolve(present(2, false, sealed, true), running(2), true), not_adopted);
@@ -231,8 +230,8 @@ mod tests {
     #[test]
     fn with_postgres_away_the_tracker_answers_and_says_so() {
         let because = fallback(SourceReason::PostgresUnreachable);
-        assert_eq!(resolve(present(1, true, false, false), Row::Unreachable, false), because);
-        assert_eq!(resolve(present(1, false, false, true), Row::Unreachable, false), because);
-        assert_eq!(resolve(present(1, false, false, false), Row::Unreachable, false), Resolution::Unavailable);
+        assert_eq!(resolve(present(1, true, false, false), RowStatus::Unreachable, false), because);
+        assert_eq!(resolve(present(1, false, false, true), RowStatus::Unreachable, false), because);
+        assert_eq!(resolve(present(1, false, false, false), RowStatus::Unreachable, false), Resolution::Unavailable);
     }
 }

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 /// What is known of the time before now, by Redis's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attendance {
+pub struct Availability {
     /// Since when there was always a gateway that had both stores within reach.
     pub since: OffsetDateTime,
     /// When that was asked.
@@ -15,7 +15,7 @@ pub struct Attendance {
 
 /// That a job makes no progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stall {
+pub struct StallCondition {
     /// The tracker's revision as it was seen: a mark that came since wins.
     pub revision: u64,
     /// For how long no mark was new.
@@ -24,7 +24,7 @@ pub struct Stall {
     pub not_before: OffsetDateTime,
 }
 
-impl Attendance {
+impl Availability {
     /// How long nothing happened to a tracker that was adopted, and marked last, at these times. `seal.lua` computes the
     /// same.
     pub fn idle(&self, adopt_time: Option<OffsetDateTime>, last_mark_time: Option<OffsetDateTime>) -> Duration {
@@ -41,7 +41,7 @@ mod tests {
     fn idle_since_the_last_mark_the_adoption_or_the_last_break_whichever_is_latest() {
         let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let idle = |since, adopted: Option<u64>, marked: Option<u64>| {
-            let attendance = Attendance { since: at(since), now: at(100) };
+            let attendance = Availability { since: at(since), now: at(100) };
             attendance.idle(adopted.map(at), marked.map(at)).as_secs()
         };
         assert_eq!(idle(0, Some(60), Some(70)), 30);

@@ -26,7 +26,7 @@ pub enum JobState {
 
 /// Why a tracker is sealed: what its job is about to end as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum EndCause {
     /// Nothing is pending: the verdict decides between SUCCEEDED and FAILED.
     Complete,
     /// A caller cancelled the job.
@@ -76,13 +76,13 @@ impl JobState {
 /// A word that names no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no state of a job")]
-pub struct NotAState(String);
+pub struct UnknownState(String);
 
 impl FromStr for JobState {
-    type Err = NotAState;
+    type Err = UnknownState;
 
-    fn from_str(word: &str) -> Result<Self, NotAState> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| NotAState(word.to_owned()))
+    fn from_str(word: &str) -> Result<Self, UnknownState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| UnknownState(word.to_owned()))
     }
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for JobState {
 
 /// What a complete job ends as: FAILED if the share of failed tasks is greater than `threshold`. `last` are the
 /// counts of the last stage, which speaks for the task: who was skipped there failed earlier.
-pub fn verdict(last: StageCounts, total: u32, threshold: f64) -> JobState {
+pub fn complete_state(last: StageCounts, total: u32, threshold: f64) -> JobState {
     let failed = last.failed + last.skipped;
     // The quotient and a decimal threshold such as 0.29 round to the same double when they are equal, which
     // threshold × total and failed do not.
@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn ends(failed: u32, skipped: u32, total: u32, threshold: f64) -> JobState {
-        verdict(StageCounts { succeeded: total - failed - skipped, failed, skipped }, total, threshold)
+        complete_state(StageCounts { succeeded: total - failed - skipped, failed, skipped }, total, threshold)
     }
 
     #[test]

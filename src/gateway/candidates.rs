@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::domain::{Job, JobId, Running};
+use crate::domain::{Job, JobId, RunningJob};
 
 /// From one question to Postgres to the next; a job that was started just now is known after this at the latest.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Which jobs somebody would work on.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct ClaimFilter {
     /// Only those with all of these labels.
     pub labels: BTreeMap<String, String>,
     /// Not these.
@@ -54,14 +54,14 @@ impl Candidates {
     }
 
     /// The running jobs of which nothing is known yet.
-    pub fn unknown(&self, running: &HashMap<JobId, Running>) -> Vec<JobId> {
+    pub fn unknown(&self, running: &HashMap<JobId, RunningJob>) -> Vec<JobId> {
         let turns = self.turns();
         let named = running.iter().filter(|(_, running)| running.incarnation > 0).map(|(id, _)| id);
         named.filter(|id| !turns.jobs.contains_key(*id)).cloned().collect()
     }
 
     /// Learns what these jobs are that run, and forgets those that run no more.
-    pub fn learn(&self, jobs: Vec<Job>, running: &HashMap<JobId, Running>) {
+    pub fn learn(&self, jobs: Vec<Job>, running: &HashMap<JobId, RunningJob>) {
         let mut turns = self.turns();
         for job in jobs.into_iter().filter(|job| job.state.takes_reports()) {
             let label = self.fairness_label.as_ref().and_then(|label| job.definition.labels.get(label));
@@ -77,7 +77,12 @@ impl Candidates {
     /// At most `most` of the jobs that are wanted, in the order in which they are to be tried: the first of every group,
     /// then the second of every group, and so on. The first of all has its turn with this, so that of several who ask at
     /// once each begins with another.
-    pub fn in_turn(&self, wanted: &Wanted, running: &HashMap<JobId, Running>, most: usize) -> Vec<(Arc<Job>, Running)> {
+    pub fn in_turn(
+        &self,
+        wanted: &ClaimFilter,
+        running: &HashMap<JobId, RunningJob>,
+        most: usize,
+    ) -> Vec<(Arc<Job>, RunningJob)> {
         let mut turns = self.turns();
         let mut groups = BTreeMap::<_, Vec<_>>::new();
         for (id, candidate) in &turns.jobs {
@@ -124,7 +129,7 @@ impl Turns {
     }
 }
 
-impl Wanted {
+impl ClaimFilter {
     fn includes(&self, job: &Job) -> bool {
         let labels = &job.definition.labels;
         self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -148,18 +153,18 @@ mod tests {
         Job { state: JobState::Running, incarnation: 1, tracked: true, ..Job::created(new.validate().unwrap()) }
     }
 
-    fn of(jobs: Vec<Job>, label: Option<&str>) -> (Candidates, HashMap<JobId, Running>) {
+    fn of(jobs: Vec<Job>, label: Option<&str>) -> (Candidates, HashMap<JobId, RunningJob>) {
         let candidates = Candidates::new(label.map(str::to_owned));
-        let runs = Running { incarnation: 1, ledger: false, stall_timeout: None };
+        let runs = RunningJob { incarnation: 1, ledger: false, stall_timeout: None };
         let running = jobs.iter().map(|job| (job.definition.id.clone(), runs)).collect();
         candidates.learn(jobs, &running);
         (candidates, running)
     }
 
-    fn shares(candidates: &Candidates, running: &HashMap<JobId, Running>, claims: usize) -> BTreeMap<String, usize> {
+    fn shares(candidates: &Candidates, running: &HashMap<JobId, RunningJob>, claims: usize) -> BTreeMap<String, usize> {
         let mut shares = BTreeMap::new();
         for _ in 0..claims {
-            let first = candidates.in_turn(&Wanted::default(), running, 4).swap_remove(0).0;
+            let first = candidates.in_turn(&ClaimFilter::default(), running, 4).swap_remove(0).0;
             *shares.entry(first.definition.id.to_string()).or_default() += 1;
         }
         shares
@@ -183,7 +188,7 @@ mod tests {
     fn what_is_tried_next_is_of_another_group() {
         let jobs = vec![job("a", "one"), job("b", "two"), job("c", "two"), job("d", "two")];
         let (candidates, running) = of(jobs, Some("tenant"));
-        let tried = candidates.in_turn(&Wanted::default(), &running, 3);
+        let tried = candidates.in_turn(&ClaimFilter::default(), &running, 3);
         let tenants: HashSet<_> =
             tried.iter().take(2).map(|(job, _)| job.definition.labels["tenant"].clone()).collect();
         assert_eq!(tenants.len(), 2);
@@ -192,11 +197,11 @@ mod tests {
     #[test]
     fn what_is_not_wanted_or_runs_no_more_is_not_tried() {
         let (candidates, mut running) = of(vec![job("a", "one"), job("b", "two"), job("c", "two")], None);
-        let wanted = Wanted {
+        let wanted = ClaimFilter {
             labels: BTreeMap::from([("tenant".into(), "two".into())]),
             excluded: HashSet::from(["b".parse().unwrap()]),
         };
-        let ids = |running: &HashMap<JobId, Running>| -> Vec<String> {
+        let ids = |running: &HashMap<JobId, RunningJob>| -> Vec<String> {
             let found = candidates.in_turn(&wanted, running, 9);
             found.into_iter().map(|(job, _)| job.definition.id.to_string()).collect()
         };
@@ -212,13 +217,13 @@ mod tests {
         let (candidates, mut running) = of(vec![job("a", "one")], None);
         let id = |id: &str| id.parse::<JobId>().unwrap();
         // Of "late" the feed has not told that it runs: a row of it was recorded when it had ended.
-        let recorded = Running { incarnation: 0, ledger: true, stall_timeout: None };
+        let recorded = RunningJob { incarnation: 0, ledger: true, stall_timeout: None };
         running.insert(id("late"), recorded);
         assert!(candidates.unknown(&running).is_empty());
         running.insert(id("a"), recorded);
-        assert!(candidates.in_turn(&Wanted::default(), &running, 9).is_empty());
-        running.insert(id("over"), Running { incarnation: 1, ..recorded });
+        assert!(candidates.in_turn(&ClaimFilter::default(), &running, 9).is_empty());
+        running.insert(id("over"), RunningJob { incarnation: 1, ..recorded });
         candidates.learn(vec![Job { state: JobState::Cancelled, ..job("over", "one") }], &running);
-        assert!(candidates.in_turn(&Wanted::default(), &running, 9).is_empty());
+        assert!(candidates.in_turn(&ClaimFilter::default(), &running, 9).is_empty());
     }
 }

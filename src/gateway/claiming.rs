@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::Gateway;
 use super::candidates::Candidates;
-pub use super::candidates::Wanted;
+pub use super::candidates::ClaimFilter;
 use crate::deadline::Deadline;
-use crate::domain::{Job, Row, Running, SourceReason, TrackerView, Work, work};
+use crate::domain::{Claimability, Job, RowStatus, RunningJob, SourceReason, TrackerStatus, claimability};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::Tracker;
 
@@ -30,7 +30,7 @@ pub struct Claim {
 impl Gateway {
     /// A job that runs and has work left, each in its turn; one of which that cannot be seen only where there is no
     /// other. `None`: there is none.
-    pub async fn next_job(&self, wanted: &Wanted, deadline: Deadline) -> Result<Option<Claim>> {
+    pub async fn next_job(&self, wanted: &ClaimFilter, deadline: Deadline) -> Result<Option<Claim>> {
         self.learn_of_jobs(deadline).await?;
         let candidates = &self.shared.candidates;
         let (turn, believed) = self.shared.running.last_heard(|running, believed| {
@@ -45,20 +45,20 @@ impl Gateway {
             let views = self.views(page, deadline).await?;
             for ((job, running), view) in page.iter().zip(&views) {
                 let left = if believed {
-                    work(Row::Running { incarnation: running.incarnation, ledger: running.ledger }, *view)
+                    claimability(RowStatus::Running { incarnation: running.incarnation, ledger: running.ledger }, *view)
                 } else {
                     self.confirm(job, *view, deadline).await?
                 };
                 match left {
-                    Work::Nothing => {}
-                    Work::Left => return Ok(Some(self.handed_out(job, None))),
-                    Work::Unseen(reason) => {
+                    Claimability::NotClaimable => {}
+                    Claimability::Claimable => return Ok(Some(self.handed_out(job, None))),
+                    Claimability::Unconfirmed(reason) => {
                         second_best.get_or_insert((job, reason));
                     }
                 }
             }
             // A Redis that is away shows no more of the others.
-            if views.contains(&TrackerView::Unreachable) {
+            if views.contains(&TrackerStatus::Unreachable) {
                 break;
             }
         }
@@ -97,20 +97,20 @@ impl Gateway {
     }
 
     /// How the trackers of these jobs are. That Redis cannot be reached is an answer.
-    async fn views(&self, jobs: &[(Arc<Job>, Running)], deadline: Deadline) -> Result<Vec<TrackerView>> {
+    async fn views(&self, jobs: &[(Arc<Job>, RunningJob)], deadline: Deadline) -> Result<Vec<TrackerStatus>> {
         let ids: Vec<_> = jobs.iter().map(|(job, _)| job.definition.id.clone()).collect();
-        match self.live().look_at_all(&ids, deadline.half()).await.map_err(Error::from) {
+        match self.live().read_trackers(&ids, deadline.half()).await.map_err(Error::from) {
             Ok(looked) => Ok(looked.trackers.iter().map(Tracker::view).collect()),
-            Err(Error::Unavailable(_)) => Ok(vec![TrackerView::Unreachable; ids.len()]),
+            Err(Error::Unavailable(_)) => Ok(vec![TrackerStatus::Unreachable; ids.len()]),
             Err(error) => Err(error),
         }
     }
 
     /// The same without a feed to believe: Postgres is asked.
-    async fn confirm(&self, job: &Job, view: TrackerView, deadline: Deadline) -> Result<Work> {
+    async fn confirm(&self, job: &Job, view: TrackerStatus, deadline: Deadline) -> Result<Claimability> {
         match self.ask(&job.definition.id, deadline.half()).await {
-            Ok(job) => Ok(work(Row::of(job.as_ref()), view)),
-            Err(Error::Unavailable(_)) => Ok(work(Row::Unreachable, view)),
+            Ok(job) => Ok(claimability(RowStatus::of(job.as_ref()), view)),
+            Err(Error::Unavailable(_)) => Ok(claimability(RowStatus::Unreachable, view)),
             Err(error) => Err(error),
         }
     }

@@ -3,19 +3,19 @@
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Running};
+use crate::domain::{JobId, RunningJob};
 use crate::error::{Error, Result};
 use crate::live::Seal;
-use crate::store::{Ending, Snapshot};
+use crate::store::{FinalRecord, Snapshot};
 
 /// How many are looked at in a round.
 const AT_ONCE: u32 = 10;
 
 impl Gateway {
     /// Ended jobs whose ends are lower bounds: a few, others each time.
-    pub async fn lower_bounds(&self, deadline: Deadline) -> Result<Vec<(JobId, Running)>> {
+    pub async fn lower_bounds(&self, deadline: Deadline) -> Result<Vec<(JobId, RunningJob)>> {
         let found = self.store().lower_bounds(AT_ONCE, deadline).await?;
-        let running = |incarnation| Running { incarnation, ledger: false, stall_timeout: None };
+        let running = |incarnation| RunningJob { incarnation, ledger: false, stall_timeout: None };
         Ok(found.into_iter().map(|(id, incarnation)| (id, running(incarnation))).collect())
     }
 
@@ -45,10 +45,10 @@ impl Gateway {
             last_progress_time: sealed.last_mark_time,
             restore_time: sealed.tally().restore_time,
             lower_bound: false,
-            errors: self.live().look(id, deadline).await?.errors,
+            errors: self.live().read_tracker(id, deadline).await?.errors,
         };
-        let ending = Ending { state: job.state, cancel_reason: job.cancel_reason, snapshot, cells };
-        if self.store().complete(id, ending, deadline).await? {
+        let ending = FinalRecord { state: job.state, cancel_reason: job.cancel_reason, snapshot, cells };
+        if self.store().amend(id, ending, deadline).await? {
             tracing::info!(job = %id, "added to the end what the tracker still held");
         }
         self.shared.mirrors.forget(id);

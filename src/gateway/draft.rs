@@ -3,14 +3,14 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::{Cause, Cells, Definition, End, Errors, Mark, end};
+use crate::domain::{Cells, Definition, EndCause, Errors, Mark, Verdict, verdict};
 use crate::live::Header;
-use crate::store::{Ending, Snapshot};
+use crate::store::{FinalRecord, Snapshot};
 
 /// An end, but for what the ledger adds.
 #[derive(Clone)]
 pub(super) struct Draft {
-    pub cause: Cause,
+    pub cause: EndCause,
     pub failure_threshold: f64,
     pub cells: Cells,
     pub revision: u64,
@@ -25,7 +25,7 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Of a sealed tracker. A seal that was set while it was not believed says so by not being adopted.
-    pub fn sealed(definition: &Definition, header: &Header, cause: Cause, cells: Cells) -> Self {
+    pub fn sealed(definition: &Definition, header: &Header, cause: EndCause, cells: Cells) -> Self {
         Self {
             cause,
             failure_threshold: definition.failure_threshold,
@@ -40,7 +40,7 @@ impl Draft {
     }
 
     /// Without the tracker: from what this gateway holds.
-    pub fn without_tracker(definition: &Definition, cause: Cause, cells: Cells, tracked: bool) -> Self {
+    pub fn without_tracker(definition: &Definition, cause: EndCause, cells: Cells, tracked: bool) -> Self {
         Self {
             cause,
             failure_threshold: definition.failure_threshold,
@@ -56,11 +56,11 @@ impl Draft {
 
     /// The end, with what the ledger adds; `None` if that is none: something is pending, or marks that are not seen
     /// could still change the verdict.
-    pub fn ending(&self, ledger: &[Mark]) -> Option<Ending> {
+    pub fn ending(&self, ledger: &[Mark]) -> Option<FinalRecord> {
         let mut cells = self.cells.clone();
         cells.mark(ledger);
         let counts = cells.count();
-        let End { state, lower_bound } = end(self.cause, &counts, self.unseen, self.failure_threshold)?;
+        let Verdict { state, lower_bound } = verdict(self.cause, &counts, self.unseen, self.failure_threshold)?;
         let snapshot = Snapshot {
             counts,
             revision: self.revision,
@@ -69,7 +69,7 @@ impl Draft {
             lower_bound,
             errors: self.errors.clone(),
         };
-        Some(Ending { state, cancel_reason: self.cancel_reason.clone(), snapshot, cells })
+        Some(FinalRecord { state, cancel_reason: self.cancel_reason.clone(), snapshot, cells })
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::domain::{JobState, Layout, NewJob, Outcome};
 
-    fn draft(cause: Cause, tracked: bool, marks: &[Mark]) -> Draft {
+    fn draft(cause: EndCause, tracked: bool, marks: &[Mark]) -> Draft {
         let new = NewJob { stages: vec!["s".into()], task_count: 2, ..NewJob::default() };
         let mut cells = Cells::blank(Layout { total: 2, stages: 1 });
         cells.mark(marks);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_ledger_is_part_of_what_is_judged() {
-        let held = draft(Cause::Complete, true, &SUCCEEDED[..1]);
+        let held = draft(EndCause::Complete, true, &SUCCEEDED[..1]);
         assert_eq!(ends(&held, &[]), None);
         assert_eq!(ends(&held, &SUCCEEDED[1..]), Some((JobState::Succeeded, false)));
     }
@@ -106,13 +106,13 @@ mod tests {
     #[test]
     fn with_marks_unseen_only_success_all_over_is_an_end() {
         let ledger = [SUCCEEDED[0], FAILED];
-        assert_eq!(ends(&draft(Cause::Complete, true, &[]), &ledger), None);
-        assert_eq!(ends(&draft(Cause::Complete, false, &[]), &ledger), Some((JobState::Succeeded, false)));
+        assert_eq!(ends(&draft(EndCause::Complete, true, &[]), &ledger), None);
+        assert_eq!(ends(&draft(EndCause::Complete, false, &[]), &ledger), Some((JobState::Succeeded, false)));
     }
 
     #[test]
     fn a_cancel_with_marks_unseen_is_a_lower_bound() {
-        assert_eq!(ends(&draft(Cause::Cancelled, true, &[]), &[FAILED]), Some((JobState::Cancelled, true)));
-        assert_eq!(ends(&draft(Cause::Cancelled, false, &[]), &[FAILED]), Some((JobState::Cancelled, false)));
+        assert_eq!(ends(&draft(EndCause::Cancelled, true, &[]), &[FAILED]), Some((JobState::Cancelled, true)));
+        assert_eq!(ends(&draft(EndCause::Cancelled, false, &[]), &[FAILED]), Some((JobState::Cancelled, false)));
     }
 }

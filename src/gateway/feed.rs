@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Running};
-use crate::store::{self, Event, Feed};
+use crate::domain::{JobId, RunningJob};
+use crate::store::{self, Feed, FeedEvent};
 
 /// From one round trip on the feed's connection to the next, and how long one may take.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub(super) struct KnownRunning(Mutex<Session>);
 
 #[derive(Default)]
 struct Session {
-    jobs: HashMap<JobId, Running>,
+    jobs: HashMap<JobId, RunningJob>,
     /// Jobs that have ended, and whose mirrors may be forgotten.
     ended: Vec<JobId>,
     /// When the last round trip was asked for before whose answer all was heard; `None` before the first of a session.
@@ -38,13 +38,13 @@ struct Session {
 
 impl KnownRunning {
     /// The job, if the feed says that it runs.
-    pub fn get(&self, id: &JobId) -> Option<Running> {
+    pub fn get(&self, id: &JobId) -> Option<RunningJob> {
         let session = self.session();
         session.is_believed().then(|| session.jobs.get(id).copied()).flatten()
     }
 
     /// All jobs that the feed says run; `None` if there is no session to believe. Of what was only recorded it has not.
-    pub fn all(&self) -> Option<Vec<(JobId, Running)>> {
+    pub fn all(&self) -> Option<Vec<(JobId, RunningJob)>> {
         let session = self.session();
         let told = || session.jobs.iter().filter(|(_, running)| running.incarnation > 0);
         let jobs = || told().map(|(id, running)| (id.clone(), *running)).collect();
@@ -52,7 +52,7 @@ impl KnownRunning {
     }
 
     /// Looks at the jobs that run by what was heard last, and at whether that is to be believed.
-    pub fn last_heard<T>(&self, look: impl FnOnce(&HashMap<JobId, Running>, bool) -> T) -> T {
+    pub fn last_heard<T>(&self, look: impl FnOnce(&HashMap<JobId, RunningJob>, bool) -> T) -> T {
         let session = self.session();
         look(&session.jobs, session.is_believed())
     }
@@ -64,7 +64,7 @@ impl KnownRunning {
         session
             .jobs
             .entry(id.clone())
-            .or_insert(Running { incarnation: 0, ledger: true, stall_timeout: None })
+            .or_insert(RunningJob { incarnation: 0, ledger: true, stall_timeout: None })
             .ledger = true;
         if let Some((_, meanwhile)) = session.asking.as_mut().filter(|(asking, _)| asking == id) {
             *meanwhile = true;
@@ -96,7 +96,7 @@ impl KnownRunning {
 
 impl Session {
     /// Begins with the whole list. What ran when the last session ended and is not on it has ended meanwhile.
-    fn open(&mut self, jobs: HashMap<JobId, Running>) {
+    fn open(&mut self, jobs: HashMap<JobId, RunningJob>) {
         metrics::gauge!("highwater_feed_open").set(1.0);
         let before = std::mem::replace(&mut self.jobs, jobs);
         let gone: Vec<_> = before.into_keys().filter(|id| !self.jobs.contains_key(id)).collect();
@@ -154,18 +154,18 @@ impl Gateway {
         }
     }
 
-    async fn hear(&self, feed: &mut Feed, event: Event) -> Result<(), store::Error> {
+    async fn hear(&self, feed: &mut Feed, event: FeedEvent) -> Result<(), store::Error> {
         let known = &self.shared.running;
         match event {
-            Event::Running(id, incarnation, stall_timeout) => {
+            FeedEvent::Running(id, incarnation, stall_timeout) => {
                 // A job whose incarnation changes keeps its rows; a job that starts has none yet, or they are told next.
                 let mut session = known.session();
                 let ledger = session.jobs.get(&id).is_some_and(|running| running.ledger);
-                session.jobs.insert(id, Running { incarnation, ledger, stall_timeout });
+                session.jobs.insert(id, RunningJob { incarnation, ledger, stall_timeout });
             }
-            Event::Ended(id) => known.ended(&id),
-            Event::Recorded(id) => known.recorded(&id),
-            Event::Drained(id) => {
+            FeedEvent::Ended(id) => known.ended(&id),
+            FeedEvent::Recorded(id) => known.recorded(&id),
+            FeedEvent::Drained(id) => {
                 // Asked on this connection: a row that comes later is told later. One that this gateway recorded meanwhile
                 // is known already, and may not be forgotten; its own draining is told as well.
                 known.session().asking = Some((id.clone(), false));
@@ -187,7 +187,7 @@ mod tests {
 
     fn known(jobs: &[&str]) -> KnownRunning {
         let known = KnownRunning::default();
-        let runs = Running { incarnation: 1, ledger: false, stall_timeout: None };
+        let runs = RunningJob { incarnation: 1, ledger: false, stall_timeout: None };
         known.session().open(jobs.iter().map(|id| (id.parse().unwrap(), runs)).collect());
         known.session().confirmed = Some(Instant::now());
         known

@@ -13,7 +13,7 @@ use super::Gateway;
 use super::draft::Draft;
 use super::known::Ended;
 use crate::deadline::Deadline;
-use crate::domain::{Cause, Cells, Counts, Definition, JobId, JobState, Layout};
+use crate::domain::{Cells, Counts, Definition, EndCause, JobId, JobState, Layout};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Header, Seal, Tracker};
@@ -121,7 +121,7 @@ impl Gateway {
         draft: &Draft,
         deadline: Deadline,
     ) -> Result<Option<JobState>> {
-        let committed = self.store().end(id, incarnation, |ledger| draft.ending(ledger), deadline).await;
+        let committed = self.store().commit_end(id, incarnation, |ledger| draft.ending(ledger), deadline).await;
         if committed.is_ok() {
             fault::point("finish.committed").await;
         }
@@ -159,7 +159,7 @@ impl Gateway {
         incarnation: u64,
         deadline: Deadline,
     ) -> Result<Option<JobState>> {
-        let mut draft = self.draft_without_tracker(id, Cause::Complete, deadline).await?;
+        let mut draft = self.draft_without_tracker(id, EndCause::Complete, deadline).await?;
         if let Some(held) = self.readable_cells(id, draft.cells.layout(), deadline.half()).await {
             draft.cells.merge(&held);
         }
@@ -174,7 +174,7 @@ impl Gateway {
 
     /// The marks of a tracker that is in order, where Redis can be read.
     async fn readable_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Option<Cells> {
-        match self.live().look(id, deadline).await.ok()?.tracker {
+        match self.live().read_tracker(id, deadline).await.ok()?.tracker {
             Tracker::Present { header, .. } if header.layout() == layout => {
                 self.live().read_cells(id, layout, deadline).await.ok()?
             }
@@ -183,7 +183,7 @@ impl Gateway {
     }
 
     /// The end that this gateway knows of without the tracker.
-    pub(super) async fn draft_without_tracker(&self, id: &JobId, cause: Cause, deadline: Deadline) -> Result<Draft> {
+    pub(super) async fn draft_without_tracker(&self, id: &JobId, cause: EndCause, deadline: Deadline) -> Result<Draft> {
         let job = self.get(id, deadline).await?;
         let cells = self.shared.mirrors.cells(id).unwrap_or_else(|| Cells::blank(job.definition.layout()));
         Ok(Draft::without_tracker(&job.definition, cause, cells, job.tracked))
@@ -200,17 +200,19 @@ impl Gateway {
         let Some(header) = self.repaired(id, sealed, counts, deadline).await? else { return Ok(None) };
         let Some(cause) = header.seal else { return Ok(None) };
         let mut draft = Draft::sealed(definition, &header, cause, cells);
-        if cause == Cause::Cancelled {
+        if cause == EndCause::Cancelled {
             draft.cancel_reason = self.live().reason(id, deadline).await?;
         }
-        draft.errors = self.live().look(id, deadline).await?.errors;
+        draft.errors = self.live().read_tracker(id, deadline).await?.errors;
         Ok(Some(draft))
     }
 
     /// Recounts an open tracker. Nothing is done if marks are set meanwhile: whoever meets the wrong counts next tries
     /// again.
     pub(super) async fn put_counts_right(&self, id: &JobId, deadline: Deadline) -> Result<()> {
-        let Tracker::Present { header, .. } = self.live().look(id, deadline).await?.tracker else { return Ok(()) };
+        let Tracker::Present { header, .. } = self.live().read_tracker(id, deadline).await?.tracker else {
+            return Ok(());
+        };
         let Some(cells) = self.live().cells(id, &header, deadline).await? else { return Ok(()) };
         let (_, counts) = recount(cells).await?;
         self.repaired(id, header, counts, deadline).await.map(drop)
@@ -224,7 +226,7 @@ impl Gateway {
         }
         metrics::counter!("highwater_invariant_violations_total").increment(1);
         tracing::error!(job = %id, header = ?found.counts, cells = ?counts, "the counts were not those of the cells");
-        let stands = matches!(found.seal, Some(Cause::Cancelled | Cause::Revoked)) || counts.is_complete();
+        let stands = matches!(found.seal, Some(EndCause::Cancelled | EndCause::Revoked)) || counts.is_complete();
         let mut right = found.clone();
         right.counts = counts;
         // Answers of the same revision have the same counts.

@@ -20,9 +20,9 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Counts> {
         let id = &definition.id;
-        let standing = header.standing();
+        let epoch = header.epoch();
         // What the mirror held is in the tracker, unless Redis has gone back since.
-        let ahead = if current { self.shared.mirrors.is_ahead(id, standing) } else { self.shared.mirrors.holds(id) };
+        let ahead = if current { self.shared.mirrors.is_ahead(id, epoch) } else { self.shared.mirrors.holds(id) };
         if !ahead && recorded.is_empty() {
             return Ok(header.counts.clone());
         }

@@ -2,9 +2,9 @@
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Job, JobId, Resolution, Row, TrackerView, resolve};
+use crate::domain::{Cells, Counts, Job, JobId, Resolution, RowStatus, TrackerStatus, resolve};
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{self, Tracker, View};
+use crate::live::{self, Tracker, TrackerReading};
 use crate::store::Snapshot;
 
 /// What was found.
@@ -19,7 +19,7 @@ pub struct Inspection {
     /// How many rows the ledger has of it, and how many marks are in them.
     pub ledger: Option<(usize, usize)>,
     /// The tracker, or why it cannot be looked at.
-    pub view: std::result::Result<View, live::Error>,
+    pub view: std::result::Result<TrackerReading, live::Error>,
     /// The tracker's cells, counted now.
     pub counted: Option<Counts>,
     /// What a read answers that finds this, by a gateway without a mirror of the job.
@@ -35,7 +35,7 @@ impl Gateway {
             Err(Error::Unavailable(Unavailable::Postgres)) => None,
             Err(error) => return Err(error),
         };
-        let view = self.live().look(id, deadline.half()).await;
+        let view = self.live().read_tracker(id, deadline.half()).await;
         let job = found.as_ref().and_then(Option::as_ref);
         let (mut snapshot, mut stored) = (None, None);
         if let Some(job) = job.filter(|job| job.state.is_ended()) {
@@ -48,17 +48,17 @@ impl Gateway {
         };
         let ledger = ledger.map(|rows| (rows.len(), rows.iter().map(|row| row.marks.len()).sum()));
         let counted = match &view {
-            Ok(View { tracker: Tracker::Present { header, .. }, .. }) => {
+            Ok(TrackerReading { tracker: Tracker::Present { header, .. }, .. }) => {
                 let cells = self.live().read_cells(id, header.layout(), deadline).await.ok().flatten();
                 cells.as_ref().map(Cells::count)
             }
             _ => None,
         };
         let seen = match &found {
-            Some(job) => Row::of(job.as_ref()),
-            None => Row::Unreachable,
+            Some(job) => RowStatus::of(job.as_ref()),
+            None => RowStatus::Unreachable,
         };
-        let tracker = view.as_ref().map_or(TrackerView::Unreachable, |view| view.tracker.view());
+        let tracker = view.as_ref().map_or(TrackerStatus::Unreachable, |view| view.tracker.view());
         let resolution = resolve(tracker, seen, false);
         Ok(Inspection { row: found, snapshot, stored, ledger, view, counted, resolution })
     }

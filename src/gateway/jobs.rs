@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Cause, Cells, Counts, Definition, Job, JobId, JobState, Layout, NewJob};
+use crate::domain::{Cells, Counts, Definition, EndCause, Job, JobId, JobState, Layout, NewJob};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Refusal, Seal};
-use crate::store::{Ending, Snapshot};
+use crate::store::{FinalRecord, Snapshot};
 
 /// How often a cancel looks again after others were faster.
 const CANCEL_ATTEMPTS: usize = 5;
@@ -88,7 +88,7 @@ impl Gateway {
     /// An end does not wait for Redis: it stores what is known, as a lower bound if there ever was a tracker.
     async fn cancel_untracked(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
         let id = &job.definition.id;
-        let mut draft = self.draft_without_tracker(id, Cause::Cancelled, deadline).await?;
+        let mut draft = self.draft_without_tracker(id, EndCause::Cancelled, deadline).await?;
         reason.clone_into(&mut draft.cancel_reason);
         self.commit(id, job.incarnation, &draft, deadline).await.map(drop)
     }
@@ -131,9 +131,9 @@ impl Gateway {
 }
 
 /// The end of a job of so many tasks in which nothing was ever marked.
-pub(super) fn blank_ending(definition: &Definition, total: u32, state: JobState, reason: &str) -> Ending {
+pub(super) fn blank_ending(definition: &Definition, total: u32, state: JobState, reason: &str) -> FinalRecord {
     let layout = Layout { total, ..definition.layout() };
     let cells = Cells::blank(layout);
     let snapshot = Snapshot::blank(Counts::none(layout.total, layout.stages));
-    Ending { state, cancel_reason: reason.to_owned(), snapshot, cells }
+    FinalRecord { state, cancel_reason: reason.to_owned(), snapshot, cells }
 }

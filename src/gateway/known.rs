@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
-use super::read::{Answer, final_answer};
+use super::read::{JobProgress, final_answer};
 use crate::domain::{Definition, Job, JobId, JobState, Layout};
 use crate::store::Snapshot;
 
@@ -18,7 +18,7 @@ pub(super) struct Ended {
     pub job: Job,
     pub snapshot: Snapshot,
     /// What is told of it, for ever.
-    pub answer: Arc<Answer>,
+    pub answer: Arc<JobProgress>,
 }
 
 impl Ended {

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::Gateway;
 use super::page::{PageRequest, PageSizes, Place, token};
-use super::read::Read;
+use super::read::ReadResult;
 use crate::deadline::Deadline;
 use crate::domain::{Definition, Job, JobId, JobQuery};
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub struct JobsPage {
     /// The jobs, in the order of the list.
     pub jobs: Vec<Job>,
     /// How far each of them is, if that was asked for.
-    pub progress: Vec<Read>,
+    pub progress: Vec<ReadResult>,
     /// Where the next page begins; `None`: this is the last.
     pub next: Option<String>,
 }

@@ -9,10 +9,10 @@ use super::page::{PageRequest, PageSizes, Place, token};
 use super::seen::Seen;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Cells, Definition, JobId, JobState, Layout, Resolution, Selection, Source, SourceReason, Standing, TaskQuery,
+    Cells, Definition, JobId, JobState, Layout, Resolution, Selection, Source, SourceReason, TaskQuery, TrackerEpoch,
 };
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{Tracker, View};
+use crate::live::{Tracker, TrackerReading};
 use crate::mirror::bytes_of;
 
 /// Ranges of tasks; or names, where the tasks have them.
@@ -50,7 +50,7 @@ struct Basis {
     /// What is held here.
     held: Option<Cells>,
     /// What a tracker adds that is read in parts.
-    tracker: Option<Standing>,
+    tracker: Option<TrackerEpoch>,
 }
 
 impl Gateway {
@@ -153,7 +153,7 @@ impl Gateway {
             }
         }
         let still = match basis.tracker {
-            Some(standing) => self.still_stands(&definition.id, standing, basis, deadline).await?,
+            Some(epoch) => self.still_stands(&definition.id, epoch, basis, deadline).await?,
             None => true,
         };
         Ok(still.then_some(next))
@@ -186,14 +186,14 @@ impl Gateway {
     }
 
     /// Whether the tracker that was read in parts was the same, and as trustworthy, all the time.
-    async fn still_stands(&self, id: &JobId, before: Standing, basis: &Basis, deadline: Deadline) -> Result<bool> {
-        let look = match self.live().look(id, deadline).await.map_err(Error::from) {
+    async fn still_stands(&self, id: &JobId, before: TrackerEpoch, basis: &Basis, deadline: Deadline) -> Result<bool> {
+        let look = match self.live().read_tracker(id, deadline).await.map_err(Error::from) {
             Err(Error::Unavailable(_)) => return Ok(false),
             look => look?,
         };
         Ok(match look.tracker {
             Tracker::Present { header, believed, .. } => {
-                header.standing() == before && (believed || basis.source != Source::Live)
+                header.epoch() == before && (believed || basis.source != Source::Live)
             }
             _ => false,
         })
@@ -216,14 +216,14 @@ impl Gateway {
         Ok(match (resolution, look) {
             (
                 Resolution::Tracker { source, lower_bound },
-                Some(View { tracker: Tracker::Present { header, .. }, .. }),
+                Some(TrackerReading { tracker: Tracker::Present { header, .. }, .. }),
             ) => {
                 self.finish_if_due(id, &header);
                 let held = match source {
                     Source::Live => None,
                     _ => Some(self.held_now(definition, deadline).await?),
                 };
-                Basis { source, lower_bound, held, tracker: Some(header.standing()), ..running }
+                Basis { source, lower_bound, held, tracker: Some(header.epoch()), ..running }
             }
             (Resolution::Mirror(reason), _) => {
                 let held = Some(self.held_now(definition, deadline).await?);

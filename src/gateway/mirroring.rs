@@ -5,27 +5,27 @@ use std::ops::Range;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Layout, Mark, Marking, Standing};
+use crate::domain::{JobId, Layout, Mark, MarkStep, TrackerEpoch};
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{Header, Marked};
+use crate::live::{Header, MarkReply};
 
 /// How often one chunk is computed again because reports changed it in between.
 const MAX_CONFLICTS: usize = 64;
 
 impl Gateway {
     /// Adds all that the mirror holds to the job's tracker; whether it is all in.
-    pub(super) async fn merge_mirror(&self, id: &JobId, standing: Standing, deadline: Deadline) -> Result<bool> {
+    pub(super) async fn merge_mirror(&self, id: &JobId, epoch: TrackerEpoch, deadline: Deadline) -> Result<bool> {
         let Some(layout) = self.shared.mirrors.layout(id) else { return Ok(true) };
-        let (chunks, epoch) = self.shared.mirrors.chunks_to_merge(id, standing);
+        let (chunks, version) = self.shared.mirrors.chunks_to_merge(id, epoch);
         for tasks in chunks {
             let Some(chunk) = self.shared.mirrors.chunk(id, &tasks) else { return Ok(false) };
-            let marking = Marking::of_cells(layout, tasks, &chunk.bytes);
+            let marking = MarkStep::of_cells(layout, tasks, &chunk.bytes);
             // Usually the tracker has lost nothing of it, and holds just these bytes.
-            if !self.merge_step(id, standing.incarnation, &marking, chunk.bytes, deadline).await? {
+            if !self.merge_step(id, epoch.incarnation, &marking, chunk.bytes, deadline).await? {
                 return Ok(false);
             }
         }
-        self.shared.mirrors.merged(id, standing, epoch);
+        self.shared.mirrors.merged(id, epoch, version);
         Ok(true)
     }
 
@@ -36,7 +36,7 @@ impl Gateway {
             return Ok(());
         }
         let Some(layout) = self.shared.mirrors.layout(id) else { return Ok(()) };
-        let (chunks, epoch) = self.shared.mirrors.chunks(id);
+        let (chunks, version) = self.shared.mirrors.chunks(id);
         for tasks in chunks {
             let Some(chunk) = self.shared.mirrors.chunk(id, &tasks) else { return Ok(()) };
             let start = crate::mirror::bytes_of(layout, &tasks).start;
@@ -47,7 +47,7 @@ impl Gateway {
             }
         }
         self.shared.running.recorded(id);
-        self.shared.mirrors.recorded(id, incarnation, epoch);
+        self.shared.mirrors.recorded(id, incarnation, version);
         tracing::warn!(job = %id, incarnation, "recorded the mirror: others restored the tracker, which cannot be reached");
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Gateway {
         marks: &[Mark],
         deadline: Deadline,
     ) -> Result<bool> {
-        for step in Marking::plan(layout, marks.iter().copied()) {
+        for step in MarkStep::plan(layout, marks.iter().copied()) {
             let blank = step.blank();
             if !self.merge_step(id, incarnation, &step, blank, deadline).await? {
                 return Ok(false);
@@ -74,7 +74,7 @@ impl Gateway {
         &self,
         id: &JobId,
         incarnation: u64,
-        marking: &Marking,
+        marking: &MarkStep,
         guess: Vec<u8>,
         deadline: Deadline,
     ) -> Result<bool> {
@@ -84,9 +84,9 @@ impl Gateway {
                 .apply(&bytes)
                 .ok_or_else(|| Error::Internal("the tracker answered bytes of other places".to_owned()))?;
             match self.live().merge(id, incarnation, (marking, &bytes, &change), deadline).await? {
-                Marked::Applied(_) => return Ok(true),
-                Marked::Conflict(found) => bytes = found,
-                Marked::Refused(refusal) => {
+                MarkReply::Applied(_) => return Ok(true),
+                MarkReply::Conflict(found) => bytes = found,
+                MarkReply::Refused(refusal) => {
                     tracing::debug!(job = %id, ?refusal, "the tracker takes no marks back now");
                     return Ok(false);
                 }
@@ -98,15 +98,15 @@ impl Gateway {
     /// Reads what the mirror may lack from a tracker, at most `budget` bytes; how many it read.
     pub(super) async fn pull(&self, id: &JobId, header: &Header, budget: usize, deadline: Deadline) -> Result<usize> {
         let layout = header.layout();
-        let standing = header.standing();
+        let epoch = header.epoch();
         let mut read = 0;
         while read < budget {
-            let next: Option<Range<u32>> = self.shared.mirrors.next_pull(id, layout, standing, header.revision);
+            let next: Option<Range<u32>> = self.shared.mirrors.next_pull(id, layout, epoch, header.revision);
             let Some(tasks) = next else { break };
             let bytes = crate::mirror::bytes_of(layout, &tasks);
             let Some(cells) = self.live().cells_at(id, bytes.clone(), deadline).await? else { break };
             read += bytes.len();
-            self.shared.mirrors.pull(id, layout, &crate::mirror::Chunk { tasks, bytes: cells }, standing);
+            self.shared.mirrors.pull(id, layout, &crate::mirror::Chunk { tasks, bytes: cells }, epoch);
         }
         Ok(read)
     }

@@ -61,17 +61,17 @@ use crate::manifest::Manifests;
 use crate::mirror::Mirrors;
 use crate::store::{self, Store};
 
-pub use claiming::{Claim, Wanted};
+pub use claiming::{Claim, ClaimFilter};
 pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
 pub use inspect::Inspection;
 pub use list_jobs::JobsPage;
 pub use list_tasks::TasksPage;
-pub use names::Added;
+pub use names::AddedTasks;
 pub use page::PageRequest;
-pub use read::{Answer, Read};
-pub use report::Reported;
+pub use read::{JobProgress, ReadResult};
+pub use report::ReportOutcome;
 pub use retry::RetryRequest;
-pub use upkeep::Look;
+pub use upkeep::ObservedJob;
 pub use watch::Watch;
 
 /// How the gateway behaves.
@@ -91,7 +91,7 @@ pub struct Settings {
 
 /// What a look at the stores found.
 #[derive(Debug, Clone, Default)]
-pub struct Check {
+pub struct StoreCheck {
     /// What is wrong with Redis, and what to do about it; `None`: it answers and will do.
     pub redis: Option<String>,
     /// What is wrong with Postgres.
@@ -121,7 +121,7 @@ struct Shared {
     watch_interval: Duration,
 }
 
-impl Check {
+impl StoreCheck {
     /// All that is wrong.
     pub fn faults(&self) -> impl Iterator<Item = &String> {
         self.redis.iter().chain(&self.postgres)
@@ -151,9 +151,9 @@ impl Gateway {
     }
 
     /// Looks at what the gateway stands on: versions, settings, schema, and whether Redis runs the scripts.
-    pub async fn check(&self, deadline: Deadline) -> Check {
+    pub async fn check(&self, deadline: Deadline) -> StoreCheck {
         let (live, store) = tokio::join!(self.live().check(deadline), self.store().check(deadline));
-        let mut check = Check::default();
+        let mut check = StoreCheck::default();
         match live {
             Ok(warnings) => check.warnings.extend(warnings),
             Err(fault) => check.redis = Some(fault.to_string()),

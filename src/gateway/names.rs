@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Definition, ErrorSample, Growth, JobId, JobState, MAX_TASKS, Names, NewTasks};
+use crate::domain::{Definition, ErrorSample, JobId, JobState, MAX_TASKS, Names, NewTasks, TaskAddition};
 use crate::error::{Error, Result, Unavailable};
 use crate::manifest::Manifest;
-use crate::store::{Block, Grown};
+use crate::store::{AddOutcome, NameBlock};
 
 /// How often names are looked for again after Postgres had forgotten some.
 const ATTEMPTS: usize = 3;
 
 /// What became of tasks that were to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Added {
+pub struct AddedTasks {
     /// How many are new.
     pub added: u32,
     /// How many of the names were there.
@@ -29,7 +29,7 @@ pub struct Added {
 
 impl Gateway {
     /// Adds tasks to a PENDING job.
-    pub async fn add_tasks(&self, id: &JobId, new: NewTasks, deadline: Deadline) -> Result<Added> {
+    pub async fn add_tasks(&self, id: &JobId, new: NewTasks, deadline: Deadline) -> Result<AddedTasks> {
         let job = self.get(id, deadline).await?;
         if job.definition.retry_of.is_some() {
             return Err(Error::invalid(
@@ -44,19 +44,19 @@ impl Gateway {
             ended => return Err(Error::Ended(id.clone(), ended)),
         }
         let added = match growth {
-            Growth::Names(names) => self.add_names(&job.definition, &names, deadline).await?,
-            Growth::Total(total) => self.grow(id, total, deadline).await?,
+            TaskAddition::Names(names) => self.add_names(&job.definition, &names, deadline).await?,
+            TaskAddition::Total(total) => self.grow(id, total, deadline).await?,
         };
         tracing::debug!(job = %id, added = added.added, tasks = added.task_count, "added tasks");
         Ok(added)
     }
 
-    async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<Added> {
+    async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<AddedTasks> {
         match self.store().grow(id, total, deadline).await? {
-            Grown::From(before, after) if after == total => {
-                Ok(Added { added: after - before, existing: 0, tasks: Vec::new(), task_count: after })
+            AddOutcome::From(before, after) if after == total => {
+                Ok(AddedTasks { added: after - before, existing: 0, tasks: Vec::new(), task_count: after })
             }
-            Grown::From(_, after) => {
+            AddOutcome::From(_, after) => {
                 let description = format!("must not be less than the job has already, {after}: a job only grows");
                 Err(Error::invalid("task_count", description))
             }
@@ -64,7 +64,7 @@ impl Gateway {
         }
     }
 
-    async fn add_names(&self, definition: &Definition, names: &[String], deadline: Deadline) -> Result<Added> {
+    async fn add_names(&self, definition: &Definition, names: &[String], deadline: Deadline) -> Result<AddedTasks> {
         let id = &definition.id;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         for _ in 0..ATTEMPTS {
@@ -72,15 +72,15 @@ impl Gateway {
             let known = search.known;
             // What the manifest lacks once it is done: what others added, and what this call adds.
             let mut news = Vec::new();
-            let choose = |since: &[Block]| {
+            let choose = |since: &[NameBlock]| {
                 search.look_in(since);
                 let new: Names = search.missing().collect();
                 news.extend_from_slice(since);
-                news.push(Block { first: search.known, names: new.clone() });
+                news.push(NameBlock { first: search.known, names: new.clone() });
                 new
             };
             match self.store().add_names(id, known, choose, deadline).await? {
-                Grown::From(before, after) => {
+                AddOutcome::From(before, after) => {
                     search.look_in(&news[news.len() - 1..]);
                     if let Some(manifest) = manifest {
                         extend(manifest, news).await?;
@@ -88,10 +88,15 @@ impl Gateway {
                     }
                     let added = after - before;
                     let existing = u32::try_from(names.len()).unwrap_or(u32::MAX) - added;
-                    return Ok(Added { added, existing, tasks: search.tasks().flatten().collect(), task_count: after });
+                    return Ok(AddedTasks {
+                        added,
+                        existing,
+                        tasks: search.tasks().flatten().collect(),
+                        task_count: after,
+                    });
                 }
                 // What is held here is not what the job has.
-                Grown::Forgotten => self.shared.manifests.forget(id),
+                AddOutcome::Forgotten => self.shared.manifests.forget(id),
                 refused => return Err(self.refused(id, refused, deadline).await),
             }
         }
@@ -99,8 +104,8 @@ impl Gateway {
     }
 
     /// Why nothing could be added.
-    async fn refused(&self, id: &JobId, refused: Grown, deadline: Deadline) -> Error {
-        if let Grown::TooMany(total) = refused {
+    async fn refused(&self, id: &JobId, refused: AddOutcome, deadline: Deadline) -> Error {
+        if let AddOutcome::TooMany(total) = refused {
             let description = format!("must not be so many that the job has {total}: {MAX_TASKS} at most");
             return Error::invalid("task_names", description);
         }
@@ -223,7 +228,7 @@ impl Gateway {
 }
 
 /// Adds blocks, off the runtime: a table of millions takes a while to grow.
-async fn extend(manifest: Arc<Manifest>, blocks: Vec<Block>) -> Result<()> {
+async fn extend(manifest: Arc<Manifest>, blocks: Vec<NameBlock>) -> Result<()> {
     let extended = tokio::task::spawn_blocking(move || {
         for block in &blocks {
             manifest.extend(block.first, &block.names);
@@ -256,7 +261,7 @@ impl<'a> Search<'a> {
         self.known = index.count();
     }
 
-    fn look_in(&mut self, blocks: &[Block]) {
+    fn look_in(&mut self, blocks: &[NameBlock]) {
         for (task, name) in blocks.iter().flat_map(|block| (block.first..).zip(block.names.iter())) {
             if let Some(found) = self.found.get_mut(name) {
                 *found = Some(task);

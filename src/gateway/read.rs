@@ -15,23 +15,23 @@ use super::known::Ended;
 use super::seen::Seen;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Counts, Definition, Errors, Job, JobId, JobState, KEPT_SAMPLES, Mark, Progress, Resolution, Source, SourceReason,
-    Tally,
+    Counts, Definition, Errors, Job, JobId, JobState, MAX_ERROR_SAMPLES, Mark, MarkSummary, Progress, Resolution,
+    Source, SourceReason,
 };
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
-use crate::live::{Tracker, View};
+use crate::live::{Tracker, TrackerReading};
 use crate::store::Snapshot;
 
 /// How many answers of one call may read cells at the same time, of jobs whose header is not enough.
 const CELLS_AT_ONCE: usize = 4;
 
 /// How far one job is. Shared by all who asked at once.
-pub type Read = Result<Arc<Answer>>;
+pub type ReadResult = Result<Arc<JobProgress>>;
 
 /// What is known of one job.
 #[derive(Debug)]
-pub struct Answer {
+pub struct JobProgress {
     /// What it is (for the stages' keys).
     pub definition: Arc<Definition>,
     /// How far it is.
@@ -47,17 +47,17 @@ struct Background {
 
 impl Gateway {
     /// How far the job is, asked for this caller alone.
-    pub(super) async fn progress_alone(&self, id: &JobId, deadline: Deadline) -> Read {
-        let read = self.read(std::slice::from_ref(id), KEPT_SAMPLES, deadline).await.pop();
+    pub(super) async fn progress_alone(&self, id: &JobId, deadline: Deadline) -> ReadResult {
+        let read = self.read(std::slice::from_ref(id), MAX_ERROR_SAMPLES, deadline).await.pop();
         read.unwrap_or_else(|| Err(Error::Internal("a read of one job answered none".to_owned())))
     }
 
     /// How far each of these jobs is, in their order. Without samples of errors, so that it stays small.
-    pub async fn progress_of_all(&self, ids: &[JobId], deadline: Deadline) -> Vec<Read> {
+    pub async fn progress_of_all(&self, ids: &[JobId], deadline: Deadline) -> Vec<ReadResult> {
         self.read(ids, 0, deadline).await
     }
 
-    async fn read(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<Read> {
+    async fn read(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<ReadResult> {
         let seen = self.see(ids, samples, deadline).await;
         fault::point("read.looked").await;
         let background = &self.background(ids, &seen, deadline).await;
@@ -87,7 +87,7 @@ impl Gateway {
         samples: usize,
         background: &Background,
         deadline: Deadline,
-    ) -> Read {
+    ) -> ReadResult {
         let seen = seen?;
         let definition = match seen.resolution {
             Resolution::NotFound => return Err(Error::NotFound(id.clone())),
@@ -103,7 +103,7 @@ impl Gateway {
         let progress = match (seen.resolution, seen.look) {
             (
                 Resolution::Tracker { source, lower_bound },
-                Some(View { tracker: Tracker::Present { header, current, .. }, errors, time }),
+                Some(TrackerReading { tracker: Tracker::Present { header, current, .. }, errors, time }),
             ) => {
                 self.finish_if_due(id, &header);
                 let mut tally = header.tally();
@@ -126,7 +126,7 @@ impl Gateway {
                 Progress {
                     source: Source::Fallback(reason),
                     lower_bound: true,
-                    tally: Some(Tally { counts, revision: None, last_progress_time: None, restore_time: None }),
+                    tally: Some(MarkSummary { counts, revision: None, last_progress_time: None, restore_time: None }),
                     errors: look.map_or_else(Errors::default, |look| look.errors),
                     ..running_unknown()
                 }
@@ -138,7 +138,7 @@ impl Gateway {
             },
             _ => pending(&definition),
         };
-        Ok(Arc::new(Answer { definition, progress: Progress { claimable: seen.claimable, ..progress } }))
+        Ok(Arc::new(JobProgress { definition, progress: Progress { claimable: seen.claimable, ..progress } }))
     }
 
     /// The ended jobs with their snapshots: from memory, or from Postgres and remembered.
@@ -207,19 +207,19 @@ fn needs_ledger(resolution: Resolution) -> bool {
 
 impl Ended {
     /// With at most so many samples of errors.
-    fn told(&self, samples: usize) -> Arc<Answer> {
-        let Answer { definition, progress } = &*self.answer;
+    fn told(&self, samples: usize) -> Arc<JobProgress> {
+        let JobProgress { definition, progress } = &*self.answer;
         if progress.errors.samples.len() <= samples {
             return self.answer.clone();
         }
         let mut progress = progress.clone();
         progress.errors.samples.truncate(samples);
-        Arc::new(Answer { definition: definition.clone(), progress })
+        Arc::new(JobProgress { definition: definition.clone(), progress })
     }
 }
 
 /// How far a job is that has ended.
-pub(super) fn final_answer(job: &Job, snapshot: &Snapshot) -> Answer {
+pub(super) fn final_answer(job: &Job, snapshot: &Snapshot) -> JobProgress {
     let progress = Progress {
         state: job.state,
         source: Source::Snapshot,
@@ -231,7 +231,7 @@ pub(super) fn final_answer(job: &Job, snapshot: &Snapshot) -> Answer {
         cancel_reason: job.cancel_reason.clone(),
         claimable: false,
     };
-    Answer { definition: Arc::new(job.definition.clone()), progress }
+    JobProgress { definition: Arc::new(job.definition.clone()), progress }
 }
 
 /// A running job of which nothing more is known.
@@ -256,7 +256,7 @@ fn pending(definition: &Definition) -> Progress {
     Progress {
         state: JobState::Pending,
         source: Source::Snapshot,
-        tally: Some(Tally { counts, revision: None, last_progress_time: None, restore_time: None }),
+        tally: Some(MarkSummary { counts, revision: None, last_progress_time: None, restore_time: None }),
         ..running_unknown()
     }
 }

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Gateway;
-use super::read::Read;
+use super::read::ReadResult;
 use super::rounds::Rounds;
 use crate::deadline::Deadline;
 use crate::domain::JobId;
@@ -28,12 +28,12 @@ pub(super) struct Waiting {
     /// When it is too late to wait for others.
     patience: Deadline,
     /// What was read; `None`: go on alone.
-    answer: oneshot::Sender<Option<Read>>,
+    answer: oneshot::Sender<Option<ReadResult>>,
 }
 
 impl Gateway {
     /// How far the job is.
-    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> Read {
+    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> ReadResult {
         // Final, and in memory: there is nothing to wait for.
         if let Some(ended) = self.known().snapshot(id) {
             return Ok(ended.answer.clone());

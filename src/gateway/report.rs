@@ -11,12 +11,12 @@ use super::Gateway;
 use super::together::Taken;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Layout, Mark, Marking, Report, Standing,
-    TaskResult,
+    Batch, Change, Definition, Disposition, ErrorSample, JobId, JobState, Layout, Mark, MarkStep, Report, TaskResult,
+    TrackerEpoch,
 };
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
-use crate::live::{self, Header, Marked, Refusal};
+use crate::live::{self, Header, MarkReply, Refusal};
 
 /// How often a step is computed again because other gateways changed the same bytes in between.
 const MAX_CONFLICTS: usize = 64;
@@ -27,7 +27,7 @@ const FINISH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a report is answered.
 #[derive(Debug, Clone)]
-pub struct Reported {
+pub struct ReportOutcome {
     /// One for each result, in the order of the request.
     pub dispositions: Vec<Disposition>,
     /// The job's state after the batch.
@@ -47,7 +47,7 @@ struct Footing {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum After {
     /// All is in the tracker with this incarnation, in which nothing is pending any more if it is complete.
-    Marked { incarnation: u64, complete: bool },
+    MarkReply { incarnation: u64, complete: bool },
     /// All is in the ledger.
     Recorded,
     /// The job turned out to have ended.
@@ -69,7 +69,7 @@ impl Gateway {
         id: &JobId,
         results: impl ExactSizeIterator<Item = TaskResult>,
         deadline: Deadline,
-    ) -> Result<Reported> {
+    ) -> Result<ReportOutcome> {
         let (definition, started) = self.definition_now(id, deadline).await?;
         let report = Report::new(&definition, results).map_err(Error::Invalid)?;
         if !started {
@@ -85,17 +85,17 @@ impl Gateway {
         let batch = Arc::new(report.resolve(tasks));
         let Taken { dispositions, after } = self.mark_together(&definition, &batch, deadline).await?;
         let state = match after {
-            After::Marked { incarnation, complete } => {
+            After::MarkReply { incarnation, complete } => {
                 if let Some(errors) = new_errors(&batch, &dispositions) {
                     // They are kept also if the caller goes away meanwhile.
-                    let _ = tokio::spawn(self.clone().note_errors(definition, errors, deadline)).await;
+                    let _ = tokio::spawn(self.clone().record_errors(definition, errors, deadline)).await;
                 }
                 if complete { self.state_after(id, incarnation, deadline).await } else { JobState::Running }
             }
             After::Recorded => JobState::Running,
             After::Ended(state) => state,
         };
-        Ok(Reported { dispositions, state })
+        Ok(ReportOutcome { dispositions, state })
     }
 
     /// Marks all steps, and collects what they changed; or records them, where Redis cannot take them.
@@ -114,7 +114,7 @@ impl Gateway {
         };
         let mut refusals = 0;
         let mut last = None;
-        for step in Marking::plan(layout, marks.iter().copied()) {
+        for step in MarkStep::plan(layout, marks.iter().copied()) {
             let (header, change) = loop {
                 // Leaves time for the ledger when Redis hangs. In boxes is what few reports need.
                 let stand = match self.mark_step(id, layout, &step, footing, deadline.half()).await {
@@ -140,13 +140,15 @@ impl Gateway {
             let Footing { incarnation, .. } = footing;
             // Adopted or not: it is in the tracker that stands so. Else a job that is worked on would never be seen to be
             // all in, and never be adopted again.
-            let held_by = Some(Standing { incarnation, generation: header.generation });
+            let held_by = Some(TrackerEpoch { incarnation, generation: header.generation });
             self.shared.mirrors.mark(id, layout, step.marked(&change), incarnation, held_by);
             changes.push(change);
             last = Some(header);
         }
-        let marked =
-            |header: Header| After::Marked { incarnation: header.incarnation, complete: header.counts.is_complete() };
+        let marked = |header: Header| After::MarkReply {
+            incarnation: header.incarnation,
+            complete: header.counts.is_complete(),
+        };
         last.map(marked).ok_or_else(|| Error::Internal("a report of no steps".to_owned()))
     }
 
@@ -183,7 +185,7 @@ impl Gateway {
         &self,
         id: &JobId,
         layout: Layout,
-        step: &Marking,
+        step: &MarkStep,
         footing: Footing,
         deadline: Deadline,
     ) -> Result<std::result::Result<(Header, Change), Refusal>> {
@@ -197,12 +199,12 @@ impl Gateway {
             let Footing { incarnation, only_adopted } = footing;
             let marked = self.live().report(id, incarnation, only_adopted, (step, &bytes, &change), deadline).await?;
             match marked {
-                Marked::Applied(header) => {
+                MarkReply::Applied(header) => {
                     fault::point("report.marked").await;
                     return Ok(Ok((header, change)));
                 }
-                Marked::Conflict(found) => bytes = found,
-                Marked::Refused(refusal) => return Ok(Err(refusal)),
+                MarkReply::Conflict(found) => bytes = found,
+                MarkReply::Refused(refusal) => return Ok(Err(refusal)),
             }
         }
         Err(Error::Unavailable(Unavailable::Contention))
@@ -281,9 +283,9 @@ impl Gateway {
     }
 
     /// Keeps what went wrong. Best effort.
-    async fn note_errors(self, definition: Arc<Definition>, mut errors: Vec<ErrorSample>, deadline: Deadline) {
+    async fn record_errors(self, definition: Arc<Definition>, mut errors: Vec<ErrorSample>, deadline: Deadline) {
         self.name(&definition, &mut errors, deadline.half()).await;
-        if let Err(error) = self.live().note_errors(&definition.id, &errors, deadline.half()).await {
+        if let Err(error) = self.live().record_errors(&definition.id, &errors, deadline.half()).await {
             tracing::debug!(job = %definition.id, %error, "errors were not noted");
         }
     }

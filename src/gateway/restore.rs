@@ -14,7 +14,7 @@ impl Gateway {
     /// again: another gateway may be faster, and then this one does nothing.
     pub(super) async fn restore(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<()> {
         // The look comes first: what is found then is at most as new as the incarnation that is issued.
-        let looked = self.live().look_at_all(std::slice::from_ref(id), deadline).await?;
+        let looked = self.live().read_trackers(std::slice::from_ref(id), deadline).await?;
         if looked.generation.is_none() {
             // A replica, a demoted primary perhaps: nothing can be restored there.
             return Err(Error::Unavailable(Unavailable::Redis));
@@ -33,15 +33,13 @@ impl Gateway {
             Some(Tracker::Corrupt | Tracker::UnknownVersion) => return Ok(()),
         };
         // A job is not called tracked for a tracker that cannot be opened: without one, its ledger alone can end it.
-        self.live().takes_writes(id, deadline).await?;
+        self.live().check_writable(id, deadline).await?;
         fault::point("restore.begun").await;
         let Some(incarnation) = self.store().reissue_incarnation(id, seen, deadline).await? else { return Ok(()) };
         fault::point("restore.issued").await;
         let outcome = match found {
             // Its marks are true whatever its number: they stay, and mirrors are merged into them.
-            Some(found) if found < incarnation => {
-                self.live().take_up(id, found, incarnation, deadline).await?.map(drop)
-            }
+            Some(found) if found < incarnation => self.live().reopen(id, found, incarnation, deadline).await?.map(drop),
             // The next round issues a higher one.
             Some(_) => return Ok(()),
             None => {

@@ -3,13 +3,13 @@
 //!
 //! Its clock stands still while nobody could report: it counts from the last new mark, from the adoption of the tracker
 //! (so anew after Redis was restarted or lost marks), or from the moment since when there was always a gateway that had
-//! both stores within reach ([`Attendance`]), whichever is latest.
+//! both stores within reach ([`Availability`]), whichever is latest.
 
 use std::time::Duration;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Attendance, Cause, JobId, JobState, Stall};
+use crate::domain::{Availability, EndCause, JobId, JobState, StallCondition};
 use crate::error::Result;
 use crate::fault;
 use crate::live::{Header, Seal};
@@ -18,7 +18,7 @@ use crate::live::{Header, Seal};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     pub timeout: Duration,
-    pub attendance: Attendance,
+    pub attendance: Availability,
 }
 
 impl Patience {
@@ -31,8 +31,13 @@ impl Patience {
 impl Gateway {
     /// Notes that this gateway reaches both stores; `broken`: it did not since it noted that last. `patience`: how long
     /// all gateways may have noted nothing before that counts as if they had not.
-    pub async fn attend(&self, broken: bool, patience: Duration, deadline: Deadline) -> Result<Attendance> {
-        Ok(self.live().attend(broken, patience, deadline).await?)
+    pub async fn record_availability(
+        &self,
+        broken: bool,
+        patience: Duration,
+        deadline: Deadline,
+    ) -> Result<Availability> {
+        Ok(self.live().record_availability(broken, patience, deadline).await?)
     }
 
     /// Revokes a job whose tracker looked like this, if it still does.
@@ -44,10 +49,10 @@ impl Gateway {
         }
         fault::point("revoke.checked").await;
         let Patience { timeout, attendance } = patience;
-        let stall = Stall { revision: seen.revision, timeout, not_before: attendance.since };
+        let stall = StallCondition { revision: seen.revision, timeout, not_before: attendance.since };
         match self.live().seal(id, seen.incarnation, Seal::Revoked(stall), deadline).await? {
             Ok(sealed) => {
-                if sealed.seal == Some(Cause::Revoked) {
+                if sealed.seal == Some(EndCause::Revoked) {
                     metrics::counter!("highwater_revokes_total").increment(1);
                     tracing::warn!(job = %id, ?timeout, "no progress for too long: the job is revoked");
                 }

@@ -3,14 +3,14 @@
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Resolution, Row, TrackerView, Work, resolve, work};
+use crate::domain::{Claimability, JobId, Resolution, RowStatus, TrackerStatus, claimability, resolve};
 use crate::error::{Error, Result};
-use crate::live::View;
+use crate::live::TrackerReading;
 
 /// What the read table says of a job, and the look at its tracker that this was said of.
 pub(super) struct Seen {
     pub resolution: Resolution,
-    pub look: Option<View>,
+    pub look: Option<TrackerReading>,
     /// Whether there is work on it.
     pub claimable: bool,
 }
@@ -38,9 +38,9 @@ impl Gateway {
         });
         let known: Vec<(usize, u64)> = known.collect();
         let looked_at: Vec<JobId> = known.iter().map(|(place, _)| ids[*place].clone()).collect();
-        let looks = self.looks(&looked_at, samples, deadline).await;
+        let looks = self.readings(&looked_at, samples, deadline).await;
         for ((place, incarnation), look) in known.into_iter().zip(looks) {
-            let one = self.resolved(&ids[place], Row::NotAsked { known_running: Some(incarnation) }, look);
+            let one = self.resolved(&ids[place], RowStatus::NotAsked { known_running: Some(incarnation) }, look);
             seen[place] = (one.resolution != Resolution::AskPostgres).then_some(Ok(one));
         }
     }
@@ -58,29 +58,29 @@ impl Gateway {
             Err(error) => return places.into_iter().for_each(|place| seen[place] = Some(Err(error.clone()))),
         };
         // Of the others nothing that a tracker says would matter.
-        let may_run = |row: &Row| matches!(row, Row::Running { .. } | Row::Unreachable);
+        let may_run = |row: &RowStatus| matches!(row, RowStatus::Running { .. } | RowStatus::Unreachable);
         let looked_at = asked.iter().zip(&rows).filter(|(_, row)| may_run(row));
         let looked_at: Vec<JobId> = looked_at.map(|(id, _)| id.clone()).collect();
-        let mut looks = self.looks(&looked_at, samples, deadline).await.into_iter();
+        let mut looks = self.readings(&looked_at, samples, deadline).await.into_iter();
         for (place, row) in places.into_iter().zip(rows) {
             let look = if may_run(&row) { looks.next().flatten() } else { None };
             seen[place] = Some(Ok(self.resolved(&ids[place], row, look)));
         }
     }
 
-    fn resolved(&self, id: &JobId, row: Row, look: Option<View>) -> Seen {
-        let look = look.map(|look| View { tracker: self.unless_outgrown(id, look.tracker), ..look });
-        let tracker = look.as_ref().map_or(TrackerView::Unreachable, |look| look.tracker.view());
-        let claimable = work(row, tracker) != Work::Nothing;
+    fn resolved(&self, id: &JobId, row: RowStatus, look: Option<TrackerReading>) -> Seen {
+        let look = look.map(|look| TrackerReading { tracker: self.unless_outgrown(id, look.tracker), ..look });
+        let tracker = look.as_ref().map_or(TrackerStatus::Unreachable, |look| look.tracker.view());
+        let claimable = claimability(row, tracker) != Claimability::NotClaimable;
         Seen { resolution: resolve(tracker, row, self.shared.mirrors.holds(id)), look, claimable }
     }
 
     /// Looks at trackers; leaves time to ask Postgres when Redis hangs.
-    async fn looks(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<Option<View>> {
+    async fn readings(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<Option<TrackerReading>> {
         if ids.is_empty() {
             return Vec::new();
         }
-        match self.live().looks(ids, samples, deadline.half()).await {
+        match self.live().read_trackers_with_errors(ids, samples, deadline.half()).await {
             Ok(looks) => looks.into_iter().map(Some).collect(),
             Err(error) => {
                 tracing::debug!(job = %ids[0], jobs = ids.len(), %error, "a look at trackers failed");
@@ -90,10 +90,10 @@ impl Gateway {
     }
 
     /// What Postgres says of the jobs now; leaves time to answer with the trackers when Postgres hangs.
-    async fn rows(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Row>> {
+    async fn rows(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<RowStatus>> {
         match self.ask_all(ids, deadline.half()).await {
-            Ok(jobs) => Ok(ids.iter().map(|id| Row::of(jobs.get(id))).collect()),
-            Err(Error::Unavailable(_)) => Ok(vec![Row::Unreachable; ids.len()]),
+            Ok(jobs) => Ok(ids.iter().map(|id| RowStatus::of(jobs.get(id))).collect()),
+            Err(Error::Unavailable(_)) => Ok(vec![RowStatus::Unreachable; ids.len()]),
             Err(error) => Err(error),
         }
     }

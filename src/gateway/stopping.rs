@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 
 use super::Gateway;
 use crate::deadline::Deadline;
-use crate::domain::{Generation, JobId, JobState, Standing};
+use crate::domain::{Generation, JobId, JobState, TrackerEpoch};
 use crate::error::{Error, Result};
-use crate::live::{Tracker, Trackers};
+use crate::live::{Tracker, TrackerBatch};
 
 /// How many trackers are looked at in one round trip.
 const PAGE: usize = 500;
@@ -42,7 +42,7 @@ impl Gateway {
     }
 
     async fn merge_page(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<JobId>> {
-        let Trackers { trackers, generation, .. } = self.live().look_at_all(ids, deadline).await?;
+        let TrackerBatch { trackers, generation, .. } = self.live().read_trackers(ids, deadline).await?;
         let mut trackers = trackers.into_iter();
         let mut left = Vec::new();
         for some in ids.chunks(AT_ONCE) {
@@ -71,8 +71,8 @@ impl Gateway {
             (Tracker::Present { header, .. }, _) if header.seal.is_some() => Ok(true),
             // Also one of another incarnation: its marks stay when it is taken up.
             (Tracker::Present { header, current: true, .. }, Some(generation)) => {
-                let standing = Standing { incarnation: header.incarnation, generation };
-                Ok(!self.shared.mirrors.is_ahead(id, standing) || self.merge_mirror(id, standing, deadline).await?)
+                let epoch = TrackerEpoch { incarnation: header.incarnation, generation };
+                Ok(!self.shared.mirrors.is_ahead(id, epoch) || self.merge_mirror(id, epoch, deadline).await?)
             }
             (Tracker::Missing | Tracker::Present { .. }, _) => {
                 let job = self.get(id, deadline).await?;
@@ -81,7 +81,7 @@ impl Gateway {
                 }
                 Ok(job.state.is_ended())
             }
-            (Tracker::Corrupt, _) => self.live().set_aside(id, deadline).await.map(|_| false).map_err(Error::from),
+            (Tracker::Corrupt, _) => self.live().quarantine(id, deadline).await.map(|_| false).map_err(Error::from),
             // A newer gateway's: not to be touched.
             (Tracker::UnknownVersion, _) => Ok(false),
         }

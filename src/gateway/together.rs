@@ -17,11 +17,11 @@ use super::goes_on::GoesOn;
 use super::report::After;
 use super::rounds::Rounds;
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Definition, Disposition, Extent, Mark, dispositions};
+use crate::domain::{Batch, Definition, Disposition, Mark, StepSize, dispositions};
 use crate::error::{Error, Result};
 use crate::fault;
 
-/// How many results go together at the most, if they are one step as well ([`Extent`]): being grouped never takes a batch's
+/// How many results go together at the most, if they are one step as well ([`StepSize`]): being grouped never takes a batch's
 /// marks apart. More would only keep those waiting who come first. A larger batch goes alone.
 const MAX_TOGETHER: usize = 3_000;
 
@@ -41,7 +41,7 @@ pub(super) type Batches = Rounds<Waiting>;
 
 pub(super) struct Waiting {
     batch: Arc<Batch>,
-    extent: Extent,
+    extent: StepSize,
     deadline: Deadline,
     answer: oneshot::Sender<Result<Taken>>,
 }
@@ -55,7 +55,7 @@ impl Gateway {
         deadline: Deadline,
     ) -> Result<Taken> {
         let (answer, answered) = oneshot::channel();
-        let extent = Extent::of(definition.layout(), batch.marks().iter().copied().flatten());
+        let extent = StepSize::of(definition.layout(), batch.marks().iter().copied().flatten());
         let waiting = Waiting { batch: batch.clone(), extent, deadline, answer };
         let is_first = self.shared.batches.join(&definition.id, waiting);
         let begun = is_first.then(|| GoesOn::new(self.clone().begin_groups(definition.clone())));
@@ -121,7 +121,7 @@ impl Gateway {
             }
             After::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; all().count()],
             // Of several steps, the first may have been marked before the end.
-            After::Marked { .. } | After::Ended(_) => dispositions(layout, all(), &changes),
+            After::MarkReply { .. } | After::Ended(_) => dispositions(layout, all(), &changes),
         };
         let mut taken = Vec::with_capacity(batches.len());
         for batch in batches.iter().rev() {
@@ -139,8 +139,8 @@ fn group(waiting: &[Waiting]) -> usize {
 }
 
 /// The same, of batches with so many results, and such extents.
-fn fitting(batches: impl Iterator<Item = (usize, Extent)>) -> usize {
-    let (mut results, mut extent) = (0, Extent::default());
+fn fitting(batches: impl Iterator<Item = (usize, StepSize)>) -> usize {
+    let (mut results, mut extent) = (0, StepSize::default());
     let fit = batches.take_while(|(more, of_more)| {
         results += more;
         extent = extent.with(*of_more);
@@ -159,7 +159,7 @@ mod tests {
         let layout = Layout { total: 10_000_000, stages: 1 };
         let extent = |size: u32| {
             let mark = |number| Mark { task: number * apart, stage: 0, outcome: Outcome::Failed };
-            Extent::of(layout, (0..size).map(mark))
+            StepSize::of(layout, (0..size).map(mark))
         };
         fitting(sizes.iter().map(|size| (*size as usize, extent(*size))))
     }

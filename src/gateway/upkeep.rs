@@ -7,7 +7,9 @@ use time::OffsetDateTime;
 use super::Gateway;
 use super::revoke::Patience;
 use crate::deadline::Deadline;
-use crate::domain::{Attendance, Generation, JobId, JobState, Rule, Running, Sight, Standing, TrackerView};
+use crate::domain::{
+    Availability, Generation, JobId, JobObservation, JobState, RepairAction, RunningJob, TrackerEpoch, TrackerStatus,
+};
 use crate::error::{Error, Result};
 use crate::live::{Header, Tracker};
 
@@ -18,11 +20,11 @@ const AFTER_END: u64 = 1 << 46;
 
 /// A running job and its tracker.
 #[derive(Debug, Clone)]
-pub struct Look {
+pub struct ObservedJob {
     /// The job.
     pub id: JobId,
     /// What the rules look at.
-    pub sight: Sight,
+    pub sight: JobObservation,
     /// The tracker's header, and which Redis answered.
     header: Option<Header>,
     generation: Option<Generation>,
@@ -34,7 +36,7 @@ pub struct Look {
 
 impl Gateway {
     /// The jobs that run, as the feed tells them; `None` while there is no feed to believe.
-    pub fn running(&self) -> Option<Vec<(JobId, Running)>> {
+    pub fn running(&self) -> Option<Vec<(JobId, RunningJob)>> {
         self.shared.running.all()
     }
 
@@ -47,8 +49,8 @@ impl Gateway {
 
     /// The jobs of which marks are held, for as long as no feed names their incarnations: no tracker has the one that is
     /// put in their place.
-    pub fn mirrored(&self) -> Vec<(JobId, Running)> {
-        let unnamed = |id| (id, Running { incarnation: 0, ledger: false, stall_timeout: None });
+    pub fn mirrored(&self) -> Vec<(JobId, RunningJob)> {
+        let unnamed = |id| (id, RunningJob { incarnation: 0, ledger: false, stall_timeout: None });
         self.shared.mirrors.jobs().into_iter().map(unnamed).collect()
     }
 
@@ -56,78 +58,84 @@ impl Gateway {
     /// answer. Without `attendance` none is found to be stalled.
     pub async fn look_at(
         &self,
-        jobs: &[(JobId, Running)],
+        jobs: &[(JobId, RunningJob)],
         ended: bool,
-        attendance: Option<Attendance>,
+        attendance: Option<Availability>,
         deadline: Deadline,
-    ) -> Result<Vec<Look>> {
+    ) -> Result<Vec<ObservedJob>> {
         let ids: Vec<JobId> = jobs.iter().map(|(id, _)| id.clone()).collect();
-        let looked = match self.live().look_at_all(&ids, deadline).await.map_err(Error::from) {
+        let looked = match self.live().read_trackers(&ids, deadline).await.map_err(Error::from) {
             Err(Error::Unavailable(_)) => None,
             looked => Some(looked?),
         };
         let (generation, time) = looked.as_ref().map_or((None, None), |looked| (looked.generation, Some(looked.time)));
         let trackers: Vec<_> =
             looked.map_or_else(|| vec![None; ids.len()], |looked| looked.trackers.into_iter().map(Some).collect());
-        let look = |((id, running), tracker): (&(JobId, Running), Option<Tracker>)| {
+        let look = |((id, running), tracker): (&(JobId, RunningJob), Option<Tracker>)| {
             let tracker = tracker.map(|tracker| self.unless_outgrown(id, tracker));
-            let view = tracker.as_ref().map_or(TrackerView::Unreachable, Tracker::view);
+            let view = tracker.as_ref().map_or(TrackerStatus::Unreachable, Tracker::view);
             let header = tracker.and_then(Tracker::into_header);
-            let standing = standing(header.as_ref(), generation);
-            let Running { mut incarnation, ledger, stall_timeout } = *running;
+            let epoch = epoch(header.as_ref(), generation);
+            let RunningJob { mut incarnation, ledger, stall_timeout } = *running;
             if ended && header.as_ref().is_some_and(|header| header.incarnation == after_end(incarnation)) {
                 incarnation = after_end(incarnation);
             }
-            let mirror_ahead = match standing {
-                Some(standing) => self.shared.mirrors.is_ahead(id, standing),
-                None => view == TrackerView::Unreachable && self.shared.mirrors.is_behind(id, incarnation),
+            let mirror_ahead = match epoch {
+                Some(epoch) => self.shared.mirrors.is_ahead(id, epoch),
+                None => view == TrackerStatus::Unreachable && self.shared.mirrors.is_behind(id, incarnation),
             };
             let patience = stall_timeout.zip(attendance).map(|(timeout, attendance)| Patience { timeout, attendance });
             let stalled = patience.zip(header.as_ref()).is_some_and(|(patience, header)| patience.is_over(header));
-            let sight = Sight { incarnation, tracker: view, ledger, mirror_ahead, ended, stalled };
-            Look { id: id.clone(), sight, header, generation, time, patience }
+            let sight = JobObservation { incarnation, tracker: view, ledger, mirror_ahead, ended, stalled };
+            ObservedJob { id: id.clone(), sight, header, generation, time, patience }
         };
         Ok(jobs.iter().zip(trackers).map(look).collect())
     }
 
     /// Does what a rule asks for. A rule that could not be followed applies again in the next round.
-    pub async fn follow(&self, rule: Rule, look: &Look, settle: Duration, deadline: Deadline) -> Result<()> {
+    pub async fn follow(
+        &self,
+        rule: RepairAction,
+        look: &ObservedJob,
+        settle: Duration,
+        deadline: Deadline,
+    ) -> Result<()> {
         let (id, incarnation) = (&look.id, look.sight.incarnation);
         match rule {
-            Rule::SetAside => {
-                if self.live().set_aside(id, deadline).await? {
+            RepairAction::Quarantine => {
+                if self.live().quarantine(id, deadline).await? {
                     tracing::error!(job = %id, "what lay in the tracker's key was no tracker: it was set aside");
                 }
             }
-            Rule::Restore => self.restore(id, incarnation, deadline).await?,
-            Rule::TakeUp => {
-                let taken = self.live().take_up(id, incarnation, after_end(incarnation), deadline).await?;
+            RepairAction::Restore => self.restore(id, incarnation, deadline).await?,
+            RepairAction::Reopen => {
+                let taken = self.live().reopen(id, incarnation, after_end(incarnation), deadline).await?;
                 tracing::warn!(job = %id, taken = taken.is_ok(), "took up a tracker that may have lost marks");
             }
-            Rule::Merge => {
-                if let Some(standing) = standing(look.header.as_ref(), look.generation) {
-                    self.merge_mirror(id, standing, deadline).await?;
+            RepairAction::MergeMirror => {
+                if let Some(epoch) = epoch(look.header.as_ref(), look.generation) {
+                    self.merge_mirror(id, epoch, deadline).await?;
                 }
             }
-            Rule::Drain => self.drain(id, incarnation, deadline).await?,
-            Rule::Adopt => self.adopt(look, settle, deadline).await?,
-            Rule::Finish => drop(self.finish(id, incarnation)),
-            Rule::Complete => self.complete(id, incarnation, deadline).await?,
-            Rule::Revoke => {
+            RepairAction::DrainLedger => self.drain(id, incarnation, deadline).await?,
+            RepairAction::Adopt => self.adopt(look, settle, deadline).await?,
+            RepairAction::Finish => drop(self.finish(id, incarnation)),
+            RepairAction::Amend => self.complete(id, incarnation, deadline).await?,
+            RepairAction::Revoke => {
                 if let Some((header, patience)) = look.header.as_ref().zip(look.patience) {
                     self.revoke(id, header, patience, deadline).await?;
                 }
             }
-            Rule::Record => self.record_mirror(id, incarnation, deadline).await?,
-            Rule::FinishWithoutTracker => drop(self.finish_without_tracker(id, incarnation, deadline).await?),
+            RepairAction::RecordMirror => self.record_mirror(id, incarnation, deadline).await?,
+            RepairAction::FinishWithoutTracker => drop(self.finish_without_tracker(id, incarnation, deadline).await?),
         }
         Ok(())
     }
 
     /// Reads what the mirror may lack, at most `budget` bytes; how many it read.
-    pub async fn pull_from(&self, look: &Look, budget: usize, deadline: Deadline) -> Result<usize> {
+    pub async fn pull_from(&self, look: &ObservedJob, budget: usize, deadline: Deadline) -> Result<usize> {
         match (&look.header, look.sight.tracker) {
-            (Some(header), TrackerView::Present { adopted: true, sealed: false, .. }) => {
+            (Some(header), TrackerStatus::Present { adopted: true, sealed: false, .. }) => {
                 self.pull(&look.id, header, budget, deadline).await
             }
             _ => Ok(0),
@@ -136,7 +144,7 @@ impl Gateway {
 
     /// Adopts a tracker that has settled, unless rows are to be drained first: of those that a gateway recorded which
     /// cannot reach Redis, the feed may not have told yet.
-    async fn adopt(&self, look: &Look, settle: Duration, deadline: Deadline) -> Result<()> {
+    async fn adopt(&self, look: &ObservedJob, settle: Duration, deadline: Deadline) -> Result<()> {
         let (id, incarnation) = (&look.id, look.sight.incarnation);
         let settles = |(header, now): (&Header, _)| header.restored && now - header.open_time < settle;
         if look.header.as_ref().zip(look.time).is_some_and(settles) {
@@ -202,6 +210,6 @@ fn after_end(incarnation: u64) -> u64 {
 }
 
 /// How the tracker that was seen stands.
-fn standing(header: Option<&Header>, generation: Option<Generation>) -> Option<Standing> {
-    Some(Standing { incarnation: header?.incarnation, generation: generation? })
+fn epoch(header: Option<&Header>, generation: Option<Generation>) -> Option<TrackerEpoch> {
+    Some(TrackerEpoch { incarnation: header?.incarnation, generation: generation? })
 }

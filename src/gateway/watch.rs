@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
 use super::Gateway;
-use super::read::{Answer, Read};
+use super::read::{JobProgress, ReadResult};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Progress};
 use crate::error::Error;
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 struct State {
     /// What is known of it; also while there is trouble.
-    known: Option<Arc<Answer>>,
+    known: Option<Arc<JobProgress>>,
     /// Why the last read found nothing.
     trouble: Option<Error>,
     /// When that read began.
@@ -148,7 +148,7 @@ impl Drop for Polling {
 
 impl Poll {
     /// Tells what a read found, and wakes the watchers if it is anything new, or `awaited`; whether it is the last.
-    fn tell(&self, found: Read, begun: Instant, given_up: bool, awaited: bool) -> bool {
+    fn tell(&self, found: ReadResult, begun: Instant, given_up: bool, awaited: bool) -> bool {
         let mut last = false;
         self.newest.send_if_modified(|newest| {
             let before = newest.take();
@@ -182,7 +182,7 @@ fn differs(before: &Progress, now: &Progress) -> bool {
 
 impl Watch {
     /// The next state to tell; the first comes as soon as it is read. `None` after the end of the job, or an error.
-    pub async fn next(&mut self) -> Option<Read> {
+    pub async fn next(&mut self) -> Option<ReadResult> {
         if self.over {
             return None;
         }

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::calls::deadline;
 use super::series::Series;
 use super::{convert, pb};
-use crate::gateway::{Gateway, Read};
+use crate::gateway::{Gateway, ReadResult};
 
 /// For UI backends.
 pub struct ProgressReads {
@@ -75,7 +75,7 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
         let later = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));
         let states = stream::iter(first.map(Ok)).chain(later);
         let reads = self.reads.clone();
-        let told = move |state: Read| {
+        let told = move |state: ReadResult| {
             let progress = convert::progress(&*state?);
             reads.count(&progress);
             Ok(pb::WatchProgressResponse { progress: Some(progress) })

@@ -5,9 +5,9 @@ use std::time::Duration;
 use redis::Value;
 use time::OffsetDateTime;
 
-use super::{Error, Live, Marked, Seal};
+use super::{Error, Live, MarkReply, Seal};
 use crate::deadline::Deadline;
-use crate::domain::{ErrorSample, JobId, Layout, Mark, Marking, Outcome};
+use crate::domain::{ErrorSample, JobId, Layout, Mark, MarkStep, Outcome};
 
 const OLDEST_MAJOR_VERSION: u32 = 7;
 /// How long what a rehearsal leaves behind stays: when it is cut short, and when it comes to its end.
@@ -71,11 +71,11 @@ impl Live {
             return Ok(Some(format!("adopting it: {refusal:?}")));
         }
         let mark = Mark { task: 0, stage: 0, outcome: Outcome::Failed };
-        for step in Marking::plan(layout, std::iter::once(mark)) {
+        for step in MarkStep::plan(layout, std::iter::once(mark)) {
             let blank = step.blank();
             let change = step.apply(&blank).ok_or_else(|| Error::Unexpected("a step of other bytes".to_owned()))?;
             match live.report(&id, incarnation, true, (&step, &blank, &change), deadline).await? {
-                Marked::Applied(_) => {}
+                MarkReply::Applied(_) => {}
                 refused => return Ok(Some(format!("marking a task: {refused:?}"))),
             }
         }
@@ -88,7 +88,7 @@ impl Live {
             message,
             report_time: OffsetDateTime::UNIX_EPOCH,
         };
-        live.note_errors(&id, &[error], deadline).await?;
+        live.record_errors(&id, &[error], deadline).await?;
         if let Err(refusal) = live.seal(&id, incarnation, Seal::Complete, deadline).await? {
             return Ok(Some(format!("sealing it: {refusal:?}")));
         }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::domain::{Cause, Counts, Generation, Layout, MAX_STAGES, Rate, StageCounts, Standing, Tally};
+use crate::domain::{Counts, EndCause, Generation, Layout, MAX_STAGES, MarkSummary, Rate, StageCounts, TrackerEpoch};
 
 /// How many bytes the header takes.
 pub const HEADER_BYTES: usize = 256;
@@ -49,7 +49,7 @@ pub struct Header {
     /// Confirmed against Postgres under that generation.
     pub adopted: bool,
     /// Why it is frozen, if it is.
-    pub seal: Option<Cause>,
+    pub seal: Option<EndCause>,
     /// Who stands where.
     pub counts: Counts,
     /// Grows with every change of the marks.
@@ -100,8 +100,8 @@ impl Header {
     }
 
     /// Which tracker it is, under which Redis.
-    pub fn standing(&self) -> Standing {
-        Standing { incarnation: self.incarnation, generation: self.generation }
+    pub fn epoch(&self) -> TrackerEpoch {
+        TrackerEpoch { incarnation: self.incarnation, generation: self.generation }
     }
 
     /// How the cells lie behind it.
@@ -110,8 +110,8 @@ impl Header {
     }
 
     /// What is known of the marks.
-    pub fn tally(&self) -> Tally {
-        Tally {
+    pub fn tally(&self) -> MarkSummary {
+        MarkSummary {
             counts: self.counts.clone(),
             revision: Some(self.revision),
             last_progress_time: self.last_mark_time,
@@ -136,9 +136,9 @@ impl Header {
         bytes.extend_from_slice(MAGIC);
         let seal = match self.seal {
             None => 0,
-            Some(Cause::Complete) => 1,
-            Some(Cause::Cancelled) => 2,
-            Some(Cause::Revoked) => 3,
+            Some(EndCause::Complete) => 1,
+            Some(EndCause::Cancelled) => 2,
+            Some(EndCause::Revoked) => 3,
         };
         let stages = u8::try_from(self.counts.stages.len()).unwrap_or(u8::MAX);
         bytes.extend_from_slice(&[VERSION, stages, u8::from(self.adopted), seal, u8::from(self.restored)]);
@@ -173,9 +173,9 @@ impl Header {
         }
         let seal = match seal {
             0 => None,
-            1 => Some(Cause::Complete),
-            2 => Some(Cause::Cancelled),
-            3 => Some(Cause::Revoked),
+            1 => Some(EndCause::Complete),
+            2 => Some(EndCause::Cancelled),
+            3 => Some(EndCause::Revoked),
             _ => return Err(HeaderError::Corrupt),
         };
         let total = reader.u32()?;
@@ -185,7 +185,7 @@ impl Header {
         let (adopt_time, last_mark_time, revision, seal_time) =
             (reader.time()?, reader.time()?, reader.u64()?, reader.time()?);
         let counts = Counts { total, stages: reader.stages(stages, total)? };
-        if seal == Some(Cause::Complete) && !counts.is_complete() {
+        if seal == Some(EndCause::Complete) && !counts.is_complete() {
             return Err(HeaderError::Corrupt);
         }
         let newest_bucket = reader.u64()?;
@@ -305,7 +305,7 @@ mod tests {
         let mut header = Header::open(layout, 3, Generation(*b"0123456789abcdef"), at(1_700_000_000_123));
         header.counts.stages[1] = StageCounts { succeeded: 500, failed: 20, skipped: 7 };
         header.adopted = true;
-        header.seal = Some(Cause::Cancelled);
+        header.seal = Some(EndCause::Cancelled);
         header.revision = 9;
         header.last_mark_time = Some(at(1_700_000_001_000));
         header

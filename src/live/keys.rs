@@ -18,12 +18,12 @@ pub fn probe(id: &JobId) -> String {
 }
 
 /// Since when gateways have had both stores within reach: one key for all of them.
-pub fn attended() -> &'static str {
-    "hw:attended"
+pub fn availability() -> &'static str {
+    "hw:availability"
 }
 
 /// Where what was no tracker is kept for a person to look at.
-pub fn set_aside(id: &JobId) -> String {
+pub fn quarantine(id: &JobId) -> String {
     format!("hw:{{{id}}}:corrupt")
 }
 

@@ -1,25 +1,25 @@
 //! Redis: trackers and what lies beside them. The only place that knows Redis; knows nothing of jobs' rows, and
 //! decides nothing about jobs.
 
-mod attendance;
+mod availability;
 mod check;
 mod connection;
 mod error;
+mod errors_seen;
 mod generation;
 mod header;
 mod keys;
-mod noted_errors;
+mod read;
 mod scripts;
-mod tracker;
-mod view;
+mod write;
 
 use std::time::Duration;
 
 pub use check::CheckError;
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, HeaderError};
-pub use tracker::{Marked, Refusal, Seal};
-pub use view::{Tracker, Trackers, View};
+pub use read::{Tracker, TrackerBatch, TrackerReading};
+pub use write::{MarkReply, Refusal, Seal};
 
 use connection::Connection;
 

@@ -53,13 +53,13 @@ script!(
 );
 script!(
     /// Takes up a tracker that may have lost marks.
-    TAKE_UP,
-    "scripts/take_up.lua"
+    REOPEN,
+    "scripts/reopen.lua"
 );
 script!(
     /// Puts what is no tracker out of the way.
-    SET_ASIDE,
-    "scripts/set_aside.lua"
+    QUARANTINE,
+    "scripts/quarantine.lua"
 );
 script!(
     /// Makes a tracker one that is believed alone.
@@ -88,11 +88,11 @@ script!(
 );
 script!(
     /// Keeps errors beside the marks.
-    NOTE_ERRORS,
-    "scripts/note_errors.lua"
+    RECORD_ERRORS,
+    "scripts/record_errors.lua"
 );
 script!(
     /// Notes that a gateway has both stores within reach.
-    ATTEND,
-    "scripts/attend.lua"
+    RECORD_AVAILABILITY,
+    "scripts/record_availability.lua"
 );

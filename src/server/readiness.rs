@@ -12,7 +12,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::deadline::Deadline;
-use crate::gateway::{Check, Gateway};
+use crate::gateway::{Gateway, StoreCheck};
 use crate::grpc::pb::{job_service_server, progress_service_server, report_service_server};
 
 /// What health is told for: the server as a whole, and each service.
@@ -32,7 +32,7 @@ pub struct Readiness {
     reporter: HealthReporter,
     phase: Arc<Mutex<Phase>>,
     /// What was found for the last probe, and when: others that come meanwhile are told the same.
-    looked: Arc<tokio::sync::Mutex<Option<(Instant, Check)>>>,
+    looked: Arc<tokio::sync::Mutex<Option<(Instant, StoreCheck)>>>,
 }
 
 enum Phase {

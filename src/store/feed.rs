@@ -11,7 +11,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use super::jobs::{from_bigint, parse, stall_timeout};
 use super::{Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Running};
+use crate::domain::{JobId, RunningJob};
 
 /// The channel that the triggers notify.
 const CHANNEL: &str = "highwater";
@@ -23,7 +23,7 @@ pub struct Feed {
 
 /// What the feed tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum FeedEvent {
     /// The job runs, with this incarnation and perhaps a stall timeout of its own.
     Running(JobId, u64, Option<Duration>),
     /// The job has ended.
@@ -36,11 +36,11 @@ pub enum Event {
 
 impl Store {
     /// Opens a session, and lists the jobs that run now.
-    pub async fn feed(&self, deadline: Deadline) -> Result<(Feed, HashMap<JobId, Running>), Error> {
+    pub async fn feed(&self, deadline: Deadline) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
         self.breaker.until(deadline).bound(self.open_feed()).await?
     }
 
-    async fn open_feed(&self) -> Result<(Feed, HashMap<JobId, Running>), Error> {
+    async fn open_feed(&self) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
         // A pool of its own: a listener takes its connection for good, and a dead one must not block the next.
         let options = self.pool.connect_options().as_ref().clone();
         let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_lazy_with(options);
@@ -58,7 +58,7 @@ impl Store {
         let mut running = HashMap::with_capacity(rows.len());
         for row in rows {
             let (incarnation, stall_timeout) = (from_bigint(row.incarnation)?, stall_timeout(row.stall_timeout)?);
-            running.insert(parse(&row.job_id)?, Running { incarnation, ledger: row.ledger, stall_timeout });
+            running.insert(parse(&row.job_id)?, RunningJob { incarnation, ledger: row.ledger, stall_timeout });
         }
         Ok((Feed { listener }, running))
     }
@@ -66,7 +66,7 @@ impl Store {
 
 impl Feed {
     /// The next event; `None` if none comes within `patience`. An error ends the session.
-    pub async fn next(&mut self, patience: Duration) -> Result<Option<Event>, Error> {
+    pub async fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, Error> {
         let Ok(received) = tokio::time::timeout(patience, self.listener.try_recv()).await else { return Ok(None) };
         match received? {
             Some(notification) => event(notification.payload()).map(Some),
@@ -76,7 +76,7 @@ impl Feed {
 
     /// A round trip: what was committed before it was asked has been told once it is answered. What of that `next` did not
     /// tell.
-    pub async fn confirm(&mut self, deadline: Deadline) -> Result<Vec<Event>, Error> {
+    pub async fn confirm(&mut self, deadline: Deadline) -> Result<Vec<FeedEvent>, Error> {
         deadline.bound(sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&mut self.listener)).await??;
         std::iter::from_fn(|| self.listener.next_buffered()).map(|told| event(told.payload())).collect()
     }
@@ -94,17 +94,17 @@ impl Feed {
 }
 
 /// Reads what the triggers in `migrations/0003_airtight.sql` send.
-fn event(payload: &str) -> Result<Event, Error> {
+fn event(payload: &str) -> Result<FeedEvent, Error> {
     let wrong = || Error::Unexpected(format!("no event of the feed: {payload:?}"));
     let number = |word: &str| word.parse::<u64>().map_err(|_| wrong());
     match *payload.split(' ').collect::<Vec<_>>() {
         ["running", incarnation, stall_timeout, id] => {
             let stall_timeout = Some(number(stall_timeout)?).filter(|millis| *millis > 0).map(Duration::from_millis);
-            Ok(Event::Running(parse(id)?, number(incarnation)?, stall_timeout))
+            Ok(FeedEvent::Running(parse(id)?, number(incarnation)?, stall_timeout))
         }
-        ["ended", id] => Ok(Event::Ended(parse(id)?)),
-        ["recorded", id] => Ok(Event::Recorded(parse(id)?)),
-        ["drained", id] => Ok(Event::Drained(parse(id)?)),
+        ["ended", id] => Ok(FeedEvent::Ended(parse(id)?)),
+        ["recorded", id] => Ok(FeedEvent::Recorded(parse(id)?)),
+        ["drained", id] => Ok(FeedEvent::Drained(parse(id)?)),
         _ => Err(wrong()),
     }
 }
@@ -116,11 +116,11 @@ mod tests {
     #[test]
     fn events_are_read_and_anything_else_is_refused() {
         let id: JobId = "a".parse().unwrap();
-        assert_eq!(event("running 7 0 a"), Ok(Event::Running(id.clone(), 7, None)));
-        assert_eq!(event("running 7 1500 a"), Ok(Event::Running(id.clone(), 7, Some(Duration::from_millis(1500)))));
-        assert_eq!(event("ended a"), Ok(Event::Ended(id.clone())));
-        assert_eq!(event("recorded a"), Ok(Event::Recorded(id.clone())));
-        assert_eq!(event("drained a"), Ok(Event::Drained(id)));
+        assert_eq!(event("running 7 0 a"), Ok(FeedEvent::Running(id.clone(), 7, None)));
+        assert_eq!(event("running 7 1500 a"), Ok(FeedEvent::Running(id.clone(), 7, Some(Duration::from_millis(1500)))));
+        assert_eq!(event("ended a"), Ok(FeedEvent::Ended(id.clone())));
+        assert_eq!(event("recorded a"), Ok(FeedEvent::Recorded(id.clone())));
+        assert_eq!(event("drained a"), Ok(FeedEvent::Drained(id)));
         for garbage in
             ["", "ended", "running a", "running 7 a", "running x 0 a", "running 7 -1 a", "ended a b", "stopped a"]
         {

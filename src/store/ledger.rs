@@ -13,7 +13,7 @@ const MARK: usize = 6;
 
 /// A row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// Its number.
     pub number: u64,
     /// What was reported.
@@ -42,7 +42,7 @@ impl Store {
     }
 
     /// The oldest rows of a job.
-    pub async fn ledger(&self, id: &JobId, limit: u32, deadline: Deadline) -> Result<Vec<Entry>, Error> {
+    pub async fn ledger(&self, id: &JobId, limit: u32, deadline: Deadline) -> Result<Vec<LedgerEntry>, Error> {
         let mut lease = self.lease(deadline).await?;
         let rows = lease
             .deadline
@@ -56,7 +56,7 @@ impl Store {
             )
             .await??;
         lease.give_back();
-        let entry = |number, marks| Ok(Entry { number: from_bigint(number)?, marks: decode(&[marks])? });
+        let entry = |number, marks| Ok(LedgerEntry { number: from_bigint(number)?, marks: decode(&[marks])? });
         rows.into_iter().map(|row| entry(row.entry, row.marks)).collect()
     }
 
@@ -74,7 +74,7 @@ impl Store {
     }
 
     /// Deletes rows whose marks are in the tracker.
-    pub async fn drained(&self, id: &JobId, entries: &[Entry], deadline: Deadline) -> Result<(), Error> {
+    pub async fn drained(&self, id: &JobId, entries: &[LedgerEntry], deadline: Deadline) -> Result<(), Error> {
         let numbers: Vec<i64> = entries.iter().filter_map(|entry| i64::try_from(entry.number).ok()).collect();
         let mut lease = self.lease(deadline).await?;
         lease

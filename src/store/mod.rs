@@ -4,7 +4,7 @@
 //! besides, whoever writes.
 
 mod check;
-mod ending;
+mod ends;
 mod error;
 mod feed;
 mod jobs;
@@ -24,13 +24,13 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use check::CheckError;
-pub use ending::{Ending, Snapshot};
+pub use ends::{FinalRecord, Snapshot};
 pub use error::Error;
-pub use feed::{Event, Feed};
-pub use ledger::Entry;
+pub use feed::{Feed, FeedEvent};
+pub use ledger::LedgerEntry;
 pub use listing::JobKey;
 pub use migrate::MigrateError;
-pub use names::{Block, Grown};
+pub use names::{AddOutcome, NameBlock};
 pub use retries::{Retry, RetryPlan};
 
 use crate::breaker::Breaker;

@@ -23,7 +23,7 @@ const END: &str = "\n";
 
 /// Names of tasks that follow each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
+pub struct NameBlock {
     /// The first one's task.
     pub first: u32,
     /// Its name, and those of the tasks behind it.
@@ -32,7 +32,7 @@ pub struct Block {
 
 /// What became of a job to which tasks were to be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grown {
+pub enum AddOutcome {
     /// It had so many tasks, and has so many now.
     From(u32, u32),
     /// It is not there, or not PENDING. As below, nothing was added.
@@ -43,7 +43,7 @@ pub enum Grown {
     TooMany(usize),
 }
 
-impl Block {
+impl NameBlock {
     /// The task behind its last one.
     pub fn end(&self) -> u32 {
         self.first.saturating_add(u32::try_from(self.names.len()).unwrap_or(u32::MAX))
@@ -57,13 +57,13 @@ impl Block {
 
 impl Store {
     /// Gives a PENDING job this total, unless it has as many tasks already.
-    pub async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<Grown, Error> {
+    pub async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<AddOutcome, Error> {
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let until = lease.deadline.clone();
         let mut transaction = until.bound(Connection::begin(&mut *lease.connection)).await??;
         let grown = match lock(&mut transaction, &until, id).await? {
-            None => Grown::NotPending,
-            Some(before) => Grown::From(before, total.max(before)),
+            None => AddOutcome::NotPending,
+            Some(before) => AddOutcome::From(before, total.max(before)),
         };
         set_total(&mut transaction, &until, id, grown).await?;
         until.bound(transaction.commit()).await??;
@@ -78,29 +78,29 @@ impl Store {
         &self,
         id: &JobId,
         known: u32,
-        choose: impl FnOnce(&[Block]) -> Names + Send,
+        choose: impl FnOnce(&[NameBlock]) -> Names + Send,
         deadline: Deadline,
-    ) -> Result<Grown, Error> {
+    ) -> Result<AddOutcome, Error> {
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let until = lease.deadline.clone();
         let mut transaction = until.bound(Connection::begin(&mut *lease.connection)).await??;
         let grown = match lock(&mut transaction, &until, id).await? {
-            None => Grown::NotPending,
-            Some(before) if before < known => Grown::Forgotten,
+            None => AddOutcome::NotPending,
+            Some(before) if before < known => AddOutcome::Forgotten,
             Some(before) => {
                 // In a second statement: the first, if it had to wait for the lock, sees other tables as before.
                 let since = read(&mut transaction, &until, id, known, i64::MAX).await?;
-                let end = since.last().map_or(known, Block::end);
+                let end = since.last().map_or(known, NameBlock::end);
                 if end != before {
                     return Err(Error::Unexpected(format!("{before} tasks of job {id} have {end} names")));
                 }
                 let new = choose(&since);
                 let after = before as usize + new.len();
                 match u32::try_from(after).ok().filter(|after| *after <= MAX_TASKS) {
-                    None => Grown::TooMany(after),
+                    None => AddOutcome::TooMany(after),
                     Some(after) => {
                         append(&mut transaction, &until, id, before, new).await?;
-                        Grown::From(before, after)
+                        AddOutcome::From(before, after)
                     }
                 }
             }
@@ -127,7 +127,7 @@ impl Store {
     }
 
     /// Some blocks, the first of which holds the name of the task `from`; none behind the last name.
-    pub async fn names_from(&self, id: &JobId, from: u32, deadline: Deadline) -> Result<Vec<Block>, Error> {
+    pub async fn names_from(&self, id: &JobId, from: u32, deadline: Deadline) -> Result<Vec<NameBlock>, Error> {
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let until = lease.deadline.clone();
         let blocks = read(&mut lease.connection, &until, id, from, BLOCKS_AT_ONCE).await?;
@@ -136,7 +136,7 @@ impl Store {
     }
 
     /// Blocks that hold the names of the first of these tasks, as many as are read at once.
-    pub async fn names_of(&self, id: &JobId, tasks: &[u32], deadline: Deadline) -> Result<Vec<Block>, Error> {
+    pub async fn names_of(&self, id: &JobId, tasks: &[u32], deadline: Deadline) -> Result<Vec<NameBlock>, Error> {
         let tasks: Vec<i32> = tasks.iter().map(|task| to_integer(*task)).collect::<Result<_, _>>()?;
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let query = sqlx::query!(
@@ -168,8 +168,8 @@ async fn lock(connection: &mut PgConnection, until: &Bound, id: &JobId) -> Resul
 
 /// Writes how many tasks the job has, if there are new ones. That takes the incarnation away from a start which has
 /// opened a tracker for fewer.
-async fn set_total(connection: &mut PgConnection, until: &Bound, id: &JobId, grown: Grown) -> Result<(), Error> {
-    if let Grown::From(before, after) = grown
+async fn set_total(connection: &mut PgConnection, until: &Bound, id: &JobId, grown: AddOutcome) -> Result<(), Error> {
+    if let AddOutcome::From(before, after) = grown
         && before < after
     {
         let write = sqlx::query!(
@@ -191,7 +191,7 @@ async fn read(
     id: &JobId,
     from: u32,
     limit: i64,
-) -> Result<Vec<Block>, Error> {
+) -> Result<Vec<NameBlock>, Error> {
     let query = sqlx::query!(
         "SELECT first_task, names FROM task_names
          WHERE job_id = $1 AND first_task + task_count > $2
@@ -260,7 +260,7 @@ struct Packed {
 }
 
 /// Full blocks and a last one.
-async fn compress(before: Vec<Block>, new: Names) -> Result<Packed, Error> {
+async fn compress(before: Vec<NameBlock>, new: Names) -> Result<Packed, Error> {
     let packed = zlib::off_runtime(move || {
         let names: Vec<&str> = before.iter().flat_map(|block| block.names.iter()).chain(new.iter()).collect();
         let mut packed = Packed::default();
@@ -275,7 +275,7 @@ async fn compress(before: Vec<Block>, new: Names) -> Result<Packed, Error> {
     packed.await
 }
 
-async fn decompress(rows: Vec<(i32, Vec<u8>)>) -> Result<Vec<Block>, Error> {
+async fn decompress(rows: Vec<(i32, Vec<u8>)>) -> Result<Vec<NameBlock>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -283,7 +283,7 @@ async fn decompress(rows: Vec<(i32, Vec<u8>)>) -> Result<Vec<Block>, Error> {
         let wrong = |error: &dyn std::fmt::Display| Error::Unexpected(format!("a block of names: {error}"));
         let bytes = zlib::decompress(&compressed, 0).map_err(|error| wrong(&error))?;
         let text = String::from_utf8(bytes).map_err(|error| wrong(&error))?;
-        Ok(Block { first: from_integer(first)?, names: text.split_terminator(END).collect() })
+        Ok(NameBlock { first: from_integer(first)?, names: text.split_terminator(END).collect() })
     };
     zlib::off_runtime(move || rows.into_iter().map(block).collect()).await
 }

@@ -169,7 +169,7 @@ async fn a_redis_that_turned_the_connection_away_is_used_once_it_takes_it() {
     let ttl = Duration::from_secs(60);
     let live = Live::new(&Settings { url, timeout: TIMEOUT, tracker_ttl: ttl, sealed_ttl: ttl }).unwrap();
     let id = "a".parse().unwrap();
-    let look = async || live.look(&id, Deadline::after(TIMEOUT)).await;
+    let look = async || live.read_tracker(&id, Deadline::after(TIMEOUT)).await;
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("wrong")).await;
     let turned_away = look().await.unwrap_err();
     assert!(matches!(turned_away, Error::Unreachable(_)), "{turned_away}");

@@ -206,7 +206,7 @@ async fn no_job_is_revoked_unless_it_or_the_gateway_says_when() {
     let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
     holds_for(Duration::from_secs(3), "the job runs", runs).await;
     // And nothing is written for it either.
-    assert!(!stack.redis.ask::<bool>(redis::cmd("EXISTS").arg("hw:attended")).await);
+    assert!(!stack.redis.ask::<bool>(redis::cmd("EXISTS").arg("hw:availability")).await);
 
     let lenient = Stack::of(1).setting("reconcile-interval", "100ms").setting("stall-timeout", "1s").start().await;
     lenient[0].create(job("default", &["s"], 2)).await.unwrap();

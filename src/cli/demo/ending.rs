@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use indicatif::HumanCount;
 
 use super::proof::Written;
-use super::share::Tally;
+use super::share::MarkSummary;
 use crate::cli::calls::Calls;
 use crate::cli::output::program;
 use crate::cli::private::Private;
@@ -22,7 +22,7 @@ pub struct Ending {
     /// The answer of the gateway.
     pub snapshot: Progress,
     /// What the workers did and were answered.
-    pub tally: Tally,
+    pub tally: MarkSummary,
     /// What Postgres logged.
     pub written: Written,
     /// Where.
@@ -53,7 +53,7 @@ impl Ending {
             );
             checks.push((agrees(stage, succeeded, failed), text));
         }
-        let Tally { redelivered, applied, duplicate, superseded, unknown_task, .. } = self.tally;
+        let MarkSummary { redelivered, applied, duplicate, superseded, unknown_task, .. } = self.tally;
         let text = format!(
             "{} results were delivered twice and counted once (answers: {} APPLIED, {} DUPLICATE, {} SUPERSEDED)",
             HumanCount(redelivered),

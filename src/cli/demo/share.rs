@@ -56,7 +56,7 @@ impl Share {
 
 /// What a worker did, and what it was answered; printed as JSON when it is done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct MarkSummary {
     /// Results at each stage that succeeded, and that failed.
     pub succeeded: [u64; STAGES.len()],
     pub failed: [u64; STAGES.len()],
@@ -69,7 +69,7 @@ pub struct Tally {
     pub unknown_task: u64,
 }
 
-impl Tally {
+impl MarkSummary {
     /// Adds another worker's.
     pub fn add(&mut self, other: &Self) {
         for stage in 0..STAGES.len() {

@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 
 use super::ending::Ending;
 use super::proof::Proof;
-use super::share::{Share, Tally};
+use super::share::{MarkSummary, Share};
 use super::{Flags, PATIENCE, STAGES, files};
 use crate::cli::client::Client;
 use crate::cli::display::Display;
@@ -89,10 +89,10 @@ fn fresh_directory(private: &Private) -> std::io::Result<PathBuf> {
 }
 
 /// Waits for the workers, and sums up what they say.
-async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
+async fn tally(mut workers: Vec<Child>) -> Result<MarkSummary, Failure> {
     // Waiting for a worker closes its stdin, by which it would think us gone.
     let _held: Vec<_> = workers.iter_mut().map(|worker| worker.stdin.take()).collect();
-    let mut sum = Tally::default();
+    let mut sum = MarkSummary::default();
     for worker in workers {
         let output = worker.wait_with_output().await?;
         if !output.status.success() {

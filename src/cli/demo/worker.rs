@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::share::{Share, Tally};
+use super::share::{MarkSummary, Share};
 use super::work::{self, Trouble};
 use super::{STAGES, files};
 use crate::cli::Failure;
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Worker {
     job: String,
     gateway: Client,
-    tally: Tally,
+    tally: MarkSummary,
     /// How many results there were, so that every tenth is known.
     results: usize,
     /// Goes out again with the next batch.
@@ -56,11 +56,11 @@ async fn demo_gone() {
     let _ = gone.await;
 }
 
-async fn work_on(share: Share) -> Result<Tally, Failure> {
+async fn work_on(share: Share) -> Result<MarkSummary, Failure> {
     let mut worker = Worker {
         job: share.job,
         gateway: Client::to(&share.address, PATIENCE)?,
-        tally: Tally::default(),
+        tally: MarkSummary::default(),
         results: 0,
         to_redeliver: Vec::new(),
         stopped: false,

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::cli::words::shown;
-use crate::domain::{Cause, Counts, Job, JobId, Resolution, Source, SourceReason};
+use crate::domain::{Counts, EndCause, Job, JobId, Resolution, Source, SourceReason};
 use crate::gateway::Inspection;
 use crate::live::{Header, Tracker};
 use crate::store::Snapshot;
@@ -76,9 +76,9 @@ fn tracker(found: &Inspection) -> String {
             Tracker::Present { header, believed, current } => {
                 let sealed = match header.seal {
                     None => "open",
-                    Some(Cause::Complete) => "sealed: complete",
-                    Some(Cause::Cancelled) => "sealed: cancelled",
-                    Some(Cause::Revoked) => "sealed: revoked",
+                    Some(EndCause::Complete) => "sealed: complete",
+                    Some(EndCause::Cancelled) => "sealed: cancelled",
+                    Some(EndCause::Revoked) => "sealed: revoked",
                 };
                 let adopted = match (believed, current) {
                     (true, _) => "adopted",

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{parse_job_id, pb};
-use crate::domain::{Violation, wrong_labels};
+use crate::domain::{Violation, invalid_labels};
 use crate::error::Error;
-use crate::gateway::{Claim, Wanted};
+use crate::gateway::{Claim, ClaimFilter};
 use crate::jitter;
 
 const MAX_EXCLUDED: usize = 1000;
@@ -15,10 +15,10 @@ const WAIT: Duration = Duration::from_secs(1);
 const WAIT_LONGER: Duration = Duration::from_millis(500);
 
 /// What the worker could work on.
-pub fn wanted(request: pb::NextJobRequest) -> Result<Wanted, Error> {
+pub fn wanted(request: pb::NextJobRequest) -> Result<ClaimFilter, Error> {
     let pb::NextJobRequest { labels, exclude_job_ids } = request;
     let mut violations = Vec::new();
-    violations.extend(wrong_labels(&labels).into_iter().map(|fault| Violation::new("labels", fault)));
+    violations.extend(invalid_labels(&labels).into_iter().map(|fault| Violation::new("labels", fault)));
     if exclude_job_ids.len() > MAX_EXCLUDED {
         violations.push(Violation::new("exclude_job_ids", format!("must be at most {MAX_EXCLUDED}")));
     }
@@ -29,7 +29,7 @@ pub fn wanted(request: pb::NextJobRequest) -> Result<Wanted, Error> {
             Err(fault) => violations.push(Violation::new(format!("exclude_job_ids[{index}]"), fault.description)),
         }
     }
-    if violations.is_empty() { Ok(Wanted { labels, excluded }) } else { Err(Error::Invalid(violations)) }
+    if violations.is_empty() { Ok(ClaimFilter { labels, excluded }) } else { Err(Error::Invalid(violations)) }
 }
 
 /// The job to work on, or how long to wait.

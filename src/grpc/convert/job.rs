@@ -3,7 +3,7 @@
 use super::{parse_job_id, pb, timestamp};
 use crate::domain::{Job, JobId, NewJob, NewTasks, StageKey, Violation};
 use crate::error::Error;
-use crate::gateway::{Added, RetryRequest};
+use crate::gateway::{AddedTasks, RetryRequest};
 
 const MAX_REASON_BYTES: usize = 1024;
 
@@ -29,7 +29,7 @@ pub fn new_tasks(request: pb::AddTasksRequest) -> Result<(JobId, NewTasks), Erro
 }
 
 /// What became of them.
-pub fn added(added: Added) -> pb::AddTasksResponse {
+pub fn added(added: AddedTasks) -> pb::AddTasksResponse {
     pb::AddTasksResponse {
         added_count: added.added.into(),
         existing_count: added.existing.into(),

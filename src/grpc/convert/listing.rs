@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::progress::{progress_result, source_of};
 use super::{parse_job_id, pb, timestamp};
-use crate::domain::{JobId, JobOrder, JobQuery, JobState, Status, TaskQuery, Violation, wrong_labels};
+use crate::domain::{JobId, JobOrder, JobQuery, JobState, Status, TaskQuery, Violation, invalid_labels};
 use crate::error::Error;
 use crate::gateway::{JobsPage, PageRequest, TasksPage};
 
@@ -32,7 +32,7 @@ pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest)
         }
     };
     let any = JobQuery { states: Vec::new(), labels: request.labels, order };
-    violations.extend(wrong_labels(&any.labels).into_iter().map(|wrong| Violation::new("labels", wrong)));
+    violations.extend(invalid_labels(&any.labels).into_iter().map(|wrong| Violation::new("labels", wrong)));
     let mut states = Vec::new();
     for (index, number) in request.states.into_iter().enumerate() {
         let field = format!("states[{index}]");

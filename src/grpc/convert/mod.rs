@@ -10,7 +10,7 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 
 use super::pb;
-use crate::domain::{JobId, JobState, MAX_VIOLATIONS, NotAnId, Violation};
+use crate::domain::{InvalidId, JobId, JobState, MAX_VIOLATIONS, Violation};
 use crate::error::Error;
 
 pub use claim::{claimed, wanted};
@@ -47,7 +47,7 @@ pub fn job_ids(texts: &[String]) -> Result<Vec<JobId>, Error> {
 }
 
 fn parse_job_id(text: &str) -> Result<JobId, Violation> {
-    text.parse().map_err(|fault: NotAnId| Violation::new("job_id", fault.to_string()))
+    text.parse().map_err(|fault: InvalidId| Violation::new("job_id", fault.to_string()))
 }
 
 fn timestamp(time: OffsetDateTime) -> Timestamp {

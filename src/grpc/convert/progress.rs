@@ -1,11 +1,11 @@
 //! Progress: what is known goes out as a number, what is not known is absent (I5, I7).
 
 use super::{pb, timestamp};
-use crate::domain::{Counts, Definition, Errors, JobId, Progress, Rate, Source, SourceReason, StageKey, Tally};
-use crate::gateway::{Answer, Read};
+use crate::domain::{Counts, Definition, Errors, JobId, MarkSummary, Progress, Rate, Source, SourceReason, StageKey};
+use crate::gateway::{JobProgress, ReadResult};
 
 /// How far the job is, as the interface tells it.
-pub fn progress(Answer { definition, progress }: &Answer) -> pb::Progress {
+pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
     let Progress { state, source, lower_bound, observe_time, tally, rate, errors, cancel_reason, claimable } = progress;
     let (source, source_reason) = source_of(*source);
@@ -40,7 +40,7 @@ pub fn progress(Answer { definition, progress }: &Answer) -> pb::Progress {
 }
 
 /// How far one job of several is, or why that cannot be told.
-pub fn progress_result(id: &JobId, read: Read) -> pb::ProgressResult {
+pub fn progress_result(id: &JobId, read: ReadResult) -> pb::ProgressResult {
     use pb::progress_result::Result;
     let result = match read {
         Ok(answer) => Result::Progress(progress(&answer)),
@@ -81,7 +81,7 @@ fn error_samples(definition: &Definition, errors: &Errors) -> Vec<pb::ErrorSampl
     samples.collect()
 }
 
-fn revision(tally: &Tally) -> Option<i64> {
+fn revision(tally: &MarkSummary) -> Option<i64> {
     tally.revision?.try_into().ok()
 }
 
@@ -126,10 +126,10 @@ mod tests {
     }
 
     fn told(progress: Progress) -> pb::Progress {
-        super::progress(&Answer { definition: Arc::new(definition()), progress })
+        super::progress(&JobProgress { definition: Arc::new(definition()), progress })
     }
 
-    fn running(tally: Option<Tally>) -> Progress {
+    fn running(tally: Option<MarkSummary>) -> Progress {
         Progress {
             state: JobState::Running,
             source: Source::Live,
@@ -143,11 +143,11 @@ mod tests {
         }
     }
 
-    fn tally() -> Tally {
+    fn tally() -> MarkSummary {
         let read = StageCounts { succeeded: 7, failed: 1, skipped: 0 };
         let digest = StageCounts { succeeded: 3, failed: 1, skipped: 1 };
         let counts = Counts { total: 10, stages: vec![read, digest] };
-        Tally { counts, revision: Some(13), last_progress_time: None, restore_time: None }
+        MarkSummary { counts, revision: Some(13), last_progress_time: None, restore_time: None }
     }
 
     /// The last stage speaks for the task.

@@ -2,7 +2,7 @@
 
 use super::pb;
 use crate::domain::{Disposition, Failure, Outcome, TaskResult};
-use crate::gateway::Reported;
+use crate::gateway::ReportOutcome;
 
 /// The results as the domain takes them, one by one: a report has thousands.
 pub fn results(results: Vec<pb::TaskResult>) -> impl ExactSizeIterator<Item = TaskResult> {
@@ -10,7 +10,7 @@ pub fn results(results: Vec<pb::TaskResult>) -> impl ExactSizeIterator<Item = Ta
 }
 
 /// What a report is answered.
-pub fn reported(reported: &Reported) -> pb::ReportResultsResponse {
+pub fn reported(reported: &ReportOutcome) -> pb::ReportResultsResponse {
     pb::ReportResultsResponse {
         dispositions: reported.dispositions.iter().map(|disposition| disposition_of(*disposition).into()).collect(),
         job_state: pb::JobState::from(reported.state).into(),
@@ -68,7 +68,7 @@ mod tests {
     fn dispositions_keep_their_order_and_an_ended_job_stops_its_worker() {
         let dispositions =
             vec![Disposition::Applied, Disposition::Duplicate, Disposition::Superseded, Disposition::UnknownTask];
-        let mut answer = Reported { dispositions, state: JobState::Running };
+        let mut answer = ReportOutcome { dispositions, state: JobState::Running };
         assert_eq!(reported(&answer).dispositions, [1, 2, 3, 4]);
         assert!(!reported(&answer).stop);
         answer.state = JobState::Cancelled;

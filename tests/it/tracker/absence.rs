@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use highwater::domain::{ErrorSample, Layout, Marking};
-use highwater::live::{Header, Marked, Refusal, Seal, Tracker};
+use highwater::domain::{ErrorSample, Layout, MarkStep};
+use highwater::live::{Header, MarkReply, Refusal, Seal, Tracker};
 use time::OffsetDateTime;
 
 use super::{Bench, TRACKER_TTL, job, marks, soon, succeeded};
@@ -20,24 +20,24 @@ async fn nothing_that_comes_late_brings_a_tracker_back() {
 
     assert_eq!(bench.tracker(&id).await, Tracker::Missing);
     let live = &bench.live;
-    assert_eq!(live.look_at_all(std::slice::from_ref(&id), soon()).await.unwrap().trackers, [Tracker::Missing]);
+    assert_eq!(live.read_trackers(std::slice::from_ref(&id), soon()).await.unwrap().trackers, [Tracker::Missing]);
     for marks in [vec![], vec![succeeded(1, 0)], vec![succeeded(9, 1)]] {
-        let step = Marking::plan(LAYOUT, marks.into_iter()).remove(0);
+        let step = MarkStep::plan(LAYOUT, marks.into_iter()).remove(0);
         // Right for blank cells, and for cells that are not there.
         for bytes in [step.blank(), vec![]] {
             let change = step.apply(&step.blank()).unwrap();
             for only_adopted in [true, false] {
                 let marked = live.report(&id, 1, only_adopted, (&step, &bytes, &change), soon()).await.unwrap();
-                assert!(matches!(marked, Marked::Refused(Refusal::Missing)), "{marked:?}");
+                assert!(matches!(marked, MarkReply::Refused(Refusal::Missing)), "{marked:?}");
             }
             let merged = live.merge(&id, 1, (&step, &bytes, &change), soon()).await.unwrap();
-            assert!(matches!(merged, Marked::Refused(Refusal::Missing)), "{merged:?}");
+            assert!(matches!(merged, MarkReply::Refused(Refusal::Missing)), "{merged:?}");
         }
     }
     assert_eq!(live.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap(), Err(Refusal::Missing));
-    assert_eq!(live.take_up(&id, 1, 1, soon()).await.unwrap(), Err(Refusal::Missing));
-    assert_eq!(live.take_up(&id, 1, 2, soon()).await.unwrap(), Err(Refusal::Missing));
-    assert!(!live.set_aside(&id, soon()).await.unwrap());
+    assert_eq!(live.reopen(&id, 1, 1, soon()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.reopen(&id, 1, 2, soon()).await.unwrap(), Err(Refusal::Missing));
+    assert!(!live.quarantine(&id, soon()).await.unwrap());
     assert_eq!(live.seal(&id, 1, Seal::Complete, soon()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.seal(&id, 1, Seal::Cancelled("no need"), soon()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.expire(&id, 1, soon()).await.unwrap(), Err(Refusal::Missing));
@@ -54,7 +54,7 @@ async fn errors_that_come_late_are_kept_for_a_while_only() {
     let id = job("gone");
     let (code, message, report_time) = ("TIMEOUT".to_owned(), "too slow".to_owned(), OffsetDateTime::now_utc());
     let sample = ErrorSample { task: 1, task_name: String::new(), stage: 0, code, message, report_time };
-    bench.live.note_errors(&id, &[sample], soon()).await.unwrap();
+    bench.live.record_errors(&id, &[sample], soon()).await.unwrap();
     let mut keys = bench.keys(&id).await;
     keys.sort();
     assert_eq!(keys, ["hw:{gone}:error_counts", "hw:{gone}:error_samples"]);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use std::fmt;
 
 use futures_util::future::join_all;
-use highwater::domain::{JobId, Mark, Marking};
-use highwater::live::{Error, HEADER_BYTES, Header, Marked, Refusal, Seal};
+use highwater::domain::{JobId, Mark, MarkStep};
+use highwater::live::{Error, HEADER_BYTES, Header, MarkReply, Refusal, Seal};
 
 use super::header::{self, INCARNATION, Judgement, LAYOUT};
 use super::{Bench, PATIENCE, TRACKER_TTL, TTL_BEFORE, job, marks, script, soon, succeeded};
@@ -121,10 +121,10 @@ impl Bench {
                 right.revision += 1;
                 live.repair(id, good, &right, soon()).await?
             }
-            TakeUp => live.take_up(id, INCARNATION, INCARNATION, soon()).await?,
-            TakeUpAsAnother => live.take_up(id, INCARNATION, INCARNATION + 1, soon()).await?,
+            TakeUp => live.reopen(id, INCARNATION, INCARNATION, soon()).await?,
+            TakeUpAsAnother => live.reopen(id, INCARNATION, INCARNATION + 1, soon()).await?,
             Merge => {
-                let marking = Marking::of_cells(LAYOUT, 0..LAYOUT.total, &[0xff; 6]);
+                let marking = MarkStep::of_cells(LAYOUT, 0..LAYOUT.total, &[0xff; 6]);
                 let blank = marking.blank();
                 let change = marking.apply(&blank).unwrap();
                 return refused(live.merge(id, INCARNATION, (&marking, &blank, &change), soon()).await?);
@@ -134,7 +134,7 @@ impl Bench {
     }
 
     async fn report_one(&self, id: &JobId, only_adopted: bool, marks: &[Mark]) -> Result<Result<(), Refusal>, Error> {
-        let step = Marking::plan(LAYOUT, marks.iter().copied()).remove(0);
+        let step = MarkStep::plan(LAYOUT, marks.iter().copied()).remove(0);
         let blank = step.blank();
         let change = step.apply(&blank).unwrap();
         refused(self.live.report(id, INCARNATION, only_adopted, (&step, &blank, &change), soon()).await?)
@@ -171,20 +171,20 @@ impl Bench {
             }
         }
         // Only what nobody will ever read is put out of the way, as it is, and not for ever.
-        let set_aside = self.live.set_aside(&id, soon()).await.unwrap();
+        let set_aside = self.live.quarantine(&id, soon()).await.unwrap();
         assert_eq!(set_aside, damage.judgement == Judgement::Corrupt, "{}", damage.name);
         let place = if set_aside { format!("hw:{{{id}}}:corrupt") } else { key };
         assert_eq!(self.keys(&id).await, std::slice::from_ref(&place), "{}", damage.name);
         assert!(self.dump(&place).await == before, "setting aside changed {}", damage.name);
         assert!(self.ttl(&place).await <= if set_aside { TRACKER_TTL } else { TTL_BEFORE });
-        assert!(!self.live.set_aside(&id, soon()).await.unwrap(), "twice");
+        assert!(!self.live.quarantine(&id, soon()).await.unwrap(), "twice");
     }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what the other operations answer")]
-fn refused(marked: Marked) -> Result<Result<(), Refusal>, Error> {
+fn refused(marked: MarkReply) -> Result<Result<(), Refusal>, Error> {
     match marked {
-        Marked::Refused(refusal) => Ok(Err(refusal)),
+        MarkReply::Refused(refusal) => Ok(Err(refusal)),
         other => panic!("{other:?}"),
     }
 }
@@ -212,7 +212,7 @@ async fn a_tracker_in_order_is_never_set_aside() {
             bench.live.seal(&id, INCARNATION, Seal::Cancelled(""), soon()).await.unwrap().unwrap();
         }
         let before = bench.bytes(&id).await;
-        assert!(!bench.live.set_aside(&id, soon()).await.unwrap());
+        assert!(!bench.live.quarantine(&id, soon()).await.unwrap());
         assert!(bench.bytes(&id).await == before);
         assert_eq!(bench.keys(&id).await, [marks(&id)]);
     }

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use highwater::domain::{JobId, Layout, Marking};
-use highwater::live::{Error, Live, Marked, Refusal, Seal, Tracker};
+use highwater::domain::{JobId, Layout, MarkStep};
+use highwater::live::{Error, Live, MarkReply, Refusal, Seal, Tracker};
 
 use super::{Bench, SEALED_TTL, TRACKER_TTL, failed, job, live, soon, succeeded};
 
@@ -14,7 +14,7 @@ const DURABLE: [(&str, &str); 2] = [("appendonly", "yes"), ("appendfsync", "alwa
 
 /// Whether a tracker that is there is believed.
 async fn believed(live: &Live, id: &JobId) -> Result<bool, Error> {
-    match live.look(id, soon()).await?.tracker {
+    match live.read_tracker(id, soon()).await?.tracker {
         Tracker::Present { believed, header, .. } => {
             assert!(header.adopted, "it was adopted once, and says so");
             Ok(believed)
@@ -39,11 +39,11 @@ impl Bench {
     /// What is refused to those who report to it, and to those who would adopt it again.
     async fn is_not_believed(&self, id: &JobId) {
         assert!(!self.believed_at_last(id).await);
-        let step = Marking::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
+        let step = MarkStep::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
         for only_adopted in [true, false] {
             let marked = self.live.report(id, 1, only_adopted, (&step, &blank, &change), soon()).await.unwrap();
-            assert!(matches!(marked, Marked::Refused(Refusal::Stale)), "{marked:?}");
+            assert!(matches!(marked, MarkReply::Refused(Refusal::Stale)), "{marked:?}");
         }
         assert_eq!(self.live.adopt(id, 1, Duration::ZERO, soon()).await.unwrap(), Err(Refusal::NotAdopted));
     }
@@ -100,10 +100,10 @@ async fn a_restart_with_all_its_data_ends_belief_also_for_who_was_connected() {
     assert_eq!(believed(&fresh, &id).await, Ok(false));
 
     // It is believed again only after it was taken up, and has settled.
-    let taken = fresh.take_up(&id, 1, 1, soon()).await.unwrap().unwrap();
+    let taken = fresh.reopen(&id, 1, 1, soon()).await.unwrap().unwrap();
     assert_eq!((taken.restored, taken.adopted, taken.revision), (true, false, 1));
     assert_eq!(fresh.adopt(&id, 1, TRACKER_TTL, soon()).await.unwrap(), Err(Refusal::Settling));
-    assert_eq!(fresh.take_up(&id, 1, 1, soon()).await.unwrap(), Ok(taken.clone()), "its time does not begin again");
+    assert_eq!(fresh.reopen(&id, 1, 1, soon()).await.unwrap(), Ok(taken.clone()), "its time does not begin again");
     let adopted = fresh.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
     assert_eq!(adopted.tally().restore_time, Some(taken.open_time), "it says for ever that it was restored");
     assert_eq!(believed(&fresh, &id).await, Ok(true));
@@ -145,7 +145,7 @@ async fn a_replica_is_never_believed_and_neither_is_one_that_was_promoted() {
     assert!(matches!(second.live.generation(soon()).await, Err(Error::Refused(_))));
     assert!(matches!(second.live.open(&id, LAYOUT, 2, None, soon()).await, Err(Error::Refused(_))));
     for incarnation in [1, 2] {
-        let taken = second.live.take_up(&id, 1, incarnation, soon()).await.unwrap();
+        let taken = second.live.reopen(&id, 1, incarnation, soon()).await.unwrap();
         assert_eq!(taken, Err(Refusal::NotAdopted), "a replica takes nothing up");
     }
 
@@ -163,7 +163,7 @@ async fn a_demoted_primary_that_still_answers_is_not_believed() {
     let id = job("demoted");
     let (first, second) = Bench::primary_and_replica(&id).await;
     second.is_master().await;
-    second.live.take_up(&id, 1, 1, soon()).await.unwrap().unwrap();
+    second.live.reopen(&id, 1, 1, soon()).await.unwrap().unwrap();
     second.report_with_postgres(&id, &[succeeded(0, 0)]).await;
     second.live.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
 
@@ -218,9 +218,9 @@ async fn a_seal_that_is_set_in_another_life_is_that_of_a_lower_bound() {
 impl Bench {
     /// As the gateway reports to a tracker that is not believed: Postgres has said that it is the job's.
     async fn report_with_postgres(&self, id: &JobId, marks: &[highwater::domain::Mark]) {
-        let step = Marking::plan(LAYOUT, marks.iter().copied()).remove(0);
+        let step = MarkStep::plan(LAYOUT, marks.iter().copied()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
         let marked = self.live.report(id, 1, false, (&step, &blank, &change), soon()).await.unwrap();
-        assert!(matches!(marked, Marked::Applied(_)), "{marked:?}");
+        assert!(matches!(marked, MarkReply::Applied(_)), "{marked:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater::domain::{Cause, JobId, Layout, StageCounts};
+use highwater::domain::{EndCause, JobId, Layout, StageCounts};
 use highwater::live::{HEADER_BYTES, Header, Refusal, Seal, Tracker};
 
 use super::{Bench, job, soon};
@@ -212,5 +212,5 @@ async fn lua_writes_back_what_it_read() {
     let sealed = bench.live.seal(&id, 0, Seal::Cancelled(""), soon()).await.unwrap();
     assert_eq!(sealed, Err(Refusal::OtherIncarnation));
     let sealed = bench.live.seal(&id, INCARNATION, Seal::Cancelled(""), soon()).await.unwrap();
-    assert_eq!(sealed.unwrap().seal, Some(Cause::Cancelled));
+    assert_eq!(sealed.unwrap().seal, Some(EndCause::Cancelled));
 }

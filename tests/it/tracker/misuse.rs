@@ -121,7 +121,7 @@ async fn errors_are_not_noted_where_something_else_lies() {
             command[1] = key.as_bytes();
             let _: redis::Value = bench.ask(&command).await;
             let before = bench.dump(&key).await;
-            bench.live.note_errors(&id, std::slice::from_ref(&sample), soon()).await.unwrap();
+            bench.live.record_errors(&id, std::slice::from_ref(&sample), soon()).await.unwrap();
             assert!(bench.dump(&key).await == before, "{beside}, made by {}", words[0]);
             assert_eq!(bench.keys(&id).await, [key]);
         }

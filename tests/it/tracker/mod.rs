@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use highwater::deadline::Deadline;
 use highwater::dev::Redis;
-use highwater::domain::{Change, JobId, Layout, Mark, Marking, Outcome};
-use highwater::live::{Header, Live, Marked, Refusal, Settings, Tracker};
+use highwater::domain::{Change, JobId, Layout, Mark, MarkStep, Outcome};
+use highwater::live::{Header, Live, MarkReply, Refusal, Settings, Tracker};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
 use crate::support::Directory;
@@ -107,21 +107,21 @@ impl Bench {
     /// Reports as the gateway does: from blank cells, and again from what they are.
     async fn report(&self, id: &JobId, layout: Layout, incarnation: u64, marks: &[Mark]) -> Result<Header, Refusal> {
         let mut last = None;
-        for step in Marking::plan(layout, marks.iter().copied()) {
+        for step in MarkStep::plan(layout, marks.iter().copied()) {
             let mut bytes = step.blank();
             last = loop {
                 let change = step.apply(&bytes).unwrap();
                 match self.mark(id, incarnation, (&step, &bytes, &change)).await {
-                    Marked::Applied(header) => break Some(header),
-                    Marked::Conflict(found) => bytes = found,
-                    Marked::Refused(refusal) => return Err(refusal),
+                    MarkReply::Applied(header) => break Some(header),
+                    MarkReply::Conflict(found) => bytes = found,
+                    MarkReply::Refused(refusal) => return Err(refusal),
                 }
             };
         }
         Ok(last.unwrap())
     }
 
-    async fn mark(&self, id: &JobId, incarnation: u64, step: (&Marking, &[u8], &Change)) -> Marked {
+    async fn mark(&self, id: &JobId, incarnation: u64, step: (&MarkStep, &[u8], &Change)) -> MarkReply {
         self.live.report(id, incarnation, true, step, soon()).await.unwrap()
     }
 
@@ -139,7 +139,7 @@ impl Bench {
     }
 
     async fn tracker(&self, id: &JobId) -> Tracker {
-        self.live.look(id, soon()).await.unwrap().tracker
+        self.live.read_tracker(id, soon()).await.unwrap().tracker
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use highwater::domain::{Cause, Cells, Counts, JobId, Layout, Mark, Marking, Outcome, Status};
-use highwater::live::{HEADER_BYTES, Header, Marked, Refusal, Seal, Tracker};
+use highwater::domain::{Cells, Counts, EndCause, JobId, Layout, Mark, MarkStep, Outcome, Status};
+use highwater::live::{HEADER_BYTES, Header, MarkReply, Refusal, Seal, Tracker};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
@@ -68,7 +68,7 @@ struct Held {
     /// Of the generation that answers.
     own_generation: bool,
     restored: bool,
-    seal: Option<Cause>,
+    seal: Option<EndCause>,
     /// The best that was reported.
     best: BTreeMap<(u32, usize), Outcome>,
     revision: u64,
@@ -140,7 +140,7 @@ impl Held {
     }
 
     /// The marks stay; another incarnation takes the seal off.
-    fn take_up(&mut self, incarnation: u64) -> Result<(), Refusal> {
+    fn reopen(&mut self, incarnation: u64) -> Result<(), Refusal> {
         let same = self.incarnation == incarnation;
         if same && self.seal.is_some() {
             return Err(Refusal::Sealed);
@@ -152,11 +152,11 @@ impl Held {
         Ok(())
     }
 
-    fn seal(&mut self, cause: Cause, layout: Layout) -> Result<(), Refusal> {
+    fn seal(&mut self, cause: EndCause, layout: Layout) -> Result<(), Refusal> {
         if self.seal.is_some() {
             return Ok(());
         }
-        if cause == Cause::Complete {
+        if cause == EndCause::Complete {
             let counts = self.counts(layout);
             if !counts.is_complete() {
                 return Err(Refusal::Incomplete);
@@ -202,26 +202,26 @@ impl Pair<'_> {
                 prop_assert_eq!(found.map(drop), expected);
             }
             Command::TakeUp(found, incarnation) => {
-                let taken = live.take_up(id, *found, *incarnation, soon()).await.unwrap();
-                let expected = Held::own(self.model.as_mut(), *found).and_then(|held| held.take_up(*incarnation));
+                let taken = live.reopen(id, *found, *incarnation, soon()).await.unwrap();
+                let expected = Held::own(self.model.as_mut(), *found).and_then(|held| held.reopen(*incarnation));
                 prop_assert_eq!(taken.map(drop), expected);
             }
             Command::Merge(incarnation, marks) => return self.merge(*incarnation, marks).await,
-            Command::SetAside => prop_assert!(!live.set_aside(id, soon()).await.unwrap()),
+            Command::SetAside => prop_assert!(!live.quarantine(id, soon()).await.unwrap()),
             Command::Report(incarnation, footing, expected, marks) => {
                 return self.report(*incarnation, *footing, *expected, marks).await;
             }
             Command::SealComplete(incarnation) => {
                 let found = live.seal(id, *incarnation, Seal::Complete, soon()).await.unwrap();
                 let held = Held::own(self.model.as_mut(), *incarnation);
-                prop_assert_eq!(found.map(drop), held.and_then(|held| held.seal(Cause::Complete, layout)));
+                prop_assert_eq!(found.map(drop), held.and_then(|held| held.seal(EndCause::Complete, layout)));
             }
             Command::SealCancelled(incarnation) => {
                 let why = format!("by {incarnation}");
                 let found = live.seal(id, *incarnation, Seal::Cancelled(&why), soon()).await.unwrap();
                 let held = Held::own(self.model.as_mut(), *incarnation);
                 let was_open = held.as_ref().is_ok_and(|held| held.seal.is_none());
-                prop_assert_eq!(found.map(drop), held.and_then(|held| held.seal(Cause::Cancelled, layout)));
+                prop_assert_eq!(found.map(drop), held.and_then(|held| held.seal(EndCause::Cancelled, layout)));
                 if was_open {
                     prop_assert_eq!(live.reason(id, soon()).await.unwrap(), why);
                 }
@@ -262,7 +262,7 @@ impl Pair<'_> {
         marks: &[Mark],
     ) -> TestCaseResult {
         let only_adopted = footing == Footing::Adopted;
-        let step = Marking::plan(self.layout, marks.iter().copied()).remove(0);
+        let step = MarkStep::plan(self.layout, marks.iter().copied()).remove(0);
         let current = self.current(&step).await;
         let mut bytes = if matches!(expected, Expected::Blank) { step.blank() } else { current.clone() };
         if let (Expected::Stale(number), false) = (expected, bytes.is_empty()) {
@@ -281,12 +281,12 @@ impl Pair<'_> {
             Ok(held) => Ok(held),
         };
         match (marked, refused) {
-            (Marked::Refused(found), Err(expected)) => prop_assert_eq!(found, expected),
-            (Marked::Conflict(found), Ok(_)) => {
+            (MarkReply::Refused(found), Err(expected)) => prop_assert_eq!(found, expected),
+            (MarkReply::Conflict(found), Ok(_)) => {
                 prop_assert_ne!(&bytes, &current);
                 prop_assert_eq!(found, current);
             }
-            (Marked::Applied(_), Ok(held)) => {
+            (MarkReply::Applied(_), Ok(held)) => {
                 prop_assert_eq!(&bytes, &current);
                 let new = marks.iter().filter(|mark| held.mark(**mark)).count();
                 held.revision += u64::from(new > 0);
@@ -299,17 +299,17 @@ impl Pair<'_> {
 
     /// From the bytes as they are, so that it is never a conflict.
     async fn merge(&mut self, incarnation: u64, marks: &[Mark]) -> TestCaseResult {
-        let step = Marking::plan(self.layout, marks.iter().copied()).remove(0);
+        let step = MarkStep::plan(self.layout, marks.iter().copied()).remove(0);
         let bytes = self.current(&step).await;
         let change = step.apply(&bytes).unwrap();
         let merged = self.bench.live.merge(&self.id, incarnation, (&step, &bytes, &change), soon()).await.unwrap();
         match (merged, Held::own(self.model.as_mut(), incarnation)) {
-            (Marked::Refused(found), Err(expected)) => prop_assert_eq!(found, expected),
-            (Marked::Refused(found), Ok(held)) => {
+            (MarkReply::Refused(found), Err(expected)) => prop_assert_eq!(found, expected),
+            (MarkReply::Refused(found), Ok(held)) => {
                 prop_assert!(held.seal.is_some() || !held.own_generation);
                 prop_assert_eq!(found, if held.seal.is_some() { Refusal::Sealed } else { Refusal::Stale });
             }
-            (Marked::Applied(_), Ok(held)) => {
+            (MarkReply::Applied(_), Ok(held)) => {
                 prop_assert_eq!((held.seal, held.own_generation), (None, true));
                 let new = marks.iter().filter(|mark| held.mark(**mark)).count();
                 held.revision += u64::from(new > 0);
@@ -321,7 +321,7 @@ impl Pair<'_> {
     }
 
     /// The bytes of the runs; blank where there is no tracker.
-    async fn current(&self, step: &Marking) -> Vec<u8> {
+    async fn current(&self, step: &MarkStep) -> Vec<u8> {
         if self.model.is_none() {
             return step.blank();
         }

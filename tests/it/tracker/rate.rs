@@ -70,7 +70,7 @@ async fn a_report_moves_the_window_on_and_counts_into_its_newest_bucket() {
         expected[BUCKETS - 1] += 3;
         assert_eq!(after, (before.max(now), expected), "{ago} buckets ago");
 
-        let view = bench.live.look(&id, soon()).await.unwrap();
+        let view = bench.live.read_tracker(&id, soon()).await.unwrap();
         let Tracker::Present { header, .. } = view.tracker else { panic!("{view:?}") };
         let at = header.last_mark_time.unwrap();
         let rate = header.rate(at);

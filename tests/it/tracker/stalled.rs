@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater::domain::{Attendance, Cause, JobId, Layout, Stall};
+use highwater::domain::{Availability, EndCause, JobId, Layout, StallCondition};
 use highwater::live::{Header, Refusal, Seal};
 use time::OffsetDateTime;
 
@@ -15,17 +15,17 @@ const LONG: Duration = Duration::from_secs(3600);
 const EVER: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
 impl Bench {
-    async fn revoke(&self, id: &JobId, incarnation: u64, stall: Stall) -> Result<Header, Refusal> {
+    async fn revoke(&self, id: &JobId, incarnation: u64, stall: StallCondition) -> Result<Header, Refusal> {
         self.live.seal(id, incarnation, Seal::Revoked(stall), soon()).await.unwrap()
     }
 
-    async fn attend(&self, broken: bool, patience: Duration) -> Attendance {
-        self.live.attend(broken, patience, soon()).await.unwrap()
+    async fn attend(&self, broken: bool, patience: Duration) -> Availability {
+        self.live.record_availability(broken, patience, soon()).await.unwrap()
     }
 }
 
-fn stall(seen: &Header, timeout: Duration) -> Stall {
-    Stall { revision: seen.revision, timeout, not_before: EVER }
+fn stall(seen: &Header, timeout: Duration) -> StallCondition {
+    StallCondition { revision: seen.revision, timeout, not_before: EVER }
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_tracker_is_sealed_as_revoked_once_it_is_idle_for_long_enough() {
     tokio::time::sleep(TIMEOUT).await;
     assert_eq!(bench.revoke(&id, 1, stall(&seen, LONG)).await, Err(Refusal::Settling));
     let sealed = bench.revoke(&id, 1, stall(&seen, TIMEOUT)).await.unwrap();
-    assert_eq!((sealed.seal, sealed.revision, &sealed.counts), (Some(Cause::Revoked), seen.revision, &seen.counts));
+    assert_eq!((sealed.seal, sealed.revision, &sealed.counts), (Some(EndCause::Revoked), seen.revision, &seen.counts));
     assert!(sealed.seal_time.unwrap() - seen.last_mark_time.unwrap() >= TIMEOUT);
     assert_eq!(bench.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await, Err(Refusal::Sealed));
     // The first seal counts.
@@ -54,7 +54,7 @@ async fn without_a_mark_it_is_idle_since_its_adoption() {
     let seen = bench.live.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
     assert_eq!(bench.revoke(&id, 1, stall(&seen, TIMEOUT)).await, Err(Refusal::Settling));
     tokio::time::sleep(TIMEOUT).await;
-    assert_eq!(bench.revoke(&id, 1, stall(&seen, TIMEOUT)).await.unwrap().seal, Some(Cause::Revoked));
+    assert_eq!(bench.revoke(&id, 1, stall(&seen, TIMEOUT)).await.unwrap().seal, Some(EndCause::Revoked));
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a_mark_that_comes_first_wins_and_a_repeated_one_does_not() {
     assert_eq!(bench.revoke(&id, 1, stall(&now, TIMEOUT)).await, Err(Refusal::Settling));
     tokio::time::sleep(TIMEOUT).await;
     bench.report(&id, LAYOUT, 1, &[failed(0, 0), succeeded(0, 0)]).await.unwrap();
-    assert_eq!(bench.revoke(&id, 1, stall(&now, TIMEOUT)).await.unwrap().seal, Some(Cause::Revoked));
+    assert_eq!(bench.revoke(&id, 1, stall(&now, TIMEOUT)).await.unwrap().seal, Some(EndCause::Revoked));
 }
 
 #[tokio::test]
@@ -80,10 +80,10 @@ async fn nothing_counts_that_was_before_gateways_attended() {
     let seen = bench.adopted(&id, LAYOUT, 1).await;
     tokio::time::sleep(TIMEOUT).await;
     let since = bench.attend(true, LONG).await.since;
-    let stall = Stall { not_before: since, ..stall(&seen, TIMEOUT) };
+    let stall = StallCondition { not_before: since, ..stall(&seen, TIMEOUT) };
     assert_eq!(bench.revoke(&id, 1, stall).await, Err(Refusal::Settling));
     tokio::time::sleep(TIMEOUT).await;
-    assert_eq!(bench.revoke(&id, 1, stall).await.unwrap().seal, Some(Cause::Revoked));
+    assert_eq!(bench.revoke(&id, 1, stall).await.unwrap().seal, Some(EndCause::Revoked));
 }
 
 /// Complete is complete, however long ago.
@@ -95,7 +95,7 @@ async fn a_complete_tracker_is_never_sealed_as_revoked() {
     let marks = [succeeded(0, 0), succeeded(1, 0), failed(2, 0), failed(3, 0)];
     let seen = bench.report(&id, LAYOUT, 1, &marks).await.unwrap();
     let sealed = bench.revoke(&id, 1, stall(&seen, Duration::ZERO)).await.unwrap();
-    assert_eq!(sealed.seal, Some(Cause::Complete));
+    assert_eq!(sealed.seal, Some(EndCause::Complete));
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn what_is_not_believed_or_not_the_jobs_own_is_not_revoked() {
     let mut bench = Bench::start(&[("save", "3600 1000")]).await;
     let id = job("doubted");
     bench.live.open(&id, LAYOUT, 1, None, soon()).await.unwrap().unwrap();
-    let at_once = Stall { revision: 0, timeout: Duration::ZERO, not_before: EVER };
+    let at_once = StallCondition { revision: 0, timeout: Duration::ZERO, not_before: EVER };
     assert_eq!(bench.revoke(&id, 1, at_once).await, Err(Refusal::NotAdopted));
     let adopted = bench.live.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
     assert_eq!(bench.revoke(&id, 2, at_once).await, Err(Refusal::OtherIncarnation));
@@ -139,13 +139,13 @@ async fn gateways_attend_since_the_last_break() {
     assert_eq!(after.since, after.now);
     // Nothing that is lost, set by hand or from a clock that was set back lengthens it.
     for found in ["", "x", "1 x", "-1 1", "1e3 1e3", "99999999999999 99999999999999"] {
-        let () = bench.ask(&[b"SET", b"hw:attended", found.as_bytes()]).await;
+        let () = bench.ask(&[b"SET", b"hw:availability", found.as_bytes()]).await;
         let anew = bench.attend(false, LONG).await;
         assert_eq!(anew.since, anew.now, "{found:?}");
     }
-    let () = bench.ask(&[b"DEL", b"hw:attended"]).await;
-    let () = bench.ask(&[b"RPUSH", b"hw:attended", b"x"]).await;
+    let () = bench.ask(&[b"DEL", b"hw:availability"]).await;
+    let () = bench.ask(&[b"RPUSH", b"hw:availability", b"x"]).await;
     let anew = bench.attend(false, LONG).await;
     assert_eq!(anew.since, anew.now);
-    assert!(bench.ttl("hw:attended").await > PATIENCE);
+    assert!(bench.ttl("hw:availability").await > PATIENCE);
 }

@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use highwater::domain::{
-    Cells, ErrorSample, JobId, Layout, MAX_RESULTS, MAX_STAGES, MAX_TASKS, Mark, Marking, Outcome,
+    Cells, ErrorSample, JobId, Layout, MAX_RESULTS, MAX_STAGES, MAX_TASKS, Mark, MarkStep, Outcome,
 };
-use highwater::live::{Header, Marked, Seal, Tracker};
+use highwater::live::{Header, MarkReply, Seal, Tracker};
 use redis::Value;
 use time::OffsetDateTime;
 
@@ -112,7 +112,7 @@ impl Bench {
         times.add("opening it in the place of an earlier one", self.slowest().await);
         self.live.adopt(&id, 2, Duration::ZERO, soon()).await.unwrap().unwrap();
         times.add("adopting it", self.slowest().await);
-        self.live.take_up(&id, 2, 3, soon()).await.unwrap().unwrap();
+        self.live.reopen(&id, 2, 3, soon()).await.unwrap().unwrap();
         times.add("taking it up", self.slowest().await);
         self.live.adopt(&id, 3, Duration::ZERO, soon()).await.unwrap().unwrap();
         let found = self.header(&id).await;
@@ -129,7 +129,7 @@ impl Bench {
         self.live.expire(&id, 3, soon()).await.unwrap().unwrap();
         times.add("letting it expire", self.slowest().await);
         let ids: Vec<_> = (0..500).map(|number| job(&format!("life-{number}"))).collect();
-        self.live.look_at_all(&ids, soon()).await.unwrap();
+        self.live.read_trackers(&ids, soon()).await.unwrap();
         self.live.renew(&ids, soon()).await.unwrap();
         times.add("a page of the reconciler", self.slowest().await);
     }
@@ -148,14 +148,14 @@ impl Bench {
         let chunk = 0..65_536;
         for (case, byte) in [("a chunk", 0x55), ("a chunk of upgrades", 0xff)] {
             let bytes = vec![byte; Layout { total: chunk.end, ..LARGEST }.bytes()];
-            let marking = Marking::of_cells(LARGEST, chunk.clone(), &bytes);
+            let marking = MarkStep::of_cells(LARGEST, chunk.clone(), &bytes);
             let mut expected = marking.blank();
             loop {
                 let change = marking.apply(&expected).unwrap();
                 match self.live.merge(&id, 1, (&marking, &expected, &change), soon()).await.unwrap() {
-                    Marked::Applied(_) => break,
-                    Marked::Conflict(found) => expected = found,
-                    Marked::Refused(refusal) => panic!("{refusal:?}"),
+                    MarkReply::Applied(_) => break,
+                    MarkReply::Conflict(found) => expected = found,
+                    MarkReply::Refused(refusal) => panic!("{refusal:?}"),
                 }
             }
             times.add(format!("merging {case}"), self.slowest().await);
@@ -166,7 +166,7 @@ impl Bench {
         let damaged = vec![0; LARGEST.bytes()];
         self.put(&id, &damaged).await;
         self.slowest().await;
-        assert!(self.live.set_aside(&id, soon()).await.unwrap());
+        assert!(self.live.quarantine(&id, soon()).await.unwrap());
         times.add("setting twenty megabytes aside", self.slowest().await);
     }
 
@@ -183,10 +183,10 @@ impl Bench {
         };
         for batch in ["first", "second"] {
             let errors: Vec<_> = (0..BATCH).map(|number| sample(format!("{batch}-{number:0>57}"))).collect();
-            self.live.note_errors(&id, &errors, soon()).await.unwrap();
+            self.live.record_errors(&id, &errors, soon()).await.unwrap();
         }
         times.add("10,000 errors, each with a code of its own", self.slowest().await);
-        self.live.look(&id, soon()).await.unwrap();
+        self.live.read_tracker(&id, soon()).await.unwrap();
         times.add("reading what was noted of them", self.slowest().await);
     }
 }

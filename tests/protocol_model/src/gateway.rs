@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use highwater::domain::{Generation, JobId, Standing};
+use highwater::domain::{Generation, JobId, TrackerEpoch};
 use highwater::mirror::Mirrors;
 
 use crate::feed::{Listed, Session};
@@ -109,6 +109,6 @@ impl Mirror {
     }
 }
 
-fn standing((incarnation, generation): Held) -> Standing {
-    Standing { incarnation: incarnation.into(), generation: Generation([generation; 16]) }
+fn standing((incarnation, generation): Held) -> TrackerEpoch {
+    TrackerEpoch { incarnation: incarnation.into(), generation: Generation([generation; 16]) }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use highwater::domain::{Cause, Cells, Counts, End, Layout, Mark, Outcome, end};
+use highwater::domain::{Cells, Counts, EndCause, Layout, Mark, Outcome, Verdict, verdict};
 
 /// How many tasks.
 pub const TASKS: u32 = 2;
@@ -70,8 +70,8 @@ impl Marks {
     }
 
     /// What they lead to.
-    pub fn end(self, cause: Cause, unseen: bool) -> Option<End> {
-        end(cause, self.counts(), unseen, FAILURE_THRESHOLD)
+    pub fn end(self, cause: EndCause, unseen: bool) -> Option<Verdict> {
+        verdict(cause, self.counts(), unseen, FAILURE_THRESHOLD)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What must be so in every state, and what must be so in some.
 
-use highwater::domain::{JobState, Resolution, Row, Source, SourceReason, TrackerView, resolve};
+use highwater::domain::{JobState, Resolution, RowStatus, Source, SourceReason, TrackerStatus, resolve};
 use stateright::Property;
 
 use crate::gateway::Gateway;
@@ -27,7 +27,7 @@ pub fn all<const N: usize>(protocol: &Protocol<N>) -> Vec<Property<Protocol<N>>>
         (
             loses,
             Property::sometimes("a lost tracker is believed again", |_, world: &World<N>| {
-                let believed = matches!(world.redis.view(), TrackerView::Present { adopted: true, .. });
+                let believed = matches!(world.redis.view(), TrackerStatus::Present { adopted: true, .. });
                 believed && world.truth.lost && world.postgres.incarnation > 1
             }),
         ),
@@ -105,14 +105,14 @@ fn read<const N: usize>(protocol: &Protocol<N>, world: &World<N>, gateway: &Gate
     if gateway.ended {
         return Ok(());
     }
-    let tracker = if gateway.redis { world.redis.view() } else { TrackerView::Unreachable };
-    let row = if gateway.postgres { world.postgres.row() } else { Row::Unreachable };
+    let tracker = if gateway.redis { world.redis.view() } else { TrackerStatus::Unreachable };
+    let row = if gateway.postgres { world.postgres.row() } else { RowStatus::Unreachable };
     let mirror = gateway.mirror.marks.any();
     let listed = gateway.listed().filter(|listed| !listed.ledger).map(|listed| listed.incarnation.into());
     let open = (!protocol.has(Rule::FeedFailsClosed) && gateway.feed.is_none())
         .then(|| world.redis.tracker.map(|tracker| tracker.incarnation.into()))
         .flatten();
-    let resolution = match resolve(tracker, Row::NotAsked { known_running: listed.or(open) }, mirror) {
+    let resolution = match resolve(tracker, RowStatus::NotAsked { known_running: listed.or(open) }, mirror) {
         Resolution::AskPostgres => resolve(tracker, row, mirror),
         decided => decided,
     };
@@ -169,7 +169,9 @@ fn never_stuck<const N: usize>(protocol: &Protocol<N>, world: &World<N>) -> bool
 
 fn is_as_it_should<const N: usize>(world: &World<N>) -> bool {
     let (incarnation, adopted, sealed, complete) = match world.redis.view() {
-        TrackerView::Present { incarnation, adopted, sealed, complete, .. } => (incarnation, adopted, sealed, complete),
+        TrackerStatus::Present { incarnation, adopted, sealed, complete, .. } => {
+            (incarnation, adopted, sealed, complete)
+        }
         _ => (0, false, false, false),
     };
     let own = incarnation % u64::from(AFTER_END) == u64::from(world.postgres.incarnation);

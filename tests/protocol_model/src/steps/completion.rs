@@ -1,6 +1,6 @@
 //! What is added to an end that is a lower bound: `src/gateway/completion.rs`.
 
-use highwater::domain::Cause;
+use highwater::domain::EndCause;
 
 use super::Next::{Return, To};
 use super::{Next, Outcome, Round, Step, Taking};
@@ -11,7 +11,7 @@ impl<const N: usize> Taking<'_, N> {
     pub(super) fn complete(&mut self, step: Step, round: Round) -> Next {
         let incarnation = round.incarnation;
         match step {
-            Step::SealLeft => match self.redis(|redis| redis.seal(incarnation, Cause::Cancelled, false)) {
+            Step::SealLeft => match self.redis(|redis| redis.seal(incarnation, EndCause::Cancelled, false)) {
                 Some(Ok(tracker)) if tracker.adopted || !self.protocol.has(Rule::CompletionNeedsBelief) => {
                     To(Step::Complete { left: tracker.marks })
                 }

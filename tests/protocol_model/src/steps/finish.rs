@@ -1,6 +1,6 @@
 //! How a job ends, and is cancelled: `src/gateway/finish.rs`, `src/gateway/jobs.rs`.
 
-use highwater::domain::{Cause, JobState};
+use highwater::domain::{EndCause, JobState};
 
 use super::Next::{Call, Return, Stop, To};
 use super::{Caller, Next, Outcome, Step, Taking};
@@ -14,12 +14,12 @@ impl<const N: usize> Taking<'_, N> {
         match step {
             Step::Seal { incarnation } => {
                 let unsure = !self.protocol.has(Rule::UnseenIsUnsure);
-                match self.redis(|redis| redis.seal(incarnation, Cause::Complete, unsure)) {
+                match self.redis(|redis| redis.seal(incarnation, EndCause::Complete, unsure)) {
                     // What is beyond any change may end without it.
                     None => To(Step::EndWithoutTracker { incarnation, cancelled: false }),
                     Some(Err(_)) => Return(Outcome::Done),
                     Some(Ok(tracker)) => {
-                        let cause = tracker.seal.unwrap_or(Cause::Complete);
+                        let cause = tracker.seal.unwrap_or(EndCause::Complete);
                         let unseen = self.unseen(!tracker.adopted);
                         let draft = Draft { cause, marks: tracker.marks, unseen, sealed: true };
                         To(Step::End { incarnation, draft })
@@ -30,7 +30,7 @@ impl<const N: usize> Taking<'_, N> {
                 let Some((tracked, rows)) = self.postgres(|postgres| (postgres.tracked, postgres.ledger)) else {
                     return Return(Outcome::Unavailable);
                 };
-                let cause = if cancelled { Cause::Cancelled } else { Cause::Complete };
+                let cause = if cancelled { EndCause::Cancelled } else { EndCause::Complete };
                 let (marks, unseen) = (self.me().mirror.marks, self.unseen(tracked));
                 if marks.and(marks_of_all(rows)).end(cause, unseen).is_none() {
                     return Return(Outcome::Done);
@@ -98,7 +98,7 @@ impl<const N: usize> Taking<'_, N> {
                 }
             }
             Step::SealCancelled { incarnation } => {
-                match self.redis(|redis| redis.seal(incarnation, Cause::Cancelled, false)) {
+                match self.redis(|redis| redis.seal(incarnation, EndCause::Cancelled, false)) {
                     Some(Ok(_)) => To(Step::Seal { incarnation }),
                     Some(Err(Refusal::Missing | Refusal::OtherIncarnation)) => To(Step::Look { seen: incarnation }),
                     Some(Err(_)) | None => To(Step::EndWithoutTracker { incarnation, cancelled: true }),

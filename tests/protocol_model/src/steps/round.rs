@@ -1,6 +1,6 @@
 //! A round of the reconciler: what is due, and in which order it is done: `src/reconciler.rs`, `src/gateway/upkeep.rs`.
 
-use highwater::domain::{Cause, Rule as Due, Sight, TrackerView, due};
+use highwater::domain::{EndCause, JobObservation, RepairAction, TrackerStatus, due_repairs};
 
 use super::{AFTER_END, Caller, Round, Step, Taking, Task};
 use crate::feed::Listed;
@@ -14,24 +14,28 @@ impl<const N: usize> Taking<'_, N> {
     pub fn round(&mut self, ended: bool, stalled: bool) -> bool {
         let listed = if ended { self.lower_bound() } else { self.listed() };
         let Some(listed) = listed else { return false };
-        let tracker = if self.me().redis { self.world.redis.view() } else { TrackerView::Unreachable };
+        let tracker = if self.me().redis { self.world.redis.view() } else { TrackerStatus::Unreachable };
         let found = self.world.redis.tracker.filter(|_| self.me().redis);
         let held: Held = (found.map_or(0, |tracker| tracker.incarnation), self.world.redis.generation);
         let Listed { incarnation, ledger } = listed;
         let mirror_ahead = match tracker {
-            TrackerView::Unreachable => self.me().mirror.is_behind(incarnation),
+            TrackerStatus::Unreachable => self.me().mirror.is_behind(incarnation),
             _ => found.is_some() && self.me().mirror.is_ahead(held),
         };
-        let sight = Sight { incarnation: incarnation.into(), tracker, ledger, mirror_ahead, ended, stalled };
-        let mut rules = due(&sight).into_iter();
-        let believed = matches!(tracker, TrackerView::Present { adopted: true, sealed: false, .. });
+        let sight = JobObservation { incarnation: incarnation.into(), tracker, ledger, mirror_ahead, ended, stalled };
+        let mut rules = due_repairs(&sight).into_iter();
+        let believed = matches!(tracker, TrackerStatus::Present { adopted: true, sealed: false, .. });
         let news = found.is_some_and(|tracker| !tracker.marks.are_in(self.me().mirror.marks));
         let pull = believed && news && !ended;
         let mut round = Round { due: std::array::from_fn(|_| rules.next()), incarnation, held, ended, pull };
         if self.me().feed.is_none() {
             // Nothing is decided without a feed; but what is held is merged.
-            let merges = round.due.contains(&Some(Due::Merge));
-            round = Round { due: [merges.then_some(Due::Merge), None, None, None, None], pull: false, ..round };
+            let merges = round.due.contains(&Some(RepairAction::MergeMirror));
+            round = Round {
+                due: [merges.then_some(RepairAction::MergeMirror), None, None, None, None],
+                pull: false,
+                ..round
+            };
         }
         let task = self.follow(round);
         self.me().task = task;
@@ -62,7 +66,7 @@ impl<const N: usize> Taking<'_, N> {
     fn could_end_now(&mut self) -> bool {
         let postgres = self.world.postgres;
         let marks = self.me().mirror.marks.and(marks_of_all(postgres.ledger));
-        self.me().postgres && marks.end(Cause::Complete, self.unseen(postgres.tracked)).is_some()
+        self.me().postgres && marks.end(EndCause::Complete, self.unseen(postgres.tracked)).is_some()
     }
 
     /// The next step of a round.
@@ -76,24 +80,24 @@ impl<const N: usize> Taking<'_, N> {
         let incarnation = round.incarnation;
         let step = match due {
             // What nothing would come of is not begun.
-            Due::Record if !self.me().mirror.is_behind(incarnation) => return self.follow(round),
-            Due::FinishWithoutTracker if !self.could_end_now() => return self.follow(round),
-            Due::Record => Step::RecordMirror,
-            Due::Revoke => {
+            RepairAction::RecordMirror if !self.me().mirror.is_behind(incarnation) => return self.follow(round),
+            RepairAction::FinishWithoutTracker if !self.could_end_now() => return self.follow(round),
+            RepairAction::RecordMirror => Step::RecordMirror,
+            RepairAction::Revoke => {
                 Step::AskBeforeRevoke { seen: self.world.redis.tracker.map(|t| t.marks).unwrap_or_default() }
             }
-            Due::Restore => Step::Look { seen: incarnation },
-            Due::TakeUp => Step::TakeUp,
-            Due::Merge => Step::Merge,
-            Due::Drain => Step::DrainRead,
-            Due::Adopt if self.protocol.has(Rule::AskBeforeAdopting) => Step::AskBeforeAdopt,
-            Due::Adopt => Step::Adopt,
-            Due::Finish => Step::Seal { incarnation },
-            Due::FinishWithoutTracker => Step::EndWithoutTracker { incarnation, cancelled: false },
-            Due::Complete if self.protocol.has(Rule::CompletionSeals) => Step::SealLeft,
-            Due::Complete => Step::ReadLeft,
+            RepairAction::Restore => Step::Look { seen: incarnation },
+            RepairAction::Reopen => Step::TakeUp,
+            RepairAction::MergeMirror => Step::Merge,
+            RepairAction::DrainLedger => Step::DrainRead,
+            RepairAction::Adopt if self.protocol.has(Rule::AskBeforeAdopting) => Step::AskBeforeAdopt,
+            RepairAction::Adopt => Step::Adopt,
+            RepairAction::Finish => Step::Seal { incarnation },
+            RepairAction::FinishWithoutTracker => Step::EndWithoutTracker { incarnation, cancelled: false },
+            RepairAction::Amend if self.protocol.has(Rule::CompletionSeals) => Step::SealLeft,
+            RepairAction::Amend => Step::ReadLeft,
             // No tracker is ever corrupt here.
-            Due::SetAside => return self.follow(round),
+            RepairAction::Quarantine => return self.follow(round),
         };
         Some(Task { step, caller: Caller::Round(round) })
     }
@@ -104,7 +108,7 @@ impl<const N: usize> Taking<'_, N> {
             return None;
         }
         let mut due = [None; 5];
-        (due[0], due[1]) = (Some(Due::Record), Some(Due::FinishWithoutTracker));
+        (due[0], due[1]) = (Some(RepairAction::RecordMirror), Some(RepairAction::FinishWithoutTracker));
         self.follow(Round { due, pull: false, ..round })
     }
 }

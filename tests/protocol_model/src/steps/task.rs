@@ -1,6 +1,6 @@
 //! What a gateway is doing: the next step of a call, or of a round of the reconciler, and who goes on after it.
 
-use highwater::domain::Rule as Due;
+use highwater::domain::RepairAction;
 
 use crate::gateway::Held;
 use crate::marks::Marks;
@@ -34,7 +34,7 @@ pub struct Report {
 /// A round: what is still to be followed of what was due, and how the tracker was when it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Round {
-    pub due: [Option<Due>; 5],
+    pub due: [Option<RepairAction>; 5],
     pub incarnation: u8,
     pub held: Held,
     pub ended: bool,

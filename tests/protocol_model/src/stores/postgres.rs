@@ -1,6 +1,6 @@
 //! Postgres: the statements of `src/store`, and the trigger that lets no end be changed.
 
-use highwater::domain::{Cause, JobState, Row};
+use highwater::domain::{EndCause, JobState, RowStatus};
 
 use crate::marks::Marks;
 
@@ -13,7 +13,7 @@ pub struct Ended {
     pub sealed: bool,
     /// The rows of the ledger that went with it.
     rows: u8,
-    cause: Cause,
+    cause: EndCause,
 }
 
 /// The job's row, and its rows in the ledger.
@@ -30,7 +30,7 @@ pub struct Postgres {
 /// An end that is to be committed, but for what the ledger adds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Draft {
-    pub cause: Cause,
+    pub cause: EndCause,
     pub marks: Marks,
     pub unseen: bool,
     pub sealed: bool,
@@ -44,11 +44,11 @@ pub struct Commit {
 
 impl Postgres {
     /// As a read sees the job.
-    pub fn row(&self) -> Row {
+    pub fn row(&self) -> RowStatus {
         match self.state {
-            JobState::Pending => Row::Pending,
-            JobState::Running => Row::Running { incarnation: self.incarnation.into(), ledger: self.ledger != 0 },
-            _ => Row::Ended,
+            JobState::Pending => RowStatus::Pending,
+            JobState::Running => RowStatus::Running { incarnation: self.incarnation.into(), ledger: self.ledger != 0 },
+            _ => RowStatus::Ended,
         }
     }
 
@@ -93,7 +93,7 @@ impl Postgres {
         let cancelled = self.state == JobState::Pending && self.become_(JobState::Cancelled);
         if cancelled {
             let marks = Marks::default();
-            self.ended = Some(Ended { marks, lower_bound: false, sealed: true, rows: 0, cause: Cause::Cancelled });
+            self.ended = Some(Ended { marks, lower_bound: false, sealed: true, rows: 0, cause: EndCause::Cancelled });
         }
         cancelled
     }

@@ -1,6 +1,6 @@
 //! Redis: the scripts of `src/live/scripts`.
 
-use highwater::domain::{Cause, TrackerView};
+use highwater::domain::{EndCause, TrackerStatus};
 
 use crate::marks::Marks;
 
@@ -12,7 +12,7 @@ pub struct Tracker {
     pub generation: u8,
     pub adopted: bool,
     pub restored: bool,
-    pub seal: Option<Cause>,
+    pub seal: Option<EndCause>,
     /// Its end is committed: it goes away by itself.
     pub expires: bool,
 }
@@ -51,10 +51,10 @@ pub enum Refusal {
 
 impl Redis {
     /// As a look sees the tracker.
-    pub fn view(&self) -> TrackerView {
-        let Some(tracker) = self.tracker else { return TrackerView::Missing };
+    pub fn view(&self) -> TrackerStatus {
+        let Some(tracker) = self.tracker else { return TrackerStatus::Missing };
         let current = tracker.generation == self.generation;
-        TrackerView::Present {
+        TrackerStatus::Present {
             incarnation: tracker.incarnation.into(),
             adopted: tracker.adopted && current,
             current,
@@ -147,21 +147,21 @@ impl Redis {
             if tracker.marks != seen {
                 return Err(Refusal::NotNow);
             }
-            tracker.seal = Some(Cause::Revoked);
+            tracker.seal = Some(EndCause::Revoked);
             return Ok(*tracker);
         }
-        self.seal(incarnation, Cause::Complete, false)
+        self.seal(incarnation, EndCause::Complete, false)
     }
 
     /// `seal.lua`: the tracker as it is frozen.
-    pub fn seal(&mut self, incarnation: u8, cause: Cause, unsure: bool) -> Result<Tracker, Refusal> {
+    pub fn seal(&mut self, incarnation: u8, cause: EndCause, unsure: bool) -> Result<Tracker, Refusal> {
         let generation = self.generation;
         let tracker = self.own(incarnation)?;
         if tracker.seal.is_some() {
             return Ok(*tracker);
         }
         let believed = tracker.adopted && tracker.generation == generation;
-        if cause == Cause::Complete {
+        if cause == EndCause::Complete {
             let counts = tracker.marks.counts();
             if !counts.is_complete() {
                 return Err(Refusal::NotNow);

@@ -10,13 +10,13 @@ use super::header::millis;
 use super::scripts::Call;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Change, JobId, Layout, Marking, Stall};
+use crate::domain::{Cells, Change, JobId, Layout, MarkStep, StallCondition};
 
 /// Runs of so few bytes are set byte by byte, as fields of one command for all: each costs Redis half of what a run does.
 const FIELD_BYTES: usize = 2;
 /// What Lua passes to a command at once: a field takes four.
 const MAX_ARGUMENTS: usize = 8_000;
-const _: () = assert!(4 * FIELD_BYTES * Marking::MAX_RUNS + 2 < MAX_ARGUMENTS, "a step has too many fields");
+const _: () = assert!(4 * FIELD_BYTES * MarkStep::MAX_RUNS + 2 < MAX_ARGUMENTS, "a step has too many fields");
 
 /// Why a script left a tracker as it was.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +49,7 @@ pub enum Refusal {
 
 /// What a report did to a tracker.
 #[derive(Debug, Clone)]
-pub enum Marked {
+pub enum MarkReply {
     /// The change was applied.
     Applied(Header),
     /// Nothing was: the runs hold these bytes, one after the other.
@@ -66,7 +66,7 @@ pub enum Seal<'a> {
     /// A caller cancelled the job, for this reason.
     Cancelled(&'a str),
     /// No mark was new for too long; refused unless that is so. A complete tracker is sealed as that.
-    Revoked(Stall),
+    Revoked(StallCondition),
 }
 
 /// A run of bytes of a step.
@@ -119,7 +119,7 @@ impl Live {
     }
 
     /// Whether Redis takes writes of the job now; an error if it does not.
-    pub async fn takes_writes(&self, id: &JobId, deadline: Deadline) -> Result<(), Error> {
+    pub async fn check_writable(&self, id: &JobId, deadline: Deadline) -> Result<(), Error> {
         let mut commands = redis::pipe();
         commands.cmd("SET").arg(keys::probe(id)).arg("").arg("PX").arg(1);
         match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
@@ -131,23 +131,23 @@ impl Live {
     /// Takes up a tracker that Redis may have lost marks of: it is to settle, and be adopted, under this generation.
     /// `found` is its incarnation, `incarnation` what it shall be: another one for a tracker that is not the job's own,
     /// which also takes its seal off.
-    pub async fn take_up(
+    pub async fn reopen(
         &self,
         id: &JobId,
         found: u64,
         incarnation: u64,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
-        let mut call = Call::of(&scripts::TAKE_UP, &[keys::tracker(id)]);
+        let mut call = Call::of(&scripts::REOPEN, &[keys::tracker(id)]);
         call.arg(found).arg(incarnation).arg(ttl_millis(self.tracker_ttl));
-        self.call(&call, deadline).await?.header_if("TAKEN_UP")
+        self.call(&call, deadline).await?.header_if("REOPENED")
     }
 
     /// Renames what is no tracker out of the way, to be looked at by a person; whether it did.
-    pub async fn set_aside(&self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
-        let mut call = Call::of(&scripts::SET_ASIDE, &[keys::tracker(id), keys::set_aside(id)]);
+    pub async fn quarantine(&self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
+        let mut call = Call::of(&scripts::QUARANTINE, &[keys::tracker(id), keys::quarantine(id)]);
         call.arg(ttl_millis(self.tracker_ttl));
-        Ok(self.call(&call, deadline).await?.status == "SET_ASIDE")
+        Ok(self.call(&call, deadline).await?.status == "QUARANTINED")
     }
 
     /// Adopts the tracker of a job that Postgres says runs with this incarnation; one that was restored only once it
@@ -171,9 +171,9 @@ impl Live {
         id: &JobId,
         incarnation: u64,
         only_adopted: bool,
-        step: (&Marking, &[u8], &Change),
+        step: (&MarkStep, &[u8], &Change),
         deadline: Deadline,
-    ) -> Result<Marked, Error> {
+    ) -> Result<MarkReply, Error> {
         let done = step.2.delta.done();
         self.mark(id, incarnation, only_adopted, step, done, deadline).await
     }
@@ -184,9 +184,9 @@ impl Live {
         &self,
         id: &JobId,
         incarnation: u64,
-        step: (&Marking, &[u8], &Change),
+        step: (&MarkStep, &[u8], &Change),
         deadline: Deadline,
-    ) -> Result<Marked, Error> {
+    ) -> Result<MarkReply, Error> {
         self.mark(id, incarnation, false, step, 0, deadline).await
     }
 
@@ -195,10 +195,10 @@ impl Live {
         id: &JobId,
         incarnation: u64,
         only_adopted: bool,
-        (marking, expected, change): (&Marking, &[u8], &Change),
+        (marking, expected, change): (&MarkStep, &[u8], &Change),
         done: u64,
         deadline: Deadline,
-    ) -> Result<Marked, Error> {
+    ) -> Result<MarkReply, Error> {
         // Fields are written before they are compared, so what stays as it is does not go as such; nor does what changes
         // nothing, which bytes that no marks have set can be, too.
         let counts = !change.delta.is_none();
@@ -223,9 +223,9 @@ impl Live {
         }
         let reply = self.call(&call, deadline).await?;
         Ok(match reply.status.as_str() {
-            "APPLIED" => Marked::Applied(reply.header()?),
-            "CONFLICT" => Marked::Conflict(found(&runs, reply.rest)),
-            _ => Marked::Refused(reply.refusal()?),
+            "APPLIED" => MarkReply::Applied(reply.header()?),
+            "CONFLICT" => MarkReply::Conflict(found(&runs, reply.rest)),
+            _ => MarkReply::Refused(reply.refusal()?),
         })
     }
 
@@ -244,7 +244,7 @@ impl Live {
         };
         let mut call = Call::of(&scripts::SEAL, &[keys::tracker(id), keys::reason(id)]);
         call.arg(incarnation).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
-        if let Seal::Revoked(Stall { revision, timeout, not_before }) = seal {
+        if let Seal::Revoked(StallCondition { revision, timeout, not_before }) = seal {
             call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
         }
         // What is decided past a Redis that is away is less than it could be, so it must be away.

@@ -7,11 +7,11 @@ use std::ops::Range;
 use redis::{Pipeline, Value};
 use time::OffsetDateTime;
 
+use super::errors_seen::{self, ANSWERS as ERROR_ANSWERS};
 use super::header::time_from_millis;
-use super::noted_errors::{self, ANSWERS as ERROR_ANSWERS};
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Errors, Generation, JobId, KEPT_SAMPLES, Layout, TrackerView};
+use crate::domain::{Cells, Errors, Generation, JobId, Layout, MAX_ERROR_SAMPLES, TrackerStatus};
 
 /// How much of the cells one command reads: well under a millisecond of Redis's time.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -39,7 +39,7 @@ pub enum Tracker {
 
 /// A look at one job.
 #[derive(Debug, Clone)]
-pub struct View {
+pub struct TrackerReading {
     /// Its tracker.
     pub tracker: Tracker,
     /// The errors beside it.
@@ -50,7 +50,7 @@ pub struct View {
 
 /// A look at many trackers alone.
 #[derive(Debug, Clone)]
-pub struct Trackers {
+pub struct TrackerBatch {
     /// Each job's, in their order.
     pub trackers: Vec<Tracker>,
     /// Which Redis answered; `None`: a replica.
@@ -61,12 +61,12 @@ pub struct Trackers {
 
 impl Tracker {
     /// What the read table needs to know.
-    pub fn view(&self) -> TrackerView {
+    pub fn view(&self) -> TrackerStatus {
         match self {
-            Self::Missing => TrackerView::Missing,
-            Self::Corrupt => TrackerView::Corrupt,
-            Self::UnknownVersion => TrackerView::UnknownVersion,
-            Self::Present { header, believed, current } => TrackerView::Present {
+            Self::Missing => TrackerStatus::Missing,
+            Self::Corrupt => TrackerStatus::Corrupt,
+            Self::UnknownVersion => TrackerStatus::UnknownVersion,
+            Self::Present { header, believed, current } => TrackerStatus::Present {
                 incarnation: header.incarnation,
                 adopted: *believed,
                 current: *current,
@@ -90,37 +90,42 @@ impl Tracker {
 
 impl Live {
     /// Looks at a job's tracker and errors.
-    pub async fn look(&self, id: &JobId, deadline: Deadline) -> Result<View, Error> {
-        let view = self.looks(std::slice::from_ref(id), KEPT_SAMPLES, deadline).await?.pop();
+    pub async fn read_tracker(&self, id: &JobId, deadline: Deadline) -> Result<TrackerReading, Error> {
+        let view = self.read_trackers_with_errors(std::slice::from_ref(id), MAX_ERROR_SAMPLES, deadline).await?.pop();
         view.ok_or_else(|| unexpected(None))
     }
 
     /// Looks at the trackers of many jobs and at their errors, with at most so many samples of each one's, in one round
     /// trip.
-    pub async fn looks(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Result<Vec<View>, Error> {
+    pub async fn read_trackers_with_errors(
+        &self,
+        ids: &[JobId],
+        samples: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<TrackerReading>, Error> {
         let mut commands = redis::pipe();
         for id in ids {
             ask_header(&mut commands, id);
-            noted_errors::ask(&mut commands, id, samples);
+            errors_seen::ask(&mut commands, id, samples);
         }
         let mut answers = self.ask(commands, deadline).await?;
         let view = |_| {
             let tracker = answers.tracker()?;
-            let errors = noted_errors::read(answers.values.by_ref().take(ERROR_ANSWERS));
-            Ok(View { tracker, errors, time: answers.time })
+            let errors = errors_seen::read(answers.values.by_ref().take(ERROR_ANSWERS));
+            Ok(TrackerReading { tracker, errors, time: answers.time })
         };
         ids.iter().map(view).collect()
     }
 
     /// Looks at many trackers alone, in one round trip.
-    pub async fn look_at_all(&self, ids: &[JobId], deadline: Deadline) -> Result<Trackers, Error> {
+    pub async fn read_trackers(&self, ids: &[JobId], deadline: Deadline) -> Result<TrackerBatch, Error> {
         let mut commands = redis::pipe();
         for id in ids {
             ask_header(&mut commands, id);
         }
         let mut answers = self.ask(commands, deadline).await?;
         let trackers = ids.iter().map(|_| answers.tracker()).collect::<Result<_, _>>()?;
-        Ok(Trackers { trackers, generation: answers.generation, time: answers.time })
+        Ok(TrackerBatch { trackers, generation: answers.generation, time: answers.time })
     }
 
     /// The generation that answers now, and the time by its clock; an error on a replica.
@@ -134,8 +139,7 @@ impl Live {
     pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Cells>, Error> {
         let Some(cells) = self.read_cells(id, header.layout(), deadline).await? else { return Ok(None) };
         // A seal freezes header and cells: if the header is still the same behind the last chunk, so was all before.
-        let still =
-            matches!(self.look(id, deadline).await?.tracker, Tracker::Present { header: now, .. } if now == *header);
+        let still = matches!(self.read_tracker(id, deadline).await?.tracker, Tracker::Present { header: now, .. } if now == *header);
         Ok(still.then_some(cells))
     }
 

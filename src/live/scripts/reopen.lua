@@ -5,7 +5,7 @@
 -- ARGV[1]  its incarnation as it was found
 -- ARGV[2]  its incarnation as it shall be: the one that Postgres issued to this restore, or one that nobody is told of
 -- ARGV[3]  its time to live, in milliseconds
--- Returns {status, header}: TAKEN_UP (also if it was already, under this generation); SEALED (the job's own tracker, whose
+-- Returns {status, header}: REOPENED (also if it was already, under this generation); SEALED (the job's own tracker, whose
 --          end is on its way); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 -- Guarantees: the marks stay. Another incarnation takes the seal off: it belonged to an end that Postgres refuses.
 
@@ -30,4 +30,4 @@ if not same or h.generation ~= answering then
   write(key, h)
   redis.call('PEXPIRE', key, ttl)
 end
-return { 'TAKEN_UP', h.raw }
+return { 'REOPENED', h.raw }

@@ -3,7 +3,7 @@
 -- KEYS[1]  the tracker's key
 -- KEYS[2]  where it goes
 -- ARGV[1]  how long it is kept there, in milliseconds
--- Returns {status}: SET_ASIDE; INTACT (it is a tracker after all); MISSING, UNKNOWN_VERSION (not ours to judge).
+-- Returns {status}: QUARANTINED; INTACT (it is a tracker after all); MISSING, UNKNOWN_VERSION (not ours to judge).
 
 local key, aside, ttl = KEYS[1], KEYS[2], ARGV[1]
 
@@ -17,4 +17,4 @@ end
 
 redis.call('RENAME', key, aside)
 redis.call('PEXPIRE', aside, ttl)
-return { 'SET_ASIDE' }
+return { 'QUARANTINED' }

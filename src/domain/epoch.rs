@@ -8,7 +8,7 @@ pub struct Generation(pub [u8; 16]);
 /// What holds marks: a tracker of a job, as long as it is the one with this incarnation under this generation, loses
 /// none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Standing {
+pub struct TrackerEpoch {
     /// Which tracker of the job.
     pub incarnation: u64,
     /// Under which Redis.

@@ -10,7 +10,7 @@ use super::jobs::{from_bigint, from_integer, parse, texts, to_bigint};
 use super::zlib::{self, Compression};
 use super::{COMMIT_WITHIN, Error, Store, ledger};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Errors, JobId, JobState, Layout, Mark, Tally};
+use crate::domain::{Cells, Counts, Errors, JobId, JobState, Layout, Mark, MarkSummary};
 use crate::fault;
 
 /// The final progress, as it is stored.
@@ -35,7 +35,7 @@ pub struct Snapshot {
 
 /// An end that is to be committed.
 #[derive(Debug, Clone)]
-pub struct Ending {
+pub struct FinalRecord {
     /// As what the job ends.
     pub state: JobState,
     /// Why it was cancelled; empty for every other end.
@@ -54,8 +54,8 @@ impl Snapshot {
     }
 
     /// What it says of the marks.
-    pub fn tally(&self) -> Tally {
-        Tally {
+    pub fn tally(&self) -> MarkSummary {
+        MarkSummary {
             counts: self.counts.clone(),
             revision: Some(self.revision),
             last_progress_time: self.last_progress_time,
@@ -70,11 +70,11 @@ impl Store {
     ///
     /// `draft` is the end that the marks lead to which the ledger adds; it is asked before, for none, and again within
     /// the transaction if there are any.
-    pub async fn end(
+    pub async fn commit_end(
         &self,
         id: &JobId,
         incarnation: u64,
-        draft: impl Fn(&[Mark]) -> Option<Ending> + Send,
+        draft: impl Fn(&[Mark]) -> Option<FinalRecord> + Send,
         deadline: Deadline,
     ) -> Result<Option<Snapshot>, Error> {
         let mut ready = compress(draft(&[])).await?;
@@ -128,7 +128,7 @@ impl Store {
     pub async fn end_pending(
         &self,
         id: &JobId,
-        draft: impl FnOnce(u32) -> Option<Ending> + Send,
+        draft: impl FnOnce(u32) -> Option<FinalRecord> + Send,
         deadline: Deadline,
     ) -> Result<bool, Error> {
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
@@ -227,7 +227,7 @@ impl Store {
 
     /// Adds to an end that was a lower bound what its leftover tracker held; whether this call did. Once: from then on
     /// it is none.
-    pub async fn complete(&self, id: &JobId, ending: Ending, deadline: Deadline) -> Result<bool, Error> {
+    pub async fn amend(&self, id: &JobId, ending: FinalRecord, deadline: Deadline) -> Result<bool, Error> {
         let Some((ending, cells)) = compress(Some(ending)).await? else { return Ok(false) };
         let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let completed = lease
@@ -248,7 +248,7 @@ impl Store {
 }
 
 /// An end with its cells as they are stored.
-async fn compress(ending: Option<Ending>) -> Result<Option<(Ending, Vec<u8>)>, Error> {
+async fn compress(ending: Option<FinalRecord>) -> Result<Option<(FinalRecord, Vec<u8>)>, Error> {
     let Some(ending) = ending else { return Ok(None) };
     let compressed = zlib::off_runtime(move || {
         let cells = zlib::compress(ending.cells.bytes(), Compression::fast())?;

@@ -9,22 +9,22 @@ use redis::{Pipeline, Value};
 use super::scripts::Call;
 use super::{Error, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{ErrorSample, Errors, JobId, KEPT_SAMPLES};
+use crate::domain::{ErrorSample, Errors, JobId, MAX_ERROR_SAMPLES};
 
 /// How many different codes are counted apart.
 const COUNTED_CODES: usize = 64;
-/// What the rest counts as, here and in `note_errors.lua`.
+/// What the rest counts as, here and in `record_errors.lua`.
 const OTHER_CODES: &str = "OTHER";
 /// How many answers [`ask`] adds to a pipeline.
 pub(super) const ANSWERS: usize = 2;
 
 impl Live {
     /// Notes new errors, oldest first.
-    pub async fn note_errors(&self, id: &JobId, errors: &[ErrorSample], deadline: Deadline) -> Result<(), Error> {
+    pub async fn record_errors(&self, id: &JobId, errors: &[ErrorSample], deadline: Deadline) -> Result<(), Error> {
         let counts = counts(errors);
-        let newest = &errors[errors.len().saturating_sub(KEPT_SAMPLES)..];
-        let mut call = Call::of(&scripts::NOTE_ERRORS, &[keys::error_samples(id), keys::error_counts(id)]);
-        call.arg(KEPT_SAMPLES).arg(COUNTED_CODES).arg(ttl_millis(self.tracker_ttl)).arg(newest.len());
+        let newest = &errors[errors.len().saturating_sub(MAX_ERROR_SAMPLES)..];
+        let mut call = Call::of(&scripts::RECORD_ERRORS, &[keys::error_samples(id), keys::error_counts(id)]);
+        call.arg(MAX_ERROR_SAMPLES).arg(COUNTED_CODES).arg(ttl_millis(self.tracker_ttl)).arg(newest.len());
         for sample in newest {
             call.arg(serde_json::to_vec(sample).map_err(|error| Error::Unexpected(error.to_string()))?);
         }
@@ -54,7 +54,7 @@ fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
 /// Asks for what was noted, with at most so many of the newest samples.
 pub(super) fn ask(commands: &mut Pipeline, id: &JobId, samples: usize) {
     // What lies beyond the end is none.
-    let first = if samples == 0 { KEPT_SAMPLES } else { 0 };
+    let first = if samples == 0 { MAX_ERROR_SAMPLES } else { 0 };
     commands.cmd("LRANGE").arg(keys::error_samples(id)).arg(first).arg(samples.max(1) - 1);
     commands.cmd("HGETALL").arg(keys::error_counts(id));
 }
