@@ -1,15 +1,37 @@
-//! Highwater: a gRPC gateway that tells, at any moment and truthfully, how far a job is.
+//! Highwater: a gRPC gateway that reports the accurate, real-time progress of batch jobs.
 //!
-//! Layers; dependencies point one way, and `tests/it/layers.rs` forbids what crosses:
+//! Dependencies point one way; `tests/it/layers.rs` checks every path:
 //!
 //! ```text
-//! main → cli → server → grpc → gateway → {live, store} → domain
-//!                        reconciler → gateway
+//! main → cli → app → server → grpc → gateway → {live, store} → domain
 //! ```
 //!
-//! A report enters at `grpc::report`, becomes a [`domain::Batch`], goes through `gateway::report` and ends in
-//! `live/scripts/report.lua`. A read enters at `grpc::progress`, goes through `gateway::read`, where
-//! [`domain::resolve`] holds the whole read table. A job ends in `gateway::finish`.
+//! | module | purpose |
+//! |---|---|
+//! | [`cli`] | the commands of the program |
+//! | [`config`] | settings from flags, environment variables and a file |
+//! | [`dev`] | private Redis and Postgres servers for `dev`, `demo` and the tests |
+//! | [`server`] | connections, the tower layers, readiness, metrics, the admin port |
+//! | [`grpc`] | handlers, and conversion between messages and domain types |
+//! | [`gateway`] | the use cases; the only place that sees both stores |
+//! | [`live`] | Redis: trackers and the Lua scripts that change them |
+//! | [`store`] | Postgres: jobs, ends, ledger, names, feed |
+//! | [`domain`] | jobs, marks, progress, and every rule that needs no store |
+//! | [`error`] | the errors of use cases |
+//! | [`deadline`] | the time budget of a call |
+//! | [`breaker`] | fails calls fast while a store is away |
+//! | [`fault`] | named points where tests stall or kill a gateway |
+//! | [`jitter`] | random shares of a pause |
+//!
+//! **A report** enters at `grpc::reports`, is validated by [`domain::Report`], batched by `gateway::report`, planned by
+//! [`domain::MarkStep`], and applied by `live/scripts/report.lua`.
+//!
+//! **A read** enters at `grpc::progress`, is coalesced and observed by `gateway::read`, and decided by [`domain::resolve`].
+//!
+//! **A claim** enters at `grpc::reports`, is chosen by `gateway::claim`, and decided by [`domain::claimability`].
+//!
+//! **An end** is made by `gateway::finish` on the verdict of [`domain::verdict`], and committed by
+//! [`store::Store::commit_end`].
 
 pub mod breaker;
 pub mod cli;
@@ -23,8 +45,5 @@ pub mod gateway;
 pub mod grpc;
 pub mod jitter;
 pub mod live;
-pub mod manifest;
-pub mod mirror;
-pub mod reconciler;
 pub mod server;
 pub mod store;

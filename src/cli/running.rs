@@ -11,7 +11,7 @@ use super::{Failure, open_files, stores};
 use crate::config::Serving;
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
-use crate::{live, reconciler, server, store};
+use crate::{live, server, store};
 
 /// How long merging marks back may take at least, however long the drain took.
 const MERGE_WITHIN: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ impl Running {
         let listeners = server::Listeners { calls, admin };
         // Both go on until nothing is left to be merged back.
         let merged = CancellationToken::new();
-        let reconciler = tokio::spawn(reconciler::run(gateway.clone(), reconciling, merged.clone()));
+        let reconciler = tokio::spawn(gateway.reconciler(reconciling).run(merged.clone()));
         let feed = tokio::spawn(gateway.clone().follow_feed(merged.clone()));
         let settings = serving.server(max_connections);
         let drain = settings.drain_timeout;

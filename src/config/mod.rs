@@ -16,7 +16,7 @@ use clap::Args;
 
 pub use store_url::StoreUrl;
 
-use crate::{gateway, live, reconciler, server, store};
+use crate::{gateway, live, server, store};
 
 /// How long a client may take for its first words. Not a setting: clients speak as soon as they are connected.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -213,17 +213,17 @@ impl Serving {
     }
 
     /// What the reconciler needs.
-    pub fn reconciler(&self) -> Result<reconciler::Settings, SettlesTooSoon> {
+    pub fn reconciler(&self) -> Result<gateway::ReconcilerSettings, SettlesTooSoon> {
         // Whoever acknowledges a report at the last moment must still get to merge it.
-        let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + reconciler::JITTER));
+        let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + gateway::RECONCILE_JITTER));
         // And whoever cannot reach Redis must have heard of the restore, and recorded its mirror; nobody may believe a feed that
         // is behind what was committed before the tracker was put in place: a restore that woke up late, in a Redis that has
         // forgotten all since, would show a job running that has ended.
-        let least = self.request_timeout.max(gateway::FEED_BELIEVED_FOR) + rounds;
+        let least = self.request_timeout.max(gateway::FEED_TRUSTED_FOR) + rounds;
         if self.settle_time <= least {
             return Err(SettlesTooSoon(least));
         }
-        Ok(reconciler::Settings {
+        Ok(gateway::ReconcilerSettings {
             interval: self.reconcile_interval,
             settle_time: self.settle_time,
             pull_bytes: self.mirror_pull,

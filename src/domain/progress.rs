@@ -58,6 +58,13 @@ pub struct MarkSummary {
     pub restore_time: Option<OffsetDateTime>,
 }
 
+impl MarkSummary {
+    /// Counts that do not come from a tracker.
+    pub fn of_counts(counts: Counts) -> Self {
+        Self { counts, revision: None, last_progress_time: None, restore_time: None }
+    }
+}
+
 /// An error as it was reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorSample {
@@ -107,7 +114,7 @@ pub struct Progress {
     /// When the numbers were taken.
     pub observe_time: OffsetDateTime,
     /// The counts; absent when nothing is known (which is not zero: I5).
-    pub tally: Option<MarkSummary>,
+    pub marks: Option<MarkSummary>,
     /// Only of a running job.
     pub rate: Option<Rate>,
     /// What went wrong so far.
@@ -121,17 +128,17 @@ pub struct Progress {
 impl Progress {
     /// The share of all tasks × stages that is not pending; 1 only when the job is complete.
     pub fn fraction(&self) -> Option<f64> {
-        self.tally.as_ref().map(|tally| if self.has_nothing_done() { 0.0 } else { tally.counts.fraction() })
+        self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0.0 } else { marks.counts.fraction() })
     }
 
     /// The same in percent, rounded down.
     pub fn percent(&self) -> Option<u8> {
-        self.tally.as_ref().map(|tally| if self.has_nothing_done() { 0 } else { tally.counts.percent() })
+        self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.percent() })
     }
 
     /// Without tasks nothing is pending, and yet nothing is done: only its start makes such a job complete.
     fn has_nothing_done(&self) -> bool {
-        self.tally.as_ref().is_some_and(|tally| tally.counts.total == 0) && self.state != JobState::Succeeded
+        self.marks.as_ref().is_some_and(|marks| marks.counts.total == 0) && self.state != JobState::Succeeded
     }
 }
 

@@ -1,158 +1,164 @@
-//! The use cases; the only place that sees both stores.
+//! The use cases, and the only place that sees both stores.
 //!
-//! | file | what |
+//! [`Gateway`] is the facade: it wires the submodules once and delegates to them. Each submodule has a struct of its own that
+//! holds only the collaborators it uses; `tests/it/layers.rs` lists which submodule may use which.
+//!
+//! | module | purpose |
 //! |---|---|
-//! | `jobs` | create, get, cancel |
-//! | `start` | open, commit, adopt |
-//! | `names` | tasks added before the start; names to tasks and back |
-//! | `report` | the way of a report (invariants I3, I4, I10) |
-//! | `together`, `rounds` | reports of one job that come at once go as one |
-//! | `read_together` | and so do its reads |
-//! | `read`, `seen`, `held` | the way of a read, around the read table `domain::resolve` (I5, I6, I7) |
-//! | `list_jobs`, `list_tasks`, `page` | lists, page by page |
-//! | `finish`, `draft` | seal, commit, expire; what is committed (I1, I2) |
-//! | `mirroring`, `restore` | copies of the marks, and trackers rebuilt from them (I4) |
-//! | `retry` | a new job from tasks of an ended one |
-//! | `revoke` | jobs that make no progress |
-//! | `claiming`, `candidates` | which job to work on next (I8) |
-//! | `feed` | which jobs are known to run (I6) |
-//! | `known` | what this gateway remembers of jobs |
-//! | `watch` | one reader for all who watch a job |
-//! | `upkeep` | what the reconciler asks for |
-//! | `stopping` | mirrors merged back before the gateway is gone (I4) |
+//! | `state` | memory: job cache, running jobs, mirrors, manifests, coalescing (I4, I6) |
+//! | `jobs`, `names` | lookup of jobs and of task names |
+//! | `feed` | follows the notifications of Postgres (I6) |
+//! | `finish` | seal, commit, expire; amend, recount, revoke (I1, I2) |
+//! | `reconcile` | repairs in rounds; restore, mirror sync, shutdown merge (I4) |
+//! | `report` | takes reports (I3, I4, I10) |
+//! | `read` | reads, watches and inspects progress (I5, I6, I7) |
+//! | `list` | lists of jobs and tasks |
+//! | `lifecycle` | create, add tasks, start, cancel, retry |
+//! | `claim` | which job to work on next (I8) |
 
-mod candidates;
-mod claiming;
-mod completion;
-mod draft;
+mod claim;
+mod core;
 mod feed;
 mod finish;
-mod goes_on;
-mod held;
-mod inspect;
 mod jobs;
-mod known;
-mod list_jobs;
-mod list_tasks;
-mod mirroring;
+mod lifecycle;
+mod list;
 mod names;
-mod page;
 mod read;
-mod read_together;
+mod reconcile;
 mod report;
-mod restore;
-mod retry;
-mod revoke;
-mod rounds;
-mod seen;
-mod start;
-mod stopping;
-mod together;
-mod upkeep;
-mod watch;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::deadline::Deadline;
-use crate::error::{Error, Unavailable};
+use crate::domain::{Definition, Job, JobId, JobQuery, NewJob, NewTasks, TaskQuery, TaskResult};
+use crate::error::{Error, Result, Unavailable};
 use crate::live::{self, Live};
-use crate::manifest::Manifests;
-use crate::mirror::Mirrors;
 use crate::store::{self, Store};
 
-pub use claiming::{Claim, ClaimFilter};
-pub use feed::BELIEVED_FOR as FEED_BELIEVED_FOR;
-pub use inspect::Inspection;
-pub use list_jobs::JobsPage;
-pub use list_tasks::TasksPage;
-pub use names::AddedTasks;
-pub use page::PageRequest;
-pub use read::{JobProgress, ReadResult};
-pub use report::ReportOutcome;
-pub use retry::RetryRequest;
-pub use upkeep::ObservedJob;
-pub use watch::Watch;
+use self::core::Core;
+use claim::Claims;
+use feed::FeedFollower;
+use finish::Ends;
+use jobs::Jobs;
+use lifecycle::{Canceller, Creator, Retrier, Starter, TaskAdder};
+use list::{JobLister, TaskLister};
+use names::TaskNames;
+use read::{CoalescedReads, Inspector, KnownMarks, Observer, Reader, Watcher};
+use reconcile::{MirrorSync, Restorer, ShutdownMerge};
+use report::Reporter;
+use state::RunningJobs;
 
-/// How the gateway behaves.
+pub use claim::{Claim, ClaimFilter};
+pub use lifecycle::{AddedTasks, RetryRequest};
+pub use list::{JobsPage, PageRequest, TasksPage};
+pub use read::{Inspection, Watch};
+pub use reconcile::{JITTER as RECONCILE_JITTER, Reconciler, ReconcilerSettings};
+pub use report::ReportOutcome;
+pub use state::{Chunk, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadResult};
+
+/// Settings of the gateway.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The most that mirrors of running jobs may take of memory, in bytes.
+    /// The most memory that mirrors of running jobs may take, in bytes.
     pub mirror_bytes: usize,
-    /// How many jobs are remembered: definitions, and the final snapshots of ended ones.
+    /// The number of jobs whose definitions and final snapshots are cached.
     pub cached_snapshots: usize,
-    /// The label by whose values work is shared evenly, before it is among jobs; `None`: among jobs alone.
+    /// The label by whose values work is shared equally, before it is shared among jobs; `None` shares among jobs alone.
     pub fairness_label: Option<String>,
-    /// From one state of a watched job to the next, at least.
+    /// The minimum interval between updates sent to a watcher.
     pub watch_interval: Duration,
-    /// The most that names of tasks may take of memory, in bytes.
+    /// The most memory that cached task names may take, in bytes.
     pub manifest_bytes: usize,
 }
 
-/// What a look at the stores found.
+/// The result of checking both stores.
 #[derive(Debug, Clone, Default)]
 pub struct StoreCheck {
-    /// What is wrong with Redis, and what to do about it; `None`: it answers and will do.
+    /// What is wrong with Redis and what to do about it; `None` if it answers and is usable.
     pub redis: Option<String>,
-    /// What is wrong with Postgres.
+    /// What is wrong with Postgres and what to do about it; `None` if it answers and is usable.
     pub postgres: Option<String>,
-    /// What works, and will hurt.
+    /// Settings that work now but endanger the service.
     pub warnings: Vec<String>,
 }
 
-/// The use cases. Cheap to clone; all clones share stores and memory.
-#[derive(Clone)]
-pub struct Gateway {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    live: Live,
-    store: Store,
-    known: known::Known,
-    finishes: finish::Finishes,
-    batches: together::Batches,
-    reads: read_together::Reads,
-    running: feed::KnownRunning,
-    mirrors: Mirrors,
-    candidates: candidates::Candidates,
-    manifests: Manifests,
-    watched: watch::Watched,
-    watch_interval: Duration,
-}
-
 impl StoreCheck {
-    /// All that is wrong.
+    /// The faults of both stores.
     pub fn faults(&self) -> impl Iterator<Item = &String> {
         self.redis.iter().chain(&self.postgres)
     }
 }
 
+/// The use cases. Cheap to clone; clones share stores and memory.
+#[derive(Clone)]
+pub struct Gateway {
+    live: Live,
+    store: Store,
+    names: Arc<TaskNames>,
+    running: Arc<RunningJobs>,
+    creator: Arc<Creator>,
+    task_adder: Arc<TaskAdder>,
+    starter: Arc<Starter>,
+    canceller: Arc<Canceller>,
+    retrier: Arc<Retrier>,
+    jobs: Arc<Jobs>,
+    reporter: Arc<Reporter>,
+    reader: Arc<Reader>,
+    reads: Arc<CoalescedReads>,
+    watcher: Arc<Watcher>,
+    inspector: Arc<Inspector>,
+    job_lister: Arc<JobLister>,
+    task_lister: Arc<TaskLister>,
+    claims: Arc<Claims>,
+    reconciler: reconcile::Parts,
+    shutdown_merge: Arc<ShutdownMerge>,
+}
+
 impl Gateway {
-    /// A gateway over both stores, neither of which has to be there yet.
+    /// Wires a gateway over both stores, neither of which needs to be reachable yet.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
-        let known = known::Known::new(settings.cached_snapshots);
+        let core = &Core::new(live, store, settings);
+        let ends = &Ends::new(core);
+        let restorer = Arc::new(Restorer::new(core));
+        let mirror_sync = Arc::new(MirrorSync::new(core));
+        let observer = Arc::new(Observer::new(core));
+        let known_marks = Arc::new(KnownMarks::new(core));
+        let reader = Reader::new(core, observer.clone(), known_marks.clone(), ends.finisher.clone());
+        let reader = Arc::new(reader);
+        let reads = Arc::new(CoalescedReads::new(core, reader.clone()));
+        let starter = Arc::new(Starter::new(core));
         Self {
-            shared: Arc::new(Shared {
-                live,
-                store,
-                known,
-                finishes: finish::Finishes::default(),
-                batches: together::Batches::default(),
-                reads: read_together::Reads::default(),
-                running: feed::KnownRunning::default(),
-                mirrors: Mirrors::new(settings.mirror_bytes),
-                candidates: candidates::Candidates::new(settings.fairness_label.clone()),
-                watched: watch::Watched::default(),
-                watch_interval: settings.watch_interval.min(watch::HEARTBEAT),
-                manifests: Manifests::new(settings.manifest_bytes),
-            }),
+            live: core.live.clone(),
+            store: core.store.clone(),
+            names: core.names.clone(),
+            running: core.running.clone(),
+            creator: Arc::new(Creator::new(core, starter.clone())),
+            task_adder: Arc::new(TaskAdder::new(core)),
+            canceller: Arc::new(Canceller::new(core, ends, restorer.clone())),
+            retrier: Arc::new(Retrier::new(core, starter.clone())),
+            starter,
+            jobs: core.jobs.clone(),
+            reporter: Arc::new(Reporter::new(core, ends, restorer.clone())),
+            watcher: Arc::new(Watcher::new(reads.clone(), settings.watch_interval)),
+            inspector: Arc::new(Inspector::new(core)),
+            job_lister: Arc::new(JobLister::new(core, reader.clone())),
+            task_lister: Arc::new(TaskLister::new(core, observer, known_marks, ends.finisher.clone())),
+            claims: Arc::new(Claims::new(core, settings.fairness_label.clone())),
+            reconciler: reconcile::Parts::new(core, ends, restorer.clone(), mirror_sync.clone()),
+            shutdown_merge: Arc::new(ShutdownMerge::new(core, mirror_sync, restorer)),
+            reader,
+            reads,
         }
     }
 
-    /// Looks at what the gateway stands on: versions, settings, schema, and whether Redis runs the scripts.
+    /// Checks both stores: versions, settings, schema, and whether Redis runs the scripts.
     pub async fn check(&self, deadline: Deadline) -> StoreCheck {
-        let (live, store) = tokio::join!(self.live().check(deadline), self.store().check(deadline));
+        let (live, store) = tokio::join!(self.live.check(deadline), self.store.check(deadline));
         let mut check = StoreCheck::default();
         match live {
             Ok(warnings) => check.warnings.extend(warnings),
@@ -165,16 +171,112 @@ impl Gateway {
         check
     }
 
-    fn live(&self) -> &Live {
-        &self.shared.live
+    /// Creates a job, idempotently by ID, and starts it if asked.
+    pub async fn create(&self, new: NewJob, deadline: Deadline) -> Result<Job> {
+        self.creator.create(new, deadline).await
     }
 
-    fn store(&self) -> &Store {
-        &self.shared.store
+    /// The job's row in Postgres.
+    pub async fn get(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
+        self.jobs.get(id, deadline).await
     }
 
-    fn known(&self) -> &known::Known {
-        &self.shared.known
+    /// Adds tasks to a PENDING job, by number or by name. Adding the same tasks again changes nothing.
+    pub async fn add_tasks(&self, id: &JobId, new: NewTasks, deadline: Deadline) -> Result<AddedTasks> {
+        self.task_adder.add(id, new, deadline).await
+    }
+
+    /// Starts a PENDING job. A RUNNING job is returned unchanged; a job without tasks succeeds at once.
+    pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
+        self.starter.start(id, deadline).await
+    }
+
+    /// Ends a job as CANCELLED. The caller has validated the reason (at most 1,024 bytes, no NUL).
+    pub async fn cancel(&self, id: &JobId, reason: &str, deadline: Deadline) -> Result<Job> {
+        self.canceller.cancel(id, reason, deadline).await
+    }
+
+    /// Returns the job that retries tasks of an ended job, creating it unless an earlier call did.
+    pub async fn retry(&self, request: &RetryRequest, deadline: Deadline) -> Result<Job> {
+        self.retrier.retry(request, deadline).await
+    }
+
+    /// Takes the results of one report.
+    pub async fn report(
+        &self,
+        id: &JobId,
+        results: impl ExactSizeIterator<Item = TaskResult>,
+        deadline: Deadline,
+    ) -> Result<ReportOutcome> {
+        self.reporter.report(id, results, deadline).await
+    }
+
+    /// The next running job that has work left, in turn; `None` if there is no job to work on.
+    pub async fn next_job(&self, filter: &ClaimFilter, deadline: Deadline) -> Result<Option<Claim>> {
+        self.claims.next_job(filter, deadline).await
+    }
+
+    /// The progress of a job.
+    pub async fn progress(&self, id: &JobId, deadline: Deadline) -> ReadResult {
+        self.reads.progress(id, deadline).await
+    }
+
+    /// The progress of each of these jobs, in order, without error samples.
+    pub async fn progress_of_all(&self, ids: &[JobId], deadline: Deadline) -> Vec<ReadResult> {
+        self.reader.read_all(ids, deadline).await
+    }
+
+    /// Watches a job. If it does not exist, the first update is the error.
+    pub fn watch(&self, id: &JobId) -> Watch {
+        self.watcher.watch(id)
+    }
+
+    /// A page of the jobs that match `query`, and with `with_progress` the progress of each.
+    pub async fn list_jobs(
+        &self,
+        query: &JobQuery,
+        page: &PageRequest,
+        with_progress: bool,
+        deadline: Deadline,
+    ) -> Result<JobsPage> {
+        self.job_lister.list(query, page, with_progress, deadline).await
+    }
+
+    /// A page of the tasks of a job that match `query`.
+    pub async fn list_tasks(
+        &self,
+        id: &JobId,
+        query: &TaskQuery,
+        page: &PageRequest,
+        deadline: Deadline,
+    ) -> Result<TasksPage> {
+        self.task_lister.list(id, query, page, deadline).await
+    }
+
+    /// The names of these tasks, in order, in a job with named tasks (`definition.named_tasks`).
+    pub async fn names(&self, definition: &Definition, tasks: &[u32], deadline: Deadline) -> Result<Vec<String>> {
+        self.names.names(definition, tasks, deadline).await
+    }
+
+    /// What both stores hold of a job. Reads all of its cells.
+    pub async fn inspect(&self, id: &JobId, deadline: Deadline) -> Result<Inspection> {
+        self.inspector.inspect(id, deadline).await
+    }
+
+    /// The reconciler of this gateway; run one per process.
+    pub fn reconciler(&self, settings: ReconcilerSettings) -> Reconciler {
+        Reconciler::new(self.reconciler.clone(), settings)
+    }
+
+    /// Follows the feed of Postgres until `shutdown`; run one per process.
+    pub async fn follow_feed(self, shutdown: CancellationToken) {
+        FeedFollower::new(self.store, self.running).run(shutdown).await;
+    }
+
+    /// Merges every mirror that may be ahead of its tracker before the process stops. Returns the jobs that could not be
+    /// merged by the deadline.
+    pub async fn merge_back(&self, deadline: Deadline) -> Vec<JobId> {
+        self.shutdown_merge.run(deadline).await
     }
 }
 

@@ -110,7 +110,7 @@ impl Header {
     }
 
     /// What is known of the marks.
-    pub fn tally(&self) -> MarkSummary {
+    pub fn mark_summary(&self) -> MarkSummary {
         MarkSummary {
             counts: self.counts.clone(),
             revision: Some(self.revision),

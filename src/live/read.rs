@@ -61,7 +61,7 @@ pub struct TrackerBatch {
 
 impl Tracker {
     /// What the read table needs to know.
-    pub fn view(&self) -> TrackerStatus {
+    pub fn status(&self) -> TrackerStatus {
         match self {
             Self::Missing => TrackerStatus::Missing,
             Self::Corrupt => TrackerStatus::Corrupt,

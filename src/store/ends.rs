@@ -54,7 +54,7 @@ impl Snapshot {
     }
 
     /// What it says of the marks.
-    pub fn tally(&self) -> MarkSummary {
+    pub fn mark_summary(&self) -> MarkSummary {
         MarkSummary {
             counts: self.counts.clone(),
             revision: Some(self.revision),

@@ -7,9 +7,9 @@ use crate::gateway::{JobProgress, ReadResult};
 /// How far the job is, as the interface tells it.
 pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
-    let Progress { state, source, lower_bound, observe_time, tally, rate, errors, cancel_reason, claimable } = progress;
+    let Progress { state, source, lower_bound, observe_time, marks, rate, errors, cancel_reason, claimable } = progress;
     let (source, source_reason) = source_of(*source);
-    let counts = tally.as_ref().map(|tally| &tally.counts);
+    let counts = marks.as_ref().map(|marks| &marks.counts);
     let last = counts.map(Counts::last);
     let eta = counts.and_then(|counts| (*rate)?.eta(counts.total_pending()));
     pb::Progress {
@@ -19,9 +19,9 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
         source_reason: source_reason.into(),
         lower_bound: *lower_bound,
         observe_time: Some(timestamp(*observe_time)),
-        last_progress_time: tally.as_ref().and_then(|tally| tally.last_progress_time).map(timestamp),
-        revision: tally.as_ref().and_then(revision),
-        restore_time: tally.as_ref().and_then(|tally| tally.restore_time).map(timestamp),
+        last_progress_time: marks.as_ref().and_then(|marks| marks.last_progress_time).map(timestamp),
+        revision: marks.as_ref().and_then(revision),
+        restore_time: marks.as_ref().and_then(|marks| marks.restore_time).map(timestamp),
         task_count: i64::from(definition.task_count),
         pending_task_count: counts.map(|counts| number(counts.pending(counts.last()))),
         succeeded_task_count: last.map(|last| last.succeeded.into()),
@@ -81,8 +81,8 @@ fn error_samples(definition: &Definition, errors: &Errors) -> Vec<pb::ErrorSampl
     samples.collect()
 }
 
-fn revision(tally: &MarkSummary) -> Option<i64> {
-    tally.revision?.try_into().ok()
+fn revision(marks: &MarkSummary) -> Option<i64> {
+    marks.revision?.try_into().ok()
 }
 
 /// A count as the interface writes it.
@@ -129,13 +129,13 @@ mod tests {
         super::progress(&JobProgress { definition: Arc::new(definition()), progress })
     }
 
-    fn running(tally: Option<MarkSummary>) -> Progress {
+    fn running(marks: Option<MarkSummary>) -> Progress {
         Progress {
             state: JobState::Running,
             source: Source::Live,
             lower_bound: false,
             observe_time: OffsetDateTime::UNIX_EPOCH,
-            tally,
+            marks,
             rate: Some(Rate { results: 13, span: Duration::from_secs(13) }),
             errors: Errors::default(),
             cancel_reason: String::new(),
@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    fn tally() -> MarkSummary {
+    fn marks() -> MarkSummary {
         let read = StageCounts { succeeded: 7, failed: 1, skipped: 0 };
         let digest = StageCounts { succeeded: 3, failed: 1, skipped: 1 };
         let counts = Counts { total: 10, stages: vec![read, digest] };
@@ -153,7 +153,7 @@ mod tests {
     /// The last stage speaks for the task.
     #[test]
     fn tasks_are_counted_at_the_last_stage_and_skipped_ones_have_failed() {
-        let shown = told(running(Some(tally())));
+        let shown = told(running(Some(marks())));
         let tasks = (shown.pending_task_count, shown.succeeded_task_count, shown.failed_task_count);
         assert_eq!(tasks, (Some(5), Some(3), Some(2)));
         assert_eq!((shown.percent, shown.fraction, shown.revision), (Some(65), Some(0.65), Some(13)));
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_stage_by_its_key() {
-        let mut failing = running(Some(tally()));
+        let mut failing = running(Some(marks()));
         let sample = ErrorSample {
             task: 4,
             task_name: "four".into(),

@@ -105,7 +105,7 @@ async fn a_restart_with_all_its_data_ends_belief_also_for_who_was_connected() {
     assert_eq!(fresh.adopt(&id, 1, TRACKER_TTL, soon()).await.unwrap(), Err(Refusal::Settling));
     assert_eq!(fresh.reopen(&id, 1, 1, soon()).await.unwrap(), Ok(taken.clone()), "its time does not begin again");
     let adopted = fresh.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
-    assert_eq!(adopted.tally().restore_time, Some(taken.open_time), "it says for ever that it was restored");
+    assert_eq!(adopted.mark_summary().restore_time, Some(taken.open_time), "it says for ever that it was restored");
     assert_eq!(believed(&fresh, &id).await, Ok(true));
 }
 

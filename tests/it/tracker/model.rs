@@ -363,7 +363,10 @@ impl Pair<'_> {
             return Err(TestCaseError::fail(format!("{tracker:?}")));
         };
         prop_assert_eq!((believed, current), (held.believed(), held.own_generation));
-        prop_assert_eq!((header.restored, header.tally().restore_time.is_some()), (held.restored, held.restored));
+        prop_assert_eq!(
+            (header.restored, header.mark_summary().restore_time.is_some()),
+            (held.restored, held.restored)
+        );
         let Header { incarnation, adopted, seal, revision, .. } = header;
         prop_assert_eq!(
             (incarnation, adopted, seal, revision),

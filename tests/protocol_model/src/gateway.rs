@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use highwater::domain::{Generation, JobId, TrackerEpoch};
-use highwater::mirror::Mirrors;
+use highwater::gateway::Mirrors;
 
 use crate::feed::{Listed, Session};
 use crate::marks::{LAYOUT, Marks};

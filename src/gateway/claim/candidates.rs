@@ -1,0 +1,246 @@
+//! Running jobs that could be handed out, and whose turn it is: the job handed out longest ago comes first, first among the
+//! values of the fairness label, then among the jobs of one value. That gives equal shares regardless of job sizes. Each
+//! gateway counts its own turns; equal shares on each gateway add up to equal shares.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::domain::{Job, JobId, RunningJob};
+use crate::error::Result;
+
+/// The interval between loads of new jobs from Postgres: a job that was just started is known after this at the latest.
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Which jobs a worker would work on.
+#[derive(Debug, Clone, Default)]
+pub struct ClaimFilter {
+    /// Only jobs with all of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// None of these jobs.
+    pub excluded: HashSet<JobId>,
+}
+
+/// The jobs that can be handed out.
+pub struct Candidates {
+    fairness_label: Option<String>,
+    turns: Mutex<Turns>,
+    /// When new jobs were last loaded. Held during a load, so that only one caller loads.
+    last_load: tokio::sync::Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Turns {
+    jobs: HashMap<JobId, Candidate>,
+    /// The last turn of each value of the fairness label.
+    groups: HashMap<String, u64>,
+    /// The number of the last turn.
+    last: u64,
+}
+
+struct Candidate {
+    job: Arc<Job>,
+    group: String,
+    /// The job's last turn; 0 before the first.
+    turn: u64,
+}
+
+impl Candidates {
+    /// No candidates yet.
+    pub fn new(fairness_label: Option<String>) -> Self {
+        Self { fairness_label, turns: Mutex::default(), last_load: tokio::sync::Mutex::default() }
+    }
+
+    /// Loads the jobs that `unknown` finds, unless the last load was less than a second ago. Concurrent callers wait for the
+    /// load under way.
+    pub async fn load<F: Future<Output = Result<()>>>(
+        &self,
+        unknown: impl FnOnce() -> Vec<JobId>,
+        load: impl FnOnce(Vec<JobId>) -> F,
+    ) -> Result<()> {
+        let mut last_load = self.last_load.lock().await;
+        // Checked first: finding unknown jobs takes a walk over all running jobs.
+        if last_load.is_some_and(|at| at.elapsed() < LOAD_INTERVAL) {
+            return Ok(());
+        }
+        let unknown = unknown();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        *last_load = Some(Instant::now());
+        load(unknown).await
+    }
+
+    /// The running jobs that have not been loaded yet.
+    pub fn unknown(&self, running: &HashMap<JobId, RunningJob>) -> Vec<JobId> {
+        let turns = self.turns();
+        let announced = running.iter().filter(|(_, running)| running.incarnation > 0).map(|(id, _)| id);
+        announced.filter(|id| !turns.jobs.contains_key(*id)).cloned().collect()
+    }
+
+    /// Adds loaded jobs that still run, and drops candidates that no longer do.
+    pub fn update(&self, jobs: Vec<Job>, running: &HashMap<JobId, RunningJob>) {
+        let mut turns = self.turns();
+        for job in jobs.into_iter().filter(|job| job.state.takes_reports()) {
+            let label = self.fairness_label.as_ref().and_then(|label| job.definition.labels.get(label));
+            let group = label.cloned().unwrap_or_default();
+            let id = job.definition.id.clone();
+            turns.jobs.insert(id, Candidate { job: Arc::new(job), group, turn: 0 });
+        }
+        turns.jobs.retain(|id, _| running.contains_key(id));
+        let groups: HashSet<String> = turns.jobs.values().map(|candidate| candidate.group.clone()).collect();
+        turns.groups.retain(|group, _| groups.contains(group));
+    }
+
+    /// At most `max` matching jobs in the order in which to try them: the first of every group, then the second of every
+    /// group, and so on. The first job takes its turn with this call, so that concurrent callers start with different jobs.
+    pub fn in_turn(
+        &self,
+        filter: &ClaimFilter,
+        running: &HashMap<JobId, RunningJob>,
+        max: usize,
+    ) -> Vec<(Arc<Job>, RunningJob)> {
+        let mut turns = self.turns();
+        let mut groups = BTreeMap::<_, Vec<_>>::new();
+        for (id, candidate) in &turns.jobs {
+            if let Some(running) = running.get(id)
+                // Skip jobs known only from ledger rows: the feed has not confirmed that they run.
+                && running.incarnation > 0
+                && filter.matches(&candidate.job)
+            {
+                let turn = turns.groups.get(&candidate.group).copied().unwrap_or(0);
+                let group = groups.entry((turn, candidate.group.as_str())).or_default();
+                group.push((candidate.turn, &candidate.job, *running));
+            }
+        }
+        for group in groups.values_mut() {
+            group.sort_by_key(|(turn, ..)| *turn);
+        }
+        let deepest = groups.values().map(Vec::len).max().unwrap_or(0);
+        let interleaved = (0..deepest).flat_map(|place| groups.values().filter_map(move |group| group.get(place)));
+        let found: Vec<_> = interleaved.take(max).map(|(_, job, running)| ((*job).clone(), *running)).collect();
+        if let Some((first, _)) = found.first() {
+            turns.handed_out(&first.definition.id);
+        }
+        found
+    }
+
+    /// The job was handed out.
+    pub fn handed_out(&self, id: &JobId) {
+        self.turns().handed_out(id);
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        // A panic can at worst leave a job that waits one turn longer.
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turns {
+    fn handed_out(&mut self, id: &JobId) {
+        self.last += 1;
+        if let Some(candidate) = self.jobs.get_mut(id) {
+            candidate.turn = self.last;
+            self.groups.insert(candidate.group.clone(), self.last);
+        }
+    }
+}
+
+impl ClaimFilter {
+    fn matches(&self, job: &Job) -> bool {
+        let labels = &job.definition.labels;
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && !self.excluded.contains(&job.definition.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{JobState, NewJob};
+
+    fn job(id: &str, tenant: &str) -> Job {
+        let new = NewJob {
+            job_id: id.into(),
+            stages: vec!["s".into()],
+            task_count: 1,
+            labels: BTreeMap::from([("tenant".into(), tenant.into())]),
+            ..NewJob::default()
+        };
+        Job { state: JobState::Running, incarnation: 1, tracked: true, ..Job::created(new.validate().unwrap()) }
+    }
+
+    fn of(jobs: Vec<Job>, label: Option<&str>) -> (Candidates, HashMap<JobId, RunningJob>) {
+        let candidates = Candidates::new(label.map(str::to_owned));
+        let runs = RunningJob { incarnation: 1, ledger: false, stall_timeout: None };
+        let running = jobs.iter().map(|job| (job.definition.id.clone(), runs)).collect();
+        candidates.update(jobs, &running);
+        (candidates, running)
+    }
+
+    fn shares(candidates: &Candidates, running: &HashMap<JobId, RunningJob>, claims: usize) -> BTreeMap<String, usize> {
+        let mut shares = BTreeMap::new();
+        for _ in 0..claims {
+            let first = candidates.in_turn(&ClaimFilter::default(), running, 4).swap_remove(0).0;
+            *shares.entry(first.definition.id.to_string()).or_default() += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn jobs_take_turns() {
+        let (candidates, running) = of((0..6).map(|n| job(&format!("j{n}"), "")).collect(), None);
+        assert!(shares(&candidates, &running, 600).values().all(|share| *share == 100));
+    }
+
+    #[test]
+    fn groups_get_equal_shares_whatever_their_number_of_jobs() {
+        let jobs = vec![job("a", "one"), job("b", "two"), job("c", "two"), job("d", "two")];
+        let (candidates, running) = of(jobs, Some("tenant"));
+        let shares = shares(&candidates, &running, 600);
+        assert_eq!(shares.into_values().collect::<Vec<_>>(), [300, 100, 100, 100]);
+    }
+
+    #[test]
+    fn the_second_candidate_is_of_another_group() {
+        let jobs = vec![job("a", "one"), job("b", "two"), job("c", "two"), job("d", "two")];
+        let (candidates, running) = of(jobs, Some("tenant"));
+        let tried = candidates.in_turn(&ClaimFilter::default(), &running, 3);
+        let tenants: HashSet<_> =
+            tried.iter().take(2).map(|(job, _)| job.definition.labels["tenant"].clone()).collect();
+        assert_eq!(tenants.len(), 2);
+    }
+
+    #[test]
+    fn jobs_that_do_not_match_or_no_longer_run_are_skipped() {
+        let (candidates, mut running) = of(vec![job("a", "one"), job("b", "two"), job("c", "two")], None);
+        let filter = ClaimFilter {
+            labels: BTreeMap::from([("tenant".into(), "two".into())]),
+            excluded: HashSet::from(["b".parse().unwrap()]),
+        };
+        let ids = |running: &HashMap<JobId, RunningJob>| -> Vec<String> {
+            let found = candidates.in_turn(&filter, running, 9);
+            found.into_iter().map(|(job, _)| job.definition.id.to_string()).collect()
+        };
+        assert_eq!(ids(&running), ["c"]);
+        running.remove(&"c".parse::<JobId>().unwrap());
+        assert!(ids(&running).is_empty());
+        candidates.update(vec![], &running);
+        assert!(candidates.turns().jobs.len() == 2);
+    }
+
+    #[test]
+    fn jobs_known_only_from_ledger_rows_or_ended_are_skipped() {
+        let (candidates, mut running) = of(vec![job("a", "one")], None);
+        let id = |id: &str| id.parse::<JobId>().unwrap();
+        // The feed never announced "late": its row was recorded after the job had ended.
+        let recorded = RunningJob { incarnation: 0, ledger: true, stall_timeout: None };
+        running.insert(id("late"), recorded);
+        assert!(candidates.unknown(&running).is_empty());
+        running.insert(id("a"), recorded);
+        assert!(candidates.in_turn(&ClaimFilter::default(), &running, 9).is_empty());
+        running.insert(id("over"), RunningJob { incarnation: 1, ..recorded });
+        candidates.update(vec![Job { state: JobState::Cancelled, ..job("over", "one") }], &running);
+        assert!(candidates.in_turn(&ClaimFilter::default(), &running, 9).is_empty());
+    }
+}

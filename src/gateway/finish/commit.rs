@@ -1,0 +1,75 @@
+//! Commits an end in Postgres and reads back which end won (invariant I1).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::core::Core;
+use super::super::jobs::Jobs;
+use super::super::state::{CachedResult, JobCache, RunningJobs};
+use super::PendingEnd;
+use crate::deadline::Deadline;
+use crate::domain::{JobId, JobState};
+use crate::error::Result;
+use crate::fault;
+use crate::store::Store;
+
+/// How long to find out what became of a commit that failed.
+const READ_BACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Commits ends.
+pub struct Committer {
+    store: Store,
+    jobs: Arc<Jobs>,
+    cache: Arc<JobCache>,
+    running: Arc<RunningJobs>,
+}
+
+impl Committer {
+    /// Commits to this store, and records the outcome in the cache and the running jobs.
+    pub fn new(core: &Core) -> Self {
+        Self {
+            store: core.store.clone(),
+            jobs: core.jobs.clone(),
+            cache: core.cache.clone(),
+            running: core.running.clone(),
+        }
+    }
+
+    /// Commits an end. Returns the state that the job has ended in, whoever ended it, or `None` if it still runs.
+    pub async fn commit(
+        &self,
+        id: &JobId,
+        incarnation: u64,
+        end: &PendingEnd,
+        deadline: Deadline,
+    ) -> Result<Option<JobState>> {
+        let committed = self.store.commit_end(id, incarnation, |ledger| end.final_record(ledger), deadline).await;
+        if committed.is_ok() {
+            fault::point("finish.committed").await;
+        }
+        // Read back: another gateway may have won, and a commit whose response was lost may have succeeded.
+        let limit = if committed.is_ok() { deadline } else { deadline.at_most(READ_BACK_TIMEOUT) };
+        let job = self.jobs.get(id, limit).await?;
+        let state = job.state;
+        let won = match committed {
+            Ok(won) => won,
+            Err(error) if !state.is_ended() => return Err(error.into()),
+            Err(_) => None,
+        };
+        let result = if won.is_some() { "won" } else { "lost" };
+        metrics::counter!("highwater_end_commits_total", "result" => result).increment(1);
+        if !state.is_ended() {
+            tracing::debug!(job = %id, incarnation, "not ended: marks are missing, or the tracker was superseded");
+            return Ok(None);
+        }
+        if let Some(snapshot) = won {
+            let last = snapshot.counts.last();
+            let (succeeded, failed) = (last.succeeded, last.failed + last.skipped);
+            let lower_bound = snapshot.lower_bound;
+            tracing::info!(job = %id, %state, succeeded, failed, lower_bound, "ended");
+            self.cache.insert_result(Arc::new(CachedResult::new(job, snapshot)));
+        }
+        self.running.ended(id);
+        Ok(Some(state))
+    }
+}

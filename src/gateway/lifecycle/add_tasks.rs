@@ -1,0 +1,123 @@
+//! Adds tasks to jobs that have not been started, by number or by name.
+
+use std::sync::Arc;
+
+use super::super::core::Core;
+use super::super::jobs::Jobs;
+use super::super::names::TaskNames;
+use crate::deadline::Deadline;
+use crate::domain::{Definition, JobId, JobState, MAX_TASKS, Names, NewTasks, TaskAddition};
+use crate::error::{Error, Result, Unavailable};
+use crate::store::{AddOutcome, NameBlock, Store};
+
+/// How often names are searched again after the cached names turned out to differ from those in Postgres.
+const ATTEMPTS: usize = 3;
+
+/// The result of adding tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedTasks {
+    /// The number of new tasks.
+    pub added: u32,
+    /// The number of names that the job had already.
+    pub existing: u32,
+    /// The task of each name, in the order of the request; empty for jobs without named tasks.
+    pub tasks: Vec<u32>,
+    /// The number of tasks that the job has now.
+    pub task_count: u32,
+}
+
+/// Adds tasks to PENDING jobs.
+pub struct TaskAdder {
+    store: Store,
+    jobs: Arc<Jobs>,
+    names: Arc<TaskNames>,
+}
+
+impl TaskAdder {
+    /// Adds tasks in this store.
+    pub fn new(core: &Core) -> Self {
+        Self { store: core.store.clone(), jobs: core.jobs.clone(), names: core.names.clone() }
+    }
+
+    /// Adds tasks to a PENDING job. Adding the same tasks again changes nothing.
+    pub async fn add(&self, id: &JobId, new: NewTasks, deadline: Deadline) -> Result<AddedTasks> {
+        let job = self.jobs.get(id, deadline).await?;
+        if job.definition.retry_of.is_some() {
+            return Err(Error::invalid(
+                "job_id",
+                "must not name a retry: the tasks of a retry are those that it tries again",
+            ));
+        }
+        let addition = new.validate(&job.definition).map_err(Error::Invalid)?;
+        match job.state {
+            JobState::Pending => {}
+            JobState::Running => return Err(Error::Started(id.clone())),
+            ended => return Err(Error::Ended(id.clone(), ended)),
+        }
+        let added = match addition {
+            TaskAddition::Names(names) => self.add_names(&job.definition, &names, deadline).await?,
+            TaskAddition::Total(total) => self.grow(id, total, deadline).await?,
+        };
+        tracing::debug!(job = %id, added = added.added, tasks = added.task_count, "added tasks");
+        Ok(added)
+    }
+
+    async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<AddedTasks> {
+        match self.store.grow(id, total, deadline).await? {
+            AddOutcome::From(before, after) if after == total => {
+                Ok(AddedTasks { added: after - before, existing: 0, tasks: Vec::new(), task_count: after })
+            }
+            AddOutcome::From(_, after) => {
+                let description = format!("must not be less than {after}, the number of tasks that the job has");
+                Err(Error::invalid("task_count", description))
+            }
+            refused => Err(self.refusal(id, refused, deadline).await),
+        }
+    }
+
+    async fn add_names(&self, definition: &Definition, names: &[String], deadline: Deadline) -> Result<AddedTasks> {
+        let id = &definition.id;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for _ in 0..ATTEMPTS {
+            let (mut search, manifest) = self.names.search(definition, &names, deadline).await?;
+            let searched = search.searched();
+            // The blocks that the manifest lacks once this call is done: those that others added, and this call's own.
+            let mut new_blocks = Vec::new();
+            let choose = |added_since: &[NameBlock]| {
+                search.look_in(added_since);
+                let new: Names = search.missing().collect();
+                new_blocks.extend_from_slice(added_since);
+                new_blocks.push(NameBlock { first: search.searched(), names: new.clone() });
+                new
+            };
+            match self.store.add_names(id, searched, choose, deadline).await? {
+                AddOutcome::From(before, after) => {
+                    search.look_in(&new_blocks[new_blocks.len() - 1..]);
+                    if let Some(manifest) = manifest {
+                        self.names.extend(id, manifest, new_blocks).await?;
+                    }
+                    let added = after - before;
+                    let existing = u32::try_from(names.len()).unwrap_or(u32::MAX) - added;
+                    let tasks = search.tasks().flatten().collect();
+                    return Ok(AddedTasks { added, existing, tasks, task_count: after });
+                }
+                AddOutcome::Forgotten => self.names.forget(id),
+                refused => return Err(self.refusal(id, refused, deadline).await),
+            }
+        }
+        Err(Error::Unavailable(Unavailable::Contention))
+    }
+
+    /// Why nothing could be added.
+    async fn refusal(&self, id: &JobId, refused: AddOutcome, deadline: Deadline) -> Error {
+        if let AddOutcome::TooMany(total) = refused {
+            let description = format!("would give the job {total} tasks; a job can have at most {MAX_TASKS}");
+            return Error::invalid("task_names", description);
+        }
+        match self.jobs.get(id, deadline).await {
+            Err(error) => error,
+            Ok(job) if job.state.is_ended() => Error::Ended(id.clone(), job.state),
+            Ok(_) => Error::Started(id.clone()),
+        }
+    }
+}

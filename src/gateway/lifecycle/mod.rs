@@ -1,0 +1,24 @@
+//! A job's life up to its run, and its cancellation: create, add tasks, start, cancel, retry.
+
+mod add_tasks;
+mod cancel;
+mod create;
+mod retry;
+mod start;
+
+pub use add_tasks::{AddedTasks, TaskAdder};
+pub use cancel::Canceller;
+pub use create::Creator;
+pub use retry::{Retrier, RetryRequest};
+pub use start::Starter;
+
+use crate::domain::{Cells, Counts, Definition, JobState, Layout};
+use crate::store::{FinalRecord, Snapshot};
+
+/// The final record of a job with `total` tasks in which nothing was ever marked.
+fn blank_record(definition: &Definition, total: u32, state: JobState, reason: &str) -> FinalRecord {
+    let layout = Layout { total, ..definition.layout() };
+    let cells = Cells::blank(layout);
+    let snapshot = Snapshot::blank(Counts::none(layout.total, layout.stages));
+    FinalRecord { state, cancel_reason: reason.to_owned(), snapshot, cells }
+}

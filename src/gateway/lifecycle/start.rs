@@ -1,0 +1,106 @@
+//! Starts jobs: open a tracker that is not adopted, commit PENDING → RUNNING, adopt the tracker.
+//!
+//! The order matters: a starter that stalls must not be able to open a trusted tracker for a job that others have started,
+//! cancelled or finished meanwhile. Postgres issues each start its own incarnation together with the number of tasks. Adding
+//! tasks issues another incarnation, so no job runs on a tracker that lacks some of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::core::Core;
+use super::super::jobs::Jobs;
+use super::blank_record;
+use crate::deadline::Deadline;
+use crate::domain::{Job, JobId, JobState, Layout};
+use crate::error::{Error, Result, Unavailable};
+use crate::fault;
+use crate::jitter;
+use crate::live::{Live, Refusal};
+use crate::store::Store;
+
+/// How often a start is tried again after another start won or Redis was restarted under it.
+const ATTEMPTS: u32 = 8;
+
+/// Starts jobs.
+pub struct Starter {
+    live: Live,
+    store: Store,
+    jobs: Arc<Jobs>,
+}
+
+impl Starter {
+    /// Starts jobs of these stores.
+    pub fn new(core: &Core) -> Self {
+        Self { live: core.live.clone(), store: core.store.clone(), jobs: core.jobs.clone() }
+    }
+
+    /// Starts a PENDING job and returns it. A RUNNING job is returned unchanged. A job without tasks succeeds at once, and a
+    /// repeated start of it returns it again.
+    pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
+        let mut last_attempt = Duration::ZERO;
+        for attempt in 0..=ATTEMPTS {
+            let job = self.jobs.get(id, deadline).await?;
+            match job.state {
+                JobState::Pending if attempt == ATTEMPTS => break,
+                JobState::Pending if job.definition.task_count == 0 => self.succeed_at_start(&job, deadline).await?,
+                JobState::Pending => {
+                    tokio::time::sleep(backoff(attempt, last_attempt).min(deadline.remaining() / 4)).await;
+                    let begun = Instant::now();
+                    self.try_start(&job, deadline).await?;
+                    last_attempt = begun.elapsed();
+                }
+                JobState::Running => return Ok(job),
+                JobState::Succeeded if job.definition.task_count == 0 => return Ok(job),
+                ended => return Err(Error::Ended(id.clone(), ended)),
+            }
+        }
+        Err(Error::Unavailable(Unavailable::Contention))
+    }
+
+    async fn succeed_at_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
+        let record = |total| (total == 0).then(|| blank_record(&job.definition, total, JobState::Succeeded, ""));
+        if self.store.end_pending(&job.definition.id, record, deadline).await? {
+            tracing::info!(job = %job.definition.id, state = %JobState::Succeeded, "ended at its start: it has no tasks");
+        }
+        Ok(())
+    }
+
+    /// Makes one attempt. The caller reads the job again to see whether it won.
+    async fn try_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
+        let id = &job.definition.id;
+        fault::point("start.begun").await;
+        let Some((incarnation, total)) = self.store.issue_incarnation(id, deadline).await? else { return Ok(()) };
+        fault::point("start.issued").await;
+        let layout = Layout { total, ..job.definition.layout() };
+        let opened = self.live.open(id, layout, incarnation, None, deadline.half()).await;
+        let tracked = match opened.map_err(Error::from) {
+            Ok(Ok(())) => true,
+            Ok(Err(Refusal::Stale | Refusal::OtherIncarnation)) => return Ok(()),
+            // Without a tracker of its own the job runs on the ledger until the reconciler restores one.
+            Ok(Err(_)) | Err(Error::Unavailable(Unavailable::Redis)) => false,
+            Err(error) => return Err(error),
+        };
+        fault::point("start.opened").await;
+        if !self.store.start(id, incarnation, tracked, deadline).await? {
+            return Ok(());
+        }
+        tracing::info!(job = %id, incarnation, tasks = total, stages = layout.stages, tracked, "started");
+        fault::point("start.committed").await;
+        if !tracked {
+            return Ok(());
+        }
+        // The job runs even if this fails: until the reconciler adopts the tracker, reads and reports also ask Postgres.
+        match self.live.adopt(id, incarnation, Duration::ZERO, deadline).await {
+            Ok(Ok(_)) => {}
+            outcome => tracing::debug!(job = %id, ?outcome, "the tracker was not adopted at the start"),
+        }
+        fault::point("start.adopted").await;
+        Ok(())
+    }
+}
+
+/// The pause after an attempt that lost and took `last_attempt`: exponential with full jitter. Each of several concurrent
+/// starters supersedes the incarnation of the one before, so they must spread until one has time to commit.
+fn backoff(attempt: u32, last_attempt: Duration) -> Duration {
+    (last_attempt * 2_u32.pow(attempt)).mul_f64(jitter::share())
+}

@@ -1,0 +1,101 @@
+//! Lists jobs.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::super::core::Core;
+use super::super::read::Reader;
+use super::super::state::ReadResult;
+use super::page::{PageRequest, PageSizes, Position, token};
+use crate::deadline::Deadline;
+use crate::domain::{Definition, Job, JobId, JobQuery};
+use crate::error::Result;
+use crate::store::{JobKey, Store};
+
+/// Page sizes. The largest page with progress stays below the 4 MiB that gRPC clients accept by default, unless the jobs have
+/// many long labels.
+const SIZES: PageSizes = PageSizes { default: 50, max: 200 };
+/// The most bytes of a page that labels and display names may take: a page is cut there.
+const MAX_LABEL_BYTES: usize = 2 << 20;
+
+/// A page of jobs.
+pub struct JobsPage {
+    /// The jobs, in the order of the list.
+    pub jobs: Vec<Job>,
+    /// The progress of each job, if it was asked for.
+    pub progress: Vec<ReadResult>,
+    /// The token of the next page; `None` on the last page.
+    pub next: Option<String>,
+}
+
+/// Lists jobs.
+pub struct JobLister {
+    store: Store,
+    reader: Arc<Reader>,
+}
+
+impl JobLister {
+    /// Lists the jobs of this store, with progress from `reader`.
+    pub fn new(core: &Core, reader: Arc<Reader>) -> Self {
+        Self { store: core.store.clone(), reader }
+    }
+
+    /// A page of the jobs that match `query`, as Postgres holds them, and with `with_progress` the progress of each.
+    pub async fn list(
+        &self,
+        query: &JobQuery,
+        page: &PageRequest,
+        with_progress: bool,
+        deadline: Deadline,
+    ) -> Result<JobsPage> {
+        let (size, after) = page.read(SIZES, query)?;
+        let mut keys = self.store.list(query, after.as_ref(), size + 1, deadline).await?;
+        let mut more = keys.len() > size as usize;
+        keys.truncate(size as usize);
+        let ids: Vec<JobId> = keys.iter().map(|key| key.id.clone()).collect();
+        let mut jobs = if ids.is_empty() { Vec::new() } else { self.store.jobs(&ids, deadline).await? };
+        let position = |job: &Job| ids.iter().position(|id| *id == job.definition.id);
+        jobs.sort_by_key(position);
+        let fitting = fitting(&jobs);
+        if fitting < jobs.len() {
+            jobs.truncate(fitting);
+            keys.truncate(jobs.last().and_then(position).map_or(0, |last| last + 1));
+            more = true;
+        }
+        // Skips jobs that changed or were deleted since the keys were listed.
+        jobs.retain(|job| query.wants(job.state));
+        let listed: Vec<JobId> = jobs.iter().map(|job| job.definition.id.clone()).collect();
+        let progress = if with_progress { self.reader.read_all(&listed, deadline).await } else { Vec::new() };
+        let next = keys.last().filter(|_| more).map(|last| token(last, query)).transpose()?;
+        Ok(JobsPage { jobs, progress, next })
+    }
+}
+
+/// The number of these jobs, from the first on, that fit on a page.
+fn fitting(jobs: &[Job]) -> usize {
+    let mut bytes = 0;
+    let fits = |job: &&Job| {
+        bytes += label_bytes(&job.definition);
+        bytes <= MAX_LABEL_BYTES
+    };
+    jobs.iter().take_while(fits).count()
+}
+
+/// About how many bytes of an answer the labels and the display name of a job take.
+fn label_bytes(definition: &Definition) -> usize {
+    let labels: usize = definition.labels.iter().map(|(key, value)| key.len() + value.len() + 10).sum();
+    labels + definition.display_name.len()
+}
+
+impl Position for JobKey {
+    fn write(&self) -> String {
+        format!("{}:{}", self.time.unix_timestamp_nanos(), self.id)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (nanos, id) = text.split_once(':')?;
+        let time = OffsetDateTime::from_unix_timestamp_nanos(nanos.parse().ok()?).ok()?;
+        Some(Self { time, id: id.parse().ok()? })
+    }
+}

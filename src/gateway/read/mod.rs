@@ -1,0 +1,198 @@
+//! Reads progress, of one job or of many: observe the trackers, ask Postgres unless the feed says that a job runs, and let
+//! the read table ([`crate::domain::resolve`]) decide what the observations mean. Never waits for an end that is under way.
+//!
+//! [`CoalescedReads`] is where a read enters; [`Observer`] observes the stores; [`Reader`] builds the answer; [`Watcher`]
+//! repeats reads for watchers. Whatever the number of jobs, those known to run cost one round trip to Redis, and all others
+//! two statements in Postgres and one more round trip. Holds invariants I5, I6 and I7.
+
+mod coalesced;
+mod inspect;
+mod known_marks;
+mod observe;
+mod watch;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+pub use coalesced::CoalescedReads;
+pub use inspect::{Inspection, Inspector};
+pub use known_marks::KnownMarks;
+pub use observe::{Observer, ResolvedRead};
+pub use watch::{Watch, Watcher};
+
+use super::core::Core;
+use super::finish::Finisher;
+use super::jobs::Jobs;
+use super::state::{CachedResult, JobProgress, ReadResult, pending_progress, running_without_counts};
+use crate::deadline::Deadline;
+use crate::domain::{
+    Definition, Errors, JobId, MAX_ERROR_SAMPLES, Mark, MarkSummary, Progress, Resolution, Source, SourceReason,
+};
+use crate::error::{Error, Result, Unavailable};
+use crate::fault;
+use crate::live::{Tracker, TrackerReading};
+
+/// How many answers of one call may read cells at the same time, for jobs whose header is not enough.
+const CONCURRENT_CELL_READS: usize = 4;
+
+/// Reads progress.
+pub struct Reader {
+    jobs: Arc<Jobs>,
+    observer: Arc<Observer>,
+    known_marks: Arc<KnownMarks>,
+    finisher: Arc<Finisher>,
+}
+
+/// What the answers need besides the observations, loaded once for all jobs of a call.
+struct Background {
+    results: Result<HashMap<JobId, Arc<CachedResult>>>,
+    definitions: Result<HashMap<JobId, Arc<Definition>>>,
+    ledger_marks: Result<HashMap<JobId, Vec<Mark>>>,
+}
+
+impl Reader {
+    /// Reads with these collaborators.
+    pub fn new(core: &Core, observer: Arc<Observer>, known_marks: Arc<KnownMarks>, finisher: Arc<Finisher>) -> Self {
+        Self { jobs: core.jobs.clone(), observer, known_marks, finisher }
+    }
+
+    /// The progress of one job, read for this call alone.
+    pub async fn read(&self, id: &JobId, deadline: Deadline) -> ReadResult {
+        let read = self.observer.observe(id, MAX_ERROR_SAMPLES, deadline).await;
+        fault::point("read.looked").await;
+        let background = self.background(std::iter::once((id, &read)), deadline).await;
+        self.answer(id, read, MAX_ERROR_SAMPLES, &background, deadline).await
+    }
+
+    /// The progress of each of these jobs, in order, without error samples so that the answer stays small.
+    pub async fn read_all(&self, ids: &[JobId], deadline: Deadline) -> Vec<ReadResult> {
+        let reads = self.observer.observe_all(ids, 0, deadline).await;
+        fault::point("read.looked").await;
+        let background = &self.background(ids.iter().zip(&reads), deadline).await;
+        // Collected first: a stream over a mapping closure is not known to be Send here.
+        let mut answers = Vec::with_capacity(ids.len());
+        for (id, read) in ids.iter().zip(reads) {
+            answers.push(self.answer(id, read, 0, background, deadline));
+        }
+        stream::iter(answers).buffered(CONCURRENT_CELL_READS).collect().await
+    }
+
+    async fn background(
+        &self,
+        reads: impl Iterator<Item = (&JobId, &Result<ResolvedRead>)> + Clone,
+        deadline: Deadline,
+    ) -> Background {
+        let jobs_that = |needs: fn(Resolution) -> bool| -> Vec<JobId> {
+            let those = reads.clone().filter(|(_, read)| read.as_ref().is_ok_and(|read| needs(read.resolution)));
+            those.map(|(id, _)| id.clone()).collect()
+        };
+        let ended = jobs_that(|resolution| resolution == Resolution::Snapshot);
+        let (defined, recorded) = (jobs_that(needs_definition), jobs_that(needs_ledger));
+        Background {
+            results: self.jobs.results(&ended, deadline).await,
+            definitions: self.jobs.definitions(&defined, deadline).await,
+            ledger_marks: self.known_marks.in_ledger(&recorded, deadline).await,
+        }
+    }
+
+    async fn answer(
+        &self,
+        id: &JobId,
+        read: Result<ResolvedRead>,
+        samples: usize,
+        background: &Background,
+        deadline: Deadline,
+    ) -> ReadResult {
+        let read = read?;
+        let definition = match read.resolution {
+            Resolution::NotFound => return Err(Error::NotFound(id.clone())),
+            Resolution::Unavailable | Resolution::AskPostgres => {
+                return Err(Error::Unavailable(Unavailable::Postgres));
+            }
+            Resolution::Snapshot => return Ok(found(&background.results, id)?.progress.with_samples(samples)),
+            Resolution::Pending | Resolution::Unknown(_) | Resolution::Mirror(_) | Resolution::Tracker { .. } => {
+                found(&background.definitions, id)?
+            }
+        };
+        let claimable = read.claimable;
+        let progress = self.progress(&definition, read, background, deadline).await?;
+        Ok(Arc::new(JobProgress { definition, progress: Progress { claimable, ..progress } }))
+    }
+
+    /// The progress of a job that has not ended.
+    async fn progress(
+        &self,
+        definition: &Arc<Definition>,
+        read: ResolvedRead,
+        background: &Background,
+        deadline: Deadline,
+    ) -> Result<Progress> {
+        let id = &definition.id;
+        let recorded = || {
+            let marks = background.ledger_marks.as_ref().map_err(Error::clone)?;
+            Ok::<_, Error>(marks.get(id).map_or(&[][..], Vec::as_slice))
+        };
+        Ok(match (read.resolution, read.reading) {
+            (
+                Resolution::Tracker { source, lower_bound },
+                Some(TrackerReading { tracker: Tracker::Present { header, current, .. }, errors, time }),
+            ) => {
+                self.finisher.finish_if_due(id, &header);
+                let mut marks = header.mark_summary();
+                if needs_ledger(read.resolution) {
+                    let counts = self.known_marks.counts(definition, &header, current, recorded()?, deadline);
+                    marks.counts = counts.await?;
+                }
+                Progress {
+                    source,
+                    lower_bound,
+                    observe_time: time,
+                    marks: Some(marks),
+                    rate: Some(header.rate(time)),
+                    errors,
+                    ..running_without_counts()
+                }
+            }
+            (Resolution::Mirror(reason), reading) => {
+                let counts = self.known_marks.without_tracker(definition, recorded()?).count();
+                Progress {
+                    source: Source::Fallback(reason),
+                    lower_bound: true,
+                    marks: Some(MarkSummary::of_counts(counts)),
+                    errors: reading.map_or_else(Errors::default, |reading| reading.errors),
+                    ..running_without_counts()
+                }
+            }
+            (Resolution::Unknown(reason), reading) => Progress {
+                source: Source::Fallback(reason),
+                errors: reading.map_or_else(Errors::default, |reading| reading.errors),
+                ..running_without_counts()
+            },
+            _ => pending_progress(definition),
+        })
+    }
+}
+
+/// The value of a job that was observed to exist; NotFound if it was deleted meanwhile.
+fn found<T>(loaded: &Result<HashMap<JobId, Arc<T>>>, id: &JobId) -> Result<Arc<T>> {
+    let found = loaded.as_ref().map_err(Error::clone)?.get(id);
+    found.cloned().ok_or_else(|| Error::NotFound(id.clone()))
+}
+
+fn needs_definition(resolution: Resolution) -> bool {
+    use Resolution::{Mirror, Pending, Tracker, Unknown};
+    matches!(resolution, Pending | Unknown(_) | Mirror(_) | Tracker { .. })
+}
+
+/// Whether ledger rows are part of the answer.
+fn needs_ledger(resolution: Resolution) -> bool {
+    match resolution {
+        Resolution::Mirror(_) => true,
+        Resolution::Tracker { source: Source::Fallback(reason), .. } => {
+            matches!(reason, SourceReason::InLedger | SourceReason::TrackerNotAdopted)
+        }
+        _ => false,
+    }
+}

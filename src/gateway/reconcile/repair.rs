@@ -1,0 +1,151 @@
+//! Carries out repair actions. Every action is idempotent; one that fails is due again in the next round.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::core::Core;
+use super::super::finish::Ends;
+use super::super::jobs::Jobs;
+use super::super::state::{Mirrors, RunningJobs};
+use super::observe::{ObservedJob, after_end};
+use super::{MirrorSync, Restorer};
+use crate::deadline::Deadline;
+use crate::domain::{JobId, JobState, RepairAction};
+use crate::error::Result;
+use crate::fault;
+use crate::live::{Header, Live};
+use crate::store::Store;
+
+/// The number of ledger rows that are drained at once.
+const DRAINED_ROWS: u32 = 100;
+
+/// Carries out repair actions.
+pub struct Repairer {
+    live: Live,
+    store: Store,
+    jobs: Arc<Jobs>,
+    running: Arc<RunningJobs>,
+    mirrors: Arc<Mirrors>,
+    mirror_sync: Arc<MirrorSync>,
+    restorer: Arc<Restorer>,
+    ends: Ends,
+}
+
+impl Repairer {
+    /// Repairs with these collaborators.
+    pub fn new(core: &Core, mirror_sync: Arc<MirrorSync>, restorer: Arc<Restorer>, ends: Ends) -> Self {
+        Self {
+            live: core.live.clone(),
+            store: core.store.clone(),
+            jobs: core.jobs.clone(),
+            running: core.running.clone(),
+            mirrors: core.mirrors.clone(),
+            mirror_sync,
+            restorer,
+            ends,
+        }
+    }
+
+    /// Carries out one action for an observed job. `settle` is the settle time of restored trackers.
+    pub async fn apply(
+        &self,
+        action: RepairAction,
+        job: &ObservedJob,
+        settle: Duration,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let (id, incarnation) = (&job.id, job.observation.incarnation);
+        match action {
+            RepairAction::Quarantine => self.quarantine(id, deadline).await?,
+            RepairAction::Restore => self.restorer.restore(id, incarnation, deadline).await?,
+            RepairAction::Reopen => {
+                let reopened = self.live.reopen(id, incarnation, after_end(incarnation), deadline).await?;
+                tracing::warn!(
+                    job = %id,
+                    reopened = reopened.is_ok(),
+                    "Redis may have lost marks of an ended job; they are added to its end once its tracker has settled"
+                );
+            }
+            RepairAction::MergeMirror => {
+                if let Some(epoch) = job.epoch() {
+                    self.mirror_sync.merge_mirror(id, epoch, deadline).await?;
+                }
+            }
+            RepairAction::DrainLedger => self.drain(id, incarnation, deadline).await?,
+            RepairAction::Adopt => self.adopt(job, settle, deadline).await?,
+            RepairAction::Finish => drop(self.ends.finisher.finish(id, incarnation)),
+            RepairAction::Amend => self.ends.amender.amend(id, incarnation, deadline).await?,
+            RepairAction::Revoke => {
+                if let Some((header, limit)) = job.header.as_ref().zip(job.stall_limit) {
+                    self.ends.revoker.revoke(id, header, limit, deadline).await?;
+                }
+            }
+            RepairAction::RecordMirror => self.mirror_sync.record_mirror(id, incarnation, deadline).await?,
+            RepairAction::FinishWithoutTracker => {
+                self.ends.untracked.finish(id, incarnation, deadline).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn quarantine(&self, id: &JobId, deadline: Deadline) -> Result<()> {
+        if self.live.quarantine(id, deadline).await? {
+            tracing::error!(
+                job = %id,
+                "quarantined a corrupt tracker key; the tracker is restored from mirrors. Find out what wrote to the key \
+                 (the runbook says how to look at the quarantined value)"
+            );
+        }
+        Ok(())
+    }
+
+    /// Adopts a tracker that has settled. Postgres is asked whether ledger rows must be drained first: the feed may not have
+    /// announced rows of gateways that cannot reach Redis.
+    async fn adopt(&self, job: &ObservedJob, settle: Duration, deadline: Deadline) -> Result<()> {
+        let (id, incarnation) = (&job.id, job.observation.incarnation);
+        let settling = |(header, now): (&Header, _)| header.restored && now - header.open_time < settle;
+        if job.header.as_ref().zip(job.time).is_some_and(settling) {
+            return Ok(()); // Saves asking Postgres each round.
+        }
+        let row = self.jobs.get(id, deadline).await?;
+        let own = row.state == JobState::Running && row.incarnation == incarnation && !row.ledger;
+        let adopts = own || job.observation.ended;
+        if adopts && self.live.adopt(id, incarnation, settle, deadline).await?.is_ok() {
+            tracing::info!(job = %id, incarnation, "adopted");
+        }
+        Ok(())
+    }
+
+    /// Merges ledger rows into the tracker, then deletes them.
+    async fn drain(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+        let layout = self.jobs.definition(id, deadline).await?.layout();
+        loop {
+            let entries = self.store.ledger(id, DRAINED_ROWS, deadline).await?;
+            let marks: Vec<_> = entries.iter().flat_map(|entry| entry.marks.iter().copied()).collect();
+            if entries.is_empty() || !self.mirror_sync.merge_marks(id, incarnation, layout, &marks, deadline).await? {
+                return Ok(());
+            }
+            // Deleting the rows leaves the marks in Redis alone, so the mirror takes them first.
+            let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
+            self.mirrors.mark(id, layout, cells, incarnation, None);
+            fault::point("drain.merged").await;
+            self.store.drained(id, &entries, deadline).await?;
+        }
+    }
+
+    /// Drops the mirrors of jobs that have ended, except those of lower-bound ends that are still to be amended.
+    pub async fn drop_mirrors_of_ended(&self, deadline: Deadline) -> Result<()> {
+        let mut ended = self.running.take_ended().into_iter();
+        while let Some(id) = ended.next() {
+            match self.store.is_lower_bound(&id, deadline).await {
+                Ok(Some(true)) => {}
+                Ok(_) => self.mirrors.remove(&id),
+                Err(error) => {
+                    self.running.put_back_ended(std::iter::once(id).chain(ended));
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! Marks concurrent reports of one job together: one batch per job is under way at a time, and reports that arrive meanwhile
+//! form the next batch.
+//!
+//! A mark is a compare-and-set of the bytes that it covers. Workers whose reports cover the same bytes would conflict and
+//! compute again and again: with 64 of them, some met 64 conflicts in a row. Marking them together means that a gateway never
+//! conflicts with itself, only with other gateways, and that a report costs fewer Redis calls the busier its job is.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+
+use super::super::state::Coalescer;
+use super::detach_on_drop::DetachOnDrop;
+use super::marker::{MarkOutcome, Marker};
+use crate::deadline::Deadline;
+use crate::domain::{Batch, Definition, Disposition, Mark, StepSize, dispositions};
+use crate::error::{Error, Result};
+use crate::fault;
+
+/// The most results that are marked together, provided that they also fit into one step ([`StepSize`]), so that batching never
+/// splits a report's marks. More would only delay the reports that came first. A larger report is marked alone.
+const MAX_RESULTS_TOGETHER: usize = 3_000;
+
+/// The most results that a caller which finds no batch under way marks on its own connection's task. More would delay the
+/// other calls of that connection, so larger reports are marked on a task of their own.
+const MAX_RESULTS_INLINE: usize = 100;
+
+/// What became of one report of a batch.
+#[derive(Debug)]
+pub struct BatchOutcome {
+    /// The disposition of each result.
+    pub dispositions: Vec<Disposition>,
+    /// What became of the marks of the whole batch.
+    pub outcome: MarkOutcome,
+}
+
+/// A report that waits to be marked.
+struct Waiting {
+    batch: Arc<Batch>,
+    size: StepSize,
+    deadline: Deadline,
+    answer: oneshot::Sender<Result<BatchOutcome>>,
+}
+
+/// Marks reports in batches.
+pub struct Batcher {
+    marker: Marker,
+    waiting: Coalescer<Waiting>,
+}
+
+impl Batcher {
+    /// Marks batches with this marker.
+    pub fn new(marker: Marker) -> Self {
+        Self { marker, waiting: Coalescer::default() }
+    }
+
+    /// Marks a report together with other reports of its job that arrive at the same time.
+    pub async fn mark(
+        self: &Arc<Self>,
+        definition: &Arc<Definition>,
+        batch: &Arc<Batch>,
+        deadline: Deadline,
+    ) -> Result<BatchOutcome> {
+        let (answer, answered) = oneshot::channel();
+        let size = StepSize::of(definition.layout(), batch.marks().iter().copied().flatten());
+        let waiting = Waiting { batch: batch.clone(), size, deadline, answer };
+        let is_first = self.waiting.join(&definition.id, waiting);
+        let round = is_first.then(|| DetachOnDrop::new(self.clone().run_round(definition.clone())));
+        fault::point("round.joined").await;
+        match round {
+            Some(round) if batch.marks().len() <= MAX_RESULTS_INLINE => round.await,
+            // Dropping it moves it to a task of its own.
+            round => drop(round),
+        }
+        // The batch is bounded by the latest deadline in it. A caller with an earlier one is cancelled by the deadline layer,
+        // so no timer is needed here.
+        answered.await.unwrap_or_else(|_| Err(Error::Internal("a report was dropped before it was marked".to_owned())))
+    }
+
+    /// Marks the first batch for the caller that started the round, and later ones on a task.
+    async fn run_round(self: Arc<Self>, definition: Arc<Definition>) {
+        self.mark_next_batch(&definition).await;
+        if !self.waiting.end_if_idle(&definition.id) {
+            // Boxed: spawning copies a future several times.
+            tokio::spawn(Box::pin(async move { while self.mark_next_batch(&definition).await {} }));
+        }
+    }
+
+    /// Marks the reports that wait; false if none does.
+    async fn mark_next_batch(&self, definition: &Definition) -> bool {
+        let Some(waiting) = self.waiting.next(&definition.id, fitting) else { return false };
+        let batches: Vec<_> = waiting.iter().map(|waiting| waiting.batch.clone()).collect();
+        let Some(deadline) = waiting.iter().map(|waiting| waiting.deadline).max() else { return true };
+        // A panic must not lose the reports that wait behind this batch.
+        let marked = AssertUnwindSafe(self.mark_batches(definition, &batches, deadline)).catch_unwind().await;
+        match marked.unwrap_or_else(|_| Err(Error::Internal("marking a batch panicked".to_owned()))) {
+            Ok(outcomes) => {
+                for (waiting, outcome) in waiting.into_iter().zip(outcomes) {
+                    let _ = waiting.answer.send(Ok(outcome));
+                }
+            }
+            Err(error) => {
+                for waiting in waiting {
+                    let _ = waiting.answer.send(Err(error.clone()));
+                }
+            }
+        }
+        true
+    }
+
+    /// Marks the results of all reports as if they were one report.
+    async fn mark_batches(
+        &self,
+        definition: &Definition,
+        batches: &[Arc<Batch>],
+        deadline: Deadline,
+    ) -> Result<Vec<BatchOutcome>> {
+        let layout = definition.layout();
+        let all = || batches.iter().flat_map(|batch| batch.marks().iter().copied());
+        let marks: Vec<Mark> = all().flatten().collect();
+        let mut changes = Vec::new();
+        let outcome = self.marker.mark(definition, &marks, &mut changes, deadline).await?;
+        let mut disposed = match &outcome {
+            MarkOutcome::Recorded => {
+                let recorded = |mark: Option<Mark>| mark.map_or(Disposition::UnknownTask, |_| Disposition::Recorded);
+                all().map(recorded).collect()
+            }
+            MarkOutcome::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; all().count()],
+            // Of several steps, the first may have been marked before the end.
+            MarkOutcome::Marked { .. } | MarkOutcome::Ended(_) => dispositions(layout, all(), &changes),
+        };
+        let mut outcomes = Vec::with_capacity(batches.len());
+        for batch in batches.iter().rev() {
+            let dispositions = disposed.split_off(disposed.len() - batch.marks().len());
+            outcomes.push(BatchOutcome { dispositions, outcome });
+        }
+        outcomes.reverse();
+        Ok(outcomes)
+    }
+}
+
+/// The number of waiting reports, from the first on, that are marked together: at least one.
+fn fitting(waiting: &[Waiting]) -> usize {
+    fitting_sizes(waiting.iter().map(|waiting| (waiting.batch.marks().len(), waiting.size)))
+}
+
+fn fitting_sizes(reports: impl Iterator<Item = (usize, StepSize)>) -> usize {
+    let (mut results, mut size) = (0, StepSize::default());
+    let fit = reports.take_while(|(report_results, report_size)| {
+        results += report_results;
+        size = size.with(*report_size);
+        results <= MAX_RESULTS_TOGETHER && size.fits()
+    });
+    fit.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Layout, Outcome};
+
+    /// How many of these reports are marked together, if their tasks are `apart` task numbers from each other.
+    fn together(apart: u32, sizes: &[u32]) -> usize {
+        let layout = Layout { total: 10_000_000, stages: 1 };
+        let step_size = |size: u32| {
+            let mark = |number| Mark { task: number * apart, stage: 0, outcome: Outcome::Failed };
+            StepSize::of(layout, (0..size).map(mark))
+        };
+        fitting_sizes(sizes.iter().map(|size| (*size as usize, step_size(*size))))
+    }
+
+    #[test]
+    fn a_batch_ends_before_the_report_that_does_not_fit() {
+        assert_eq!(together(1, &[1]), 1);
+        assert_eq!(together(1, &[1_500, 1_500, 1]), 2);
+        assert_eq!(together(1, &[1_500, 1_501, 1]), 1);
+        assert_eq!(together(1, &[10_000, 1]), 1);
+        assert_eq!(together(1, &[10; 400]), 300);
+    }
+
+    #[test]
+    fn sparse_reports_form_smaller_batches() {
+        assert_eq!(together(100, &[100; 40]), 30);
+        assert_eq!(together(10_000, &[100; 40]), 9);
+        assert_eq!(together(10_000, &[1; 1_000]), 900);
+    }
+}

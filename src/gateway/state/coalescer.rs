@@ -1,0 +1,86 @@
+//! Coalesces concurrent calls for one job: callers that arrive while a round of that job is under way wait for the next
+//! round, which serves all of them.
+//!
+//! At most one round per job is under way, so the busier a job is, the fewer store calls each caller costs. A round serves
+//! only callers that joined before it started, so no caller gets an answer older than its call (invariant I6).
+
+use std::collections::{HashMap, hash_map};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::domain::JobId;
+
+/// The waiting callers of each job that has a round under way.
+pub struct Coalescer<W>(Mutex<HashMap<JobId, Vec<W>>>);
+
+impl<W> Default for Coalescer<W> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<W> Coalescer<W> {
+    /// Adds a waiting caller. Returns true if no round of the job is under way: the caller must then start one.
+    pub fn join(&self, id: &JobId, waiting: W) -> bool {
+        let mut queues = self.queues();
+        if let Some(queue) = queues.get_mut(id) {
+            queue.push(waiting);
+            return false;
+        }
+        queues.insert(id.clone(), vec![waiting]);
+        true
+    }
+
+    /// Takes the callers of the next round: the longest-waiting ones, as many as `fit` returns for the queue. `None` if no
+    /// caller waits; the job's round is then over, and the next caller starts another.
+    pub fn next(&self, id: &JobId, fit: impl FnOnce(&[W]) -> usize) -> Option<Vec<W>> {
+        let mut queues = self.queues();
+        let hash_map::Entry::Occupied(mut queue) = queues.entry(id.clone()) else { return None };
+        if queue.get().is_empty() {
+            queue.remove();
+            return None;
+        }
+        let fit = fit(queue.get());
+        let later = queue.get_mut().split_off(fit);
+        Some(std::mem::replace(queue.get_mut(), later))
+    }
+
+    /// Ends the job's round if no caller waits, and returns whether it did.
+    pub fn end_if_idle(&self, id: &JobId) -> bool {
+        let mut queues = self.queues();
+        let idle = queues.get(id).is_none_or(Vec::is_empty);
+        if idle {
+            queues.remove(id);
+        }
+        idle
+    }
+
+    /// Removes and returns the waiting callers that match.
+    pub fn take_if(&self, id: &JobId, matches: impl FnMut(&mut W) -> bool) -> Vec<W> {
+        self.queues().get_mut(id).map_or_else(Vec::new, |queue| queue.extract_if(.., matches).collect())
+    }
+
+    fn queues(&self) -> MutexGuard<'_, HashMap<JobId, Vec<W>>> {
+        // Every change is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_that_arrive_during_a_round_are_served_by_the_next() {
+        let (rounds, id) = (Coalescer::default(), "a".parse().unwrap());
+        assert!(rounds.join(&id, 1));
+        assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![1]));
+        assert!(!rounds.join(&id, 2) && !rounds.join(&id, 3) && !rounds.join(&id, 4));
+        assert_eq!(rounds.next(&id, |_| 2), Some(vec![2, 3]));
+        assert!(!rounds.end_if_idle(&id));
+        assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![4]));
+        assert_eq!(rounds.next(&id, <[_]>::len), None);
+        assert!(rounds.join(&id, 5), "no round is under way");
+        assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![5]));
+        assert!(rounds.end_if_idle(&id) && rounds.join(&id, 6), "no round is under way");
+    }
+}
