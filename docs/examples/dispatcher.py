@@ -1,9 +1,10 @@
 """A dispatcher: creates a job, fills its queue, then starts it.
 
-In this order, a worker that is handed the job finds its tasks. A dispatcher that dies half-way does it all again: the
-job is created once, and a task that is queued twice is counted once.
+In this order, a worker that gets the job from NextJob finds its tasks in the queue. A dispatcher that fails halfway can
+run again from the beginning: creating the job is idempotent, and a task that is queued twice is counted once.
 
-Usage: dispatcher.py HIGHWATER QUEUE JOB TASKS, such as: dispatcher.py 127.0.0.1:7070 redis://127.0.0.1:6380 film-7 240
+Usage: dispatcher.py HIGHWATER QUEUE JOB TASKS
+Example: dispatcher.py 127.0.0.1:7070 redis://127.0.0.1:6380 film-7 240
 """
 
 import sys

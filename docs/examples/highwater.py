@@ -1,7 +1,6 @@
-"""A client of Highwater in a few lines: it learns the interface by reflection, so nothing has to be generated.
+"""A small client of Highwater. It reads the interface by reflection, so no code has to be generated.
 
-Needs grpcio, grpcio-reflection and protobuf. Where stubs are preferred, generate them from proto/ and call the same
-methods; nothing else here is special.
+Requires grpcio, grpcio-reflection and protobuf. You can also generate stubs from proto/ and call the same methods.
 """
 
 import time
@@ -12,13 +11,14 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-SECONDS = 10
-# Nothing was acknowledged, or it is not known: the same call, sent again, is harmless and right.
-AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+TIMEOUT_SECONDS = 10
+# With these codes nothing was acknowledged, or the outcome is unknown. All calls are idempotent, so retry them.
+RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 class Highwater:
-    """Calls any method; messages are dictionaries as in JSON: counts are strings, enums are their names."""
+    """Calls any method. Messages are dictionaries, as in JSON but with the field names of the proto files: counts are
+    strings, enum values are names."""
 
     def __init__(self, address):
         self.channel = grpc.insecure_channel(address)
@@ -31,15 +31,15 @@ class Highwater:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=GetMessageClass(descriptor.output_type).FromString,
         )
-        answer = invoke(ParseDict(request, GetMessageClass(descriptor.input_type)()), timeout=SECONDS)
-        return MessageToDict(answer, preserving_proto_field_name=True)
+        response = invoke(ParseDict(request, GetMessageClass(descriptor.input_type)()), timeout=TIMEOUT_SECONDS)
+        return MessageToDict(response, preserving_proto_field_name=True)
 
     def call_until_answered(self, service, method, **request):
-        """The same again, for as long as the gateway or its stores are away."""
+        """Like `call`, but retries while the gateway or its stores are unavailable."""
         while True:
             try:
                 return self.call(service, method, **request)
             except grpc.RpcError as error:
-                if error.code() not in AGAIN:
+                if error.code() not in RETRYABLE:
                     raise
                 time.sleep(1)

@@ -1,10 +1,12 @@
-"""A worker: asks Highwater which job to work on, takes tasks of it from a queue that delivers at least once, reports
-what became of them, and acknowledges their messages only then.
+"""A worker: gets a job from Highwater, takes tasks of that job from a queue that delivers at least once, reports their
+results, and then acknowledges their messages.
 
-The queue is a Redis stream a job, `tasks:JOB`, with one message a task: {"task": INDEX}. Whatever a worker that died
-had taken is delivered again to another after IDLE_MS. Highwater counts a task once, however often it is reported.
+The queue is one Redis stream per job, `tasks:JOB`, with one message per task: {"task": INDEX}. If a worker dies, its
+unacknowledged messages are delivered to another worker after IDLE_MS. Highwater counts a task once, however often it is
+reported.
 
-Usage: worker.py HIGHWATER QUEUE [NAME], such as: worker.py 127.0.0.1:7070 redis://127.0.0.1:6380 worker-1
+Usage: worker.py HIGHWATER QUEUE [NAME]
+Example: worker.py 127.0.0.1:7070 redis://127.0.0.1:6380 worker-1
 """
 
 import os
@@ -18,10 +20,10 @@ import redis
 from highwater import Highwater
 
 GROUP = "workers"
-AT_ONCE = 10
+BATCH_SIZE = 10
 IDLE_MS = 1000
 STAGE = "render"
-# What the work itself takes here; yours is the real thing.
+# Simulated duration of one task.
 SECONDS_A_TASK = float(os.environ.get("SECONDS_A_TASK", "0.01"))
 
 stopping = False
@@ -33,13 +35,13 @@ def stop(*_):
 
 
 def work(task):
-    """The work itself. Returns the outcome to report."""
+    """Does the work of one task. Returns the result to report."""
     time.sleep(SECONDS_A_TASK)
     return {"task": str(task), "stage": STAGE, "outcome": "OUTCOME_SUCCEEDED"}
 
 
 class Queue:
-    """At least once: a message stays pending until it is acknowledged, whoever took it."""
+    """Delivers at least once: a message stays pending until a worker acknowledges it."""
 
     def __init__(self, url, name):
         self.redis = redis.Redis.from_url(url, decode_responses=True)
@@ -47,24 +49,24 @@ class Queue:
 
     def take(self, job):
         try:
-            return self.taken(f"tasks:{job}")
+            return self.read(f"tasks:{job}")
         except redis.ResponseError as error:
-            # Another worker was told that the job has ended, and has dropped the queue under us.
+            # The job has ended, and another worker has deleted the queue.
             if str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 return []
             raise
 
-    def taken(self, stream):
+    def read(self, stream):
         try:
             self.redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
-        # First what somebody took, and did not acknowledge in time.
-        _, messages, _ = self.redis.xautoclaim(stream, GROUP, self.name, IDLE_MS, count=AT_ONCE)
+        # First claim messages that were delivered to a worker but not acknowledged in time.
+        _, messages, _ = self.redis.xautoclaim(stream, GROUP, self.name, IDLE_MS, count=BATCH_SIZE)
         if not messages:
-            found = self.redis.xreadgroup(GROUP, self.name, {stream: ">"}, count=AT_ONCE, block=100)
-            # A list of streams with their messages, or a dictionary of them, by the version of the client.
+            found = self.redis.xreadgroup(GROUP, self.name, {stream: ">"}, count=BATCH_SIZE, block=100)
+            # Depending on the client's version, this is a list of streams with their messages, or a dictionary.
             found = list(found.items()) if isinstance(found, dict) else found
             messages = found[0][1] if found else []
             messages = messages[0] if messages and isinstance(messages[0], list) else messages
@@ -74,21 +76,21 @@ class Queue:
         self.redis.xack(f"tasks:{job}", GROUP, *messages)
 
     def drop(self, job):
-        """The job has ended: nobody needs what is left."""
+        """Deletes the queue of a job that has ended."""
         self.redis.delete(f"tasks:{job}")
 
 
 def work_on(job, highwater, queue):
-    """Until the queue has nothing of this job for us, or the job has ended."""
+    """Works until the queue has no more messages of this job, or the job has ended."""
     while not stopping:
         taken = queue.take(job)
         if not taken:
             return
         results = [work(task) for _, task in taken]
-        # Save what the work produced before this line. Then report, and acknowledge last: who dies in between has its
-        # messages delivered again, and reported again, which changes nothing.
-        answer = highwater.call_until_answered("ReportService", "ReportResults", job_id=job, results=results)
-        if answer.get("stop"):
+        # Save the output of the work before this line. Report next, and acknowledge last: if the worker dies in
+        # between, its messages are delivered and reported again, which changes nothing.
+        response = highwater.call_until_answered("ReportService", "ReportResults", job_id=job, results=results)
+        if response.get("stop"):
             queue.drop(job)
             return
         queue.acknowledge(job, [message for message, _ in taken])
@@ -101,13 +103,13 @@ def main(highwater, queue, name=None):
     print(f"{queue.name} is at work", flush=True)
     empty = set()
     while not stopping:
-        answer = highwater.call_until_answered("ReportService", "NextJob", exclude_job_ids=sorted(empty)[:1000])
-        if "job" not in answer:
-            # Nothing left but what was empty a moment ago: wait, then look at that again too.
-            time.sleep(float(answer["retry_after"].removesuffix("s")))
+        response = highwater.call_until_answered("ReportService", "NextJob", exclude_job_ids=sorted(empty)[:1000])
+        if "job" not in response:
+            # No job is left except those whose queues were empty: wait, then include these again.
+            time.sleep(float(response["retry_after"].removesuffix("s")))
             empty.clear()
             continue
-        job = answer["job"]["job_id"]
+        job = response["job"]["job_id"]
         work_on(job, highwater, queue)
         empty.add(job)
 

@@ -1,7 +1,8 @@
-"""A backend as many are, before it adopts Highwater: a table of jobs with integer ids, and a JSON column with each job's
-progress, which every result handler reads, changes and writes back.
+"""A typical backend before it adopts Highwater: a table of jobs with integer IDs, and a JSON column with the progress
+of each job, which every result handler reads, changes and writes back.
 
-sqlite stands for the database and a list for the queue, so that the steps beside this file can be run as they are.
+The example uses sqlite as its database, and calls the handlers directly instead of using a queue, so that the steps in
+this directory run without further servers.
 """
 
 import json
@@ -27,23 +28,23 @@ def create_job(database, task_count):
 
 
 def save_result(database, job_id, task, value):
-    """The work's product. Saved first, in every step: Highwater keeps how far a job is, not what it produced."""
+    """Saves the output of a task. Every step does this first: Highwater stores progress, not results."""
     database.execute("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", (job_id, task, value))
 
 
 def count_result(database, job_id, failed):
-    """The old way: read, change, write back. Loses updates, and counts a redelivered message twice."""
+    """Counts in the old way: read, change, write back. This loses updates, and counts a redelivered message twice."""
     row = database.execute("SELECT progress, task_count FROM job WHERE id = ?", (job_id,)).fetchone()
     progress, task_count = json.loads(row[0]), row[1]
     progress["failed" if failed else "done"] += 1
-    over = progress["done"] + progress["failed"] >= task_count
-    state = "finished" if over else "running"
+    complete = progress["done"] + progress["failed"] >= task_count
+    state = "finished" if complete else "running"
     database.execute(
         "UPDATE job SET progress = ?, state = ? WHERE id = ?", (json.dumps(progress), state, job_id)
     )
 
 
 def next_job(database):
-    """The old way to hand out work: the oldest job that the column says is running, dead or not."""
+    """Selects a job in the old way: the oldest one that is "running" according to its column, even if it is dead."""
     row = database.execute("SELECT id FROM job WHERE state = 'running' ORDER BY id LIMIT 1").fetchone()
     return row and row[0]

@@ -1,8 +1,8 @@
-"""Step 4, hand out jobs: workers ask Highwater what to work on, so a dead job starves nobody."""
+"""Step 4, distribute work: workers ask Highwater for a job, so a dead job cannot block the others."""
 
 
 def next_job(highwater, empty=()):
-    """A job that runs and has work left, or None. `empty`: what this worker's queue had nothing of just now."""
+    """Returns a running job that has work left, or None. `empty`: jobs whose queues this worker just found empty."""
     exclude = [str(job_id) for job_id in empty]
-    answer = highwater.call_until_answered("ReportService", "NextJob", exclude_job_ids=exclude)
-    return int(answer["job"]["job_id"]) if "job" in answer else None
+    response = highwater.call_until_answered("ReportService", "NextJob", exclude_job_ids=exclude)
+    return int(response["job"]["job_id"]) if "job" in response else None

@@ -1,6 +1,7 @@
-"""All four steps, one after the other, against a gateway: what each gains is what is asserted.
+"""Runs all four steps in order against a gateway, and asserts what each of them gains.
 
-Usage: rehearse.py HIGHWATER, such as: rehearse.py 127.0.0.1:7070
+Usage: rehearse.py HIGHWATER
+Example: rehearse.py 127.0.0.1:7070
 """
 
 import pathlib
@@ -22,12 +23,12 @@ def message(job_id, task, **more):
     return {"job_id": job_id, "task": task, "value": "a frame", **more}
 
 
-def until(look):
+def wait_for(condition):
     deadline = time.monotonic() + 20
-    while not (found := look()):
-        assert time.monotonic() < deadline, "waited 20 s in vain"
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "the condition was not met within 20 s"
         time.sleep(0.05)
-    return found
+    return result
 
 
 def shadowing(database, highwater):
@@ -35,45 +36,46 @@ def shadowing(database, highwater):
     for task in [0, 1, 1, 1]:
         # The queue delivers task 1 three times.
         shadow.handle_result(database, highwater, message(job_id, task))
-    assert read.old_progress(database, job_id)["state"] == "FINISHED", "the old counter says that all is done"
-    told = read.progress(database, highwater, job_id)
-    assert told == {"percent": 50, "state": "RUNNING", "at_least": False}, told
+    assert read.old_progress(database, job_id)["state"] == "FINISHED", "the old counter counts task 1 three times"
+    progress = read.read_progress(database, highwater, job_id)
+    assert progress == {"percent": 50, "state": "RUNNING", "at_least": False}, progress
 
-    # Highwater is away: the shadow says so in the log, and the handler goes on as ever.
-    nowhere = Highwater("127.0.0.1:1")
-    shadow.handle_result(database, nowhere, message(job_id, 2))
+    # No gateway listens on this port: the handler logs a warning and continues.
+    unavailable = Highwater("127.0.0.1:1")
+    shadow.handle_result(database, unavailable, message(job_id, 2))
     return job_id
 
 
 def reading(database, highwater, job_id):
     older = backend.create_job(database, 10)
-    assert read.progress(database, highwater, older)["percent"] == 0, "a job from before is read from the old column"
-    assert read.progress(database, Highwater("127.0.0.1:1"), job_id)["percent"] == 100, "and so is one that cannot be asked"
+    assert read.read_progress(database, highwater, older)["percent"] == 0, "an older job is read from the old column"
+    unavailable = Highwater("127.0.0.1:1")
+    assert read.read_progress(database, unavailable, job_id)["percent"] == 100, "without a gateway, so is every job"
 
 
 def following(database, highwater):
     job_id = shadow.create_job(database, highwater, 3)
-    follow.follow_endings(database, highwater)
+    follow.follow_ends(database, highwater)
     for task in [0, 1, 2, 2]:
         follow.handle_result(database, highwater, message(job_id, task))
 
     def ended():
-        follow.follow_endings(database, highwater)
+        follow.follow_ends(database, highwater)
         return database.execute("SELECT state FROM job WHERE id = ?", (job_id,)).fetchone()[0] == "finished"
 
-    until(ended)
-    # A message that comes late is acknowledged, and changes nothing.
+    wait_for(ended)
+    # A message that arrives after the end is acknowledged, and changes nothing.
     follow.handle_result(database, highwater, message(job_id, 0))
-    assert read.progress(database, highwater, job_id)["percent"] == 100
+    assert read.read_progress(database, highwater, job_id)["percent"] == 100
 
 
 def handing_out(database, highwater):
     dead = shadow.create_job(database, highwater, 2)
     alive = shadow.create_job(database, highwater, 2)
-    highwater.call("JobService", "CancelJob", job_id=str(dead), reason="nobody needs it")
-    handed_out = {until(lambda: hand_out.next_job(highwater)) for _ in range(10)}
+    highwater.call("JobService", "CancelJob", job_id=str(dead), reason="no longer needed")
+    handed_out = {wait_for(lambda: hand_out.next_job(highwater)) for _ in range(10)}
     assert alive in handed_out and dead not in handed_out, handed_out
-    assert backend.next_job(database) != alive, "the old way is stuck with what it takes for running"
+    assert backend.next_job(database) != alive, "the old query still returns a job that no longer runs"
 
 
 def main(address):

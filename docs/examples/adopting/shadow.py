@@ -1,4 +1,5 @@
-"""Step 1, shadow: report beside the old code. Nothing reads it yet, and nothing that goes wrong here stops anybody."""
+"""Step 1, shadow: report to Highwater in addition to the old code. Nothing depends on the reports yet, and a failed
+call is only logged."""
 
 import logging
 
@@ -10,24 +11,24 @@ log = logging.getLogger("highwater")
 
 
 def create_job(database, highwater, task_count):
-    """The same job in both. The integer id is the job's id in Highwater too, so nothing has to be mapped."""
+    """Creates a job in the database and in Highwater. Both use the same ID, so no mapping is needed."""
     job_id = backend.create_job(database, task_count)
     definition = {"job_id": str(job_id), "stages": backend.STAGES, "task_count": str(task_count), "start": True}
-    quietly(highwater.call, "JobService", "CreateJob", **definition)
+    log_errors(highwater.call, "JobService", "CreateJob", **definition)
     return job_id
 
 
 def handle_result(database, highwater, message):
-    """In this order: save, report, and only then acknowledge the message (by returning)."""
+    """Saves, then reports, and acknowledges the message last (by returning)."""
     job_id, task, failed = message["job_id"], message["task"], message.get("failed", False)
     backend.save_result(database, job_id, task, message["value"])
     outcome = "OUTCOME_FAILED" if failed else "OUTCOME_SUCCEEDED"
     result = {"task": str(task), "stage": backend.STAGES[0], "outcome": outcome}
-    quietly(highwater.call, "ReportService", "ReportResults", job_id=str(job_id), results=[result])
+    log_errors(highwater.call, "ReportService", "ReportResults", job_id=str(job_id), results=[result])
     backend.count_result(database, job_id, failed)
 
 
-def quietly(call, *args, **request):
+def log_errors(call, *args, **request):
     try:
         return call(*args, **request)
     except grpc.RpcError as error:
