@@ -1,50 +1,50 @@
-//! Redis fails over to a replica that lags.
+//! Redis fails over to a lagging replica.
 
 use std::time::{Duration, Instant};
 
 use redis::cmd;
 
-use super::crew::{Crew, done, new_job};
-use super::{SETTLE, every_gateway_shows, live, settling};
-use crate::faults::{ended, six_tasks};
+use super::workload::{Workload, final_counts, new_job};
+use super::{SETTLE, assert_all_gateways_show, fast_settling, wait_for_live};
+use crate::faults::{six_task_job, wait_for_end};
 use crate::support::{Directory, Redis, eventually, failed, pb, stages, succeeded};
 use pb::{JobState, Source};
 
 const JOBS: i64 = 12;
 const TASKS: i64 = 600;
-/// From a failover to the fast path: the settle time, and a round or two before and after it; and what a busy machine
-/// adds.
+/// Maximum time from a failover to LIVE reads: the settle time, one or two reconciler rounds before and after it, and
+/// slack for a busy machine.
 const BACK_WITHIN: Duration = SETTLE.saturating_add(Duration::from_secs(3));
 
 #[tokio::test]
-async fn after_a_failover_every_running_job_is_back_on_the_fast_path_and_no_report_is_lost() {
-    let stack = settling(2).redis(&[("repl-diskless-sync-delay", "0")]).start().await;
+async fn failover_to_a_lagging_replica_loses_no_report_and_live_reads_return() {
+    let stack = fast_settling(2).redis(&[("repl-diskless-sync-delay", "0")]).start().await;
     let directory = Directory::new();
     let replica = Redis::start(&directory, &[]);
     let () = replica.ask(cmd("REPLICAOF").arg("127.0.0.1").arg(stack.redis.port())).await;
-    let follows = async || {
+    let caught_up = async || {
         let info: String = replica.ask(cmd("INFO").arg("replication")).await;
         info.contains("master_link_status:up").then_some(())
     };
-    eventually("the replica follows", follows).await;
+    eventually("the replica follows the primary", caught_up).await;
     let id = |number: i64| format!("job-{number}");
     for number in 0..JOBS {
-        stack[0].create(six_tasks(&id(number))).await.unwrap();
+        stack[0].create(six_task_job(&id(number))).await.unwrap();
     }
-    stack[0].create(new_job("worked-at", TASKS)).await.unwrap();
+    stack[0].create(new_job("busy", TASKS)).await.unwrap();
     for number in 0..JOBS {
         stack[0].report(&id(number), succeeded(0..2, "read")).await.unwrap();
     }
-    let crew = Crew::start(&stack, "worked-at", TASKS);
-    crew.has_done(30).await;
-    // From here on it misses what the primary takes.
+    let workload = Workload::start(&stack, "busy", TASKS);
+    workload.reaches_percent(30).await;
+    // From here on the replica misses all writes to the primary.
     let () = replica.ask(cmd("REPLICAOF").arg("NO").arg("ONE")).await;
     for number in 0..JOBS {
         let gateway = &stack[usize::try_from(number).unwrap() % 2];
         gateway.report(&id(number), succeeded(2..5, "read")).await.unwrap();
     }
     stack[1].report(&id(0), succeeded(0..3, "digest")).await.unwrap();
-    crew.has_done(60).await;
+    workload.reaches_percent(60).await;
     for gateway in stack.gateways() {
         gateway.links().redis.point_at(replica.port());
         gateway.links().redis.hang_up();
@@ -52,58 +52,58 @@ async fn after_a_failover_every_running_job_is_back_on_the_fast_path_and_no_repo
     let failed_over = Instant::now();
     for gateway in stack.gateways() {
         for number in 0..JOBS {
-            let progress = live_and_restored(gateway, &id(number)).await;
+            let progress = wait_for_restored(gateway, &id(number)).await;
             let digest = if number == 0 { [3, 3, 0, 0] } else { [6, 0, 0, 0] };
             assert_eq!(stages(&progress), [[1, 5, 0, 0], digest], "{number}");
         }
     }
     assert!(failed_over.elapsed() < BACK_WITHIN, "{:?}", failed_over.elapsed());
-    let seen = crew.finish().await;
-    assert!(seen.live > 0 && seen.fallback > 0, "{seen:?}");
-    assert_eq!(ended(&stack[1], "worked-at").await.state(), JobState::Succeeded);
-    every_gateway_shows(&stack, "worked-at", JobState::Succeeded, &done(TASKS)).await;
+    let reads = workload.finish().await;
+    assert!(reads.live > 0 && reads.fallback > 0, "{reads:?}");
+    assert_eq!(wait_for_end(&stack[1], "busy").await.state(), JobState::Succeeded);
+    assert_all_gateways_show(&stack, "busy", JobState::Succeeded, &final_counts(TASKS)).await;
 
-    // And they stay there.
+    // Reads stay LIVE.
     for number in 0..JOBS {
         let rest = [succeeded([5], "read"), succeeded(0..6, "digest")].concat();
-        assert_eq!(live(&stack[0], &id(number)).await.source(), Source::Live);
+        assert_eq!(wait_for_live(&stack[0], &id(number)).await.source(), Source::Live);
         assert_eq!(stack[1].report(&id(number), rest).await.unwrap().job_state(), JobState::Succeeded);
     }
 }
 
-/// Waits until the job is read LIVE from the tracker that was taken over.
-async fn live_and_restored(gateway: &crate::support::Gateway, id: &str) -> pb::Progress {
-    let look = async || {
+/// Waits until the job is read LIVE from its restored tracker.
+async fn wait_for_restored(gateway: &crate::support::Gateway, id: &str) -> pb::Progress {
+    let restored = async || {
         let progress = gateway.progress(id).await.ok()?;
         (progress.source() == Source::Live && progress.restore_time.is_some()).then_some(progress)
     };
-    eventually(&format!("{id} is on the fast path again"), look).await
+    eventually(&format!("{id} is read LIVE again"), restored).await
 }
 
-/// Reports all the time, through every gateway: the job must not have to rest in order to be believed again.
+/// Continuous reports through every gateway must not delay the adoption of the restored tracker.
 #[tokio::test]
-async fn a_job_that_is_worked_on_all_the_time_is_back_on_the_fast_path_as_well() {
-    let stack = settling(2).redis(&[("save", "3600 1000")]).start().await;
-    stack[0].create(six_tasks("a")).await.unwrap();
+async fn live_reads_return_under_continuous_reports() {
+    let stack = fast_settling(2).redis(&[("save", "3600 1000")]).start().await;
+    stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", [succeeded([0], "read"), failed([1], "read")].concat()).await.unwrap();
     let () = stack.redis.ask(&cmd("SAVE")).await;
-    let at_work = stack.gateways().iter().map(|gateway| {
+    let reporters = stack.gateways().iter().map(|gateway| {
         let client = gateway.another();
         tokio::spawn(async move {
             loop {
-                // Twice the same is as much a report as any.
+                // Duplicates exercise the report path as well.
                 let _ = client.report("a", succeeded([0, 2], "read")).await;
             }
         })
     });
-    let at_work: Vec<_> = at_work.collect();
+    let reporters: Vec<_> = reporters.collect();
     let mut stack = stack;
     stack.redis.kill();
     stack.redis.restart().unwrap();
     let restarted = Instant::now();
     for gateway in stack.gateways() {
-        live_and_restored(gateway, "a").await;
+        wait_for_restored(gateway, "a").await;
     }
     assert!(restarted.elapsed() < BACK_WITHIN + Duration::from_secs(2), "{:?}", restarted.elapsed());
-    at_work.iter().for_each(tokio::task::JoinHandle::abort);
+    reporters.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -1,53 +1,54 @@
-//! Whatever Redis or Postgres lose, and for however long they are away: no report that was acknowledged is lost, no job
-//! ends falsely, no number is told that is not true. Jobs with real workers, through several gateways, while that
-//! happens; what a gateway does at one step of it is in `faults`.
+//! End-to-end fault tests with real workers and several gateways. Whatever Redis or Postgres lose, and for however long
+//! they are down: no acknowledged report is lost, no job ends with a wrong state, and no answer is false. The `faults`
+//! module tests single steps of a gateway.
 
-mod away;
-mod crew;
+mod data_loss;
 mod failover;
-mod forgotten_end;
-mod lost;
-mod refusing;
-mod sealed;
+mod postgres_rollback;
+mod reports_after_seal;
+mod store_outage;
+mod workload;
+mod writes_refused;
 
 use std::time::Duration;
 
 use crate::support::{Builder, Gateway, Stack, eventually, pb, stages};
 
-/// How often reconcilers come by in these tests, and how long restored trackers settle.
+/// Reconcile interval in these tests.
 const ROUND: Duration = Duration::from_millis(100);
+/// Settle time of restored trackers in these tests.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Gateways that reach the stores by links of their own, and settle within a test's time.
-fn settling(gateways: usize) -> Builder {
+/// Gateways with their own links to the stores, and with intervals short enough for a test.
+fn fast_settling(gateways: usize) -> Builder {
     Stack::of(gateways).links().settling(ROUND, SETTLE)
 }
 
 /// The number of rows in the ledger.
-async fn ledger(stack: &Stack) -> i64 {
+async fn ledger_rows(stack: &Stack) -> i64 {
     stack.postgres.value("SELECT count(*) FROM ledger").await
 }
 
 /// Waits until the job is read LIVE through this gateway.
-async fn live(gateway: &Gateway, id: &str) -> pb::Progress {
-    let look = async || gateway.progress(id).await.ok().filter(|progress| progress.source() == pb::Source::Live);
-    eventually(&format!("{id} is read live"), look).await
+async fn wait_for_live(gateway: &Gateway, id: &str) -> pb::Progress {
+    let live = async || gateway.progress(id).await.ok().filter(|progress| progress.source() == pb::Source::Live);
+    eventually(&format!("{id} is read LIVE"), live).await
 }
 
-/// Reads, of a job that runs, an answer for this reason.
-async fn fallback(gateway: &Gateway, id: &str, reason: pb::SourceReason) -> pb::Progress {
-    let look = async || {
+/// Waits until a read of a running job is FALLBACK for this reason.
+async fn wait_for_fallback(gateway: &Gateway, id: &str, reason: pb::SourceReason) -> pb::Progress {
+    let matching = async || {
         let progress = gateway.progress(id).await.ok()?;
         assert_eq!(progress.state(), pb::JobState::Running, "{progress:?}");
         (progress.source_reason() == reason).then_some(progress)
     };
-    let progress = eventually(reason.as_str_name(), look).await;
+    let progress = eventually(reason.as_str_name(), matching).await;
     assert_eq!(progress.source(), pb::Source::Fallback);
     progress
 }
 
-/// Every gateway shows the same end, with these counts, and says that they are all.
-async fn every_gateway_shows(stack: &Stack, id: &str, state: pb::JobState, expected: &[[i64; 4]]) {
+/// Asserts that every gateway shows the stored end with this state and these exact counts.
+async fn assert_all_gateways_show(stack: &Stack, id: &str, state: pb::JobState, expected: &[[i64; 4]]) {
     for gateway in stack.gateways() {
         let progress = gateway.progress(id).await.unwrap();
         assert_eq!((progress.state(), progress.source()), (state, pb::Source::Snapshot), "{id}");
