@@ -1,19 +1,19 @@
-//! Rows of the ledger that were drained: from then on their marks are where all others are, and are lost as seldom.
+//! Ledger rows that were drained: their marks are then as safe as all other marks.
 
 use redis::cmd;
 
-use super::six_tasks;
+use super::six_task_job;
 use crate::support::{Link, Stack, dispositions, eventually, pb, stages, succeeded};
 use pb::{Disposition, Source};
 
-/// Invariant I4: the gateway that acknowledged them lives, though Redis loses its state and the gateway that drained them
-/// dies.
+/// Invariant I4: the acknowledging gateway keeps the marks although the draining gateway is killed and Redis loses its
+/// state.
 #[tokio::test]
-async fn what_was_drained_is_also_where_it_was_acknowledged() {
+async fn drained_marks_stay_in_the_mirror_of_the_acknowledging_gateway() {
     let short = [("request-timeout", "1s"), ("reconcile-interval", "100ms"), ("settle-time", "3s")];
     let stack = short.into_iter().fold(Stack::of(2).links(), |stack, (name, value)| stack.setting(name, value));
     let mut stack = stack.start().await;
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].links().redis.set(Link::Cut);
     let recorded = stack[0].report("a", succeeded(0..4, "read")).await.unwrap();
     assert_eq!(dispositions(&recorded), [Disposition::Recorded; 4]);
@@ -30,7 +30,7 @@ async fn what_was_drained_is_also_where_it_was_acknowledged() {
         let progress = stack[0].progress("a").await.ok()?;
         (progress.source() == Source::Live).then_some(progress)
     };
-    let progress = eventually("it is believed again", live).await;
+    let progress = eventually("the job is read LIVE again", live).await;
     assert_eq!(stages(&progress), [[2, 4, 0, 0], [6, 0, 0, 0]]);
     assert!(progress.restore_time.is_some());
 }

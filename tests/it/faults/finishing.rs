@@ -1,4 +1,4 @@
-//! Finishing, taken apart: what it must not keep waiting, and what it must not end.
+//! Finishing: reads do not wait for it, and it does not end a job with a stale seal or wrong counts.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,17 @@ use highwater::domain::StageCounts;
 use highwater::live::{HEADER_BYTES, Header};
 use redis::cmd;
 
-use super::{DONE, STAGES, Stored, TASKS, beside, ended, replace_tracker, reports, six_tasks};
+use super::{FINAL_COUNTS, STAGES, StoredEnd, TASKS, replace_tracker, reports, six_task_job, spawn_call, wait_for_end};
 use crate::support::{Fault, Stack, dispositions, eventually, failed, pb, stages, succeeded, tracker_key};
 use pb::{Disposition, JobState, Source};
 
 #[tokio::test]
-async fn a_read_does_not_wait_for_the_finish_that_it_begins() {
+async fn read_does_not_wait_for_the_finish_it_starts() {
     let mut stack = Stack::of(2).unreconciled().start().await;
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     let [first, second, last] = reports();
     stack[0].report("a", [first, second].concat()).await.unwrap();
-    // Complete, and nobody has begun to finish it.
+    // The job is complete, and no gateway has begun to finish it.
     stack[0].order("report.marked", Fault::Kill);
     stack[0].report("a", last).await.unwrap_err();
     stack[0].ended().await;
@@ -27,41 +27,43 @@ async fn a_read_does_not_wait_for_the_finish_that_it_begins() {
         let progress = stack[1].progress("a").await.unwrap();
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Live));
-        assert_eq!((stages(&progress), progress.percent), (DONE.to_vec(), Some(100)));
+        assert_eq!((stages(&progress), progress.percent), (FINAL_COUNTS.to_vec(), Some(100)));
     }
     stack[1].reached("finish.begun").await;
     stack[1].release("finish.begun");
-    assert_eq!(ended(&stack[1], "a").await.state(), JobState::Succeeded);
+    assert_eq!(wait_for_end(&stack[1], "a").await.state(), JobState::Succeeded);
 }
 
-/// Its starter died before it adopted the tracker, and with a failure in it the job cannot end before it is adopted.
+/// The starting gateway is killed before it adopts the tracker. A complete tracker with a failure cannot end before it
+/// is adopted.
 #[tokio::test]
-async fn a_job_that_is_complete_before_it_is_adopted_ends() {
+async fn job_completed_before_adoption_ends() {
     let mut stack = Stack::of(2).setting("reconcile-interval", "2s").start().await;
-    stack[1].create(pb::CreateJobRequest { start: false, ..six_tasks("a") }).await.unwrap();
+    stack[1].create(pb::CreateJobRequest { start: false, ..six_task_job("a") }).await.unwrap();
     stack[0].order("start.committed", Fault::Kill);
     stack[0].start("a").await.unwrap_err();
     for results in reports() {
         stack[1].report("a", results).await.unwrap();
     }
     stack[0].ended().await;
-    assert_eq!(ended(&stack[1], "a").await.state(), JobState::Succeeded);
-    let end = Stored::of(&stack, "a").await;
+    assert_eq!(wait_for_end(&stack[1], "a").await.state(), JobState::Succeeded);
+    let end = StoredEnd::load(&stack, "a").await;
     assert!(!end.snapshot.lower_bound);
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), DONE);
+    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), FINAL_COUNTS);
 }
 
-/// With what a restore does to both stores: the seal is that of a tracker that is not the job's any more.
+/// While a finish is stalled, the test replaces the tracker in both stores as a restore does. The seal then belongs to
+/// a tracker that is no longer the job's.
 #[tokio::test]
-async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
+async fn finish_with_a_stale_seal_does_not_end_the_job() {
     let stack = Stack::of(2).unreconciled().start().await;
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     for (point, incarnation) in [("finish.begun", 2), ("finish.sealed", 3), ("finish.read", 4)] {
-        // All failed: FAILED, if this were the end of it.
+        // All results are failures, so the stale verdict would be FAILED.
         stack[0].order(point, Fault::Stall);
         let client = stack[0].client();
         let results = STAGES.map(|stage| failed(0..6, stage)).concat();
-        let sealing = beside(async move { client.report("a", results).await });
+        let sealing = spawn_call(async move { client.report("a", results).await });
         stack[0].reached(point).await;
         replace_tracker(&stack, "a", incarnation).await;
         let answer = stack[1].report("a", succeeded(0..3, "read")).await.unwrap();
@@ -70,7 +72,7 @@ async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
         stack[0].release(point);
         assert_eq!(sealing.await.unwrap().unwrap().job_state(), JobState::Running);
         if point == "finish.read" {
-            // It got as far as the commit.
+            // At this point the finish reaches the commit, which refuses the seal.
             let refused = "the tracker is not the job's any more";
             eventually("the seal is refused", async || stack[0].log().contains(refused).then_some(())).await;
         }
@@ -84,11 +86,11 @@ async fn a_finisher_that_wakes_up_with_an_old_seal_ends_nothing() {
         stack[0].report("a", succeeded(0..6, stage)).await.unwrap();
     }
     assert_eq!(stack[1].get("a").await.unwrap().state(), JobState::Succeeded);
-    assert!(Stored::of(&stack, "a").await.snapshot.counts.all_succeeded());
+    assert!(StoredEnd::load(&stack, "a").await.snapshot.counts.all_succeeded());
 }
 
-/// Writes other counts into the header of a job's tracker, and a checksum that is right.
-async fn plant(stack: &Stack, id: &str, counts: [StageCounts; 2]) {
+/// Writes wrong counts into the header of a job's tracker, with a valid checksum.
+async fn plant_counts(stack: &Stack, id: &str, counts: [StageCounts; 2]) {
     let bytes = stack.redis.tracker(id).await.unwrap();
     let mut header = Header::decode(&bytes[..HEADER_BYTES]).unwrap();
     header.counts.stages = counts.to_vec();
@@ -100,22 +102,22 @@ fn all_succeeded() -> StageCounts {
     StageCounts { succeeded: TASKS, ..StageCounts::default() }
 }
 
-const BROKEN: &str = "the counts were not those of the cells";
+const WRONG_COUNTS: &str = "the counts were not those of the cells";
 
-/// I2: the header says that nothing is pending, the cells know better.
+/// Invariant I2: the header counts nothing as pending, but cells are pending.
 #[tokio::test]
-async fn a_header_that_claims_to_be_complete_ends_nothing_and_is_put_right() {
+async fn wrong_complete_header_is_repaired_and_does_not_end_the_job() {
     let stack = Stack::of(1).setting("reconcile-interval", "100ms").start().await;
     let [first, second, last] = reports();
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", first).await.unwrap();
     let before = stack[0].progress("a").await.unwrap().revision;
-    plant(&stack, "a", [all_succeeded(); 2]).await;
+    plant_counts(&stack, "a", [all_succeeded(); 2]).await;
 
-    let repaired = async || stack[0].log().contains(BROKEN).then_some(());
-    eventually("the violation is said", repaired).await;
-    let right = async || (stack[0].progress("a").await.unwrap().percent == Some(25)).then_some(());
-    eventually("the counts are right again", right).await;
+    let logged = async || stack[0].log().contains(WRONG_COUNTS).then_some(());
+    eventually("the violation is logged", logged).await;
+    let repaired = async || (stack[0].progress("a").await.unwrap().percent == Some(25)).then_some(());
+    eventually("the counts are repaired", repaired).await;
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Live));
     assert_eq!(stages(&progress), [[3, 3, 0, 0], [6, 0, 0, 0]]);
@@ -123,39 +125,41 @@ async fn a_header_that_claims_to_be_complete_ends_nothing_and_is_put_right() {
 
     stack[0].report("a", second).await.unwrap();
     stack[0].report("a", last).await.unwrap();
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), DONE);
-    assert_eq!(Stored::of(&stack, "a").await.state, "SUCCEEDED");
+    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), FINAL_COUNTS);
+    assert_eq!(StoredEnd::load(&stack, "a").await.state, "SUCCEEDED");
 }
 
-/// I2: complete indeed, but not as the header says. The verdict comes from the very cells that are stored.
+/// Invariant I2: the job is complete, but with other counts than the header has. The verdict comes from the stored
+/// cells.
 #[tokio::test]
-async fn the_verdict_comes_from_the_cells_whatever_the_header_counts() {
+async fn verdict_uses_the_cells_not_the_header_counts() {
     let stack = Stack::of(2).unreconciled().start().await;
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].order("finish.begun", Fault::Stall);
     let client = stack[0].client();
-    let last = beside(async move { client.report("a", failed(0..6, "read")).await });
+    let last = spawn_call(async move { client.report("a", failed(0..6, "read")).await });
     stack[0].reached("finish.begun").await;
-    plant(&stack, "a", [all_succeeded(); 2]).await;
+    plant_counts(&stack, "a", [all_succeeded(); 2]).await;
     stack[0].release("finish.begun");
     assert_eq!(last.await.unwrap().unwrap().job_state(), JobState::Failed);
-    let end = Stored::of(&stack, "a").await;
+    let end = StoredEnd::load(&stack, "a").await;
     assert_eq!((end.state.as_str(), end.snapshot.counts.stages[0].failed), ("FAILED", TASKS));
-    assert_eq!(stack[0].log().matches(BROKEN).count(), 1);
+    assert_eq!(stack[0].log().matches(WRONG_COUNTS).count(), 1);
     assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[0, 0, 6, 0], [0, 0, 0, 6]]);
 }
 
-/// The header counts more than there are tasks for: what a report adds does not fit, and says so before anything ends.
+/// The header's counts are so high that a report would exceed the task count. The script detects this before the job
+/// ends.
 #[tokio::test]
-async fn a_report_that_meets_wrong_counts_puts_them_right_and_is_taken() {
+async fn report_repairs_wrong_counts_and_is_applied() {
     let stack = Stack::of(1).setting("reconcile-interval", "1h").setting("settle-time", "4h").start().await;
     let [first, second, last] = reports();
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", first).await.unwrap();
-    plant(&stack, "a", [all_succeeded(), StageCounts { succeeded: 5, ..StageCounts::default() }]).await;
+    plant_counts(&stack, "a", [all_succeeded(), StageCounts { succeeded: 5, ..StageCounts::default() }]).await;
 
     stack[0].report("a", second).await.unwrap();
-    assert_eq!(stack[0].log().matches(BROKEN).count(), 1);
+    assert_eq!(stack[0].log().matches(WRONG_COUNTS).count(), 1);
     stack[0].report("a", last).await.unwrap();
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), DONE);
+    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), FINAL_COUNTS);
 }

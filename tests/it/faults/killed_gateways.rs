@@ -1,59 +1,61 @@
-//! SIGKILL at every fault point: whatever a gateway was doing, others finish it, once, and nothing that was
-//! acknowledged is lost.
+//! SIGKILL at every fault point: another gateway finishes the interrupted operation, exactly once, and no acknowledged
+//! result is lost.
 
 use std::time::Duration;
 
 use highwater::fault::POINTS;
 
-use super::{CANARY, DONE, STAGES, Stored, TASKS, ended, reports, six_tasks, uses_redis_again};
+use super::{CANARY, FINAL_COUNTS, STAGES, StoredEnd, TASKS, reports, six_task_job, wait_for_end, wait_for_redis};
 use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stages, tracker_key};
 
-/// Long enough to get gateway 1 out of the way.
+/// Long enough that gateway 1 can be paused before it revokes the job.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a gateway is doing when it dies.
+/// The operation during which a gateway is killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Deed {
-    /// Adding tasks to a job that has a third of them.
+enum Activity {
+    /// `AddTasks` on a job that has a third of its tasks.
     Grow,
     Start,
     Read,
     Report,
     LastReport,
     Cancel,
-    /// A report while it cannot reach Redis.
+    /// A report while the gateway cannot reach Redis.
     Record,
-    /// It can again, and its reconciler takes the ledger's rows over.
+    /// The gateway reaches Redis again, and its reconciler drains the ledger.
     Drain,
-    /// Redis has lost the tracker.
+    /// Redis has lost the tracker, and the gateway restores it.
     Restore,
-    /// Nobody can reach Redis, from the start on.
+    /// The last report, while no gateway can reach Redis from the start on.
     EndWithoutRedis,
-    /// Its reconciler finds that the job makes no progress.
+    /// The reconciler finds that the job makes no progress.
     Revoke,
 }
 
-/// What leads by the point.
-fn deeds(point: &str) -> &'static [Deed] {
+/// The activities that pass this fault point.
+fn activities(point: &str) -> &'static [Activity] {
     match point.split_once('.') {
-        Some(("grow", _)) => &[Deed::Grow],
-        Some(("start", _)) => &[Deed::Start],
-        Some(("round", _)) => &[Deed::Read, Deed::Report],
-        Some(("report", _)) => &[Deed::Report, Deed::LastReport],
-        Some(("read", _)) => &[Deed::Read],
-        Some(("cancel", _)) => &[Deed::Cancel],
-        Some(("record", _)) => &[Deed::Record],
-        Some(("drain", _)) => &[Deed::Drain],
-        Some(("restore", _)) => &[Deed::Restore],
-        Some(("revoke", _)) => &[Deed::Revoke],
-        Some(("commit", _) | ("finish", "committed")) => &[Deed::LastReport, Deed::Cancel, Deed::EndWithoutRedis],
-        Some(("finish", _)) => &[Deed::LastReport, Deed::Cancel],
+        Some(("grow", _)) => &[Activity::Grow],
+        Some(("start", _)) => &[Activity::Start],
+        Some(("round", _)) => &[Activity::Read, Activity::Report],
+        Some(("report", _)) => &[Activity::Report, Activity::LastReport],
+        Some(("read", _)) => &[Activity::Read],
+        Some(("cancel", _)) => &[Activity::Cancel],
+        Some(("record", _)) => &[Activity::Record],
+        Some(("drain", _)) => &[Activity::Drain],
+        Some(("restore", _)) => &[Activity::Restore],
+        Some(("revoke", _)) => &[Activity::Revoke],
+        Some(("commit", _) | ("finish", "committed")) => {
+            &[Activity::LastReport, Activity::Cancel, Activity::EndWithoutRedis]
+        }
+        Some(("finish", _)) => &[Activity::LastReport, Activity::Cancel],
         _ => panic!("no test kills a gateway at {point}"),
     }
 }
 
-impl Deed {
-    /// What is done before gateway 0 is told to die, through both gateways.
+impl Activity {
+    /// Prepares the job, through both gateways, before the kill is ordered.
     async fn prepare(self, stack: &mut Stack, id: &str) {
         let cut = |gateway: &Gateway| gateway.links().redis.set(Link::Cut);
         if self == Self::EndWithoutRedis {
@@ -62,7 +64,7 @@ impl Deed {
         let stall_timeout = (self == Self::Revoke).then(|| STALL_TIMEOUT.try_into().unwrap());
         let start = !matches!(self, Self::Start | Self::Grow);
         let task_count = if self == Self::Grow { 2 } else { TASKS.into() };
-        let new = pb::CreateJobRequest { start, task_count, stall_timeout, ..six_tasks(id) };
+        let new = pb::CreateJobRequest { start, task_count, stall_timeout, ..six_task_job(id) };
         stack[1].create(new).await.unwrap();
         let [first, second, _] = reports();
         match self {
@@ -78,7 +80,7 @@ impl Deed {
                 let answer = stack[0].report(id, second).await.unwrap();
                 assert_eq!(dispositions(&answer), [pb::Disposition::Recorded; 3]);
             }
-            // Both have acknowledged it: what only the dead one has is lost with the tracker.
+            // Reported through both gateways, because marks known only to the killed gateway are lost with the tracker.
             Self::Restore => {
                 for gateway in stack.gateways() {
                     gateway.report(id, first.clone()).await.unwrap();
@@ -90,7 +92,7 @@ impl Deed {
         }
     }
 
-    /// What leads gateway 0 by the point. Where a reconciler goes, the call may be answered before.
+    /// Makes gateway 0 pass the point. Where a reconciler passes it, the call may be answered before the kill.
     async fn call(self, stack: &Stack, id: &str) {
         let gateway = &stack[0];
         let [_, second, last] = reports();
@@ -109,10 +111,10 @@ impl Deed {
             Self::Revoke => return,
             Self::EndWithoutRedis => return drop(gateway.report(id, last).await.unwrap()),
         };
-        answer.expect_err("a dead gateway answers nothing");
+        answer.expect_err("a killed gateway does not answer");
     }
 
-    /// The results that are acknowledged before it dies.
+    /// The results that are acknowledged before the kill.
     fn acknowledged(self) -> Vec<pb::TaskResult> {
         let [first, second, last] = reports();
         match self {
@@ -125,106 +127,107 @@ impl Deed {
 }
 
 #[tokio::test]
-async fn a_gateway_that_dies_while_it_adds_tasks_leaves_all_of_them_or_none() {
-    die_at_every_point_of("grow").await;
+async fn kill_during_add_tasks_adds_all_tasks_or_none() {
+    kill_at_every_point_of("grow").await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_dies_in_a_start_leaves_a_job_that_starts() {
-    die_at_every_point_of("start").await;
+async fn kill_during_start_leaves_a_startable_job() {
+    kill_at_every_point_of("start").await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_dies_in_a_report_loses_nothing_that_it_acknowledged() {
-    die_at_every_point_of("report").await;
+async fn kill_during_report_loses_no_acknowledged_result() {
+    kill_at_every_point_of("report").await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_dies_with_calls_that_share_a_round_loses_nothing_that_it_acknowledged() {
-    die_at_every_point_of("round").await;
-    die_at_every_point_of("read").await;
+async fn kill_during_coalesced_calls_loses_no_acknowledged_result() {
+    kill_at_every_point_of("round").await;
+    kill_at_every_point_of("read").await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_dies_in_a_cancel_leaves_a_job_that_runs_or_is_cancelled() {
-    die_at_every_point_of("cancel").await;
+async fn kill_during_cancel_leaves_the_job_running_or_cancelled() {
+    kill_at_every_point_of("cancel").await;
 }
 
 #[tokio::test]
-async fn what_a_gateway_that_dies_began_to_finish_is_finished() {
-    die_at_every_point_of("finish").await;
+async fn another_gateway_finishes_after_a_kill_during_finish() {
+    kill_at_every_point_of("finish").await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_dies_in_a_commit_leaves_an_end_or_none() {
-    die_at_every_point_of("commit").await;
+async fn kill_during_commit_leaves_one_end_or_none() {
+    kill_at_every_point_of("commit").await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_dies_while_it_records_loses_nothing_that_it_acknowledged() {
-    die_at_every_point_of("record").await;
+async fn kill_during_ledger_write_loses_no_acknowledged_result() {
+    kill_at_every_point_of("record").await;
 }
 
 #[tokio::test]
-async fn what_a_gateway_that_dies_had_drained_counts_once() {
-    die_at_every_point_of("drain").await;
+async fn kill_during_drain_counts_each_result_once() {
+    kill_at_every_point_of("drain").await;
 }
 
 #[tokio::test]
-async fn what_a_gateway_that_dies_began_to_restore_is_restored() {
-    die_at_every_point_of("restore").await;
+async fn another_gateway_restores_after_a_kill_during_restore() {
+    kill_at_every_point_of("restore").await;
 }
 
 #[tokio::test]
-async fn what_a_gateway_that_dies_began_to_revoke_is_revoked() {
-    die_at_every_point_of("revoke").await;
+async fn another_gateway_revokes_after_a_kill_during_revoke() {
+    kill_at_every_point_of("revoke").await;
 }
 
 #[test]
-fn a_gateway_dies_at_every_point() {
+fn every_fault_point_has_a_kill_test() {
     let tested = [
         "grow", "start", "round", "report", "read", "record", "drain", "restore", "cancel", "revoke", "finish",
         "commit",
     ];
     for point in POINTS {
-        assert!(!deeds(point).is_empty());
+        assert!(!activities(point).is_empty());
         assert!(tested.contains(&point.split_once('.').unwrap().0), "{point}");
     }
 }
 
-/// One after the other, so that no finish but the one that is meant comes by. A point that is not reached fails.
-async fn die_at_every_point_of(part: &str) {
+/// Kills gateway 0 at every fault point of this part. Runs sequentially, so that only the intended operation passes the
+/// point. A point that is not reached fails the test.
+async fn kill_at_every_point_of(part: &str) {
     let settling = Stack::of(2).links().settling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
-    stack[0].create(six_tasks(CANARY)).await.unwrap();
+    stack[0].create(six_task_job(CANARY)).await.unwrap();
     let mut ends = Vec::new();
     for point in POINTS.into_iter().filter(|point| point.split_once('.').unwrap().0 == part) {
-        for deed in deeds(point) {
-            let id = format!("{point}-{deed:?}");
-            ends.push((id.clone(), dies(&mut stack, point, *deed, &id).await));
+        for activity in activities(point) {
+            let id = format!("{point}-{activity:?}");
+            ends.push((id.clone(), kill_and_recover(&mut stack, point, *activity, &id).await));
         }
     }
-    assert!(!ends.is_empty(), "there is no point in {part}");
+    assert!(!ends.is_empty(), "no fault point begins with {part}");
     for (id, end) in ends {
-        assert_eq!(Stored::of(&stack, &id).await, end, "{id} ended once");
+        assert_eq!(StoredEnd::load(&stack, &id).await, end, "{id} ended exactly once");
     }
 }
 
-/// Gateway 0 dies, gateway 1 takes over, and gateway 0 comes back and sees the same.
-async fn dies(stack: &mut Stack, point: &str, deed: Deed, id: &str) -> Stored {
-    deed.prepare(stack, id).await;
-    // So that it is not faster.
+/// Kills gateway 0, lets gateway 1 take over, restarts gateway 0, and checks that both show the same end.
+async fn kill_and_recover(stack: &mut Stack, point: &str, activity: Activity, id: &str) -> StoredEnd {
+    activity.prepare(stack, id).await;
+    // Paused so that gateway 1 does not pass the point first.
     stack[1].pause();
     stack[0].order(point, Fault::Kill);
-    deed.call(stack, id).await;
+    activity.call(stack, id).await;
     stack[0].reached(point).await;
     stack[0].ended().await;
     stack[1].resume();
 
-    let end = taken_over(stack, point, deed, id).await;
+    let end = finish_on_other_gateway(stack, point, activity, id).await;
     assert_eq!(end.snapshot.counts.stages.len(), STAGES.len());
     assert!(!end.snapshot.lower_bound, "{id}: {end:?}");
-    end.holds(&deed.acknowledged());
+    end.assert_contains(&activity.acknowledged());
 
     for gateway in stack.gateways() {
         gateway.links().redis.set(Link::Open);
@@ -232,59 +235,59 @@ async fn dies(stack: &mut Stack, point: &str, deed: Deed, id: &str) -> Stored {
     stack[0].restart().await;
     stack[0].ready().await;
     for gateway in stack.gateways() {
-        uses_redis_again(gateway).await;
+        wait_for_redis(gateway).await;
     }
     let shown = [stack[0].progress(id).await.unwrap(), stack[1].progress(id).await.unwrap()];
     assert_eq!(shown[0], shown[1]);
     assert_eq!((shown[0].source(), &shown[0].cancel_reason), (pb::Source::Snapshot, &end.cancel_reason));
-    let told = (shown[0].state(), stages(&shown[0]));
-    match deed {
-        Deed::Cancel => {}
-        Deed::Revoke => assert_eq!(told, (pb::JobState::Revoked, vec![[3, 3, 0, 0], [6, 0, 0, 0]])),
-        _ => assert_eq!(told, (pb::JobState::Succeeded, DONE.to_vec())),
+    let end_shown = (shown[0].state(), stages(&shown[0]));
+    match activity {
+        Activity::Cancel => {}
+        Activity::Revoke => assert_eq!(end_shown, (pb::JobState::Revoked, vec![[3, 3, 0, 0], [6, 0, 0, 0]])),
+        _ => assert_eq!(end_shown, (pb::JobState::Succeeded, FINAL_COUNTS.to_vec())),
     }
     end
 }
 
-/// What the clients of the dead gateway do next, until the job has ended.
-async fn taken_over(stack: &Stack, point: &str, deed: Deed, id: &str) -> Stored {
+/// Does what the clients of the killed gateway do next, until the job has ended.
+async fn finish_on_other_gateway(stack: &Stack, point: &str, activity: Activity, id: &str) -> StoredEnd {
     let began_to_end = !point.starts_with("report.") && !point.starts_with("cancel.");
-    match deed {
-        Deed::Start | Deed::Grow => {
-            // Its call is repeated.
-            if deed == Deed::Grow {
-                let grown = eventually("it grows", async || stack[1].grow(id, TASKS.into()).await.ok()).await;
+    match activity {
+        Activity::Start | Activity::Grow => {
+            // The client retries its call.
+            if activity == Activity::Grow {
+                let grown = eventually("tasks are added", async || stack[1].grow(id, TASKS.into()).await.ok()).await;
                 assert_eq!(grown.task_count, i64::from(TASKS));
             }
-            let started = eventually("it starts", async || stack[1].start(id).await.ok()).await;
+            let started = eventually("the job starts", async || stack[1].start(id).await.ok()).await;
             assert_eq!(started.state(), pb::JobState::Running);
             for results in reports() {
                 stack[1].report(id, results).await.unwrap();
             }
         }
-        Deed::Read | Deed::Report | Deed::Record | Deed::Restore => {
+        Activity::Read | Activity::Report | Activity::Record | Activity::Restore => {
             for results in &reports()[1..] {
                 let answer = stack[1].report(id, results.clone()).await.unwrap();
                 assert_eq!(answer.dispositions.len(), results.len());
             }
         }
-        // The reconciler does it, without any call.
-        Deed::EndWithoutRedis | Deed::Revoke => {}
-        Deed::LastReport | Deed::Cancel if began_to_end => {}
-        Deed::LastReport | Deed::Drain => drop(stack[1].report(id, reports()[2].clone()).await.unwrap()),
-        Deed::Cancel => {
+        // The reconciler ends the job without any call.
+        Activity::EndWithoutRedis | Activity::Revoke => {}
+        Activity::LastReport | Activity::Cancel if began_to_end => {}
+        Activity::LastReport | Activity::Drain => drop(stack[1].report(id, reports()[2].clone()).await.unwrap()),
+        Activity::Cancel => {
             assert_eq!(stack[1].get(id).await.unwrap().state(), pb::JobState::Running);
             stack[1].cancel(id, "enough").await.unwrap();
         }
     }
-    let job = ended(&stack[1], id).await;
-    // Repeating the call is harmless.
-    if deed == Deed::Cancel {
+    let job = wait_for_end(&stack[1], id).await;
+    // The calls are idempotent.
+    if activity == Activity::Cancel {
         assert_eq!(stack[1].cancel(id, "again").await.unwrap(), job);
         assert_eq!((job.state(), job.cancel_reason.as_str()), (pb::JobState::Cancelled, "enough"));
     } else {
         assert!(stack[1].report(id, reports()[2].clone()).await.unwrap().stop);
         assert!(!stack[1].progress(id).await.unwrap().lower_bound);
     }
-    Stored::of(stack, id).await
+    StoredEnd::load(stack, id).await
 }

@@ -1,13 +1,14 @@
-//! What goes wrong between any two steps: gateways that die or stall, stores that are away, forget, or lie.
+//! Faults between any two steps of a gateway: gateways that are killed or stall, and stores that are down, lose data,
+//! or hold wrong data.
 
-mod cut_off;
-mod dead_gateways;
-mod drained;
+mod drained_rows;
 mod finishing;
-mod old_seals;
+mod killed_gateways;
+mod partial_outage;
 mod postgres_faults;
 mod redis_faults;
 mod slow_feed;
+mod stale_seals;
 mod stalled_gateways;
 
 use std::time::Duration;
@@ -21,11 +22,11 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Answer, Gateway, Stack, eventually, failed, job, pb, succeeded};
 
-/// The jobs of these tests: two stages, six tasks, of which the last fails at the first stage.
+/// The jobs of these tests have two stages and six tasks. The last task fails at the first stage.
 const STAGES: [&str; 2] = ["read", "digest"];
 const TASKS: u32 = 6;
 
-pub fn six_tasks(id: &str) -> pb::CreateJobRequest {
+pub fn six_task_job(id: &str) -> pb::CreateJobRequest {
     job(id, &STAGES, TASKS.into())
 }
 
@@ -34,37 +35,37 @@ pub fn reports() -> [Vec<pb::TaskResult>; 3] {
     [succeeded(0..3, "read"), [succeeded(3..5, "read"), failed([5], "read")].concat(), succeeded(0..5, "digest")]
 }
 
-/// Where they lead: pending, succeeded, failed and skipped of each stage.
-pub const DONE: [[i64; 4]; 2] = [[0, 5, 1, 0], [0, 5, 0, 1]];
+/// Pending, succeeded, failed and skipped counts of each stage after all of [`reports`].
+pub const FINAL_COUNTS: [[i64; 4]; 2] = [[0, 5, 1, 0], [0, 5, 0, 1]];
 
 /// An ended job as Postgres stores it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub struct StoredEnd {
     pub state: String,
     pub cancel_reason: String,
     pub snapshot: Snapshot,
     pub cells: Vec<u8>,
-    /// The transaction that wrote the row last.
+    /// ID of the transaction that last wrote the row.
     written_by: String,
 }
 
-impl Stored {
-    pub async fn of(stack: &Stack, id: &str) -> Self {
+impl StoredEnd {
+    pub async fn load(stack: &Stack, id: &str) -> Self {
         let query = format!(
             "SELECT state, cancel_reason, snapshot::text AS snapshot, lower_bound, xmin::text AS written_by FROM jobs
              WHERE job_id = '{id}'"
         );
         let row = stack.postgres.row(&query).await;
         let snapshot: Snapshot = serde_json::from_str(row.get("snapshot")).unwrap();
-        let stored = Self {
+        let end = Self {
             state: row.get("state"),
             cancel_reason: row.get("cancel_reason"),
             snapshot: Snapshot { lower_bound: row.get("lower_bound"), ..snapshot },
             cells: stack.postgres.cells(id).await,
             written_by: row.get("written_by"),
         };
-        assert_eq!(stored.snapshot.counts, stored.marks().count(), "the counts of {id} are those of its cells");
-        stored
+        assert_eq!(end.snapshot.counts, end.marks().count(), "the counts of {id} match its cells");
+        end
     }
 
     fn marks(&self) -> Cells {
@@ -72,8 +73,8 @@ impl Stored {
         Cells::new(Layout { total: *total, stages: stages.len() }, self.cells.clone()).unwrap()
     }
 
-    /// Fails unless every one of these results is in it.
-    pub fn holds(&self, results: &[pb::TaskResult]) {
+    /// Asserts that the stored cells contain every one of these results.
+    pub fn assert_contains(&self, results: &[pb::TaskResult]) {
         for result in results {
             let outcome = if result.outcome() == pb::Outcome::Succeeded { Outcome::Succeeded } else { Outcome::Failed };
             let stage = STAGES.iter().position(|stage| *stage == result.stage).unwrap();
@@ -84,14 +85,14 @@ impl Stored {
     }
 }
 
-/// Waits until Postgres says that the job has ended. Asking does not end it.
-pub async fn ended(gateway: &Gateway, id: &str) -> pb::Job {
+/// Waits until the job has ended in Postgres. Only polls `GetJob`, which does not finish a job.
+pub async fn wait_for_end(gateway: &Gateway, id: &str) -> pb::Job {
     let what = format!("{id} ends");
     let has_ended = |job: &pb::Job| !matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
     eventually(&what, async || gateway.get(id).await.ok().filter(has_ended)).await
 }
 
-/// Gives a running job its next tracker, blank and adopted.
+/// Replaces the tracker of a running job by a blank, adopted one with this incarnation.
 async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     let raise = format!("UPDATE jobs SET incarnation = {incarnation} WHERE job_id = '{id}' AND state = 'RUNNING'");
     stack.postgres.run(&raise).await.unwrap();
@@ -103,16 +104,16 @@ async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();
 }
 
-/// A job that goes on meanwhile, to see by whether a gateway uses Redis again.
+/// A job that keeps running, to find out whether a gateway uses Redis again.
 const CANARY: &str = "canary";
 
-/// Waits until the gateway has found out that Redis is back.
-async fn uses_redis_again(gateway: &Gateway) {
+/// Waits until the gateway uses Redis again.
+async fn wait_for_redis(gateway: &Gateway) {
     let live = async || (gateway.progress(CANARY).await.ok()?.source() == pb::Source::Live).then_some(());
-    eventually("Redis is used again", live).await;
+    eventually("the gateway uses Redis again", live).await;
 }
 
-/// Runs a call to a gateway beside the test.
-pub fn beside<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
+/// Runs a call to a gateway concurrently with the test.
+pub fn spawn_call<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
     tokio::spawn(call)
 }

@@ -1,53 +1,57 @@
-//! Gateways that stall between any two steps and wake up when others have long finished: they change nothing, and what
-//! they answer is true.
+//! Gateways stall between any two steps and resume after other gateways have finished the work: they change nothing,
+//! and their answers are correct.
 
 use std::time::{Duration, Instant};
 
 use highwater::fault::POINTS;
 use tonic::Code;
 
-use super::{CANARY, DONE, Stored, beside, ended, reports, six_tasks, uses_redis_again};
+use super::{CANARY, FINAL_COUNTS, StoredEnd, reports, six_task_job, spawn_call, wait_for_end, wait_for_redis};
 use crate::support::{Fault, Link, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
 
-/// The points between the last mark and the end.
-fn points_of_a_finish() -> impl Iterator<Item = &'static str> {
+/// The fault points between the last mark and the end.
+fn finish_points() -> impl Iterator<Item = &'static str> {
     POINTS.into_iter().filter(|point| point.starts_with("finish.") || point.starts_with("commit."))
 }
 
-/// Each job's finish stalls at another point, and at last the whole process does. A transaction
-/// that holds a job's row ends after the five seconds that Postgres leaves to one whose gateway stalls.
+/// The finish of each job stalls at a different point; then the whole process is paused. Postgres aborts an idle
+/// transaction that holds a job's row lock after five seconds.
 #[tokio::test]
-async fn a_finish_that_wakes_up_after_another_changes_nothing() {
+async fn finish_resumed_after_another_changes_nothing() {
     let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
     stack[1].pause();
     let mut answers = Vec::new();
-    for point in points_of_a_finish() {
-        stack[0].create(six_tasks(point)).await.unwrap();
+    for point in finish_points() {
+        stack[0].create(six_task_job(point)).await.unwrap();
         let [first, second, last] = reports();
         stack[0].report(point, [first, second].concat()).await.unwrap();
         stack[0].order(point, Fault::Stall);
         let (client, begun) = (stack[0].client(), Instant::now());
-        answers.push(beside(async move { Ok((client.report(point, last).await?, begun.elapsed())) }));
+        answers.push(spawn_call(async move { Ok((client.report(point, last).await?, begun.elapsed())) }));
         stack[0].reached(point).await;
     }
-    for (point, answer) in points_of_a_finish().zip(answers) {
+    for (point, answer) in finish_points().zip(answers) {
         let (answer, waited) = answer.await.unwrap().unwrap();
         assert_eq!(dispositions(&answer), [pb::Disposition::Applied; 5]);
-        assert_eq!((answer.job_state(), answer.stop), (pb::JobState::Running, false), "at {point} nothing is told yet");
+        assert_eq!(
+            (answer.job_state(), answer.stop),
+            (pb::JobState::Running, false),
+            "no end is reported yet at {point}"
+        );
         assert!(waited > Duration::from_millis(900) && waited < Duration::from_secs(5), "{point}: {waited:?}");
     }
     stack[0].pause();
     stack[1].resume();
     let mut ends = Vec::new();
-    for point in points_of_a_finish() {
-        assert_eq!(ended(&stack[1], point).await.state(), pb::JobState::Succeeded);
-        ends.push(Stored::of(&stack, point).await);
+    for point in finish_points() {
+        assert_eq!(wait_for_end(&stack[1], point).await.state(), pb::JobState::Succeeded);
+        ends.push(StoredEnd::load(&stack, point).await);
     }
 
     stack[0].resume();
-    // The last step comes first, since it is also how the others show that they are through.
+    // Points are released in reverse order: reaching the last point shows that an earlier one has finished.
     let last = "finish.expired";
-    for (point, end) in points_of_a_finish().zip(ends).collect::<Vec<_>>().into_iter().rev() {
+    for (point, end) in finish_points().zip(ends).collect::<Vec<_>>().into_iter().rev() {
         if point != last {
             stack[0].order(last, Fault::Stall);
         }
@@ -56,59 +60,59 @@ async fn a_finish_that_wakes_up_after_another_changes_nothing() {
             stack[0].reached(last).await;
             stack[0].release(last);
         }
-        assert_eq!(Stored::of(&stack, point).await, end, "{point}");
+        assert_eq!(StoredEnd::load(&stack, point).await, end, "{point}");
         for gateway in stack.gateways() {
             let progress = gateway.progress(point).await.unwrap();
             assert_eq!((progress.state(), progress.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
-            assert_eq!(stages(&progress), DONE);
+            assert_eq!(stages(&progress), FINAL_COUNTS);
         }
     }
 }
 
-/// A cancel that stalls in its commit until Postgres ends the transaction: it knows neither whether it has cancelled the
-/// job nor who has, and looks.
+/// A cancel stalls in its commit until Postgres ends the transaction. It does not know the outcome, so it reads the
+/// job.
 #[tokio::test]
-async fn a_cancel_that_stalls_in_its_commit_is_told_what_became_of_the_job() {
+async fn cancel_stalled_in_its_commit_returns_the_final_state() {
     let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
     stack[1].pause();
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].order("commit.written", Fault::Stall);
     let client = stack[0].client();
-    let cancel = beside(async move { client.cancel("a", "enough").await });
+    let cancel = spawn_call(async move { client.cancel("a", "enough").await });
     stack[0].reached("commit.written").await;
     stack.postgres.run(END_TRANSACTIONS).await.unwrap();
     stack[1].resume();
-    ended(&stack[1], "a").await;
-    let end = Stored::of(&stack, "a").await;
+    wait_for_end(&stack[1], "a").await;
+    let end = StoredEnd::load(&stack, "a").await;
 
     stack[0].release("commit.written");
     let cancelled = cancel.await.unwrap().unwrap();
     assert_eq!((cancelled.state(), cancelled.cancel_reason.as_str()), (pb::JobState::Cancelled, "enough"));
-    assert_eq!(Stored::of(&stack, "a").await, end);
+    assert_eq!(StoredEnd::load(&stack, "a").await, end);
 }
 
-/// As a Postgres that restarts does, or one that does not wait for its client any longer.
+/// Terminates idle transactions, as a restart of Postgres or its idle-transaction timeout does.
 const END_TRANSACTIONS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                                 WHERE datname = current_database() AND state = 'idle in transaction'";
 
-/// With nobody else there, a commit that Postgres has given up has ended nothing: said as it is, and repeated.
+/// With a single gateway, a commit that Postgres aborted has ended no job. The cancel is refused and can be retried.
 #[tokio::test]
-async fn a_commit_that_postgres_gave_up_has_ended_nothing_and_is_repeated() {
+async fn commit_aborted_by_postgres_ends_nothing_and_can_be_retried() {
     let stack = Stack::of(1).unreconciled().start().await;
     let points = ["commit.locked", "commit.written"];
     let mut cancels = Vec::new();
     for point in points {
-        stack[0].create(six_tasks(point)).await.unwrap();
+        stack[0].create(six_task_job(point)).await.unwrap();
         stack[0].order(point, Fault::Stall);
         let client = stack[0].client();
-        cancels.push(beside(async move { client.cancel(point, "enough").await }));
+        cancels.push(spawn_call(async move { client.cancel(point, "enough").await }));
         stack[0].reached(point).await;
     }
-    // Not by us this time, but by itself, with the code that it has for this.
+    // Postgres ends them by its idle-transaction timeout, with that timeout's error code.
     let stalled = "SELECT count(*) FROM pg_stat_activity
                    WHERE datname = current_database() AND state = 'idle in transaction'";
-    let given_up = async || (stack.postgres.value::<i64>(stalled).await == 0).then_some(());
-    eventually("Postgres ends the transactions", given_up).await;
+    let aborted = async || (stack.postgres.value::<i64>(stalled).await == 0).then_some(());
+    eventually("Postgres ends the transactions", aborted).await;
     for (point, cancel) in points.into_iter().zip(cancels) {
         stack[0].release(point);
         let refused = cancel.await.unwrap().unwrap_err();
@@ -119,17 +123,17 @@ async fn a_commit_that_postgres_gave_up_has_ended_nothing_and_is_repeated() {
     }
 }
 
-/// The starter wakes up when others have started, run and ended the job, or cancelled it.
+/// The starting gateway resumes after another gateway has started and finished the job, or cancelled it.
 #[tokio::test]
-async fn a_starter_that_wakes_up_late_changes_nothing_that_a_read_believes() {
+async fn start_resumed_after_the_end_changes_no_read() {
     let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("start.")) {
         for runs in [true, false] {
             let id = format!("{point}-{}", if runs { "ran" } else { "cancelled" });
-            stack[0].create(pb::CreateJobRequest { start: false, ..six_tasks(&id) }).await.unwrap();
+            stack[0].create(pb::CreateJobRequest { start: false, ..six_task_job(&id) }).await.unwrap();
             stack[0].order(point, Fault::Stall);
             let (client, job) = (stack[0].client(), id.clone());
-            let start = beside(async move { client.start(&job).await });
+            let start = spawn_call(async move { client.start(&job).await });
             stack[0].reached(point).await;
 
             if runs {
@@ -140,17 +144,17 @@ async fn a_starter_that_wakes_up_late_changes_nothing_that_a_read_believes() {
             } else {
                 stack[1].cancel(&id, "enough").await.unwrap();
             }
-            let state = ended(&stack[1], &id).await.state();
-            let end = Stored::of(&stack, &id).await;
-            // As long after the end that the sealed tracker is gone.
+            let state = wait_for_end(&stack[1], &id).await.state();
+            let end = StoredEnd::load(&stack, &id).await;
+            // As if so much time has passed that the sealed tracker has expired.
             let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(&id))).await;
 
             stack[0].release(point);
             let refused = start.await.unwrap().unwrap_err();
             assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()), "{id}");
-            assert_eq!(Stored::of(&stack, &id).await, end);
-            let left: i64 = stack.redis.ask(redis::cmd("PTTL").arg(tracker_key(&id))).await;
-            assert!(left == -2 || left > 0, "a tracker that nobody wants goes away by itself: {left}");
+            assert_eq!(StoredEnd::load(&stack, &id).await, end);
+            let ttl: i64 = stack.redis.ask(redis::cmd("PTTL").arg(tracker_key(&id))).await;
+            assert!(ttl == -2 || ttl > 0, "an unused tracker expires: {ttl}");
             for gateway in stack.gateways() {
                 let progress = gateway.progress(&id).await.unwrap();
                 assert_eq!((progress.state(), progress.source()), (state, pb::Source::Snapshot), "{id}");
@@ -161,50 +165,51 @@ async fn a_starter_that_wakes_up_late_changes_nothing_that_a_read_believes() {
     }
 }
 
-/// A report that stalls before its mark comes too late; one that stalls after it is in the snapshot.
+/// A report that stalls before it is marked is superseded; one that stalls after that is in the snapshot.
 #[tokio::test]
-async fn a_report_that_wakes_up_after_the_end_tells_the_truth() {
+async fn report_resumed_after_the_end_returns_correct_dispositions() {
     let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("report.")) {
-        stack[0].create(six_tasks(point)).await.unwrap();
+        stack[0].create(six_task_job(point)).await.unwrap();
         let [first, second, last] = reports();
         stack[0].report(point, first).await.unwrap();
         stack[0].order(point, Fault::Stall);
         let (client, results) = (stack[0].client(), second.clone());
-        let report = beside(async move { client.report(point, results).await });
+        let report = spawn_call(async move { client.report(point, results).await });
         stack[0].reached(point).await;
 
         let answer = stack[1].report(point, second.clone()).await.unwrap();
         let marked = point != "report.computed";
-        let became = if marked { pb::Disposition::Duplicate } else { pb::Disposition::Applied };
-        assert_eq!(dispositions(&answer), [became; 3], "{point}");
+        let expected = if marked { pb::Disposition::Duplicate } else { pb::Disposition::Applied };
+        assert_eq!(dispositions(&answer), [expected; 3], "{point}");
         stack[1].report(point, last).await.unwrap();
-        assert_eq!(ended(&stack[1], point).await.state(), pb::JobState::Succeeded);
-        let end = Stored::of(&stack, point).await;
+        assert_eq!(wait_for_end(&stack[1], point).await.state(), pb::JobState::Succeeded);
+        let end = StoredEnd::load(&stack, point).await;
 
         stack[0].release(point);
         let answer = report.await.unwrap().unwrap();
-        let became = if marked { pb::Disposition::Applied } else { pb::Disposition::Superseded };
-        assert_eq!(dispositions(&answer), [became; 3], "{point}");
+        let expected = if marked { pb::Disposition::Applied } else { pb::Disposition::Superseded };
+        assert_eq!(dispositions(&answer), [expected; 3], "{point}");
         assert_eq!(answer.stop, !marked, "{point}");
-        end.holds(&second);
-        assert_eq!(Stored::of(&stack, point).await, end);
+        end.assert_contains(&second);
+        assert_eq!(StoredEnd::load(&stack, point).await, end);
     }
 }
 
-/// A row that comes after the end is none; one that comes before it is in the snapshot, whenever its gateway wakes up.
+/// A ledger row written before the end is in the snapshot, whenever its gateway resumes; after the end no row is
+/// written.
 #[tokio::test]
-async fn a_record_that_wakes_up_after_the_end_tells_the_truth() {
+async fn ledger_write_resumed_after_the_end_returns_correct_dispositions() {
     let stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
-    stack[0].create(six_tasks(CANARY)).await.unwrap();
+    stack[0].create(six_task_job(CANARY)).await.unwrap();
     for point in POINTS.into_iter().filter(|point| point.starts_with("record.")) {
-        stack[0].create(six_tasks(point)).await.unwrap();
+        stack[0].create(six_task_job(point)).await.unwrap();
         let [first, second, last] = reports();
         stack[0].report(point, first).await.unwrap();
         stack[0].links().redis.set(Link::Cut);
         stack[0].order(point, Fault::Stall);
         let (client, results) = (stack[0].client(), second.clone());
-        let report = beside(async move { client.report(point, results).await });
+        let report = spawn_call(async move { client.report(point, results).await });
         stack[0].reached(point).await;
 
         let recorded = point == "record.done";
@@ -212,26 +217,26 @@ async fn a_record_that_wakes_up_after_the_end_tells_the_truth() {
             stack[1].report(point, second.clone()).await.unwrap();
         }
         stack[1].report(point, last).await.unwrap();
-        assert_eq!(ended(&stack[1], point).await.state(), pb::JobState::Succeeded);
-        let end = Stored::of(&stack, point).await;
-        end.holds(&second);
+        assert_eq!(wait_for_end(&stack[1], point).await.state(), pb::JobState::Succeeded);
+        let end = StoredEnd::load(&stack, point).await;
+        end.assert_contains(&second);
 
         stack[0].release(point);
         let answer = report.await.unwrap().unwrap();
-        let became = if recorded { pb::Disposition::Recorded } else { pb::Disposition::Superseded };
-        assert_eq!((dispositions(&answer), answer.stop), (vec![became; 3], !recorded), "{point}");
-        assert_eq!(Stored::of(&stack, point).await, end);
+        let expected = if recorded { pb::Disposition::Recorded } else { pb::Disposition::Superseded };
+        assert_eq!((dispositions(&answer), answer.stop), (vec![expected; 3], !recorded), "{point}");
+        assert_eq!(StoredEnd::load(&stack, point).await, end);
         assert_eq!(stack.postgres.value::<i64>("SELECT count(*) FROM ledger").await, 0);
         stack[0].links().redis.set(Link::Open);
-        uses_redis_again(&stack[0]).await;
+        wait_for_redis(&stack[0]).await;
     }
 }
 
-/// Between the merge and the deletion of the rows, others drain them as well, and the job ends.
+/// Gateway 0 stalls between merging and deleting the rows. Meanwhile gateway 1 drains the rows too, and the job ends.
 #[tokio::test]
-async fn a_drain_that_wakes_up_after_the_end_changes_nothing() {
+async fn drain_resumed_after_the_end_changes_nothing() {
     let mut stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     let [first, second, last] = reports();
     stack[0].report("a", first).await.unwrap();
     stack[1].pause();
@@ -243,29 +248,29 @@ async fn a_drain_that_wakes_up_after_the_end_changes_nothing() {
     stack[0].reached("drain.merged").await;
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.source_reason(), progress.lower_bound), (pb::SourceReason::InLedger, true));
-    assert_eq!(stages(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]], "what is in both counts once");
+    assert_eq!(stages(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]], "marks in both tracker and ledger count once");
 
     stack[1].resume();
     stack[1].report("a", last).await.unwrap();
-    assert_eq!(ended(&stack[1], "a").await.state(), pb::JobState::Succeeded);
-    let end = Stored::of(&stack, "a").await;
+    assert_eq!(wait_for_end(&stack[1], "a").await.state(), pb::JobState::Succeeded);
+    let end = StoredEnd::load(&stack, "a").await;
     stack[0].release("drain.merged");
     for gateway in stack.gateways() {
         let progress = gateway.progress("a").await.unwrap();
-        assert_eq!((progress.source(), stages(&progress)), (pb::Source::Snapshot, DONE.to_vec()));
+        assert_eq!((progress.source(), stages(&progress)), (pb::Source::Snapshot, FINAL_COUNTS.to_vec()));
     }
-    assert_eq!(Stored::of(&stack, "a").await, end);
+    assert_eq!(StoredEnd::load(&stack, "a").await, end);
 }
 
-/// A restore that stalls at any step, while another gateway restores the tracker again and the job ends: what it opens
-/// then is nobody's.
+/// A restore stalls at any step while another gateway restores the tracker and the job ends. A tracker that the resumed
+/// gateway opens belongs to no running job.
 #[tokio::test]
-async fn a_restore_that_wakes_up_late_changes_nothing_that_a_read_believes() {
+async fn restore_resumed_after_the_end_changes_no_read() {
     let settling = Stack::of(2).settling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("restore.")) {
         let [first, second, last] = reports();
-        stack[0].create(six_tasks(point)).await.unwrap();
+        stack[0].create(six_task_job(point)).await.unwrap();
         for gateway in stack.gateways() {
             gateway.report(point, first.clone()).await.unwrap();
         }
@@ -277,47 +282,47 @@ async fn a_restore_that_wakes_up_late_changes_nothing_that_a_read_believes() {
         stack[1].resume();
         for results in [second, last] {
             let count = results.len();
-            let taken = async || stack[1].report(point, results.clone()).await.ok();
-            assert_eq!(eventually("a report is taken", taken).await.dispositions.len(), count);
+            let answered = async || stack[1].report(point, results.clone()).await.ok();
+            assert_eq!(eventually("a report is answered", answered).await.dispositions.len(), count);
         }
-        assert_eq!(ended(&stack[1], point).await.state(), pb::JobState::Succeeded);
-        let end = Stored::of(&stack, point).await;
+        assert_eq!(wait_for_end(&stack[1], point).await.state(), pb::JobState::Succeeded);
+        let end = StoredEnd::load(&stack, point).await;
         assert!(end.snapshot.restore_time.is_some());
-        // As long after the end that the sealed tracker is gone.
+        // As if so much time has passed that the sealed tracker has expired.
         let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(point))).await;
 
         stack[0].release(point);
         for gateway in stack.gateways() {
-            let told = async || {
+            let late_report = async || {
                 let progress = gateway.progress(point).await.ok()?;
                 assert_eq!((progress.state(), progress.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
-                assert_eq!(stages(&progress), DONE);
+                assert_eq!(stages(&progress), FINAL_COUNTS);
                 gateway.report(point, succeeded([0], "read")).await.ok()
             };
-            let answer = eventually("a late report is answered", told).await;
+            let answer = eventually("a late report is answered", late_report).await;
             assert_eq!((dispositions(&answer), answer.stop), (vec![pb::Disposition::Superseded], true));
         }
-        assert_eq!(Stored::of(&stack, point).await, end);
-        let left: i64 = stack.redis.ask(redis::cmd("PTTL").arg(tracker_key(point))).await;
-        assert!(left == -2 || left > 0, "a tracker that nobody wants goes away by itself: {left}");
+        assert_eq!(StoredEnd::load(&stack, point).await, end);
+        let ttl: i64 = stack.redis.ask(redis::cmd("PTTL").arg(tracker_key(point))).await;
+        assert!(ttl == -2 || ttl > 0, "an unused tracker expires: {ttl}");
     }
 }
 
 #[tokio::test]
-async fn a_cancel_that_wakes_up_after_the_end_is_told_the_end() {
+async fn cancel_resumed_after_the_end_reports_the_final_state() {
     let stack = Stack::start(2).await;
-    stack[0].create(six_tasks("a")).await.unwrap();
+    stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].order("cancel.checked", Fault::Stall);
     let client = stack[0].client();
-    let cancel = beside(async move { client.cancel("a", "enough").await });
+    let cancel = spawn_call(async move { client.cancel("a", "enough").await });
     stack[0].reached("cancel.checked").await;
     for results in reports() {
         stack[1].report("a", results).await.unwrap();
     }
-    let end = Stored::of(&stack, "a").await;
+    let end = StoredEnd::load(&stack, "a").await;
     stack[0].release("cancel.checked");
     let refused = cancel.await.unwrap().unwrap_err();
     assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
     assert!(refused.message().contains("SUCCEEDED"), "{refused:?}");
-    assert_eq!(Stored::of(&stack, "a").await, end);
+    assert_eq!(StoredEnd::load(&stack, "a").await, end);
 }
