@@ -1,42 +1,43 @@
-//! Reads that share a look at Redis: as few as can be, none older than its reader, and each in its reader's time.
+//! Coalesced reads: as few round trips as possible, no result older than its request, and each answer within its
+//! deadline.
 
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tonic::Code;
 
-use super::{goes_away, held_up, joins, read, unhurried, within};
+use super::{abort_call, call_stalled_at, joined_call, long_timeout, read, with_timeout};
 use crate::support::{Answer, Client, Fault, Gateway, Link, Stack, eventually, job, pb, refusal, stages, succeeded};
 use pb::progress_service_client::ProgressServiceClient;
 use pb::{JobState, Source, SourceReason};
 
-const LOOKED: &str = "read.looked";
+const TRACKER_READ: &str = "read.looked";
 const TASKS: i64 = 10;
-/// Long enough for what is to be had on a busy machine, and far shorter than Redis hangs.
-const HURRY: Duration = Duration::from_secs(2);
+/// A deadline long enough for a fallback on a busy machine, and far shorter than the time for which Redis hangs.
+const SHORT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A job that runs, and a gateway whose next read is held up once it has looked.
+/// Starts two gateways with a running job that both have read.
 async fn stack() -> Stack {
-    let stack = unhurried(2).start().await;
+    let stack = long_timeout(2).start().await;
     stack[0].create(job("a", &["s"], TASKS)).await.unwrap();
     for gateway in stack.gateways() {
-        assert_eq!(live(&gateway.progress("a").await), 0);
+        assert_eq!(live_successes(&gateway.progress("a").await), 0);
     }
     stack.redis.commands().await;
     stack
 }
 
-/// A read through a gateway that waits there for the next round.
-async fn waits(gateway: &Gateway) -> JoinHandle<Answer<pb::Progress>> {
-    joins(gateway, asks(gateway.client())).await
+/// Starts a read that waits in the gateway for the next round trip.
+async fn joined_read(gateway: &Gateway) -> JoinHandle<Answer<pb::Progress>> {
+    joined_call(gateway, get_progress(gateway.client())).await
 }
 
-async fn asks(client: Client) -> Answer<pb::Progress> {
+async fn get_progress(client: Client) -> Answer<pb::Progress> {
     client.progress("a").await
 }
 
-/// How many tasks a LIVE answer says have succeeded.
-fn live(answer: &Answer<pb::Progress>) -> i64 {
+/// The number of succeeded tasks in an answer, which must be LIVE.
+fn live_successes(answer: &Answer<pb::Progress>) -> i64 {
     let progress = answer.as_ref().unwrap();
     assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Live), "{progress:?}");
     let [[pending, succeeded, 0, 0]] = stages(progress)[..] else { panic!("{progress:?}") };
@@ -44,48 +45,48 @@ fn live(answer: &Answer<pb::Progress>) -> i64 {
     succeeded
 }
 
-/// How often Redis was looked at since this, or the stack, was asked last.
-async fn looks(stack: &Stack) -> u64 {
-    // Errors are read with the header, and by nobody else.
+/// Number of tracker reads since the previous call, or since the start of the stack.
+async fn tracker_reads(stack: &Stack) -> u64 {
+    // Only a tracker read sends HGETALL, for the error counts.
     stack.redis.commands().await.get("hgetall").map_or(0, |(calls, _)| *calls)
 }
 
-/// I6: the read that is under way has looked before them.
+/// Invariant I6: the round trip under way has read the tracker before these acknowledgements.
 #[tokio::test]
-async fn who_comes_while_a_read_is_under_way_is_told_all_that_was_acknowledged_before() {
+async fn read_joining_during_a_round_trip_sees_all_earlier_acknowledgements() {
     let stack = stack().await;
-    let first = held_up(&stack[0], LOOKED, asks(stack[0].client())).await;
+    let first = call_stalled_at(&stack[0], TRACKER_READ, get_progress(stack[0].client())).await;
     let (mut later, mut acknowledged) = (Vec::new(), 0);
     for task in 0..5 {
         let answer = stack[1].report("a", succeeded([task], "s")).await.unwrap();
-        acknowledged += answer.dispositions().filter(|became| *became == pb::Disposition::Applied).count();
-        later.push((acknowledged, waits(&stack[0]).await));
+        acknowledged += answer.dispositions().filter(|disposition| *disposition == pb::Disposition::Applied).count();
+        later.push((acknowledged, joined_read(&stack[0]).await));
     }
-    assert_eq!(looks(&stack).await, 1, "the one that is held up");
+    assert_eq!(tracker_reads(&stack).await, 1, "the stalled round trip");
 
-    stack[0].release(LOOKED);
-    assert_eq!(live(&first.await.unwrap()), 0, "which may tell what it saw");
+    stack[0].release(TRACKER_READ);
+    assert_eq!(live_successes(&first.await.unwrap()), 0, "the first read may return what it saw");
     for (acknowledged, read) in later {
-        let shown = live(&read.await.unwrap());
-        assert!(usize::try_from(shown).unwrap() >= acknowledged, "{shown} after {acknowledged} were acknowledged");
+        let succeeded = live_successes(&read.await.unwrap());
+        assert!(usize::try_from(succeeded).unwrap() >= acknowledged, "{succeeded} of {acknowledged} acknowledged");
     }
-    assert_eq!(looks(&stack).await, 1, "all of them are one");
+    assert_eq!(tracker_reads(&stack).await, 1, "the waiting reads shared one round trip");
 }
 
-/// I6, where it hurts most.
+/// Invariant I6 for an end: reads that wait while the job is cancelled return CANCELLED.
 #[tokio::test]
-async fn who_comes_after_a_cancel_is_not_told_what_a_read_saw_before_it() {
+async fn read_after_a_cancel_never_returns_an_earlier_state() {
     let stack = stack().await;
-    let first = held_up(&stack[0], LOOKED, asks(stack[0].client())).await;
-    let before = waits(&stack[0]).await;
+    let first = call_stalled_at(&stack[0], TRACKER_READ, get_progress(stack[0].client())).await;
+    let before = joined_read(&stack[0]).await;
     let cancelled = stack[1].cancel("a", "enough").await.unwrap();
     assert_eq!(cancelled.state(), JobState::Cancelled);
     let mut later = Vec::new();
     for _ in 0..5 {
-        later.push(waits(&stack[0]).await);
+        later.push(joined_read(&stack[0]).await);
     }
-    stack[0].release(LOOKED);
-    assert_eq!(live(&first.await.unwrap()), 0);
+    stack[0].release(TRACKER_READ);
+    assert_eq!(live_successes(&first.await.unwrap()), 0);
     for read in std::iter::once(before).chain(later) {
         let progress = read.await.unwrap().unwrap();
         assert_eq!((progress.state(), progress.source()), (JobState::Cancelled, Source::Snapshot));
@@ -93,98 +94,103 @@ async fn who_comes_after_a_cancel_is_not_told_what_a_read_saw_before_it() {
 }
 
 #[tokio::test]
-async fn however_many_wait_for_a_read_the_next_one_is_for_all_of_them() {
+async fn one_round_trip_serves_all_waiting_reads() {
     let stack = stack().await;
-    let first = held_up(&stack[0], LOOKED, asks(stack[0].client())).await;
+    let first = call_stalled_at(&stack[0], TRACKER_READ, get_progress(stack[0].client())).await;
     let mut later = Vec::new();
     for _ in 0..40 {
-        later.push(waits(&stack[0]).await);
+        later.push(joined_read(&stack[0]).await);
     }
-    stack[0].release(LOOKED);
+    stack[0].release(TRACKER_READ);
     first.await.unwrap().unwrap();
     for read in later {
-        assert_eq!(live(&read.await.unwrap()), 0);
+        assert_eq!(live_successes(&read.await.unwrap()), 0);
     }
-    assert_eq!(looks(&stack).await, 2);
-    assert_eq!((live(&stack[0].progress("a").await), looks(&stack).await), (0, 1), "nothing is left of them");
+    assert_eq!(tracker_reads(&stack).await, 2);
+    assert_eq!(
+        (live_successes(&stack[0].progress("a").await), tracker_reads(&stack).await),
+        (0, 1),
+        "a later read makes its own round trip"
+    );
 }
 
-/// One who began the round that is under way, and one of those who wait for the next.
+/// Cancels the reader that began the round trip under way, and one of the readers that wait for the next.
 #[tokio::test]
-async fn a_reader_that_goes_away_takes_nobody_along() {
+async fn cancelled_reader_does_not_affect_other_readers() {
     const METHOD: &str = "highwater.v1.ProgressService/GetProgress";
     let stack = stack().await;
-    let first = held_up(&stack[0], LOOKED, asks(stack[0].client())).await;
+    let first = call_stalled_at(&stack[0], TRACKER_READ, get_progress(stack[0].client())).await;
     let mut later = Vec::new();
     for _ in 0..3 {
-        later.push(waits(&stack[0]).await);
+        later.push(joined_read(&stack[0]).await);
     }
-    goes_away(&stack[0], METHOD, first).await;
-    goes_away(&stack[0], METHOD, later.remove(0)).await;
+    abort_call(&stack[0], METHOD, first).await;
+    abort_call(&stack[0], METHOD, later.remove(0)).await;
     stack[1].report("a", succeeded([0], "s")).await.unwrap();
-    later.push(waits(&stack[0]).await);
-    stack[0].release(LOOKED);
+    later.push(joined_read(&stack[0]).await);
+    stack[0].release(TRACKER_READ);
     for read in later {
-        assert_eq!(live(&read.await.unwrap()), 1);
+        assert_eq!(live_successes(&read.await.unwrap()), 1);
     }
-    assert_eq!(looks(&stack).await, 2);
+    assert_eq!(tracker_reads(&stack).await, 2);
 }
 
-/// The others would have waited much longer for a Redis that hangs.
+/// Other readers with longer deadlines keep waiting for the hung Redis.
 #[tokio::test]
-async fn a_reader_in_a_hurry_is_told_in_time_what_can_be_had() {
-    let stack = unhurried(1).links().setting("redis-timeout", "15s").start().await;
+async fn reader_with_a_short_deadline_gets_a_fallback_in_time() {
+    let stack = long_timeout(1).links().setting("redis-timeout", "15s").start().await;
     stack[0].create(job("a", &["s"], TASKS)).await.unwrap();
     stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
     stack[0].links().redis.set(Link::Blackhole);
-    let patient = waits(&stack[0]).await;
+    let patient = joined_read(&stack[0]).await;
 
     let mut client = ProgressServiceClient::new(stack[0].channel());
-    let hurried = async move { Ok(client.get_progress(within(HURRY, read("a"))).await?.into_inner()) };
-    let hurried = joins(&stack[0], hurried).await;
+    let short = async move { Ok(client.get_progress(with_timeout(SHORT_DEADLINE, read("a"))).await?.into_inner()) };
+    let short = joined_call(&stack[0], short).await;
     let joined = Instant::now();
-    let progress = hurried.await.unwrap().unwrap().progress.unwrap();
+    let progress = short.await.unwrap().unwrap().progress.unwrap();
     assert_eq!((progress.source(), progress.lower_bound), (Source::Fallback, true));
     assert_eq!(progress.source_reason(), SourceReason::RedisUnreachable);
     assert_eq!(stages(&progress), [[TASKS - 3, 3, 0, 0]]);
 
-    // Nor is the round that he left any shorter for him.
-    eventually("his time is up", async || (joined.elapsed() > HURRY).then_some(())).await;
-    let others = [patient, waits(&stack[0]).await];
-    assert!(others.iter().all(|other| !other.is_finished()));
+    // The round trip that it left keeps its own, longer deadline.
+    eventually("the short deadline has passed", async || (joined.elapsed() > SHORT_DEADLINE).then_some(())).await;
+    let waiting = [patient, joined_read(&stack[0]).await];
+    assert!(waiting.iter().all(|read| !read.is_finished()));
     stack[0].links().redis.set(Link::Open);
-    for other in others {
-        assert_eq!(live(&other.await.unwrap()), 3);
+    for read in waiting {
+        assert_eq!(live_successes(&read.await.unwrap()), 3);
     }
 }
 
 #[tokio::test]
-async fn a_job_whose_reads_are_held_up_holds_up_no_other() {
+async fn stalled_reads_of_one_job_do_not_delay_another_job() {
     let stack = stack().await;
     stack[0].create(job("b", &["s"], TASKS)).await.unwrap();
-    let first = held_up(&stack[0], LOOKED, asks(stack[0].client())).await;
-    let waiting = waits(&stack[0]).await;
+    let first = call_stalled_at(&stack[0], TRACKER_READ, get_progress(stack[0].client())).await;
+    let waiting = joined_read(&stack[0]).await;
     let begun = Instant::now();
-    assert_eq!(live(&stack[0].progress("b").await), 0);
+    assert_eq!(live_successes(&stack[0].progress("b").await), 0);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(!first.is_finished() && !waiting.is_finished());
-    stack[0].release(LOOKED);
-    assert_eq!((live(&first.await.unwrap()), live(&waiting.await.unwrap())), (0, 0));
+    stack[0].release(TRACKER_READ);
+    assert_eq!((live_successes(&first.await.unwrap()), live_successes(&waiting.await.unwrap())), (0, 0));
 }
 
 #[tokio::test]
-async fn a_read_that_panics_is_told_to_those_who_shared_it_and_to_nobody_after_them() {
+async fn panic_in_a_coalesced_read_fails_only_its_callers() {
     let stack = stack().await;
-    let first = held_up(&stack[0], LOOKED, asks(stack[0].client())).await;
-    let sharing = [waits(&stack[0]).await, waits(&stack[0]).await];
-    stack[0].order(LOOKED, Fault::Panic);
-    stack[0].release(LOOKED);
-    assert_eq!(live(&first.await.unwrap()), 0);
+    let first = call_stalled_at(&stack[0], TRACKER_READ, get_progress(stack[0].client())).await;
+    let sharing = [joined_read(&stack[0]).await, joined_read(&stack[0]).await];
+    stack[0].order(TRACKER_READ, Fault::Panic);
+    stack[0].release(TRACKER_READ);
+    assert_eq!(live_successes(&first.await.unwrap()), 0);
     for read in sharing {
         assert_eq!(refusal(&read.await.unwrap().unwrap_err()), (Code::Internal, "INTERNAL".to_owned()));
     }
-    // Who waits for a round that nobody makes reads alone in the end, so it has to be soon.
+    // A read that waited for a round trip that never runs would fall back to its own only later, so the time is
+    // checked.
     let begun = Instant::now();
-    assert_eq!(live(&stack[0].progress("a").await), 0);
+    assert_eq!(live_successes(&stack[0].progress("a").await), 0);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
