@@ -1,5 +1,5 @@
-//! The clients: dispatchers that create jobs and sometimes cancel them, workers that report and redeliver, readers that
-//! poll. Each goes through any gateway, sends again what was not answered, and writes down what it saw.
+//! The clients: dispatchers create jobs and sometimes cancel them, workers report and redeliver, readers poll. Every
+//! call goes to a random gateway, is retried until it is answered, and is recorded with its reply.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,153 +9,154 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::history::{Asked, Call, Disposition, Mark, Said, Shown, Source};
+use super::convert::{batch_result, claimed_job, disposition, error_reply, observed, state, task_result};
+use super::environment::Environment;
+use super::history::{Call, Disposition, Mark, ObservedProgress, Reply, Request, Source};
 use super::log::Log;
 use super::plan::Plan;
-use super::schedule::Kind;
-use super::stand::Stand;
-use super::words::{disposition, handed_out, one_of_several, refused, result, shown, state};
+use super::schedule::FaultKind;
 use crate::support::{Answer, Client, Random};
 
-/// How many work on one job.
+/// Number of workers per job.
 const WORKERS: usize = 3;
-/// How long a worker of a job with few batches rests, in milliseconds.
-const LONGEST_PAUSE: usize = 2_000;
-/// Of so many acknowledged batches one is delivered again.
-const REDELIVERED: usize = 10;
-/// How many jobs readers look at: those under way and the last that ended.
-const LOOKED_AT: usize = 30;
-/// How many more jobs are read in a call that reads several, at most.
-const SEVERAL: usize = 5;
-/// What Redis lost together with the gateways that knew it is reported again, once reads say so for so long.
-const MISSED_FOR: Duration = Duration::from_secs(2);
+/// Maximum pause of a worker between batches, in milliseconds.
+const MAX_PAUSE_MILLIS: usize = 2_000;
+/// One in this many acknowledged batches is delivered again.
+const REDELIVERED_ONE_IN: usize = 10;
+/// Number of jobs that readers choose from: the newest ones, running or ended.
+const VISIBLE_JOBS: usize = 30;
+/// Maximum number of additional jobs in a batch read.
+const BATCH_READ: usize = 5;
+/// How long LIVE reads must show pending tasks before lost results are reported again.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// All clients.
-pub struct Crew {
-    stand: Arc<Stand>,
+/// The clients of a run, with their shared state.
+pub struct Clients {
+    environment: Arc<Environment>,
     log: Arc<Log>,
     seed: u64,
     jobs: AtomicUsize,
     ended: AtomicUsize,
-    board: Mutex<VecDeque<String>>,
-    /// No job is created any more.
-    over: AtomicBool,
-    /// Nobody waits for anything any more.
-    given_up: AtomicBool,
+    /// The jobs that readers choose from.
+    visible_jobs: Mutex<VecDeque<String>>,
+    /// No further jobs are created.
+    no_more_jobs: AtomicBool,
+    /// All clients stop.
+    stopped: AtomicBool,
 }
 
-/// A job under way.
-struct Work {
+/// A job that clients run.
+struct RunningJob {
     plan: Plan,
     batches: Mutex<VecDeque<Vec<Mark>>>,
     done: AtomicUsize,
     ended: AtomicBool,
 }
 
-impl Crew {
-    pub fn new(stand: Arc<Stand>, log: Arc<Log>, seed: u64) -> Arc<Self> {
+impl Clients {
+    pub fn new(environment: Arc<Environment>, log: Arc<Log>, seed: u64) -> Arc<Self> {
         Arc::new(Self {
-            stand,
+            environment,
             log,
             seed,
             jobs: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
-            board: Mutex::default(),
-            over: AtomicBool::new(false),
-            given_up: AtomicBool::new(false),
+            visible_jobs: Mutex::default(),
+            no_more_jobs: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         })
     }
 
-    /// Creates no more jobs.
-    pub fn last_round(&self) {
-        self.over.store(true, Ordering::Relaxed);
+    /// Stops creating jobs; running jobs continue.
+    pub fn stop_creating_jobs(&self) {
+        self.no_more_jobs.store(true, Ordering::Relaxed);
     }
 
-    /// Stops.
-    pub fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
+    /// Makes all clients stop.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// How many jobs were seen to end.
+    /// Number of jobs that clients saw end.
     pub fn ended(&self) -> usize {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Runs one job after the other.
-    pub async fn slot(self: Arc<Self>) {
-        while !self.over.load(Ordering::Relaxed) {
+    /// Runs one job after another until no more jobs are created.
+    pub async fn run_jobs(self: Arc<Self>) {
+        while !self.no_more_jobs.load(Ordering::Relaxed) {
             let number = self.jobs.fetch_add(1, Ordering::Relaxed);
             let mut random = self.random(number);
-            self.clone().run(Plan::draw(number, &mut random), random).await;
+            self.clone().run(Plan::random(number, &mut random), random).await;
         }
     }
 
-    /// Polls, until nobody waits any more.
-    pub async fn reader(self: Arc<Self>, number: usize) {
+    /// Polls random jobs until the clients stop.
+    pub async fn poll(self: Arc<Self>, number: usize) {
         let mut random = self.random(1_000_000 + number);
-        while !self.is_given_up() {
+        while !self.is_stopped() {
             sleep(millis(10, 40, &mut random)).await;
-            let Some(job) = self.shown_job(&mut random) else { continue };
+            let Some(job) = self.random_visible_job(&mut random) else { continue };
             match random.below(10) {
                 0 => drop(self.get(&job, &mut random).await),
-                1 => self.next(&mut random).await,
+                1 => self.claim(&mut random).await,
                 2 => {
-                    let others = (0..SEVERAL).filter_map(|_| self.shown_job(&mut random));
-                    let several: BTreeSet<String> = others.chain([job]).collect();
-                    self.read_several(several.into_iter().collect(), &mut random).await;
+                    let more = (0..BATCH_READ).filter_map(|_| self.random_visible_job(&mut random));
+                    let jobs: BTreeSet<String> = more.chain([job]).collect();
+                    self.read_batch(jobs.into_iter().collect(), &mut random).await;
                 }
                 _ => drop(self.read(&job, &mut random).await),
             }
         }
     }
 
-    /// Asks every gateway once more how the job ended.
+    /// Reads the job once at every gateway.
     pub async fn read_everywhere(&self, job: &str) {
-        for gateway in 0..self.stand.sites.len() {
+        for gateway in 0..self.environment.nodes.len() {
             self.progress_from(gateway, job).await;
         }
     }
 
     async fn run(self: Arc<Self>, plan: Plan, mut random: Random) {
-        while !matches!(self.create(&plan, &mut random).await, Said::Job(_)) {
-            if self.is_given_up() {
+        while !matches!(self.create(&plan, &mut random).await, Reply::Job(_)) {
+            if self.is_stopped() {
                 return;
             }
             sleep(millis(50, 300, &mut random)).await;
         }
         self.log.job(plan.job.clone());
-        self.show(&plan.job.id);
+        self.make_visible(&plan.job.id);
         let batches = Mutex::new(plan.batches.iter().cloned().collect());
-        let work = Arc::new(Work { plan, batches, done: AtomicUsize::new(0), ended: AtomicBool::new(false) });
+        let job = Arc::new(RunningJob { plan, batches, done: AtomicUsize::new(0), ended: AtomicBool::new(false) });
         let mut tasks = JoinSet::new();
         for _ in 0..WORKERS {
-            tasks.spawn(self.clone().work(work.clone(), fork(&mut random)));
+            tasks.spawn(self.clone().work(job.clone(), fork(&mut random)));
         }
-        if let Some(share) = work.plan.cancelled_after {
-            tasks.spawn(self.clone().cancel_after(work.clone(), share, fork(&mut random)));
+        if let Some(percent) = job.plan.cancelled_after {
+            tasks.spawn(self.clone().cancel_after(job.clone(), percent, fork(&mut random)));
         }
         while let Some(task) = tasks.join_next().await {
             task.unwrap();
         }
-        self.see_it_end(&work, &mut random).await;
+        self.wait_for_end(&job, &mut random).await;
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes batches until none is left or the job has ended.
-    async fn work(self: Arc<Self>, work: Arc<Work>, mut random: Random) {
+    /// Reports batches until none remains or the job has ended.
+    async fn work(self: Arc<Self>, job: Arc<RunningJob>, mut random: Random) {
         let mut redelivered = JoinSet::new();
-        let pause = (work.plan.takes * WORKERS / work.plan.batches.len().max(1)).min(LONGEST_PAUSE);
+        let pause = (job.plan.work_millis * WORKERS / job.plan.batches.len().max(1)).min(MAX_PAUSE_MILLIS);
         loop {
             sleep(millis(pause / 2, pause + pause / 2 + 1, &mut random)).await;
-            let batch = work.batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some(batch) = batch.filter(|_| !work.has_ended()) else { break };
-            self.report(&work, &batch, &mut random).await;
-            work.done.fetch_add(1, Ordering::Relaxed);
-            if random.one_in(REDELIVERED) {
-                let (crew, work, mut random) = (self.clone(), work.clone(), fork(&mut random));
+            let batch = job.batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(batch) = batch.filter(|_| !job.has_ended()) else { break };
+            self.report(&job, &batch, &mut random).await;
+            job.done.fetch_add(1, Ordering::Relaxed);
+            if random.one_in(REDELIVERED_ONE_IN) {
+                let (clients, job, mut random) = (self.clone(), job.clone(), fork(&mut random));
                 redelivered.spawn(async move {
                     sleep(millis(0, 3_000, &mut random)).await;
-                    crew.report(&work, &batch, &mut random).await;
+                    clients.report(&job, &batch, &mut random).await;
                 });
             }
         }
@@ -164,13 +165,13 @@ impl Crew {
         }
     }
 
-    /// Sends a batch until it is taken, as a queue does.
-    async fn report(&self, work: &Work, batch: &[Mark], random: &mut Random) {
-        while !self.is_given_up() {
-            let said = self.send(&work.plan.job.id, batch, random).await;
-            if let Said::Reported { dispositions, state } = &said {
+    /// Sends a batch until it is answered, as a queue with redelivery does.
+    async fn report(&self, job: &RunningJob, batch: &[Mark], random: &mut Random) {
+        while !self.is_stopped() {
+            let reply = self.send(&job.plan.job.id, batch, random).await;
+            if let Reply::Reported { dispositions, state } = &reply {
                 if state.is_final() || dispositions.contains(&Disposition::Superseded) {
-                    work.ended.store(true, Ordering::Relaxed);
+                    job.ended.store(true, Ordering::Relaxed);
                 }
                 return;
             }
@@ -178,157 +179,167 @@ impl Crew {
         }
     }
 
-    async fn cancel_after(self: Arc<Self>, work: Arc<Work>, share: usize, mut random: Random) {
-        while 100 * work.done.load(Ordering::Relaxed) < share * work.plan.batches.len() {
-            if work.has_ended() || self.is_given_up() {
+    async fn cancel_after(self: Arc<Self>, job: Arc<RunningJob>, percent: usize, mut random: Random) {
+        while 100 * job.done.load(Ordering::Relaxed) < percent * job.plan.batches.len() {
+            if job.has_ended() || self.is_stopped() {
                 return;
             }
             sleep(Duration::from_millis(20)).await;
         }
-        while !self.is_given_up() {
-            match self.cancel(&work.plan.job.id, &mut random).await {
-                Said::Job(_) => {
-                    self.log.injected(Kind::Cancelled);
+        while !self.is_stopped() {
+            match self.cancel(&job.plan.job.id, &mut random).await {
+                Reply::Job(_) => {
+                    self.log.count_fault(FaultKind::Cancelled);
                     break;
                 }
-                Said::Refused { code, .. } if code == "FailedPrecondition" => break,
+                Reply::Error { code, .. } if code == "FailedPrecondition" => break,
                 _ => sleep(millis(50, 300, &mut random)).await,
             }
         }
     }
 
-    /// Waits for the end. A job whose every result was acknowledged, and that reads all the same say LIVE is not
-    /// complete, has lost what only dead gateways knew: it is reported again.
-    async fn see_it_end(&self, work: &Work, random: &mut Random) {
-        let mut missed = None;
-        while !self.is_given_up() {
-            let said = self.read(&work.plan.job.id, random).await;
-            match said {
-                Said::Progress(shown) if shown.state.is_final() => return,
-                Said::Progress(Shown { source: Source::Live, counts: Some(counts), .. })
+    /// Waits until the job has ended. If LIVE reads show pending tasks although every result was acknowledged, Redis
+    /// and the gateways that held the marks have lost them. The results are then reported again.
+    async fn wait_for_end(&self, job: &RunningJob, random: &mut Random) {
+        let mut incomplete_since = None;
+        while !self.is_stopped() {
+            let reply = self.read(&job.plan.job.id, random).await;
+            match reply {
+                Reply::Progress(observed) if observed.state.is_final() => return,
+                Reply::Progress(ObservedProgress { source: Source::Live, counts: Some(counts), .. })
                     if counts.iter().any(|[pending, ..]| *pending > 0) =>
                 {
-                    let since = *missed.get_or_insert_with(Instant::now);
-                    if since.elapsed() > MISSED_FOR {
-                        for batch in &work.plan.batches {
-                            self.report(work, batch, random).await;
+                    let since = *incomplete_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > REPORT_AGAIN_AFTER {
+                        for batch in &job.plan.batches {
+                            self.report(job, batch, random).await;
                         }
-                        missed = None;
+                        incomplete_since = None;
                     }
                 }
-                Said::Progress(_) => missed = None,
+                Reply::Progress(_) => incomplete_since = None,
                 _ => {}
             }
             sleep(millis(50, 200, random)).await;
         }
     }
 
-    async fn create(&self, plan: &Plan, random: &mut Random) -> Said {
+    async fn create(&self, plan: &Plan, random: &mut Random) -> Reply {
         let request = plan.request();
-        let create = async |client: Client| client.create(request).await.map(|job| Said::Job(state(job.state())));
-        self.call(self.any(random), &plan.job.id, Asked::Create, create).await
+        let create = async |client: Client| client.create(request).await.map(|job| Reply::Job(state(job.state())));
+        self.call(self.random_gateway(random), &plan.job.id, Request::Create, create).await
     }
 
-    async fn cancel(&self, job: &str, random: &mut Random) -> Said {
-        let cancel = async |client: Client| client.cancel(job, "enough").await.map(|job| Said::Job(state(job.state())));
-        self.call(self.any(random), job, Asked::Cancel, cancel).await
+    async fn cancel(&self, job: &str, random: &mut Random) -> Reply {
+        let cancel =
+            async |client: Client| client.cancel(job, "enough").await.map(|job| Reply::Job(state(job.state())));
+        self.call(self.random_gateway(random), job, Request::Cancel, cancel).await
     }
 
-    async fn get(&self, job: &str, random: &mut Random) -> Said {
-        let get = async |client: Client| client.get(job).await.map(|job| Said::Job(state(job.state())));
-        self.call(self.any(random), job, Asked::Get, get).await
+    async fn get(&self, job: &str, random: &mut Random) -> Reply {
+        let get = async |client: Client| client.get(job).await.map(|job| Reply::Job(state(job.state())));
+        self.call(self.random_gateway(random), job, Request::Get, get).await
     }
 
-    async fn read(&self, job: &str, random: &mut Random) -> Said {
-        self.progress_from(self.any(random), job).await
+    async fn read(&self, job: &str, random: &mut Random) -> Reply {
+        self.progress_from(self.random_gateway(random), job).await
     }
 
-    async fn progress_from(&self, gateway: usize, job: &str) -> Said {
-        let read = async |client: Client| client.progress(job).await.map(|progress| Said::Progress(shown(&progress)));
-        self.call(gateway, job, Asked::Progress, read).await
+    async fn progress_from(&self, gateway: usize, job: &str) -> Reply {
+        let read =
+            async |client: Client| client.progress(job).await.map(|progress| Reply::Progress(observed(&progress)));
+        self.call(gateway, job, Request::Progress, read).await
     }
 
-    /// Reads several jobs in one call: an answer for each.
-    async fn read_several(&self, jobs: Vec<String>, random: &mut Random) {
-        let gateway = self.any(random);
-        let door = self.stand.sites[gateway].door();
-        let sent = self.stand.now();
-        let answer = door.client.batch_progress(jobs.clone()).await;
-        let answered = self.stand.now();
-        let said = match answer {
-            Ok(results) => results.iter().map(|result| (result.job_id.clone(), one_of_several(result))).collect(),
-            Err(status) => jobs.into_iter().map(|job| (job, refused(&status))).collect::<Vec<_>>(),
+    /// Reads several jobs in one call and records a reply for each.
+    async fn read_batch(&self, jobs: Vec<String>, random: &mut Random) {
+        let gateway = self.random_gateway(random);
+        let endpoint = self.environment.nodes[gateway].endpoint();
+        let sent = self.environment.now();
+        let answer = endpoint.client.batch_progress(jobs.clone()).await;
+        let answered = self.environment.now();
+        let replies = match answer {
+            Ok(results) => results.iter().map(|result| (result.job_id.clone(), batch_result(result))).collect(),
+            Err(status) => jobs.into_iter().map(|job| (job, error_reply(&status))).collect::<Vec<_>>(),
         };
-        for (job, said) in said {
-            self.log.call(Call { job, gateway, life: door.life, sent, answered, asked: Asked::Progress, said });
+        for (job, reply) in replies {
+            self.log.call(Call {
+                job,
+                gateway,
+                process: endpoint.process,
+                sent,
+                answered,
+                request: Request::Progress,
+                reply,
+            });
         }
     }
 
-    /// Asks for a job to work on.
-    async fn next(&self, random: &mut Random) {
-        let gateway = self.any(random);
-        let door = self.stand.sites[gateway].door();
-        let sent = self.stand.now();
-        let answer = door.client.next_job(&[]).await;
-        let answered = self.stand.now();
-        let (job, said) = match answer {
+    /// Claims a job, and records the reply without working on the job.
+    async fn claim(&self, random: &mut Random) {
+        let gateway = self.random_gateway(random);
+        let endpoint = self.environment.nodes[gateway].endpoint();
+        let sent = self.environment.now();
+        let answer = endpoint.client.next_job(&[]).await;
+        let answered = self.environment.now();
+        let (job, reply) = match answer {
             Ok(answer) => match &answer.job {
-                Some(job) => (job.job_id.clone(), handed_out(job, answer.source_reason())),
-                None => (String::new(), Said::NoJob),
+                Some(job) => (job.job_id.clone(), claimed_job(job, answer.source_reason())),
+                None => (String::new(), Reply::NoJob),
             },
-            Err(status) => (String::new(), refused(&status)),
+            Err(status) => (String::new(), error_reply(&status)),
         };
-        self.log.call(Call { job, gateway, life: door.life, sent, answered, asked: Asked::Next, said });
+        self.log.call(Call { job, gateway, process: endpoint.process, sent, answered, request: Request::Claim, reply });
     }
 
-    async fn send(&self, job: &str, batch: &[Mark], random: &mut Random) -> Said {
-        let results = batch.iter().map(result).collect();
+    async fn send(&self, job: &str, batch: &[Mark], random: &mut Random) -> Reply {
+        let results = batch.iter().map(task_result).collect();
         let report = async |client: Client| {
             let answer = client.report(job, results).await?;
             let dispositions = answer.dispositions().map(disposition).collect();
-            Ok(Said::Reported { dispositions, state: state(answer.job_state()) })
+            Ok(Reply::Reported { dispositions, state: state(answer.job_state()) })
         };
-        self.call(self.any(random), job, Asked::Report(batch.to_vec()), report).await
+        self.call(self.random_gateway(random), job, Request::Report(batch.to_vec()), report).await
     }
 
-    /// Calls a gateway, and writes down what came of it.
+    /// Calls a gateway, and records the call with its reply.
     async fn call(
         &self,
         gateway: usize,
         job: &str,
-        asked: Asked,
-        call: impl AsyncFnOnce(Client) -> Answer<Said>,
-    ) -> Said {
-        let door = self.stand.sites[gateway].door();
-        let sent = self.stand.now();
-        let said = call(door.client).await.unwrap_or_else(|status| refused(&status));
-        let answered = self.stand.now();
-        let (job, life) = (job.to_owned(), door.life);
-        self.log.call(Call { job, gateway, life, sent, answered, asked, said: said.clone() });
-        said
+        request: Request,
+        call: impl AsyncFnOnce(Client) -> Answer<Reply>,
+    ) -> Reply {
+        let endpoint = self.environment.nodes[gateway].endpoint();
+        let sent = self.environment.now();
+        let reply = call(endpoint.client).await.unwrap_or_else(|status| error_reply(&status));
+        let answered = self.environment.now();
+        let (job, process) = (job.to_owned(), endpoint.process);
+        self.log.call(Call { job, gateway, process, sent, answered, request, reply: reply.clone() });
+        reply
     }
 
-    /// One of the jobs that readers look at.
-    fn shown_job(&self, random: &mut Random) -> Option<String> {
-        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        (!board.is_empty()).then(|| board[random.below(board.len())].clone())
+    /// A random job that readers may read.
+    fn random_visible_job(&self, random: &mut Random) -> Option<String> {
+        let visible_jobs = self.visible_jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        (!visible_jobs.is_empty()).then(|| visible_jobs[random.below(visible_jobs.len())].clone())
     }
 
-    fn any(&self, random: &mut Random) -> usize {
-        random.below(self.stand.sites.len())
+    fn random_gateway(&self, random: &mut Random) -> usize {
+        random.below(self.environment.nodes.len())
     }
 
-    /// Lets readers look at the job.
-    fn show(&self, job: &str) {
-        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        board.push_back(job.to_owned());
-        if board.len() > LOOKED_AT {
-            board.pop_front();
+    /// Lets readers choose the job.
+    fn make_visible(&self, job: &str) {
+        let mut visible_jobs = self.visible_jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        visible_jobs.push_back(job.to_owned());
+        if visible_jobs.len() > VISIBLE_JOBS {
+            visible_jobs.pop_front();
         }
     }
 
-    fn is_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed)
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     fn random(&self, number: usize) -> Random {
@@ -336,7 +347,7 @@ impl Crew {
     }
 }
 
-impl Work {
+impl RunningJob {
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }

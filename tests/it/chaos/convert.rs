@@ -1,20 +1,21 @@
-//! Between the words of the interface and those of the history.
+//! Converts between the types of the API and those of the history.
 
 use tonic_types::StatusExt;
 
-use super::history::{Disposition, Mark, Said, Shown, Source, State};
+use super::history::{Disposition, Mark, ObservedProgress, Reply, Source, State};
 use super::plan::stage_key;
 use crate::support::pb;
 
-/// What a status says; one without a reason is not the gateway's own.
-pub fn refused(status: &tonic::Status) -> Said {
+/// Converts an error status. A status without a reason does not come from the gateway, so it counts as no reply.
+pub fn error_reply(status: &tonic::Status) -> Reply {
     match status.get_error_details().error_info() {
-        Some(info) => Said::Refused { code: format!("{:?}", status.code()), reason: info.reason.clone() },
-        None => Said::Nothing(status.to_string()),
+        Some(info) => Reply::Error { code: format!("{:?}", status.code()), reason: info.reason.clone() },
+        None => Reply::NoReply(status.to_string()),
     }
 }
 
-pub fn result(mark: &Mark) -> pb::TaskResult {
+/// Converts a mark to the result that a worker reports.
+pub fn task_result(mark: &Mark) -> pb::TaskResult {
     let outcome = if mark.succeeded { pb::Outcome::Succeeded } else { pb::Outcome::Failed };
     let error = (!mark.succeeded).then(|| pb::TaskError { code: "CHAOS".to_owned(), message: String::new() });
     pb::TaskResult {
@@ -47,25 +48,32 @@ pub fn state(state: pb::JobState) -> State {
     }
 }
 
-/// One answer of several.
-pub fn one_of_several(result: &pb::ProgressResult) -> Said {
+/// Converts one result of a batch read.
+pub fn batch_result(result: &pb::ProgressResult) -> Reply {
     match &result.result {
-        Some(pb::progress_result::Result::Progress(progress)) => Said::Progress(shown(progress)),
+        Some(pb::progress_result::Result::Progress(progress)) => Reply::Progress(observed(progress)),
         Some(pb::progress_result::Result::Error(error)) => {
             let code = format!("{:?}", tonic::Code::from(error.code));
-            Said::Refused { code, reason: error.reason().as_str_name().to_owned() }
+            Reply::Error { code, reason: error.reason().as_str_name().to_owned() }
         }
-        None => Said::Nothing("neither progress nor an error".to_owned()),
+        None => Reply::NoReply("neither progress nor an error".to_owned()),
     }
 }
 
-/// A job that is handed out is said to run.
-pub fn handed_out(job: &pb::Job, unseen: pb::SourceReason) -> Said {
-    let source = if unseen == pb::SourceReason::Unspecified { Source::Live } else { Source::Fallback };
-    Said::Progress(Shown { state: state(job.state()), source, reason: reason(unseen), lower_bound: true, counts: None })
+/// Converts a claimed job. By handing it out, the gateway states that it runs.
+pub fn claimed_job(job: &pb::Job, source_reason: pb::SourceReason) -> Reply {
+    let source = if source_reason == pb::SourceReason::Unspecified { Source::Live } else { Source::Fallback };
+    Reply::Progress(ObservedProgress {
+        state: state(job.state()),
+        source,
+        reason: reason(source_reason),
+        lower_bound: true,
+        counts: None,
+    })
 }
 
-pub fn shown(progress: &pb::Progress) -> Shown {
+/// Converts a progress answer; counts are kept only if every stage has all of them.
+pub fn observed(progress: &pb::Progress) -> ObservedProgress {
     let source = match progress.source() {
         pb::Source::Live => Source::Live,
         pb::Source::Snapshot => Source::Snapshot,
@@ -78,7 +86,7 @@ pub fn shown(progress: &pb::Progress) -> Shown {
     };
     let counts = progress.stages.iter().map(stage).collect();
     let reason = reason(progress.source_reason());
-    Shown { state: state(progress.state()), source, reason, lower_bound: progress.lower_bound, counts }
+    ObservedProgress { state: state(progress.state()), source, reason, lower_bound: progress.lower_bound, counts }
 }
 
 fn reason(reason: pb::SourceReason) -> String {

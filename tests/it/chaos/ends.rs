@@ -1,4 +1,4 @@
-//! How every job stands in Postgres at last.
+//! Reads the final state of every job from Postgres.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -9,30 +9,30 @@ use highwater::domain::JobState;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
-use super::history::{Change, End, State};
+use super::environment::Environment;
+use super::history::{End, RowChange, State};
 use super::log::Log;
-use super::stand::Stand;
 
-/// How long leftover trackers may take to be added to ends that say they are lower bounds.
-const COMPLETED_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait for lower-bound ends to be amended from trackers that became reachable.
+const AMENDED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Writes down the end of every job that there is.
-pub async fn collect(stand: &Stand, log: &Log) {
-    let database = stand.postgres.lock().await;
+/// Records the end of every job.
+pub async fn collect(environment: &Environment, log: &Log) {
+    let database = environment.postgres.lock().await;
     let mut connection = database.connection().await;
     let begun = Instant::now();
-    while begun.elapsed() < COMPLETED_WITHIN {
-        let bounds = connection.fetch_one("SELECT count(*) FROM jobs WHERE lower_bound").await.unwrap();
-        if bounds.get::<i64, _>(0) == 0 {
+    while begun.elapsed() < AMENDED_WITHIN {
+        let row = connection.fetch_one("SELECT count(*) FROM jobs WHERE lower_bound").await.unwrap();
+        if row.get::<i64, _>(0) == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let mut changes: HashMap<String, Vec<Change>> = HashMap::new();
+    let mut changes: HashMap<String, Vec<RowChange>> = HashMap::new();
     let rows = "SELECT job_id, was, state, lower_bound, coalesce(revision, 0) FROM audit ORDER BY number";
     for row in connection.fetch_all(rows).await.unwrap() {
         let revision = u64::try_from(row.get::<i64, _>(4)).unwrap_or(0);
-        let change = Change { from: state(row.get(1)), to: state(row.get(2)), lower_bound: row.get(3), revision };
+        let change = RowChange { from: state(row.get(1)), to: state(row.get(2)), lower_bound: row.get(3), revision };
         changes.entry(row.get(0)).or_default().push(change);
     }
     let rows = "SELECT job_id, state, lower_bound, snapshot->'counts'->'stages', cells FROM jobs ORDER BY create_time";
@@ -43,7 +43,7 @@ pub async fn collect(stand: &Stand, log: &Log) {
     }
 }
 
-fn end(job: String, row: &PgRow, changes: Vec<Change>) -> End {
+fn end(job: String, row: &PgRow, changes: Vec<RowChange>) -> End {
     let stages: Option<serde_json::Value> = row.get(3);
     let stages = stages.as_ref().and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
     let count = |stage: &serde_json::Value, name: &str| {

@@ -1,34 +1,34 @@
-//! What happened in a run: every call as its client saw it, what was done to the servers, and what is stored at the end.
-//! The checker judges this and nothing else.
+//! The history of a run: every call as its client saw it, the injected faults, and the stored ends. It is the only
+//! input of the checker.
 
 use serde::Serialize;
 
-/// Microseconds since the run began, by one clock.
+/// Microseconds since the run began, by a single clock.
 pub type Moment = u64;
 
 /// One second.
 pub const SECOND: Moment = 1_000_000;
 
-/// All of it.
+/// The history of a run.
 #[derive(Debug, Default)]
 pub struct History {
     pub limits: Limits,
     pub jobs: Vec<Job>,
     pub calls: Vec<Call>,
-    pub happenings: Vec<Happening>,
+    pub incidents: Vec<Incident>,
     pub ends: Vec<End>,
 }
 
-/// What the gateways promise.
+/// The time limits that the gateways guarantee.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Limits {
-    /// How long a call may take.
+    /// Maximum duration of a call.
     pub deadline: Moment,
-    /// How much later its answer may reach a client on a busy machine.
+    /// How much later than its deadline an answer may reach a client on a busy machine.
     pub slack: Moment,
-    /// How long restored marks settle.
+    /// Settle time of a restored tracker.
     pub settle: Moment,
-    /// How long the feed may take to reach every gateway.
+    /// Maximum delay of the feed to every gateway.
     pub feed: Moment,
 }
 
@@ -41,28 +41,28 @@ pub struct Job {
     pub threshold: f64,
 }
 
-/// A call and what came of it.
+/// A call and its reply.
 #[derive(Debug, Clone, Serialize)]
 pub struct Call {
     pub job: String,
     pub gateway: usize,
-    /// Which run of that gateway's program: it begins anew with nothing in its memory.
-    pub life: u32,
+    /// Number of the gateway's process; each process starts with empty memory.
+    pub process: u32,
     pub sent: Moment,
     pub answered: Moment,
-    pub asked: Asked,
-    pub said: Said,
+    pub request: Request,
+    pub reply: Reply,
 }
 
-/// What was asked.
+/// The request of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Asked {
+pub enum Request {
     Create,
     Cancel,
     Get,
     Progress,
-    /// A job to work on: the call is that job's.
-    Next,
+    /// A claim. The call is recorded for the claimed job.
+    Claim,
     Report(Vec<Mark>),
 }
 
@@ -74,35 +74,35 @@ pub struct Mark {
     pub succeeded: bool,
 }
 
-/// What was answered.
+/// The reply to a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Said {
+pub enum Reply {
     Job(State),
-    Progress(Shown),
-    /// There is none to work on.
+    Progress(ObservedProgress),
+    /// No job was claimable.
     NoJob,
     Reported {
         dispositions: Vec<Disposition>,
         state: State,
     },
-    /// An error of the gateway's.
-    Refused {
+    /// An error that the gateway returned.
+    Error {
         code: String,
         reason: String,
     },
-    /// None: the connection broke, there was none, or the client gave up after many times the deadline.
-    Nothing(String),
+    /// No reply: the connection failed, or the client gave up after many times the deadline.
+    NoReply(String),
 }
 
-/// Progress, as far as it is judged.
+/// The parts of a progress answer that the checker judges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Shown {
+pub struct ObservedProgress {
     pub state: State,
     pub source: Source,
-    /// Why it is a fallback.
+    /// The source reason of a FALLBACK answer.
     pub reason: String,
     pub lower_bound: bool,
-    /// Pending, succeeded, failed and skipped tasks of each stage, if they are told.
+    /// Pending, succeeded, failed and skipped tasks of each stage; `None` if the answer omits counts.
     pub counts: Option<Vec<[u32; 4]>>,
 }
 
@@ -132,41 +132,41 @@ pub enum Disposition {
     Recorded,
 }
 
-/// What was done to the servers, as far as it excuses anything.
+/// A fault or pause that can excuse a violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Happening {
-    /// A gateway was killed, and listened again later.
-    Died { gateway: usize, life: u32, at: Moment, back: Moment },
-    /// A gateway stood still.
+pub enum Incident {
+    /// A gateway was killed at `at` and listened again at `back`.
+    GatewayDown { gateway: usize, process: u32, at: Moment, back: Moment },
+    /// A gateway was stalled.
     Stalled { gateway: usize, from: Moment, to: Moment },
-    /// Redis lost marks, or went back to older ones, at some moment in between.
-    Lost { from: Moment, to: Moment },
-    /// Our own process stood still, and so, as far as it knows, did everything.
-    Starved { from: Moment, to: Moment },
+    /// Redis lost marks, or returned to older ones, at some moment in this interval.
+    DataLost { from: Moment, to: Moment },
+    /// The test process was paused, so measured durations include the pause.
+    HarnessPaused { from: Moment, to: Moment },
 }
 
-/// How a job stands in Postgres at last.
+/// The final state of a job in Postgres.
 #[derive(Debug, Clone, Serialize)]
 pub struct End {
     pub job: String,
     pub state: State,
     pub lower_bound: bool,
-    /// Succeeded, failed and skipped tasks of each stage, as they are stored.
+    /// Stored counts of succeeded, failed and skipped tasks of each stage.
     pub counts: Vec<[u32; 3]>,
-    /// The cells as they are stored, uncompressed.
+    /// The stored cells, uncompressed.
     #[serde(skip)]
     pub cells: Vec<u8>,
-    /// Every change of its row that led to, or began in, a final state.
-    pub changes: Vec<Change>,
+    /// Every change of the job's row to or from a final state.
+    pub changes: Vec<RowChange>,
 }
 
 /// A change of a job's row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct RowChange {
     pub from: State,
     pub to: State,
     pub lower_bound: bool,
-    /// Of the tracker that was sealed; 0 for an end without one.
+    /// Revision of the sealed tracker; 0 for an end without one.
     pub revision: u64,
 }
 
@@ -177,33 +177,33 @@ impl State {
 }
 
 impl Mark {
-    /// The bits it leaves in its task's cell: processed, and succeeded.
+    /// The mark's two bits in its task's cell: processed and succeeded.
     pub fn bits(self) -> u8 {
         if self.succeeded { 0b11 } else { 0b01 }
     }
 }
 
-impl Said {
-    /// The state that the answer tells of.
+impl Reply {
+    /// The job state that the reply contains.
     pub fn state(&self) -> Option<State> {
         match self {
             Self::Job(state) | Self::Reported { state, .. } => Some(*state),
-            Self::Progress(shown) => Some(shown.state),
-            Self::NoJob | Self::Refused { .. } | Self::Nothing(_) => None,
+            Self::Progress(observed) => Some(observed.state),
+            Self::NoJob | Self::Error { .. } | Self::NoReply(_) => None,
         }
     }
 }
 
 impl End {
-    /// The bits that are stored of a task at a stage, of a job with so many stages.
+    /// The stored bits of a task at a stage of a job with this number of stages.
     pub fn bits(&self, task: u32, stage: usize, stages: usize) -> u8 {
         let first = 2 * (task as usize * stages + stage);
         let byte = self.cells.get(first / 8).copied().unwrap_or(0);
         (byte >> (6 - first % 8)) & 0b11
     }
 
-    /// It ended without a sealed tracker: nothing stops other gateways from believing the open one until the feed tells
-    /// them.
+    /// Whether the job ended without a sealed tracker. Other gateways may then trust the open tracker until the feed
+    /// announces the end.
     pub fn is_unsealed(&self) -> bool {
         self.changes.iter().any(|change| !change.from.is_final() && (change.lower_bound || change.revision == 0))
     }

@@ -1,156 +1,158 @@
-//! Does what the schedule says, and undoes it.
+//! Injects the scheduled faults and reverts them.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::history::Happening;
+use super::environment::{Environment, Node, RedisPair, execute, query};
+use super::history::Incident;
 use super::log::Log;
-use super::schedule::{Fault, Kind, Store};
-use super::stand::{Pair, Site, Stand, ask, tell};
+use super::schedule::{Fault, FaultKind, Store};
 use crate::support::{Link, eventually};
 
-/// How long gateways that keep their connections to a demoted primary keep them.
-const KEPT: Duration = Duration::from_millis(700);
+/// How long gateways keep their connections to a demoted primary, if they are not disconnected at once.
+const KEPT_CONNECTED: Duration = Duration::from_millis(700);
 
-/// Injects the faults of one lane; returns once the last of them is over.
-pub async fn lane(stand: &Stand, log: &Log, faults: &[Fault]) {
+/// Injects the faults of one lane, one after another, and returns when the last one is over.
+pub async fn run_lane(environment: &Environment, log: &Log, faults: &[Fault]) {
     for fault in faults {
-        stand.wait_until(fault.at).await;
-        let from = stand.now();
-        inject(stand, log, fault).await;
-        log.fault(fault, from, stand.now());
+        environment.wait_until(fault.at).await;
+        let from = environment.now();
+        inject(environment, log, fault).await;
+        log.fault(fault, from, environment.now());
     }
 }
 
-async fn inject(stand: &Stand, log: &Log, fault: &Fault) {
-    let site = &stand.sites[fault.gateway];
+async fn inject(environment: &Environment, log: &Log, fault: &Fault) {
+    let node = &environment.nodes[fault.gateway];
     match fault.kind {
-        Kind::RedisKilled | Kind::RedisStalled | Kind::RedisFlushed | Kind::RedisFull => redis(stand, log, fault).await,
-        Kind::RedisOldDump => old_dump(stand, log, fault).await,
-        Kind::RedisFailover => failover(stand, log, fault).await,
-        Kind::PostgresKilled | Kind::PostgresStalled => postgres(stand, fault).await,
-        Kind::GatewayKilled => kill(stand, log, site, fault.lasts).await,
-        Kind::GatewayStalled | Kind::GatewayUnsettled => stall(stand, log, site, fault.lasts).await,
-        Kind::LinkBlackhole => link(site, fault, Link::Blackhole).await,
-        Kind::LinkHalfOpen => link(site, fault, Link::HalfOpen).await,
-        Kind::LinkCut => link(site, fault, Link::Cut).await,
-        Kind::LinkSlow => {
-            let delay = 20 + fault.lasts.subsec_millis() / 4;
-            link(site, fault, Link::Slow(Duration::from_millis(delay.into()))).await;
+        FaultKind::RedisKilled | FaultKind::RedisStalled | FaultKind::RedisFlushed | FaultKind::RedisFull => {
+            redis(environment, log, fault).await
         }
-        Kind::Cancelled => {}
+        FaultKind::RedisOldDump => old_dump(environment, log, fault).await,
+        FaultKind::RedisFailover => failover(environment, log, fault).await,
+        FaultKind::PostgresKilled | FaultKind::PostgresStalled => postgres(environment, fault).await,
+        FaultKind::GatewayKilled => kill(environment, log, node, fault.duration).await,
+        FaultKind::GatewayStalled | FaultKind::GatewayUnsettled => stall(environment, log, node, fault.duration).await,
+        FaultKind::LinkBlackhole => link(node, fault, Link::Blackhole).await,
+        FaultKind::LinkHalfOpen => link(node, fault, Link::HalfOpen).await,
+        FaultKind::LinkCut => link(node, fault, Link::Cut).await,
+        FaultKind::LinkSlow => {
+            let delay = 20 + fault.duration.subsec_millis() / 4;
+            link(node, fault, Link::Slow(Duration::from_millis(delay.into()))).await;
+        }
+        FaultKind::Cancelled => {}
     }
 }
 
-async fn redis(stand: &Stand, log: &Log, fault: &Fault) {
-    let mut pair = stand.redis.lock().await;
-    let from = stand.now();
+async fn redis(environment: &Environment, log: &Log, fault: &Fault) {
+    let mut pair = environment.redis.lock().await;
+    let from = environment.now();
     match fault.kind {
-        Kind::RedisKilled => {
+        FaultKind::RedisKilled => {
             pair.primary_mut().kill();
-            forget_dump(&pair);
-            sleep(fault.lasts).await;
+            delete_dump(&pair);
+            sleep(fault.duration).await;
             pair.primary_mut().restart().unwrap();
         }
-        Kind::RedisStalled => {
+        FaultKind::RedisStalled => {
             pair.primary_mut().pause();
-            sleep(fault.lasts).await;
+            sleep(fault.duration).await;
             pair.primary_mut().resume();
             return;
         }
-        Kind::RedisFull => {
-            tell(pair.primary(), redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1")).await;
-            sleep(fault.lasts).await;
-            tell(pair.primary(), redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
+        FaultKind::RedisFull => {
+            execute(pair.primary(), redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1")).await;
+            sleep(fault.duration).await;
+            execute(pair.primary(), redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
             return;
         }
-        _ => tell(pair.primary(), &redis::cmd("FLUSHALL")).await,
+        _ => execute(pair.primary(), &redis::cmd("FLUSHALL")).await,
     }
-    log.happening(Happening::Lost { from, to: stand.now() });
+    log.incident(Incident::DataLost { from, to: environment.now() });
 }
 
-async fn old_dump(stand: &Stand, log: &Log, fault: &Fault) {
-    let mut pair = stand.redis.lock().await;
+async fn old_dump(environment: &Environment, log: &Log, fault: &Fault) {
+    let mut pair = environment.redis.lock().await;
     save(&pair).await;
-    sleep(fault.lasts).await;
-    let from = stand.now();
+    sleep(fault.duration).await;
+    let from = environment.now();
     pair.primary_mut().kill();
     pair.primary_mut().restart().unwrap();
-    log.happening(Happening::Lost { from, to: stand.now() });
-    forget_dump(&pair);
+    log.incident(Incident::DataLost { from, to: environment.now() });
+    delete_dump(&pair);
 }
 
-/// Dumps, once no dump for the replica is under way any more.
-async fn save(pair: &Pair) {
-    let saved = async || ask::<()>(pair.primary(), &redis::cmd("SAVE")).await.ok();
-    eventually("Redis has written a dump", saved).await;
+/// Writes a dump, as soon as no dump for the replica is in progress.
+async fn save(pair: &RedisPair) {
+    let dumped = async || query::<()>(pair.primary(), &redis::cmd("SAVE")).await.ok();
+    eventually("Redis has written a dump", dumped).await;
 }
 
-async fn failover(stand: &Stand, log: &Log, fault: &Fault) {
-    let mut pair = stand.redis.lock().await;
-    pair.lag();
-    sleep(fault.lasts).await;
-    let from = stand.now();
-    pair.fail_over(&stand.sites).await;
-    // Half of the time gateways go on asking the demoted primary for a while.
-    let tidy = fault.gateway == 0 || fault.store == Store::Postgres;
-    if tidy {
-        stand.sites.iter().for_each(|site| site.redis.hang_up());
+async fn failover(environment: &Environment, log: &Log, fault: &Fault) {
+    let mut pair = environment.redis.lock().await;
+    pair.stop_replication();
+    sleep(fault.duration).await;
+    let from = environment.now();
+    pair.fail_over(&environment.nodes).await;
+    // In some failovers, gateways keep using the demoted primary for a while.
+    let disconnect_at_once = fault.gateway == 0 || fault.store == Store::Postgres;
+    if disconnect_at_once {
+        environment.nodes.iter().for_each(|node| node.redis.hang_up());
     }
-    pair.follow().await;
-    log.happening(Happening::Lost { from, to: stand.now() });
-    if !tidy {
-        sleep(KEPT).await;
-        stand.sites.iter().for_each(|site| site.redis.hang_up());
+    pair.start_replication().await;
+    log.incident(Incident::DataLost { from, to: environment.now() });
+    if !disconnect_at_once {
+        sleep(KEPT_CONNECTED).await;
+        environment.nodes.iter().for_each(|node| node.redis.hang_up());
     }
 }
 
-/// What was dumped, by us or for a replica, is not what the next restart begins with.
-fn forget_dump(pair: &Pair) {
+/// Deletes the dump, so that the next restart of Redis does not load it.
+fn delete_dump(pair: &RedisPair) {
     let dump = pair.primary().socket().with_file_name("dump.rdb");
     let _ = std::fs::remove_file(dump);
 }
 
-async fn postgres(stand: &Stand, fault: &Fault) {
-    let mut database = stand.postgres.clone().lock_owned().await;
-    if fault.kind == Kind::PostgresStalled {
+async fn postgres(environment: &Environment, fault: &Fault) {
+    let mut database = environment.postgres.clone().lock_owned().await;
+    if fault.kind == FaultKind::PostgresStalled {
         database.own_server().pause();
-        sleep(fault.lasts).await;
+        sleep(fault.duration).await;
         database.own_server().resume();
         return;
     }
     database.own_server().kill();
-    sleep(fault.lasts).await;
-    // Recovers first, which takes its time.
+    sleep(fault.duration).await;
+    // A restart blocks until crash recovery is done.
     tokio::task::spawn_blocking(move || database.own_server().restart().unwrap()).await.unwrap();
 }
 
-async fn kill(stand: &Stand, log: &Log, site: &Site, lasts: Duration) {
-    let mut gateway = site.gateway.lock().await;
-    let (at, life) = (stand.now(), site.door().life);
+async fn kill(environment: &Environment, log: &Log, node: &Node, duration: Duration) {
+    let mut gateway = node.gateway.lock().await;
+    let (at, process) = (environment.now(), node.endpoint().process);
     gateway.kill();
-    sleep(lasts).await;
+    sleep(duration).await;
     gateway.restart().await;
-    site.moved(gateway.client());
-    log.happening(Happening::Died { gateway: site.number, life, at, back: stand.now() });
+    node.restarted(gateway.client());
+    log.incident(Incident::GatewayDown { gateway: node.number, process, at, back: environment.now() });
 }
 
-async fn stall(stand: &Stand, log: &Log, site: &Site, lasts: Duration) {
-    let mut gateway = site.gateway.lock().await;
-    let from = stand.now();
+async fn stall(environment: &Environment, log: &Log, node: &Node, duration: Duration) {
+    let mut gateway = node.gateway.lock().await;
+    let from = environment.now();
     gateway.pause();
-    sleep(lasts).await;
+    sleep(duration).await;
     gateway.resume();
-    log.happening(Happening::Stalled { gateway: site.number, from, to: stand.now() });
+    log.incident(Incident::Stalled { gateway: node.number, from, to: environment.now() });
 }
 
-async fn link(site: &Site, fault: &Fault, state: Link) {
+async fn link(node: &Node, fault: &Fault, state: Link) {
     let proxy = match fault.store {
-        Store::Redis => &site.redis,
-        Store::Postgres => &site.postgres,
+        Store::Redis => &node.redis,
+        Store::Postgres => &node.postgres,
     };
     proxy.set(state);
-    sleep(fault.lasts).await;
+    sleep(fault.duration).await;
     proxy.set(Link::Open);
 }

@@ -1,4 +1,4 @@
-//! Keeps the history: in memory for the checker, and line by line in a file for people.
+//! Records the history: in memory for the checker, and as JSON lines in a file for people.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,13 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use super::history::{Call, End, Happening, History, Job, Limits, Moment};
-use super::schedule::{Fault, Kind, kinds};
+use super::history::{Call, End, History, Incident, Job, Limits, Moment};
+use super::schedule::{Fault, FaultKind, kinds};
 
 pub struct Log {
     history: Mutex<History>,
-    /// How many faults of each kind there were.
-    injected: Mutex<BTreeMap<Kind, usize>>,
+    /// Number of injected faults of each kind.
+    injected: Mutex<BTreeMap<FaultKind, usize>>,
     file: Mutex<BufWriter<File>>,
     path: PathBuf,
 }
@@ -24,13 +24,13 @@ pub struct Log {
 enum Line<'a> {
     Job(&'a Job),
     Call(&'a Call),
-    Fault { what: String, gateway: usize, store: String, from: Moment, to: Moment },
-    Happening(Happening),
+    Fault { kind: String, gateway: usize, store: String, from: Moment, to: Moment },
+    Incident(Incident),
     End(&'a End),
 }
 
 impl Log {
-    /// Writes to `history.jsonl` in this directory.
+    /// Creates a log that writes to `history.jsonl` in this directory.
     pub fn create(directory: &Path, limits: Limits) -> Self {
         let path = directory.join("history.jsonl");
         let file = BufWriter::new(File::create(&path).unwrap());
@@ -53,25 +53,25 @@ impl Log {
         self.history().calls.push(call);
     }
 
-    pub fn happening(&self, happening: Happening) {
-        self.write(&Line::Happening(happening));
-        self.history().happenings.push(happening);
+    pub fn incident(&self, incident: Incident) {
+        self.write(&Line::Incident(incident));
+        self.history().incidents.push(incident);
     }
 
-    /// For people: what excuses anything is a happening as well.
+    /// Records an injected fault, for people. Faults that excuse violations are recorded as incidents as well.
     pub fn fault(&self, fault: &Fault, from: Moment, to: Moment) {
         let Fault { kind, gateway, store, .. } = *fault;
-        self.injected(kind);
-        self.write(&Line::Fault { what: kind.to_string(), gateway, store: format!("{store:?}"), from, to });
+        self.count_fault(kind);
+        self.write(&Line::Fault { kind: kind.to_string(), gateway, store: format!("{store:?}"), from, to });
     }
 
-    /// There was a fault of this kind.
-    pub fn injected(&self, kind: Kind) {
+    /// Counts an injected fault of this kind.
+    pub fn count_fault(&self, kind: FaultKind) {
         *self.injected.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
     }
 
-    /// How many faults of each kind there were.
-    pub fn faults(&self) -> BTreeMap<Kind, usize> {
+    /// Number of injected faults of each kind.
+    pub fn fault_counts(&self) -> BTreeMap<FaultKind, usize> {
         self.injected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -80,18 +80,18 @@ impl Log {
         self.history().ends.push(end);
     }
 
-    /// The jobs and calls so far.
-    pub fn so_far(&self) -> (usize, usize) {
+    /// Number of jobs and calls so far.
+    pub fn job_and_call_counts(&self) -> (usize, usize) {
         let history = self.history();
         (history.jobs.len(), history.calls.len())
     }
 
-    /// The ids of all jobs.
+    /// All jobs created so far.
     pub fn jobs(&self) -> Vec<Job> {
         self.history().jobs.clone()
     }
 
-    /// All of it.
+    /// Flushes the file and returns the history.
     pub fn finish(&self) -> History {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).flush().unwrap();
         std::mem::take(&mut self.history())

@@ -1,17 +1,17 @@
-//! `./dev chaos`: real gateways over real stores, a crowd of clients, and faults from a seed, for a while; then the faults
-//! stop, and a checker judges all that was seen.
+//! `./dev chaos`: runs real gateways, real stores and many clients under faults drawn from a seed. Then the faults
+//! stop, every job must end, and a checker judges the recorded history.
 
 mod checker;
-mod crew;
+mod clients;
+mod convert;
 mod ends;
+mod environment;
 mod history;
 mod inject;
 mod log;
 mod plan;
 mod schedule;
-mod stand;
-mod telling;
-mod words;
+mod summary;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,43 +20,45 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use checker::Judgement;
-use crew::Crew;
-use history::{Happening, Limits, Moment};
+use checker::Findings;
+use clients::Clients;
+use environment::{DEADLINE, Environment, SETTLE};
+use history::{Incident, Limits, Moment};
 use log::Log;
-use stand::{DEADLINE, SETTLE, Stand};
 
-/// How many jobs are under way at a time, and how many clients poll.
+/// Number of jobs that run at a time.
 const JOBS: usize = 12;
+/// Number of clients that poll.
 const READERS: usize = 6;
-/// Once faults have stopped, every job ends within this.
+/// Maximum time in which every job ends after the faults have stopped.
 const ENDS_WITHIN: Duration = Duration::from_secs(40);
-/// How late an answer may reach a client: the machine is busy with all of this, and perhaps with much else. Whoever waits
-/// for a store that hangs waits longer than both.
+/// How much later than its deadline an answer may reach a client, because the machine is busy. Waiting for a hung store
+/// would take longer than deadline and slack together.
 const SLACK: Duration = Duration::from_secs(2);
-/// How long the feed may take, by its own promise.
+/// Maximum delay that the feed guarantees.
 const FEED: Duration = Duration::from_secs(2);
-/// A pause of our own process that is longer is written down.
-const STARVED: Duration = Duration::from_millis(200);
+/// Pauses of the test process longer than this are recorded.
+const HARNESS_PAUSE: Duration = Duration::from_millis(200);
 
-/// `HIGHWATER_CHAOS_SECONDS` and `HIGHWATER_CHAOS_SEED`.
+/// Configured by `HIGHWATER_CHAOS_SECONDS` and `HIGHWATER_CHAOS_SEED`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "takes as long as it is told: ./dev chaos"]
+#[ignore = "runs for the configured time: ./dev chaos"]
 async fn chaos() -> Result<(), &'static str> {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let seconds = number("HIGHWATER_CHAOS_SECONDS").unwrap_or(60);
     let seed = number("HIGHWATER_CHAOS_SEED").unwrap_or(1);
     let directory = std::env::temp_dir().join(format!("highwater-chaos-{seed}-{}", std::process::id()));
-    let (well, judgement) = run(Duration::from_secs(seconds), seed, &directory).await;
-    // Kept only if there is something to look at.
-    if well && judgement.is_clean() {
+    let (passed, findings) = run(Duration::from_secs(seconds), seed, &directory).await;
+    // The directory is kept only if there is something to inspect.
+    if passed && findings.is_clean() {
         std::fs::remove_dir_all(&directory).unwrap();
     }
-    if well { Ok(()) } else { Err("something that must not be: see above") }
+    if passed { Ok(()) } else { Err("the run failed: see above") }
 }
 
-/// One run; whether all was well, and what was found. Nothing of it runs any more.
-async fn run(length: Duration, seed: u64, directory: &Path) -> (bool, Judgement) {
+/// Runs once and returns whether the run passed, with the checker's findings. All processes have stopped when it
+/// returns.
+async fn run(length: Duration, seed: u64, directory: &Path) -> (bool, Findings) {
     highwater::dev::make_base(directory).unwrap();
     let micros = |duration: Duration| Moment::try_from(duration.as_micros()).unwrap();
     let (deadline, slack, settle, feed) = (micros(DEADLINE), micros(SLACK), micros(SETTLE), micros(FEED));
@@ -64,59 +66,59 @@ async fn run(length: Duration, seed: u64, directory: &Path) -> (bool, Judgement)
     println!("seed {seed}, {} s of faults, logs and history in {}", length.as_secs(), directory.display());
 
     let faults = schedule::schedule(seed, length, SETTLE);
-    let stand = Arc::new(Stand::start(directory).await);
-    let crew = Crew::new(stand.clone(), log.clone(), seed);
-    let watching = tokio::spawn(watch_ourselves(stand.clone(), log.clone()));
-    let telling = tokio::spawn(telling::progress(crew.clone(), log.clone(), length));
-    let lanes = faults.iter().map(|faults| inject::lane(&stand, &log, faults));
-    let (mut slots, mut readers) = (JoinSet::new(), JoinSet::new());
+    let environment = Arc::new(Environment::start(directory).await);
+    let clients = Clients::new(environment.clone(), log.clone(), seed);
+    let pause_monitor = tokio::spawn(record_harness_pauses(environment.clone(), log.clone()));
+    let progress_printer = tokio::spawn(summary::print_progress(clients.clone(), log.clone(), length));
+    let lanes = faults.iter().map(|faults| inject::run_lane(&environment, &log, faults));
+    let (mut job_slots, mut readers) = (JoinSet::new(), JoinSet::new());
     for _ in 0..JOBS {
-        slots.spawn(crew.clone().slot());
+        job_slots.spawn(clients.clone().run_jobs());
     }
     for number in 0..READERS {
-        readers.spawn(crew.clone().reader(number));
+        readers.spawn(clients.clone().poll(number));
     }
 
-    tokio::join!(join_all(lanes), stand.wait_until(length));
-    crew.last_round();
-    stand.sites.iter().for_each(stand::Site::mend);
-    let healed = Instant::now();
-    let ended = tokio::time::timeout(ENDS_WITHIN, all(&mut slots)).await;
-    let took = healed.elapsed();
-    crew.give_up();
+    tokio::join!(join_all(lanes), environment.wait_until(length));
+    clients.stop_creating_jobs();
+    environment.nodes.iter().for_each(environment::Node::restore_links);
+    let faults_ended = Instant::now();
+    let ended = tokio::time::timeout(ENDS_WITHIN, join_all_tasks(&mut job_slots)).await;
+    let took = faults_ended.elapsed();
+    clients.stop();
     if ended.is_err() {
-        all(&mut slots).await;
+        join_all_tasks(&mut job_slots).await;
     }
-    all(&mut readers).await;
+    join_all_tasks(&mut readers).await;
     for job in log.jobs() {
-        crew.read_everywhere(&job.id).await;
+        clients.read_everywhere(&job.id).await;
     }
-    ends::collect(&stand, &log).await;
-    for task in [watching, telling] {
+    ends::collect(&environment, &log).await;
+    for task in [pause_monitor, progress_printer] {
         task.abort();
         let _ = task.await;
     }
 
     let path = log.path().to_owned();
-    let judgement = checker::judge(&log.finish());
-    (telling::verdict(&judgement, &log.faults(), took, &path), judgement)
+    let findings = checker::judge(&log.finish());
+    (summary::print_result(&findings, &log.fault_counts(), took, &path), findings)
 }
 
-async fn all(tasks: &mut JoinSet<()>) {
+async fn join_all_tasks(tasks: &mut JoinSet<()>) {
     while let Some(task) = tasks.join_next().await {
         task.unwrap();
     }
 }
 
-/// Writes down when our own process stood still: then calls seem to take longer than they did.
-async fn watch_ourselves(stand: Arc<Stand>, log: Arc<Log>) {
+/// Records pauses of the test process, during which calls seem to take longer than they do.
+async fn record_harness_pauses(environment: Arc<Environment>, log: Arc<Log>) {
     let nap = Duration::from_millis(20);
     loop {
-        let from = stand.now();
+        let from = environment.now();
         tokio::time::sleep(nap).await;
-        let to = stand.now();
-        if Duration::from_micros(to - from) > nap + STARVED {
-            log.happening(Happening::Starved { from, to });
+        let to = environment.now();
+        if Duration::from_micros(to - from) > nap + HARNESS_PAUSE {
+            log.incident(Incident::HarnessPaused { from, to });
         }
     }
 }

@@ -1,41 +1,42 @@
-//! What is to be done in a job: its tasks' ways through the stages, cut into batches.
+//! The plan of a job: the results of all tasks, divided into batches.
 
 use super::history::{Job, Mark};
 use crate::support::{Random, pb};
 
-/// A job that is to be run.
+/// A job to run.
 pub struct Plan {
     pub job: Job,
-    /// What workers report: failures that nobody tries again, and some that somebody does after all.
+    /// The batches that workers report. They contain final failures, and failures followed by a successful retry.
     pub batches: Vec<Vec<Mark>>,
-    /// The share of its work after which it is cancelled, in percent.
+    /// Percentage of batches after which the job is cancelled, if at all.
     pub cancelled_after: Option<usize>,
-    /// How long the work takes with nothing in its way, in milliseconds.
-    pub takes: usize,
+    /// Duration of the job without faults, in milliseconds.
+    pub work_millis: usize,
 }
 
-/// The largest batch.
+/// Maximum batch size of small jobs.
 const BATCH: usize = 20;
 
 impl Plan {
-    pub fn draw(number: usize, random: &mut Random) -> Self {
+    pub fn random(number: usize, random: &mut Random) -> Self {
         let tasks = [5, 40, 150, 400, 3_000][random.below(5)];
         let tasks = u32::try_from(tasks + random.below(tasks)).unwrap_or(u32::MAX);
         let stages = 1 + random.below(3);
         let threshold = [0.0, 0.1, 0.5, 1.0][random.below(4)];
-        // A share of tasks fails for good at some stage; a share of failures is tried again and succeeds.
+        // Percentage of tasks that fail at a stage, and percentage of failures that succeed on a retry.
         let (failing, retried) = ([0, 5, 30][random.below(3)], [0, 20, 60][random.below(3)]);
-        let mut ways: Vec<Vec<Mark>> = (0..tasks).map(|task| way(task, stages, failing, retried, random)).collect();
+        let mut remaining_tasks: Vec<Vec<Mark>> =
+            (0..tasks).map(|task| task_marks(task, stages, failing, retried, random)).collect();
         let mut marks = Vec::new();
-        while !ways.is_empty() {
-            let index = random.below(ways.len());
-            let way = &mut ways[index];
-            marks.push(way.remove(0));
-            if way.is_empty() {
-                ways.swap_remove(index);
+        while !remaining_tasks.is_empty() {
+            let index = random.below(remaining_tasks.len());
+            let task = &mut remaining_tasks[index];
+            marks.push(task.remove(0));
+            if task.is_empty() {
+                remaining_tasks.swap_remove(index);
             }
         }
-        // So that large jobs take few calls, and small ones many.
+        // Batches grow with the job, so that large jobs do not need too many calls.
         let largest = BATCH.max(marks.len() / 60);
         let mut batches = Vec::new();
         while !marks.is_empty() {
@@ -44,7 +45,7 @@ impl Plan {
         }
         let job = Job { id: format!("job-{number}"), tasks, stages, threshold };
         let cancelled_after = random.one_in(6).then(|| random.below(100));
-        Self { job, batches, cancelled_after, takes: 2_000 + random.below(10_000) }
+        Self { job, batches, cancelled_after, work_millis: 2_000 + random.below(10_000) }
     }
 
     pub fn request(&self) -> pb::CreateJobRequest {
@@ -59,8 +60,8 @@ impl Plan {
     }
 }
 
-/// One task's marks, in the order in which they come to be.
-fn way(task: u32, stages: usize, failing: usize, retried: usize, random: &mut Random) -> Vec<Mark> {
+/// The marks of one task, in the order in which they are reported.
+fn task_marks(task: u32, stages: usize, failing: usize, retried: usize, random: &mut Random) -> Vec<Mark> {
     let mut marks = Vec::new();
     for stage in 0..stages {
         let fails = random.below(100) < failing;

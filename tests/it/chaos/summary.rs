@@ -1,4 +1,4 @@
-//! What a run prints.
+//! The output of a run: progress lines and the final summary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,25 +7,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checker::{Judgement, RULES, Rule, Violation};
-use super::crew::Crew;
+use super::checker::{Findings, RULES, Rule, Violation};
+use super::clients::Clients;
 use super::history::Moment;
 use super::log::Log;
-use super::schedule::Kind;
+use super::schedule::FaultKind;
 
-/// How many violations are shown, and how many calls whose marks are excused; the history has all that led to them.
-const SHOWN: usize = 40;
+/// Maximum number of violations, and of calls with excused marks, that are printed. The history has all of them.
+const MAX_PRINTED: usize = 40;
 
-/// How far it is: one line on a terminal, a line now and then elsewhere.
-pub async fn progress(crew: Arc<Crew>, log: Arc<Log>, length: Duration) {
+/// Prints progress: one updated line on a terminal, a new line every ten seconds elsewhere.
+pub async fn print_progress(clients: Arc<Clients>, log: Arc<Log>, length: Duration) {
     let begun = Instant::now();
     let terminal = stdout().is_terminal();
     let every = if terminal { Duration::from_millis(250) } else { Duration::from_secs(10) };
     loop {
         tokio::time::sleep(every).await;
-        let (jobs, calls) = log.so_far();
+        let (jobs, calls) = log.job_and_call_counts();
         let (seconds, of) = (begun.elapsed().as_secs(), length.as_secs());
-        let line = format!("{seconds:>4} of {of} s: {} of {jobs} jobs ended, {calls} calls", crew.ended());
+        let line = format!("{seconds:>4} of {of} s: {} of {jobs} jobs ended, {calls} calls", clients.ended());
         if terminal {
             print!("\r{line}\x1b[K");
         } else {
@@ -35,43 +35,56 @@ pub async fn progress(crew: Arc<Crew>, log: Arc<Log>, length: Duration) {
     }
 }
 
-/// The verdict; whether all was well.
-pub fn verdict(judgement: &Judgement, injected: &BTreeMap<Kind, usize>, took: Duration, history: &Path) -> bool {
+/// Prints the summary, and returns whether the run passed.
+pub fn print_result(
+    findings: &Findings,
+    injected: &BTreeMap<FaultKind, usize>,
+    took: Duration,
+    history: &Path,
+) -> bool {
     println!("\n{:>8}  faults", "injected");
     for (kind, count) in injected {
         println!("{count:>8}  {kind}");
     }
-    println!("{:>8} {:>8}  what must not be", "looked", "found");
+    println!("{:>8} {:>8}  violation", "checked", "found");
     for rule in RULES {
-        println!("{:>8} {:>8}  {rule}", judgement.looked[&rule], judgement.broken(rule));
+        println!("{:>8} {:>8}  {rule}", findings.checks[&rule], findings.violation_count(rule));
     }
     println!(
-        "{:>17}  marks given up: Redis lost them while the gateway that took them was dead or stood still",
-        judgement.given_up.len()
+        "{:>17}  marks lost and excused: Redis lost them while the acknowledging gateway was down or stalled",
+        findings.unrecoverable.len()
     );
-    println!("{:>17}  marks missing from ends that say they are lower bounds", judgement.below_bound.len());
+    println!(
+        "{:>17}  marks missing from ends that are marked as lower bounds",
+        findings.missing_from_lower_bound.len()
+    );
     println!("all jobs ended within {:.1} s of the last fault", took.as_secs_f64());
-    for (name, excused) in [("given up", &judgement.given_up), ("below the bound", &judgement.below_bound)] {
+    for (name, excused) in [
+        ("lost and excused", &findings.unrecoverable),
+        ("missing from a lower bound", &findings.missing_from_lower_bound),
+    ] {
         let mut marks: BTreeMap<(Moment, &str), usize> = BTreeMap::new();
         for Violation { at, job, .. } in excused {
             *marks.entry((*at, job)).or_default() += 1;
         }
-        for ((at, job), count) in marks.iter().take(SHOWN) {
+        for ((at, job), count) in marks.iter().take(MAX_PRINTED) {
             println!("{name}: {count} marks of {job}, acknowledged at {:.3} s", seconds(*at));
         }
     }
-    for Violation { rule, at, job, what } in judgement.violations.iter().take(SHOWN) {
+    for Violation { rule, at, job, what } in findings.violations.iter().take(MAX_PRINTED) {
         println!("VIOLATION at {:.3} s, {job}, {rule}: {what}", seconds(*at));
     }
-    if !judgement.is_clean() {
+    if !findings.is_clean() {
         println!("history: {}", history.display());
     }
-    let idle: Vec<_> = injected.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| kind.to_string()).collect();
-    let unused: Vec<_> = RULES.iter().filter(|rule| judgement.looked[rule] == 0).map(ToString::to_string).collect();
-    if !idle.is_empty() || !unused.is_empty() {
-        println!("too short to say anything: {idle:?} did not happen, {unused:?} was not looked at");
+    let missing_faults: Vec<_> =
+        injected.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| kind.to_string()).collect();
+    let unchecked_rules: Vec<_> =
+        RULES.iter().filter(|rule| findings.checks[rule] == 0).map(ToString::to_string).collect();
+    if !missing_faults.is_empty() || !unchecked_rules.is_empty() {
+        println!("the run was too short: {missing_faults:?} did not occur, {unchecked_rules:?} was not checked");
     }
-    judgement.violations.is_empty() && idle.is_empty() && unused.is_empty()
+    findings.violations.is_empty() && missing_faults.is_empty() && unchecked_rules.is_empty()
 }
 
 fn seconds(moment: Moment) -> f64 {
@@ -81,14 +94,14 @@ fn seconds(moment: Moment) -> f64 {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Lost => "acknowledged mark missing from the end",
-            Self::Counted => "counts that are not the marks', or above what was reported",
-            Self::FalseEnd => "false end",
+            Self::LostMark => "acknowledged mark missing from the end",
+            Self::WrongCounts => "counts that differ from the marks or exceed the reported results",
+            Self::FalseEnd => "end with a wrong state",
             Self::SecondEnd => "second end",
-            Self::WentBack => "earlier state after a later one was seen",
-            Self::LiveBelow => "LIVE answer below what was acknowledged",
-            Self::Late => "call answered past its deadline",
-            Self::Unexcused => "error that no fault excuses",
+            Self::StateRegression => "earlier state shown after a later one",
+            Self::LiveTooLow => "LIVE answer below the acknowledged results",
+            Self::LateReply => "reply after the deadline",
+            Self::UnexpectedError => "error that no fault excuses",
             Self::NeverEnded => "job that never ended",
         })
     }
@@ -100,25 +113,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_good_only_if_every_fault_happened_every_rule_was_applied_and_none_was_broken() {
-        let told = |judgement: &Judgement, injected: &BTreeMap<Kind, usize>| {
-            verdict(judgement, injected, Duration::ZERO, Path::new("nowhere"))
+    fn run_passes_only_if_every_fault_occurred_every_rule_was_checked_and_none_was_violated() {
+        let passes = |findings: &Findings, injected: &BTreeMap<FaultKind, usize>| {
+            print_result(findings, injected, Duration::ZERO, Path::new("nowhere"))
         };
-        let injected: BTreeMap<Kind, usize> = kinds().map(|kind| (kind, 1)).collect();
-        let looked: BTreeMap<Rule, usize> = RULES.into_iter().map(|rule| (rule, 1)).collect();
-        let judgement = |looked, violations| Judgement { looked, violations, ..Judgement::default() };
-        assert!(told(&judgement(looked.clone(), vec![]), &injected));
+        let injected: BTreeMap<FaultKind, usize> = kinds().map(|kind| (kind, 1)).collect();
+        let checks: BTreeMap<Rule, usize> = RULES.into_iter().map(|rule| (rule, 1)).collect();
+        let findings = |checks, violations| Findings { checks, violations, ..Findings::default() };
+        assert!(passes(&findings(checks.clone(), vec![]), &injected));
         for kind in kinds() {
             let mut injected = injected.clone();
             injected.insert(kind, 0);
-            assert!(!told(&judgement(looked.clone(), vec![]), &injected), "no {kind}");
+            assert!(!passes(&findings(checks.clone(), vec![]), &injected), "no {kind}");
         }
         for rule in RULES {
-            let mut less = looked.clone();
-            less.insert(rule, 0);
-            assert!(!told(&judgement(less, vec![]), &injected), "no look at: {rule}");
-            let broken = Violation { rule, at: 0, job: String::new(), what: String::new() };
-            assert!(!told(&judgement(looked.clone(), vec![broken]), &injected), "{rule}");
+            let mut incomplete = checks.clone();
+            incomplete.insert(rule, 0);
+            assert!(!passes(&findings(incomplete, vec![]), &injected), "unchecked: {rule}");
+            let violation = Violation { rule, at: 0, job: String::new(), what: String::new() };
+            assert!(!passes(&findings(checks.clone(), vec![violation]), &injected), "{rule}");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tonic::Request;
 
-use crate::faults::beside;
+use crate::faults::spawn_call;
 use crate::support::{Answer, Builder, Fault, Gateway, Stack, eventually, pb};
 
 const JOINED: &str = "round.joined";

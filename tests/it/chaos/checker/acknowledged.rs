@@ -1,117 +1,119 @@
-//! What was acknowledged, and whether it is in the end (invariant I4).
+//! Checks that every acknowledged mark is in the end (invariant I4).
 
 use super::super::history::{
-    Asked, Call, Disposition, End, Happening, History, Mark, Moment, SECOND, Said, Shown, Source, State,
+    Call, Disposition, End, History, Incident, Mark, Moment, ObservedProgress, Reply, Request, SECOND, Source, State,
 };
-use super::{Case, Judgement, Rule, Violation};
+use super::{Findings, JobHistory, Rule, Violation};
 
-/// A mark that a gateway took.
+/// An acknowledged mark.
 #[derive(Debug, Clone, Copy)]
 pub struct Ack {
     pub mark: Mark,
     pub gateway: usize,
-    pub life: u32,
+    pub process: u32,
     pub at: Moment,
-    /// It was a row in the ledger.
+    /// Whether the mark was recorded in the ledger.
     pub recorded: bool,
-    /// Redis lost it while the gateway that took it died or stood still.
-    pub given_up: bool,
+    /// Redis lost the mark while the acknowledging gateway was killed or stalled.
+    pub unrecoverable: bool,
 }
 
-/// When a job's tracker was surely whole again, as far as any client could tell.
-pub struct Settled {
-    /// When answers were asked for, and had come, that only a tracker can give which every gateway had the time to add to.
-    seen: Vec<(Moment, Moment)>,
+/// Reads that prove that a job's tracker was complete again, after every gateway had time to merge its mirror.
+pub struct CompleteReads {
+    /// When each of these reads was sent and answered.
+    reads: Vec<(Moment, Moment)>,
 }
 
-impl Settled {
-    /// LIVE answers show that, and ends that are none of a lower bound.
+impl CompleteReads {
+    /// LIVE answers prove it, and so do ends that are not lower bounds.
     pub fn of(calls: &[&Call], end: Option<&End>) -> Self {
-        let whole = end.is_some_and(|end| end.changes.iter().all(|change| !change.lower_bound));
-        let shows = |call: &&&Call| match &call.said {
-            Said::Progress(Shown { source: Source::Live, counts: Some(_), .. }) => true,
-            said => whole && said.state().is_some_and(State::is_final),
+        let exact_end = end.is_some_and(|end| end.changes.iter().all(|change| !change.lower_bound));
+        let shows_complete_marks = |call: &&&Call| match &call.reply {
+            Reply::Progress(ObservedProgress { source: Source::Live, counts: Some(_), .. }) => true,
+            reply => exact_end && reply.state().is_some_and(State::is_final),
         };
-        Self { seen: calls.iter().filter(shows).map(|call| (call.sent, call.answered)).collect() }
+        Self { reads: calls.iter().filter(shows_complete_marks).map(|call| (call.sent, call.answered)).collect() }
     }
 
-    /// By when it was, after a loss; never, as far as is known, where nobody saw it.
+    /// When the tracker was known to be complete after a loss; `Moment::MAX` if no read proves it.
     fn after(&self, lost: Moment) -> Moment {
-        let later = self.seen.iter().filter(|(sent, _)| *sent > lost);
+        let later = self.reads.iter().filter(|(sent, _)| *sent > lost);
         later.map(|(_, answered)| *answered).min().unwrap_or(Moment::MAX)
     }
 }
 
-/// The marks that a call acknowledged. A reply after the deadline is no acknowledgement.
-pub fn acks<'a>(call: &'a Call, settled: &Settled, history: &History) -> impl Iterator<Item = Ack> + use<'a> {
+/// The marks that a call acknowledged. A reply after the deadline does not count as an acknowledgement.
+pub fn acks<'a>(call: &'a Call, settled: &CompleteReads, history: &History) -> impl Iterator<Item = Ack> + use<'a> {
     let in_time = call.answered - call.sent <= history.limits.deadline + history.limits.slack;
-    let taken = match (&call.asked, &call.said) {
-        (Asked::Report(marks), Said::Reported { dispositions, .. }) if in_time => Some(marks.iter().zip(dispositions)),
+    let reported = match (&call.request, &call.reply) {
+        (Request::Report(marks), Reply::Reported { dispositions, .. }) if in_time => {
+            Some(marks.iter().zip(dispositions))
+        }
         _ => None,
     };
-    let (gateway, life, at) = (call.gateway, call.life, call.answered);
-    let given_up = taken.is_some() && is_given_up(call, settled, history);
-    taken.into_iter().flatten().filter_map(move |(mark, disposition)| {
+    let (gateway, process, at) = (call.gateway, call.process, call.answered);
+    let unrecoverable = reported.is_some() && is_unrecoverable(call, settled, history);
+    reported.into_iter().flatten().filter_map(move |(mark, disposition)| {
         let recorded = match disposition {
             Disposition::Applied | Disposition::Duplicate => false,
             Disposition::Recorded => true,
             Disposition::Superseded | Disposition::UnknownTask => return None,
         };
-        // A row of the ledger goes once its marks are in the tracker: from then on they are kept as all others.
-        Some(Ack { mark: *mark, gateway, life, at, recorded, given_up })
+        // Ledger rows are deleted once drained to the tracker, so recorded marks can be lost like all others.
+        Some(Ack { mark: *mark, gateway, process, at, recorded, unrecoverable })
     })
 }
 
-/// Whether Redis lost its state after the call, and the gateway died, or stood still for the settle time, before it had
-/// surely merged its mirror back.
-fn is_given_up(call: &Call, settled: &Settled, history: &History) -> bool {
-    let taken = call.sent;
-    let gone = |lost: Moment, until: Moment| {
-        history.happenings.iter().any(|happening| match *happening {
-            Happening::Died { gateway, life, at, .. } => {
-                gateway == call.gateway && life == call.life && at >= taken && at <= until
+/// Whether Redis lost data after the call, and the gateway was killed, or stalled for the settle time, before it was
+/// known to have merged its mirror back.
+fn is_unrecoverable(call: &Call, settled: &CompleteReads, history: &History) -> bool {
+    let reported = call.sent;
+    let gateway_lost_it = |lost: Moment, until: Moment| {
+        history.incidents.iter().any(|incident| match *incident {
+            Incident::GatewayDown { gateway, process, at, .. } => {
+                gateway == call.gateway && process == call.process && at >= reported && at <= until
             }
-            Happening::Stalled { gateway, from, to } => {
+            Incident::Stalled { gateway, from, to } => {
                 let long = to - from + SECOND >= history.limits.settle;
                 gateway == call.gateway && long && to >= lost && from <= until
             }
-            Happening::Lost { .. } | Happening::Starved { .. } => false,
+            Incident::DataLost { .. } | Incident::HarnessPaused { .. } => false,
         })
     };
-    history.happenings.iter().any(|happening| match *happening {
-        Happening::Lost { from, to } => to >= taken && gone(from, settled.after(to)),
+    history.incidents.iter().any(|incident| match *incident {
+        Incident::DataLost { from, to } => to >= reported && gateway_lost_it(from, settled.after(to)),
         _ => false,
     })
 }
 
-/// Every acknowledged mark is in the end, or the end says that it is a lower bound, and Redis did lose what would have
-/// completed it.
-pub fn judge(case: &Case<'_>, history: &History, judgement: &mut Judgement) {
+/// Checks that every acknowledged mark is in the end. It may be missing only if it is unrecoverable, or if the end is a
+/// lower bound and Redis lost the mark before the end could be amended.
+pub fn judge(case: &JobHistory<'_>, history: &History, findings: &mut Findings) {
     let Some(end) = case.end.filter(|end| end.state.is_final()) else { return };
-    // By then what a tracker still holds is added, if it is there.
-    let completed = case.seen_ended.map_or(Moment::MAX, |ended| ended + 4 * history.limits.settle);
+    // By this time, the marks of a tracker that still exists have been added to the end.
+    let amended_by = case.seen_ended.map_or(Moment::MAX, |ended| ended + 4 * history.limits.settle);
     for ack in &case.acks {
         let bits = ack.mark.bits();
         let missing = end.bits(ack.mark.task, ack.mark.stage, case.job.stages) & bits != bits;
         let what = || {
-            let Ack { mark, gateway, life, .. } = ack;
-            format!("{mark:?} was acknowledged by gateway {gateway} (life {life}) and is not in the end")
+            let Ack { mark, gateway, process, .. } = ack;
+            format!("{mark:?} was acknowledged by gateway {gateway} (process {process}) and is not in the end")
         };
-        let excused = match (missing, end.lower_bound, ack.given_up) {
-            (true, true, _) if lost_between(ack.at, completed, history) => &mut judgement.below_bound,
-            (true, _, true) => &mut judgement.given_up,
+        let excused = match (missing, end.lower_bound, ack.unrecoverable) {
+            (true, true, _) if lost_between(ack.at, amended_by, history) => &mut findings.missing_from_lower_bound,
+            (true, _, true) => &mut findings.unrecoverable,
             _ => {
-                judgement.apply(Rule::Lost, ack.at, &case.job.id, missing.then(what));
+                findings.check(Rule::LostMark, ack.at, &case.job.id, missing.then(what));
                 continue;
             }
         };
-        excused.push(Violation { rule: Rule::Lost, at: ack.at, job: case.job.id.clone(), what: what() });
+        excused.push(Violation { rule: Rule::LostMark, at: ack.at, job: case.job.id.clone(), what: what() });
     }
 }
 
-fn lost_between(taken: Moment, completed: Moment, history: &History) -> bool {
+fn lost_between(reported: Moment, amended_by: Moment, history: &History) -> bool {
     history
-        .happenings
+        .incidents
         .iter()
-        .any(|happening| matches!(*happening, Happening::Lost { from, to } if to >= taken && from <= completed))
+        .any(|incident| matches!(*incident, Incident::DataLost { from, to } if to >= reported && from <= amended_by))
 }

@@ -1,48 +1,48 @@
-//! Every job ends, once, and as its marks say (invariants I1, I2 and I3).
+//! Checks that every job ends exactly once, with the state that its marks imply (invariants I1, I2 and I3).
 
 use std::collections::BTreeSet;
 
-use super::super::history::{Asked, End, Job, Mark, State};
-use super::{Case, Judgement, Rule, Tally, shows_end};
+use super::super::history::{End, Job, Mark, Request, State};
+use super::{Findings, JobHistory, MarkTable, Rule, shows_end};
 
-pub fn judge(case: &Case<'_>, judgement: &mut Judgement) {
+pub fn judge(case: &JobHistory<'_>, findings: &mut Findings) {
     let id = &case.job.id;
     let end = case.end.filter(|end| end.state.is_final());
-    let never = || "it did not end".to_owned();
-    judgement.apply(Rule::NeverEnded, 0, id, end.is_none().then(never));
+    let not_ended = || "it did not end".to_owned();
+    findings.check(Rule::NeverEnded, 0, id, end.is_none().then(not_ended));
     let Some(end) = end else { return };
-    let standing = Standing::of(case.job, end);
-    judgement.apply(Rule::FalseEnd, 0, id, false_end(case, end, &standing));
-    judgement.apply(Rule::Counted, 0, id, miscounted(case, end, &standing));
-    judgement.apply(Rule::SecondEnd, 0, id, second_end(case, end));
+    let cell_counts = CellCounts::of(case.job, end);
+    findings.check(Rule::FalseEnd, 0, id, false_end(case, end, &cell_counts));
+    findings.check(Rule::WrongCounts, 0, id, wrong_counts(case, end, &cell_counts));
+    findings.check(Rule::SecondEnd, 0, id, second_end(case, end));
 }
 
-/// Where the tasks stand by the cells that are stored.
-struct Standing {
+/// The counts that follow from the stored cells.
+struct CellCounts {
     /// Succeeded, failed and skipped tasks of each stage.
     counts: Vec<[u32; 3]>,
-    /// A task and a stage that nobody reported and nothing skips.
+    /// A task and a stage that are neither reported nor skipped, if any.
     pending: Option<(u32, usize)>,
 }
 
-impl Standing {
+impl CellCounts {
     fn of(job: &Job, end: &End) -> Self {
-        let mut standing = Self { counts: vec![[0; 3]; job.stages], pending: None };
+        let mut cell_counts = Self { counts: vec![[0; 3]; job.stages], pending: None };
         for task in 0..job.tasks {
             let mut failed_before = false;
             for stage in 0..job.stages {
                 match end.bits(task, stage, job.stages) {
-                    0 if failed_before => standing.counts[stage][2] += 1,
-                    0 => standing.pending = standing.pending.or(Some((task, stage))),
+                    0 if failed_before => cell_counts.counts[stage][2] += 1,
+                    0 => cell_counts.pending = cell_counts.pending.or(Some((task, stage))),
                     0b01 => {
-                        standing.counts[stage][1] += 1;
+                        cell_counts.counts[stage][1] += 1;
                         failed_before = true;
                     }
-                    _ => standing.counts[stage][0] += 1,
+                    _ => cell_counts.counts[stage][0] += 1,
                 }
             }
         }
-        standing
+        cell_counts
     }
 
     fn verdict(&self, job: &Job) -> State {
@@ -52,61 +52,61 @@ impl Standing {
     }
 }
 
-fn false_end(case: &Case<'_>, end: &End, standing: &Standing) -> Option<String> {
+fn false_end(case: &JobHistory<'_>, end: &End, cell_counts: &CellCounts) -> Option<String> {
     match end.state {
         State::Succeeded | State::Failed => {
-            if let Some((task, stage)) = standing.pending {
+            if let Some((task, stage)) = cell_counts.pending {
                 return Some(format!("it is {:?} with task {task} pending at stage {stage}", end.state));
             }
-            let verdict = standing.verdict(case.job);
-            (verdict != end.state).then(|| format!("it is {:?}, but its marks say {verdict:?}", end.state))
+            let verdict = cell_counts.verdict(case.job);
+            (verdict != end.state).then(|| format!("it is {:?}, but its marks imply {verdict:?}", end.state))
         }
         State::Cancelled => {
-            let asked = case.calls.iter().any(|call| call.asked == Asked::Cancel);
-            (!asked).then(|| "it is CANCELLED, and nobody cancelled it".to_owned())
+            let requested = case.calls.iter().any(|call| call.request == Request::Cancel);
+            (!requested).then(|| "it is CANCELLED without a cancel request".to_owned())
         }
-        // No job of a run has a stall timeout.
+        // No job of a run has a stall timeout, so none may be revoked.
         State::Revoked => Some("it is REVOKED".to_owned()),
         State::Pending | State::Running => None,
     }
 }
 
-/// The stored counts are those of the cells, and nothing is marked that nobody reported.
-fn miscounted(case: &Case<'_>, end: &End, standing: &Standing) -> Option<String> {
-    if end.counts != standing.counts {
-        return Some(format!("the snapshot counts {:?}, its cells {:?}", end.counts, standing.counts));
+/// Checks that the stored counts match the cells, and that every stored mark was reported.
+fn wrong_counts(case: &JobHistory<'_>, end: &End, cell_counts: &CellCounts) -> Option<String> {
+    if end.counts != cell_counts.counts {
+        return Some(format!("the snapshot counts {:?}, but its cells {:?}", end.counts, cell_counts.counts));
     }
-    let mut reported = Tally::of(case.job);
-    for mark in case.calls.iter().flat_map(|call| marks(&call.asked)) {
+    let mut reported = MarkTable::new(case.job);
+    for mark in case.calls.iter().flat_map(|call| reported_marks(&call.request)) {
         reported.add(*mark);
     }
-    let invented = (0..case.job.tasks).flat_map(|task| (0..case.job.stages).map(move |stage| (task, stage))).find(
+    let unreported = (0..case.job.tasks).flat_map(|task| (0..case.job.stages).map(move |stage| (task, stage))).find(
         |(task, stage)| {
             let bits = reported.bits[*task as usize * case.job.stages + stage];
             end.bits(*task, *stage, case.job.stages) & !bits != 0
         },
     );
-    invented.map(|(task, stage)| format!("task {task} is marked at stage {stage} as nobody reported it"))
+    unreported.map(|(task, stage)| format!("the mark of task {task} at stage {stage} was never reported"))
 }
 
-/// All answers told of the same end, and the row changed once (a lower bound may be completed, once).
-fn second_end(case: &Case<'_>, end: &End) -> Option<String> {
-    let told = case.calls.iter().filter(|call| shows_end(call)).filter_map(|call| call.said.state());
-    let told: BTreeSet<State> = told.filter(|state| state.is_final()).chain([end.state]).collect();
-    if told.len() > 1 {
-        return Some(format!("it ended as {told:?}"));
+/// Checks that all replies show the same end, and that the row changed once. A lower bound may be amended once.
+fn second_end(case: &JobHistory<'_>, end: &End) -> Option<String> {
+    let replied = case.calls.iter().filter(|call| shows_end(call)).filter_map(|call| call.reply.state());
+    let states: BTreeSet<State> = replied.filter(|state| state.is_final()).chain([end.state]).collect();
+    if states.len() > 1 {
+        return Some(format!("it ended as {states:?}"));
     }
     let ends = end.changes.iter().filter(|change| !change.from.is_final()).count();
     let later: Vec<_> = end.changes.iter().filter(|change| change.from.is_final()).collect();
-    let bound_before = end.changes.first().is_some_and(|change| change.lower_bound);
-    let completed = later.is_empty() || bound_before && later.len() == 1 && !later[0].lower_bound;
-    (ends > 1 || !completed).then(|| format!("its row changed so: {:?}", end.changes))
+    let was_lower_bound = end.changes.first().is_some_and(|change| change.lower_bound);
+    let amended_at_most_once = later.is_empty() || was_lower_bound && later.len() == 1 && !later[0].lower_bound;
+    (ends > 1 || !amended_at_most_once).then(|| format!("the changes of its row were {:?}", end.changes))
 }
 
-/// The marks that a call reported.
-pub fn marks(asked: &Asked) -> &[Mark] {
-    match asked {
-        Asked::Report(marks) => marks,
+/// The marks of a report; empty for other requests.
+pub fn reported_marks(request: &Request) -> &[Mark] {
+    match request {
+        Request::Report(marks) => marks,
         _ => &[],
     }
 }

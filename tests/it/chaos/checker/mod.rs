@@ -1,6 +1,5 @@
-//! Judges a history: was anything acknowledged lost, counted twice, ended falsely or twice, shown running after it had
-//! ended, shown LIVE below what was acknowledged, answered too late, or never ended? Pure. Shares no rule with the
-//! program: what marks mean is worked out here once more.
+//! Judges a history against the rules in [`Rule`]. Pure: its only input is the history. It shares no code with the
+//! gateway and implements the meaning of marks independently.
 
 mod acknowledged;
 mod calls;
@@ -11,46 +10,46 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use super::history::{Call, Disposition, End, History, Job, Moment, Said, State};
-use acknowledged::{Ack, Settled};
+use super::history::{Call, Disposition, End, History, Job, Moment, Reply, State};
+use acknowledged::{Ack, CompleteReads};
 
-/// What must never be.
+/// A kind of violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
-    /// An acknowledged report is missing from the end.
-    Lost,
-    /// Counts that are not those of the marks, or above what was reported.
-    Counted,
-    /// SUCCEEDED or FAILED with something pending or with the wrong verdict; CANCELLED without a cancel.
+    /// An acknowledged mark is missing from the end.
+    LostMark,
+    /// Counts differ from the marks or exceed the reported results.
+    WrongCounts,
+    /// SUCCEEDED or FAILED with pending tasks or a wrong verdict, CANCELLED without a cancel, or REVOKED.
     FalseEnd,
-    /// Two ends of one job, or an end that changed.
+    /// A job has two ends, or its end changed.
     SecondEnd,
-    /// Running, or not started, after somebody saw the job further on.
-    WentBack,
-    /// A LIVE answer below what was acknowledged.
-    LiveBelow,
-    /// An answer after the deadline.
-    Late,
-    /// An error that no fault excuses.
-    Unexcused,
-    /// A job that did not end although the faults did.
+    /// An answer shows an earlier state than an earlier answer did.
+    StateRegression,
+    /// A LIVE answer is below the acknowledged results.
+    LiveTooLow,
+    /// A reply arrived after the deadline.
+    LateReply,
+    /// A gateway returned an error that no fault excuses.
+    UnexpectedError,
+    /// A job did not end after the faults stopped.
     NeverEnded,
 }
 
-/// All rules, in the order in which they are told.
+/// All rules, in the order in which they are printed.
 pub const RULES: [Rule; 9] = [
-    Rule::Lost,
-    Rule::Counted,
+    Rule::LostMark,
+    Rule::WrongCounts,
     Rule::FalseEnd,
     Rule::SecondEnd,
-    Rule::WentBack,
-    Rule::LiveBelow,
-    Rule::Late,
-    Rule::Unexcused,
+    Rule::StateRegression,
+    Rule::LiveTooLow,
+    Rule::LateReply,
+    Rule::UnexpectedError,
     Rule::NeverEnded,
 ];
 
-/// Something that must not be, and was.
+/// A violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub rule: Rule,
@@ -59,46 +58,47 @@ pub struct Violation {
     pub what: String,
 }
 
-/// What the checker found.
+/// The result of the checker.
 #[derive(Debug, Default)]
-pub struct Judgement {
-    /// How often each rule was applied.
-    pub looked: BTreeMap<Rule, usize>,
+pub struct Findings {
+    /// Number of times each rule was checked.
+    pub checks: BTreeMap<Rule, usize>,
     pub violations: Vec<Violation>,
-    /// Marks that invariant I4 gives up: Redis lost them while the gateway that acknowledged them died or stood still.
-    pub given_up: Vec<Violation>,
-    /// Marks that are missing from an end which says that it is a lower bound, and that Redis lost.
-    pub below_bound: Vec<Violation>,
+    /// Lost marks that invariant I4 excuses: Redis lost them while the acknowledging gateway was down or stalled.
+    pub unrecoverable: Vec<Violation>,
+    /// Marks that Redis lost and that are missing from an end marked as a lower bound.
+    pub missing_from_lower_bound: Vec<Violation>,
 }
 
-/// All of one job.
-struct Case<'a> {
+/// The part of a history that concerns one job.
+struct JobHistory<'a> {
     job: &'a Job,
     calls: Vec<&'a Call>,
     acks: Vec<Ack>,
     end: Option<&'a End>,
-    /// When somebody first saw it started, and ended.
+    /// When an answer first showed the job started.
     seen_running: Option<Moment>,
+    /// When an answer first showed the job ended.
     seen_ended: Option<Moment>,
 }
 
-/// Judges all of it.
-pub fn judge(history: &History) -> Judgement {
-    let mut judgement = Judgement::default();
+/// Judges a history.
+pub fn judge(history: &History) -> Findings {
+    let mut findings = Findings::default();
     for rule in RULES {
-        judgement.looked.insert(rule, 0);
+        findings.checks.insert(rule, 0);
     }
-    calls::judge(history, &mut judgement);
+    calls::judge(history, &mut findings);
     for case in cases(history) {
-        ends::judge(&case, &mut judgement);
-        acknowledged::judge(&case, history, &mut judgement);
-        reads::judge(&case, history.limits, &mut judgement);
+        ends::judge(&case, &mut findings);
+        acknowledged::judge(&case, history, &mut findings);
+        reads::judge(&case, history.limits, &mut findings);
     }
-    judgement.violations.sort_by_key(|violation| violation.at);
-    judgement
+    findings.violations.sort_by_key(|violation| violation.at);
+    findings
 }
 
-fn cases<'a>(history: &'a History) -> Vec<Case<'a>> {
+fn cases<'a>(history: &'a History) -> Vec<JobHistory<'a>> {
     let mut calls: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
     for call in &history.calls {
         calls.entry(&call.job).or_default().push(call);
@@ -107,61 +107,58 @@ fn cases<'a>(history: &'a History) -> Vec<Case<'a>> {
     let case = |job: &'a Job| {
         let calls = calls.remove(job.id.as_str()).unwrap_or_default();
         let first = |shows: fn(&Call) -> bool| calls.iter().filter(|call| shows(call)).map(|call| call.answered).min();
-        let seen_running = first(|call| call.said.state().is_some_and(|state| state != State::Pending));
+        let seen_running = first(|call| call.reply.state().is_some_and(|state| state != State::Pending));
         let seen_ended = first(shows_end);
         let end = ends.get(job.id.as_str()).copied();
-        let settled = Settled::of(&calls, end);
+        let settled = CompleteReads::of(&calls, end);
         let acks = calls.iter().flat_map(|call| acknowledged::acks(call, &settled, history)).collect();
-        Case { job, calls, acks, end, seen_running, seen_ended }
+        JobHistory { job, calls, acks, end, seen_running, seen_ended }
     };
     history.jobs.iter().map(case).collect()
 }
 
-/// Whether the answer says that the job has ended. SUPERSEDED does: it is said only when the end is committed.
+/// Whether the reply shows that the job has ended. SUPERSEDED does, because it is returned only after the end is
+/// committed.
 fn shows_end(call: &Call) -> bool {
     let superseded =
-        matches!(&call.said, Said::Reported { dispositions, .. } if dispositions.contains(&Disposition::Superseded));
-    superseded || call.said.state().is_some_and(State::is_final)
+        matches!(&call.reply, Reply::Reported { dispositions, .. } if dispositions.contains(&Disposition::Superseded));
+    superseded || call.reply.state().is_some_and(State::is_final)
 }
 
-impl Judgement {
-    /// Applies a rule once: `broken` says what is wrong, if anything.
-    fn apply(&mut self, rule: Rule, at: Moment, job: &str, broken: Option<String>) {
-        *self.looked.entry(rule).or_default() += 1;
-        if let Some(what) = broken {
+impl Findings {
+    /// Counts a check of a rule, and records a violation if there is one.
+    fn check(&mut self, rule: Rule, at: Moment, job: &str, violation: Option<String>) {
+        *self.checks.entry(rule).or_default() += 1;
+        if let Some(what) = violation {
             self.violations.push(Violation { rule, at, job: job.to_owned(), what });
         }
     }
 
-    /// Nothing is wrong, and nothing had to be excused.
+    /// Whether there are neither violations nor excused marks.
     pub fn is_clean(&self) -> bool {
-        self.violations.is_empty() && self.given_up.is_empty() && self.below_bound.is_empty()
+        self.violations.is_empty() && self.unrecoverable.is_empty() && self.missing_from_lower_bound.is_empty()
     }
 
-    /// How many violations of a rule there are.
-    pub fn broken(&self, rule: Rule) -> usize {
+    /// Number of violations of a rule.
+    pub fn violation_count(&self, rule: Rule) -> usize {
         self.violations.iter().filter(|violation| violation.rule == rule).count()
     }
 }
 
-/// The best that is known of each task at each stage, and how many stand how: grows mark by mark.
-struct Tally {
+/// The best mark of each task at each stage, with the counts of each stage. Marks are added one by one.
+struct MarkTable {
     stages: usize,
     bits: Vec<u8>,
-    /// Tasks of each stage with a success, and with anything.
+    /// Number of tasks of each stage with a success.
     succeeded: Vec<u32>,
+    /// Number of tasks of each stage with any mark.
     processed: Vec<u32>,
 }
 
-impl Tally {
-    fn of(job: &Job) -> Self {
-        let places = job.tasks as usize * job.stages;
-        Self {
-            stages: job.stages,
-            bits: vec![0; places],
-            succeeded: vec![0; job.stages],
-            processed: vec![0; job.stages],
-        }
+impl MarkTable {
+    fn new(job: &Job) -> Self {
+        let size = job.tasks as usize * job.stages;
+        Self { stages: job.stages, bits: vec![0; size], succeeded: vec![0; job.stages], processed: vec![0; job.stages] }
     }
 
     fn add(&mut self, mark: super::history::Mark) {

@@ -1,139 +1,148 @@
-//! What reads told: never an ended job running (I6), never more than was reported (I3), and LIVE never less than was
-//! acknowledged (I7).
+//! Checks reads: an ended job is never shown running (I6), counts never exceed the reported results (I3), and LIVE
+//! counts are never below the acknowledged results (I7).
 
-use super::super::history::{Asked, Call, Limits, Mark, Moment, Said, Shown, Source, State};
-use super::ends::marks;
-use super::{Case, Judgement, Rule, Tally};
+use super::super::history::{Call, Limits, Mark, Moment, ObservedProgress, Reply, Request, Source, State};
+use super::ends::reported_marks;
+use super::{Findings, JobHistory, MarkTable, Rule};
 
-/// The reason with which a gateway that is cut off from Postgres may still show a job running.
-const POSTGRES_AWAY: &str = "POSTGRES_UNREACHABLE";
+/// The source reason with which a gateway without Postgres may still show a job running.
+const POSTGRES_UNREACHABLE: &str = "POSTGRES_UNREACHABLE";
 
-pub fn judge(case: &Case<'_>, limits: Limits, judgement: &mut Judgement) {
+pub fn judge(case: &JobHistory<'_>, limits: Limits, findings: &mut Findings) {
     for call in &case.calls {
-        if let Some(state) = call.said.state() {
-            judgement.apply(Rule::WentBack, call.sent, &case.job.id, went_back(case, call, state, limits));
+        if let Some(state) = call.reply.state() {
+            findings.check(Rule::StateRegression, call.sent, &case.job.id, state_regression(case, call, state, limits));
         }
-        if let Said::Progress(shown) = &call.said
-            && let Some(counts) = &shown.counts
+        if let Reply::Progress(observed) = &call.reply
+            && let Some(counts) = &observed.counts
         {
-            judgement.apply(Rule::Counted, call.sent, &case.job.id, impossible(case, counts));
-            if shown.source == Source::Snapshot && shown.state.is_final() && !shown.lower_bound {
-                judgement.apply(Rule::SecondEnd, call.sent, &case.job.id, other_end(case, counts));
+            findings.check(Rule::WrongCounts, call.sent, &case.job.id, inconsistent_counts(case, counts));
+            if observed.source == Source::Snapshot && observed.state.is_final() && !observed.lower_bound {
+                findings.check(Rule::SecondEnd, call.sent, &case.job.id, changed_counts(case, counts));
             }
         }
     }
-    above_reported(case, judgement);
+    check_upper_bounds(case, findings);
     let gateways = case.calls.iter().map(|call| call.gateway + 1).max().unwrap_or(0);
     for gateway in 0..gateways {
-        below_acknowledged(case, gateway, limits, judgement);
+        check_live_lower_bounds(case, gateway, limits, findings);
     }
 }
 
-/// Whether the answer shows an earlier state than somebody had seen before the call was sent.
-fn went_back(case: &Case<'_>, call: &Call, state: State, limits: Limits) -> Option<String> {
+/// Returns a violation if the reply shows an earlier state than a client had seen before the call was sent.
+fn state_regression(case: &JobHistory<'_>, call: &Call, state: State, limits: Limits) -> Option<String> {
     let after = |seen: Option<Moment>, allowed: Moment| seen.is_some_and(|seen| call.sent > seen + allowed);
     if state == State::Pending {
         let started = after(case.seen_running, 0);
-        return started.then(|| format!("{:?} told PENDING after it was seen started", call.asked));
+        return started.then(|| format!("{:?} returned PENDING after the job was seen started", call.request));
     }
     if state != State::Running {
         return None;
     }
-    let cut_off =
-        matches!(&call.said, Said::Progress(Shown { source: Source::Fallback, reason, .. }) if reason == POSTGRES_AWAY);
+    let cut_off = matches!(&call.reply, Reply::Progress(observed)
+        if observed.source == Source::Fallback && observed.reason == POSTGRES_UNREACHABLE);
     let unsealed = case.end.is_some_and(super::End::is_unsealed);
-    // A job's row is asked in Postgres, whatever the feed says.
-    let allowed = if unsealed && call.asked != Asked::Get { limits.feed } else { 0 };
+    // GetJob reads the row in Postgres and does not depend on the feed.
+    let allowed = if unsealed && call.request != Request::Get { limits.feed } else { 0 };
     let ended = !cut_off && after(case.seen_ended, allowed);
     ended.then(|| {
         let seen = case.seen_ended.unwrap_or_default();
         format!(
-            "gateway {} told RUNNING {} ms after it was seen ended: {:?}",
+            "gateway {} returned RUNNING {} ms after the job was seen ended: {:?}",
             call.gateway,
             (call.sent - seen) / 1000,
-            call.said
+            call.reply
         )
     })
 }
 
-fn impossible(case: &Case<'_>, counts: &[[u32; 4]]) -> Option<String> {
-    let whole =
+fn inconsistent_counts(case: &JobHistory<'_>, counts: &[[u32; 4]]) -> Option<String> {
+    let consistent =
         counts.len() == case.job.stages && counts.iter().all(|stage| stage.iter().sum::<u32>() == case.job.tasks);
-    (!whole).then(|| {
-        format!("the counts {counts:?} are not those of {} tasks in {} stages", case.job.tasks, case.job.stages)
+    (!consistent).then(|| {
+        format!("the counts {counts:?} do not add up to {} tasks in {} stages", case.job.tasks, case.job.stages)
     })
 }
 
-fn other_end(case: &Case<'_>, counts: &[[u32; 4]]) -> Option<String> {
+fn changed_counts(case: &JobHistory<'_>, counts: &[[u32; 4]]) -> Option<String> {
     let end = case.end.filter(|end| !end.lower_bound)?;
-    let told: Vec<_> = counts.iter().map(|[_, succeeded, failed, skipped]| [*succeeded, *failed, *skipped]).collect();
-    (told != end.counts).then(|| format!("an ended job told {told:?}, and is stored with {:?}", end.counts))
+    let shown: Vec<_> = counts.iter().map(|[_, succeeded, failed, skipped]| [*succeeded, *failed, *skipped]).collect();
+    (shown != end.counts).then(|| format!("an ended job was shown with {shown:?}, but is stored with {:?}", end.counts))
 }
 
-/// Counts are never above what had been sent by the time of the answer.
-fn above_reported(case: &Case<'_>, judgement: &mut Judgement) {
-    let mut reported: Vec<(Moment, Mark)> =
-        case.calls.iter().flat_map(|call| marks(&call.asked).iter().map(|mark| (call.sent, *mark))).collect();
+/// Checks that counts never exceed the results sent by the time of the reply.
+fn check_upper_bounds(case: &JobHistory<'_>, findings: &mut Findings) {
+    let mut reported: Vec<(Moment, Mark)> = case
+        .calls
+        .iter()
+        .flat_map(|call| reported_marks(&call.request).iter().map(|mark| (call.sent, *mark)))
+        .collect();
     reported.sort();
-    let mut reads = counted(case, |_| true);
+    let mut reads = reads_with_counts(case, |_| true);
     reads.sort_by_key(|(call, ..)| call.answered);
     let mut reported = reported.into_iter().peekable();
-    let mut tally = Tally::of(case.job);
+    let mut table = MarkTable::new(case.job);
     for (call, _, counts) in reads {
         while let Some((_, mark)) = reported.next_if(|(sent, _)| *sent <= call.answered) {
-            tally.add(mark);
+            table.add(mark);
         }
-        let above = counts.iter().zip(tally.succeeded.iter().zip(&tally.processed)).any(
+        let above = counts.iter().zip(table.succeeded.iter().zip(&table.processed)).any(
             |([_, succeeded, failed, _], (most_succeeded, most_processed))| {
                 succeeded > most_succeeded || succeeded + failed > *most_processed
             },
         );
         let what = || {
-            let (succeeded, processed) = (&tally.succeeded, &tally.processed);
-            format!("{counts:?} is above what was reported: succeeded {succeeded:?}, processed {processed:?}")
+            let (succeeded, processed) = (&table.succeeded, &table.processed);
+            format!("{counts:?} exceeds the reported results: succeeded {succeeded:?}, processed {processed:?}")
         };
-        judgement.apply(Rule::Counted, call.sent, &case.job.id, above.then(what));
+        findings.check(Rule::WrongCounts, call.sent, &case.job.id, above.then(what));
     }
 }
 
-/// What claims to be all there is holds what was acknowledged before it was asked for.
-fn below_acknowledged(case: &Case<'_>, gateway: usize, limits: Limits, judgement: &mut Judgement) {
+/// Checks that answers that are not lower bounds contain all results acknowledged before the request.
+fn check_live_lower_bounds(case: &JobHistory<'_>, gateway: usize, limits: Limits, findings: &mut Findings) {
     let mut acks: Vec<(Moment, Mark)> = Vec::new();
-    for ack in case.acks.iter().filter(|ack| !ack.given_up) {
-        // Another gateway learns of a row in the ledger by the feed.
-        let told = if ack.recorded && ack.gateway != gateway { limits.feed } else { 0 };
-        acks.push((ack.at + told, ack.mark));
+    for ack in case.acks.iter().filter(|ack| !ack.unrecoverable) {
+        // Other gateways learn of a ledger row through the feed.
+        let delay = if ack.recorded && ack.gateway != gateway { limits.feed } else { 0 };
+        acks.push((ack.at + delay, ack.mark));
     }
     acks.sort();
-    let mut reads = counted(case, |shown| !shown.lower_bound && shown.state == State::Running);
+    let mut reads = reads_with_counts(case, |observed| !observed.lower_bound && observed.state == State::Running);
     reads.retain(|(call, ..)| call.gateway == gateway);
     reads.sort_by_key(|(call, ..)| call.sent);
     let mut acks = acks.into_iter().peekable();
-    let mut tally = Tally::of(case.job);
-    for (call, shown, counts) in reads {
+    let mut table = MarkTable::new(case.job);
+    for (call, observed, counts) in reads {
         while let Some((_, mark)) = acks.next_if(|(at, _)| *at < call.sent) {
-            tally.add(mark);
+            table.add(mark);
         }
-        let below = counts.iter().zip(tally.succeeded.iter().zip(&tally.processed)).any(
+        let below = counts.iter().zip(table.succeeded.iter().zip(&table.processed)).any(
             |([_, succeeded, failed, _], (least_succeeded, least_processed))| {
                 succeeded < least_succeeded || succeeded + failed < *least_processed
             },
         );
         let what = || {
-            let (succeeded, processed) = (&tally.succeeded, &tally.processed);
+            let (succeeded, processed) = (&table.succeeded, &table.processed);
             format!(
-                "gateway {gateway} told {:?} {counts:?}, acknowledged were: succeeded {succeeded:?}, processed {processed:?}",
-                shown.source
+                "gateway {gateway} returned {:?} {counts:?}, below the acknowledged results: \
+                 succeeded {succeeded:?}, processed {processed:?}",
+                observed.source
             )
         };
-        judgement.apply(Rule::LiveBelow, call.sent, &case.job.id, below.then(what));
+        findings.check(Rule::LiveTooLow, call.sent, &case.job.id, below.then(what));
     }
 }
 
-/// The reads that told counts.
-fn counted<'a>(case: &Case<'a>, which: impl Fn(&Shown) -> bool) -> Vec<(&'a Call, &'a Shown, &'a Vec<[u32; 4]>)> {
-    let read = |call: &&'a Call| match &call.said {
-        Said::Progress(shown) if which(shown) => shown.counts.as_ref().map(|counts| (*call, shown, counts)),
+/// The reads that have counts and pass the filter.
+fn reads_with_counts<'a>(
+    case: &JobHistory<'a>,
+    filter: impl Fn(&ObservedProgress) -> bool,
+) -> Vec<(&'a Call, &'a ObservedProgress, &'a Vec<[u32; 4]>)> {
+    let read = |call: &&'a Call| match &call.reply {
+        Reply::Progress(observed) if filter(observed) => {
+            observed.counts.as_ref().map(|counts| (*call, observed, counts))
+        }
         _ => None,
     };
     case.calls.iter().filter_map(read).collect()

@@ -1,16 +1,17 @@
-//! Hand-made histories: right ones, in which nothing is found, and wrong ones, in each of which just that is found.
+//! Tests of the checker with hand-made histories: valid ones without violations, and invalid ones in which exactly the
+//! expected violation is found.
 
 use super::super::history::{
-    Asked, Call, Change, Disposition, End, Happening, History, Job, Limits, Mark, Moment, SECOND, Said, Shown, Source,
-    State,
+    Call, Disposition, End, History, Incident, Job, Limits, Mark, Moment, ObservedProgress, Reply, Request, RowChange,
+    SECOND, Source, State,
 };
 use super::{RULES, Rule, judge};
 
 const LIMITS: Limits = Limits { deadline: 2 * SECOND, slack: SECOND, settle: 3 * SECOND, feed: 2 * SECOND };
 
-/// A call of gateway 0 that took ten milliseconds.
-fn call(sent: Moment, asked: Asked, said: Said) -> Call {
-    Call { job: "a".to_owned(), gateway: 0, life: 0, sent, answered: sent + 10_000, asked, said }
+/// A call to gateway 0 that took ten milliseconds.
+fn call(sent: Moment, request: Request, reply: Reply) -> Call {
+    Call { job: "a".to_owned(), gateway: 0, process: 0, sent, answered: sent + 10_000, request, reply }
 }
 
 fn mark(task: u32, stage: usize, succeeded: bool) -> Mark {
@@ -20,32 +21,34 @@ fn mark(task: u32, stage: usize, succeeded: bool) -> Mark {
 fn report(sent: Moment, marks: &[Mark], disposition: Disposition) -> Call {
     let state = if disposition == Disposition::Superseded { State::Failed } else { State::Running };
     let dispositions = vec![disposition; marks.len()];
-    call(sent, Asked::Report(marks.to_vec()), Said::Reported { dispositions, state })
+    call(sent, Request::Report(marks.to_vec()), Reply::Reported { dispositions, state })
 }
 
-fn shows(sent: Moment, state: State, source: Source, counts: [[u32; 4]; 2]) -> Call {
-    let shown = Shown { state, source, reason: String::new(), lower_bound: false, counts: Some(counts.to_vec()) };
-    call(sent, Asked::Progress, Said::Progress(shown))
+fn read(sent: Moment, state: State, source: Source, counts: [[u32; 4]; 2]) -> Call {
+    let observed =
+        ObservedProgress { state, source, reason: String::new(), lower_bound: false, counts: Some(counts.to_vec()) };
+    call(sent, Request::Progress, Reply::Progress(observed))
 }
 
-fn shown(call: &mut Call) -> &mut Shown {
-    match &mut call.said {
-        Said::Progress(shown) => shown,
-        _ => unreachable!("it is a read"),
+fn observed_in(call: &mut Call) -> &mut ObservedProgress {
+    match &mut call.reply {
+        Reply::Progress(observed) => observed,
+        _ => unreachable!("the call is not a read"),
     }
 }
 
-/// Two tasks in two stages: one succeeds, one fails at the first stage; more than a tenth failed.
-fn right() -> History {
+/// A valid history of two tasks in two stages. One task succeeds, the other fails at the first stage, which exceeds the
+/// threshold.
+fn valid_history() -> History {
     let job = Job { id: "a".to_owned(), tasks: 2, stages: 2, threshold: 0.1 };
     let last = report(4 * SECOND, &[mark(0, 1, true)], Disposition::Applied);
     let calls = vec![
-        call(0, Asked::Create, Said::Job(State::Running)),
-        shows(SECOND, State::Running, Source::Live, [[2, 0, 0, 0], [2, 0, 0, 0]]),
+        call(0, Request::Create, Reply::Job(State::Running)),
+        read(SECOND, State::Running, Source::Live, [[2, 0, 0, 0], [2, 0, 0, 0]]),
         report(2 * SECOND, &[mark(0, 0, true), mark(1, 0, false)], Disposition::Applied),
-        shows(3 * SECOND, State::Running, Source::Live, [[0, 1, 1, 0], [1, 0, 0, 1]]),
+        read(3 * SECOND, State::Running, Source::Live, [[0, 1, 1, 0], [1, 0, 0, 1]]),
         last,
-        shows(5 * SECOND, State::Failed, Source::Snapshot, [[0, 1, 1, 0], [0, 1, 0, 1]]),
+        read(5 * SECOND, State::Failed, Source::Snapshot, [[0, 1, 1, 0], [0, 1, 0, 1]]),
         report(6 * SECOND, &[mark(0, 1, true)], Disposition::Superseded),
     ];
     let end = End {
@@ -54,181 +57,191 @@ fn right() -> History {
         lower_bound: false,
         counts: vec![[1, 1, 0], [1, 0, 1]],
         cells: vec![0b1111_0100],
-        changes: vec![Change { from: State::Running, to: State::Failed, lower_bound: false, revision: 2 }],
+        changes: vec![RowChange { from: State::Running, to: State::Failed, lower_bound: false, revision: 2 }],
     };
-    History { limits: LIMITS, jobs: vec![job], calls, happenings: Vec::new(), ends: vec![end] }
+    History { limits: LIMITS, jobs: vec![job], calls, incidents: Vec::new(), ends: vec![end] }
 }
 
-/// What is found once the right history is changed.
-fn found(change: impl FnOnce(&mut History)) -> Vec<Rule> {
-    let mut history = right();
+/// The rules violated after the valid history is changed.
+fn violations_after(change: impl FnOnce(&mut History)) -> Vec<Rule> {
+    let mut history = valid_history();
     change(&mut history);
     judge(&history).violations.into_iter().map(|violation| violation.rule).collect()
 }
 
 #[test]
-fn a_right_history_is_looked_at_by_every_rule_and_nothing_is_found() {
-    let judgement = judge(&right());
-    assert_eq!(judgement.violations, []);
-    assert!(RULES.iter().all(|rule| judgement.looked[rule] > 0), "{:?}", judgement.looked);
+fn valid_history_is_checked_by_every_rule_without_violations() {
+    let findings = judge(&valid_history());
+    assert_eq!(findings.violations, []);
+    assert!(RULES.iter().all(|rule| findings.checks[rule] > 0), "{:?}", findings.checks);
 }
 
 #[test]
-fn an_acknowledged_mark_that_is_missing_from_the_end() {
-    // An upgrade that was acknowledged, in whichever way, and is not there.
+fn acknowledged_mark_missing_from_the_end_is_a_violation() {
+    // An acknowledged upgrade is missing from the end, whatever its disposition.
     for disposition in [Disposition::Applied, Disposition::Duplicate, Disposition::Recorded] {
         let late = report(3_500_000, &[mark(1, 0, true)], disposition);
-        assert_eq!(found(|history| history.calls.push(late)), [Rule::Lost], "{disposition:?}");
+        assert_eq!(violations_after(|history| history.calls.push(late)), [Rule::LostMark], "{disposition:?}");
     }
-    // One that was not acknowledged: refused, superseded, unknown, or answered after the deadline.
-    let refused = Said::Refused { code: "Unavailable".to_owned(), reason: "REDIS_UNAVAILABLE".to_owned() };
-    let not = call(3_500_000, Asked::Report(vec![mark(1, 0, true)]), refused);
-    assert_eq!(found(|history| history.calls.push(not)), []);
+    // An upgrade that was refused, or answered after the deadline, is not acknowledged.
+    let refused = Reply::Error { code: "Unavailable".to_owned(), reason: "REDIS_UNAVAILABLE".to_owned() };
+    let unacknowledged = call(3_500_000, Request::Report(vec![mark(1, 0, true)]), refused);
+    assert_eq!(violations_after(|history| history.calls.push(unacknowledged)), []);
     let mut late = report(3_500_000, &[mark(1, 0, true)], Disposition::Applied);
     late.answered = late.sent + LIMITS.deadline + LIMITS.slack + 1;
-    let stalled = Happening::Stalled { gateway: 0, from: 4 * SECOND, to: 4 * SECOND + 10 };
-    assert_eq!(found(|history| (history.calls.push(late), history.happenings.push(stalled)).0), []);
+    let stalled = Incident::Stalled { gateway: 0, from: 4 * SECOND, to: 4 * SECOND + 10 };
+    assert_eq!(violations_after(|history| (history.calls.push(late), history.incidents.push(stalled)).0), []);
 }
 
-/// The upgrade is acknowledged at 3.5 s by gateway 0, and is not in the end.
-fn lost(happenings: &[Happening]) -> (Vec<Rule>, usize) {
-    let mut history = right();
+/// Gateway 0 acknowledges an upgrade at 3.5 s that is missing from the end. Returns the violated rules and the number
+/// of excused marks.
+fn findings_with(incidents: &[Incident]) -> (Vec<Rule>, usize) {
+    let mut history = valid_history();
     history.calls.push(report(3_500_000, &[mark(1, 0, true)], Disposition::Applied));
-    history.happenings.extend_from_slice(happenings);
-    let judgement = judge(&history);
-    (judgement.violations.into_iter().map(|violation| violation.rule).collect(), judgement.given_up.len())
+    history.incidents.extend_from_slice(incidents);
+    let findings = judge(&history);
+    (findings.violations.into_iter().map(|violation| violation.rule).collect(), findings.unrecoverable.len())
 }
 
 #[test]
-fn a_mark_is_given_up_only_where_redis_lost_it_and_the_gateway_that_took_it_was_gone() {
-    let flushed = Happening::Lost { from: 3_600_000, to: 3_601_000 };
-    let died = |gateway, life, at| Happening::Died { gateway, life, at, back: at + SECOND };
-    let stalled = |gateway, to| Happening::Stalled { gateway, from: 3_550_000, to };
-    assert_eq!(lost(&[flushed, died(0, 0, 3_700_000)]), (vec![], 1));
-    assert_eq!(lost(&[flushed, stalled(0, 7_000_000)]), (vec![], 1));
-    let kept = (vec![Rule::Lost], 0);
-    assert_eq!(lost(&[flushed]), kept);
-    assert_eq!(lost(&[died(0, 0, 3_700_000)]), kept);
-    assert_eq!(lost(&[flushed, died(1, 0, 3_700_000)]), kept, "another gateway");
-    assert_eq!(lost(&[flushed, died(0, 1, 3_700_000)]), kept, "a later life");
-    assert_eq!(lost(&[flushed, died(0, 0, 3_400_000)]), kept, "dead before");
-    assert_eq!(lost(&[flushed, died(0, 0, 20 * SECOND)]), kept, "merged long before");
-    assert_eq!(lost(&[flushed, stalled(0, 5_000_000)]), kept, "awake in time");
-    let earlier = Happening::Lost { from: 3_000_000, to: 3_100_000 };
-    assert_eq!(lost(&[earlier, died(0, 0, 3_700_000)]), kept, "lost before it was taken");
-    // Once a LIVE answer shows that the tracker has settled, what the gateway knew is in it.
-    let settled = |died_at| {
-        found(|history| {
+fn lost_mark_is_excused_only_if_redis_lost_data_and_its_gateway_was_down() {
+    let flushed = Incident::DataLost { from: 3_600_000, to: 3_601_000 };
+    let killed = |gateway, process, at| Incident::GatewayDown { gateway, process, at, back: at + SECOND };
+    let stalled = |gateway, to| Incident::Stalled { gateway, from: 3_550_000, to };
+    assert_eq!(findings_with(&[flushed, killed(0, 0, 3_700_000)]), (vec![], 1));
+    assert_eq!(findings_with(&[flushed, stalled(0, 7_000_000)]), (vec![], 1));
+    let violation = (vec![Rule::LostMark], 0);
+    assert_eq!(findings_with(&[flushed]), violation);
+    assert_eq!(findings_with(&[killed(0, 0, 3_700_000)]), violation);
+    assert_eq!(findings_with(&[flushed, killed(1, 0, 3_700_000)]), violation, "another gateway");
+    assert_eq!(findings_with(&[flushed, killed(0, 1, 3_700_000)]), violation, "a later process");
+    assert_eq!(findings_with(&[flushed, killed(0, 0, 3_400_000)]), violation, "killed before the report");
+    assert_eq!(findings_with(&[flushed, killed(0, 0, 20 * SECOND)]), violation, "merged long before the kill");
+    assert_eq!(findings_with(&[flushed, stalled(0, 5_000_000)]), violation, "resumed in time");
+    let earlier = Incident::DataLost { from: 3_000_000, to: 3_100_000 };
+    assert_eq!(findings_with(&[earlier, killed(0, 0, 3_700_000)]), violation, "data lost before the report");
+    // A LIVE answer shows that the tracker has settled, so it contains the gateway's marks.
+    let settled = |killed_at| {
+        violations_after(|history| {
             history.calls.push(report(3_500_000, &[mark(1, 0, true)], Disposition::Applied));
-            history.happenings.extend([flushed, died(0, 0, died_at)]);
-            history.calls.push(shows(4_500_000, State::Running, Source::Live, [[0, 1, 1, 0], [0, 1, 0, 1]]));
+            history.incidents.extend([flushed, killed(0, 0, killed_at)]);
+            history.calls.push(read(4_500_000, State::Running, Source::Live, [[0, 1, 1, 0], [0, 1, 0, 1]]));
         })
     };
     assert_eq!(settled(4_400_000), []);
-    assert_eq!(settled(4_600_000), [Rule::Lost, Rule::LiveBelow]);
+    assert_eq!(settled(4_600_000), [Rule::LostMark, Rule::LiveTooLow]);
 }
 
 #[test]
-fn an_end_that_says_it_is_a_lower_bound_may_miss_marks_that_redis_lost() {
-    let bound = |lost: &[Happening]| {
-        found(|history| {
+fn lower_bound_end_may_miss_marks_that_redis_lost() {
+    let lower_bound_end = |lost: &[Incident]| {
+        violations_after(|history| {
             history.calls.push(report(3_500_000, &[mark(1, 0, true)], Disposition::Applied));
             history.ends[0].lower_bound = true;
-            history.happenings.extend_from_slice(lost);
+            history.incidents.extend_from_slice(lost);
         })
     };
-    assert_eq!(bound(&[Happening::Lost { from: 3_600_000, to: 3_700_000 }]), []);
-    assert_eq!(bound(&[]), [Rule::Lost], "it could have been completed");
-    assert_eq!(bound(&[Happening::Lost { from: 3_000_000, to: 3_100_000 }]), [Rule::Lost], "lost before it was taken");
-    let later = Happening::Lost { from: 20 * SECOND, to: 20 * SECOND + 1 };
-    assert_eq!(bound(&[later]), [Rule::Lost], "it could have been completed long before");
+    assert_eq!(lower_bound_end(&[Incident::DataLost { from: 3_600_000, to: 3_700_000 }]), []);
+    assert_eq!(lower_bound_end(&[]), [Rule::LostMark], "it could have been amended");
+    assert_eq!(
+        lower_bound_end(&[Incident::DataLost { from: 3_000_000, to: 3_100_000 }]),
+        [Rule::LostMark],
+        "data lost before the report"
+    );
+    let later = Incident::DataLost { from: 20 * SECOND, to: 20 * SECOND + 1 };
+    assert_eq!(lower_bound_end(&[later]), [Rule::LostMark], "it could have been amended long before");
 }
 
 #[test]
-fn counts_that_are_not_those_of_the_marks_or_above_what_was_reported() {
-    assert_eq!(found(|history| history.ends[0].counts[0] = [2, 0, 0]), [Rule::Counted, Rule::SecondEnd]);
-    // Marked, though nobody reported it.
-    let invented = |history: &mut History| {
+fn wrong_counts_are_violations() {
+    assert_eq!(violations_after(|history| history.ends[0].counts[0] = [2, 0, 0]), [Rule::WrongCounts, Rule::SecondEnd]);
+    // A stored mark that was never reported.
+    let unreported = |history: &mut History| {
         history.ends[0].cells = vec![0b1111_1100];
         history.ends[0].counts = vec![[2, 0, 0], [1, 0, 0]];
         history.ends[0].state = State::Cancelled;
         history.calls.truncate(5);
-        history.calls.push(call(5 * SECOND, Asked::Cancel, Said::Job(State::Cancelled)));
+        history.calls.push(call(5 * SECOND, Request::Cancel, Reply::Job(State::Cancelled)));
     };
-    assert_eq!(found(invented), [Rule::Counted]);
-    // A duplicate that counts twice.
-    let twice = shows(3_500_000, State::Running, Source::Live, [[0, 2, 0, 0], [1, 0, 0, 1]]);
-    assert_eq!(found(|history| history.calls.push(twice)), [Rule::Counted]);
-    let torn = shows(3_500_000, State::Running, Source::Live, [[0, 1, 1, 0], [0, 0, 0, 1]]);
-    assert_eq!(found(|history| history.calls.push(torn)), [Rule::Counted]);
+    assert_eq!(violations_after(unreported), [Rule::WrongCounts]);
+    // A duplicate counted twice.
+    let counted_twice = read(3_500_000, State::Running, Source::Live, [[0, 2, 0, 0], [1, 0, 0, 1]]);
+    assert_eq!(violations_after(|history| history.calls.push(counted_twice)), [Rule::WrongCounts]);
+    let incomplete = read(3_500_000, State::Running, Source::Live, [[0, 1, 1, 0], [0, 0, 0, 1]]);
+    assert_eq!(violations_after(|history| history.calls.push(incomplete)), [Rule::WrongCounts]);
 }
 
 #[test]
-fn ends_that_are_not_what_the_marks_say() {
+fn ends_that_contradict_the_marks_are_violations() {
     let pending = |history: &mut History| {
         history.ends[0].cells = vec![0b1100_0100];
         history.ends[0].counts = vec![[1, 1, 0], [0, 0, 1]];
         history.calls.remove(5);
         history.calls.remove(4);
     };
-    assert_eq!(found(pending), [Rule::FalseEnd]);
-    assert_eq!(found(|history| history.jobs[0].threshold = 0.5), [Rule::FalseEnd]);
-    let told = |state: State| {
+    assert_eq!(violations_after(pending), [Rule::FalseEnd]);
+    assert_eq!(violations_after(|history| history.jobs[0].threshold = 0.5), [Rule::FalseEnd]);
+    let ended_as = |state: State| {
         move |history: &mut History| {
             history.ends[0].state = state;
             history.calls.truncate(5);
         }
     };
-    assert_eq!(found(told(State::Cancelled)), [Rule::FalseEnd], "nobody cancelled it");
-    assert_eq!(found(told(State::Revoked)), [Rule::FalseEnd]);
+    assert_eq!(violations_after(ended_as(State::Cancelled)), [Rule::FalseEnd], "no cancel request");
+    assert_eq!(violations_after(ended_as(State::Revoked)), [Rule::FalseEnd]);
 }
 
 #[test]
-fn two_ends_of_one_job() {
-    let other = call(7 * SECOND, Asked::Get, Said::Job(State::Succeeded));
-    assert_eq!(found(|history| history.calls.push(other)), [Rule::SecondEnd]);
-    let again = Change { from: State::Failed, to: State::Failed, lower_bound: false, revision: 3 };
-    assert_eq!(found(|history| history.ends[0].changes.push(again)), [Rule::SecondEnd]);
-    let other_counts = shows(7 * SECOND, State::Failed, Source::Snapshot, [[0, 1, 1, 0], [1, 0, 0, 1]]);
-    assert_eq!(found(|history| history.calls.push(other_counts)), [Rule::SecondEnd]);
+fn second_end_is_a_violation() {
+    let other = call(7 * SECOND, Request::Get, Reply::Job(State::Succeeded));
+    assert_eq!(violations_after(|history| history.calls.push(other)), [Rule::SecondEnd]);
+    let again = RowChange { from: State::Failed, to: State::Failed, lower_bound: false, revision: 3 };
+    assert_eq!(violations_after(|history| history.ends[0].changes.push(again)), [Rule::SecondEnd]);
+    let other_counts = read(7 * SECOND, State::Failed, Source::Snapshot, [[0, 1, 1, 0], [1, 0, 0, 1]]);
+    assert_eq!(violations_after(|history| history.calls.push(other_counts)), [Rule::SecondEnd]);
 }
 
 #[test]
-fn a_lower_bound_may_be_completed_once() {
-    let bound = |completions: usize| {
+fn lower_bound_may_be_amended_once() {
+    let lower_bound_end = |amendments: usize| {
         move |history: &mut History| {
             let end = &mut history.ends[0];
             end.changes[0].lower_bound = true;
-            let completed = Change { from: State::Failed, to: State::Failed, lower_bound: false, revision: 3 };
-            end.changes.extend(vec![completed; completions]);
+            let amended = RowChange { from: State::Failed, to: State::Failed, lower_bound: false, revision: 3 };
+            end.changes.extend(vec![amended; amendments]);
         }
     };
-    assert_eq!(found(bound(1)), []);
-    assert_eq!(found(bound(2)), [Rule::SecondEnd]);
+    assert_eq!(violations_after(lower_bound_end(1)), []);
+    assert_eq!(violations_after(lower_bound_end(2)), [Rule::SecondEnd]);
 }
 
 #[test]
-fn a_job_that_runs_after_it_was_seen_ended() {
+fn running_after_an_observed_end_is_a_violation() {
     let counts = [[0, 1, 1, 0], [0, 1, 0, 1]];
-    let again = shows(5_500_000, State::Running, Source::Live, counts);
-    assert_eq!(found(|history| history.calls.push(again.clone())), [Rule::WentBack]);
-    // Begun before the end was answered.
+    let again = read(5_500_000, State::Running, Source::Live, counts);
+    assert_eq!(violations_after(|history| history.calls.push(again.clone())), [Rule::StateRegression]);
+    // Sent before the end was reported.
     let mut before = again.clone();
     before.sent = 5_005_000;
-    assert_eq!(found(|history| history.calls.push(before)), []);
-    // By a gateway that says it is cut off from Postgres.
+    assert_eq!(violations_after(|history| history.calls.push(before)), []);
+    // From a gateway that reports that it cannot reach Postgres.
     let mut cut_off = again.clone();
-    shown(&mut cut_off).source = Source::Fallback;
-    shown(&mut cut_off).reason = "POSTGRES_UNREACHABLE".to_owned();
-    assert_eq!(found(|history| history.calls.push(cut_off)), []);
-    // Handed out to work on.
-    let shown =
-        Shown { source: Source::Live, reason: String::new(), state: State::Running, lower_bound: true, counts: None };
-    let handed_out = call(5_500_000, Asked::Next, Said::Progress(shown));
-    assert_eq!(found(|history| history.calls.push(handed_out)), [Rule::WentBack]);
-    // Ended without a seal: until the feed has reached every gateway.
+    observed_in(&mut cut_off).source = Source::Fallback;
+    observed_in(&mut cut_off).reason = "POSTGRES_UNREACHABLE".to_owned();
+    assert_eq!(violations_after(|history| history.calls.push(cut_off)), []);
+    // Returned by a claim.
+    let observed = ObservedProgress {
+        source: Source::Live,
+        reason: String::new(),
+        state: State::Running,
+        lower_bound: true,
+        counts: None,
+    };
+    let claimed = call(5_500_000, Request::Claim, Reply::Progress(observed));
+    assert_eq!(violations_after(|history| history.calls.push(claimed)), [Rule::StateRegression]);
+    // For an end without a seal, RUNNING is allowed until the feed has reached every gateway.
     let unsealed = |read: Call| {
-        found(|history| {
+        violations_after(|history| {
             history.ends[0].changes[0].revision = 0;
             history.calls.push(read);
         })
@@ -237,101 +250,101 @@ fn a_job_that_runs_after_it_was_seen_ended() {
     later.sent = 7_200_000;
     later.answered = 7_210_000;
     assert_eq!(unsealed(again), []);
-    assert_eq!(unsealed(later), [Rule::WentBack]);
-    let asked_in_postgres = call(5_500_000, Asked::Get, Said::Job(State::Running));
-    assert_eq!(unsealed(asked_in_postgres), [Rule::WentBack]);
+    assert_eq!(unsealed(later), [Rule::StateRegression]);
+    let read_in_postgres = call(5_500_000, Request::Get, Reply::Job(State::Running));
+    assert_eq!(unsealed(read_in_postgres), [Rule::StateRegression]);
     // SUPERSEDED shows the end as well.
     let superseded = report(4_500_000, &[mark(0, 1, true)], Disposition::Superseded);
-    let between = shows(4_800_000, State::Running, Source::Live, counts);
-    assert_eq!(found(|history| history.calls.extend([superseded, between])), [Rule::WentBack]);
+    let between = read(4_800_000, State::Running, Source::Live, counts);
+    assert_eq!(violations_after(|history| history.calls.extend([superseded, between])), [Rule::StateRegression]);
 }
 
 #[test]
-fn a_job_that_is_not_started_after_it_was_seen_started() {
-    let pending = call(SECOND, Asked::Get, Said::Job(State::Pending));
-    assert_eq!(found(|history| history.calls.push(pending)), [Rule::WentBack]);
+fn pending_after_an_observed_start_is_a_violation() {
+    let pending = call(SECOND, Request::Get, Reply::Job(State::Pending));
+    assert_eq!(violations_after(|history| history.calls.push(pending)), [Rule::StateRegression]);
 }
 
 #[test]
-fn a_live_answer_below_what_was_acknowledged() {
-    let below = shows(3_500_000, State::Running, Source::Live, [[1, 1, 0, 0], [2, 0, 0, 0]]);
-    assert_eq!(found(|history| history.calls.push(below.clone())), [Rule::LiveBelow]);
-    // A failure where a success was acknowledged is below as well.
-    let downgraded = shows(3_500_000, State::Running, Source::Live, [[0, 0, 2, 0], [0, 0, 0, 2]]);
-    assert_eq!(found(|history| history.calls.push(downgraded)), [Rule::LiveBelow]);
+fn live_answer_below_acknowledged_results_is_a_violation() {
+    let below = read(3_500_000, State::Running, Source::Live, [[1, 1, 0, 0], [2, 0, 0, 0]]);
+    assert_eq!(violations_after(|history| history.calls.push(below.clone())), [Rule::LiveTooLow]);
+    // A failure instead of an acknowledged success is also too low.
+    let downgraded = read(3_500_000, State::Running, Source::Live, [[0, 0, 2, 0], [0, 0, 0, 2]]);
+    assert_eq!(violations_after(|history| history.calls.push(downgraded)), [Rule::LiveTooLow]);
     let mut bound = below.clone();
-    shown(&mut bound).lower_bound = true;
-    assert_eq!(found(|history| history.calls.push(bound)), []);
-    // Asked before the answer was there.
+    observed_in(&mut bound).lower_bound = true;
+    assert_eq!(violations_after(|history| history.calls.push(bound)), []);
+    // Sent before the report was acknowledged.
     let mut before = below;
     before.sent = 2_005_000;
-    assert_eq!(found(|history| history.calls.push(before)), []);
+    assert_eq!(violations_after(|history| history.calls.push(before)), []);
 }
 
 #[test]
-fn a_row_of_the_ledger_that_another_gateway_does_not_read() {
+fn live_answer_may_miss_ledger_rows_of_other_gateways_within_the_feed_delay() {
     let recorded = |gateway, sent| {
-        found(|history| {
+        violations_after(|history| {
             history.calls[2] = report(2 * SECOND, &[mark(0, 0, true), mark(1, 0, false)], Disposition::Recorded);
             history.calls.remove(3);
-            let mut read = shows(sent, State::Running, Source::Live, [[2, 0, 0, 0], [2, 0, 0, 0]]);
+            let mut read = read(sent, State::Running, Source::Live, [[2, 0, 0, 0], [2, 0, 0, 0]]);
             read.gateway = gateway;
             history.calls.push(read);
         })
     };
-    assert_eq!(recorded(0, 2_100_000), [Rule::LiveBelow], "its own row");
-    assert_eq!(recorded(1, 2_100_000), [], "the feed is on its way");
-    assert_eq!(recorded(1, 4_500_000), [Rule::LiveBelow]);
+    assert_eq!(recorded(0, 2_100_000), [Rule::LiveTooLow], "the same gateway's row");
+    assert_eq!(recorded(1, 2_100_000), [], "within the delay of the feed");
+    assert_eq!(recorded(1, 4_500_000), [Rule::LiveTooLow]);
 }
 
 #[test]
-fn an_answer_after_the_deadline() {
-    let slow = |happenings: Vec<Happening>| {
-        found(|history| {
-            let mut slow = call(6 * SECOND, Asked::Get, Said::Job(State::Failed));
+fn reply_after_the_deadline_is_a_violation() {
+    let slow = |incidents: Vec<Incident>| {
+        violations_after(|history| {
+            let mut slow = call(6 * SECOND, Request::Get, Reply::Job(State::Failed));
             slow.answered = slow.sent + 4 * SECOND;
             history.calls.push(slow);
-            history.happenings = happenings;
+            history.incidents = incidents;
         })
     };
-    assert_eq!(slow(vec![]), [Rule::Late]);
-    assert_eq!(slow(vec![Happening::Stalled { gateway: 0, from: 7 * SECOND, to: 9 * SECOND }]), []);
-    assert_eq!(slow(vec![Happening::Stalled { gateway: 1, from: 7 * SECOND, to: 9 * SECOND }]), [Rule::Late]);
-    assert_eq!(slow(vec![Happening::Starved { from: 7 * SECOND, to: 9 * SECOND }]), []);
+    assert_eq!(slow(vec![]), [Rule::LateReply]);
+    assert_eq!(slow(vec![Incident::Stalled { gateway: 0, from: 7 * SECOND, to: 9 * SECOND }]), []);
+    assert_eq!(slow(vec![Incident::Stalled { gateway: 1, from: 7 * SECOND, to: 9 * SECOND }]), [Rule::LateReply]);
+    assert_eq!(slow(vec![Incident::HarnessPaused { from: 7 * SECOND, to: 9 * SECOND }]), []);
 }
 
 #[test]
-fn an_error_that_no_fault_excuses() {
-    let refused = |code: &str, reason: &str, asked: Asked| {
-        let said = Said::Refused { code: code.to_owned(), reason: reason.to_owned() };
-        found(|history| history.calls.push(call(3_500_000, asked, said)))
+fn error_without_an_excusing_fault_is_a_violation() {
+    let refused = |code: &str, reason: &str, request: Request| {
+        let reply = Reply::Error { code: code.to_owned(), reason: reason.to_owned() };
+        violations_after(|history| history.calls.push(call(3_500_000, request, reply)))
     };
-    let cancel = || Asked::Cancel;
-    assert_eq!(refused("Internal", "INTERNAL", Asked::Get), [Rule::Unexcused]);
-    assert_eq!(refused("NotFound", "JOB_NOT_FOUND", Asked::Get), [Rule::Unexcused]);
-    assert_eq!(refused("FailedPrecondition", "JOB_ENDED", Asked::Create), [Rule::Unexcused]);
+    let cancel = || Request::Cancel;
+    assert_eq!(refused("Internal", "INTERNAL", Request::Get), [Rule::UnexpectedError]);
+    assert_eq!(refused("NotFound", "JOB_NOT_FOUND", Request::Get), [Rule::UnexpectedError]);
+    assert_eq!(refused("FailedPrecondition", "JOB_ENDED", Request::Create), [Rule::UnexpectedError]);
     assert_eq!(refused("FailedPrecondition", "JOB_ENDED", cancel()), []);
-    assert_eq!(refused("Unavailable", "POSTGRES_UNAVAILABLE", Asked::Get), []);
-    let broken = |happenings: Vec<Happening>| {
-        found(|history| {
-            history.calls.push(call(3_500_000, Asked::Get, Said::Nothing("connection refused".to_owned())));
-            history.happenings = happenings;
+    assert_eq!(refused("Unavailable", "POSTGRES_UNAVAILABLE", Request::Get), []);
+    let broken = |incidents: Vec<Incident>| {
+        violations_after(|history| {
+            history.calls.push(call(3_500_000, Request::Get, Reply::NoReply("connection refused".to_owned())));
+            history.incidents = incidents;
         })
     };
-    assert_eq!(broken(vec![]), [Rule::Unexcused]);
-    assert_eq!(broken(vec![Happening::Died { gateway: 0, life: 0, at: 3 * SECOND, back: 5 * SECOND }]), []);
+    assert_eq!(broken(vec![]), [Rule::UnexpectedError]);
+    assert_eq!(broken(vec![Incident::GatewayDown { gateway: 0, process: 0, at: 3 * SECOND, back: 5 * SECOND }]), []);
     assert_eq!(
-        broken(vec![Happening::Died { gateway: 1, life: 0, at: 3 * SECOND, back: 5 * SECOND }]),
-        [Rule::Unexcused]
+        broken(vec![Incident::GatewayDown { gateway: 1, process: 0, at: 3 * SECOND, back: 5 * SECOND }]),
+        [Rule::UnexpectedError]
     );
 }
 
 #[test]
-fn a_job_that_never_ends() {
-    assert_eq!(found(|history| (history.calls.truncate(4), history.ends.clear()).1), [Rule::NeverEnded]);
+fn job_that_never_ends_is_a_violation() {
+    assert_eq!(violations_after(|history| (history.calls.truncate(4), history.ends.clear()).1), [Rule::NeverEnded]);
     let running = |history: &mut History| {
         history.calls.truncate(4);
         history.ends[0].state = State::Running;
     };
-    assert_eq!(found(running), [Rule::NeverEnded]);
+    assert_eq!(violations_after(running), [Rule::NeverEnded]);
 }
