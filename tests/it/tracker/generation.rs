@@ -1,34 +1,34 @@
-//! A tracker is believed only by the Redis that it was adopted on, in the life in which it was: not after a restart, a
-//! promotion or a demotion, and never on a replica.
+//! A tracker is trusted only under the generation in which it was adopted: not after a restart, promotion or demotion
+//! of Redis, and never on a replica.
 
 use std::time::{Duration, Instant};
 
 use highwater::domain::{JobId, Layout, MarkStep};
 use highwater::live::{Error, Live, MarkReply, Refusal, Seal, Tracker};
 
-use super::{Bench, SEALED_TTL, TRACKER_TTL, failed, job, live, soon, succeeded};
+use super::{SEALED_TTL, TRACKER_TTL, TestRedis, connect, deadline, failed, job_id, succeeded};
 
 const LAYOUT: Layout = Layout { total: 4, stages: 2 };
-/// Every command is on disk before it is answered.
+/// Every command is on disk before Redis replies.
 const DURABLE: [(&str, &str); 2] = [("appendonly", "yes"), ("appendfsync", "always")];
 
-/// Whether a tracker that is there is believed.
-async fn believed(live: &Live, id: &JobId) -> Result<bool, Error> {
-    match live.read_tracker(id, soon()).await?.tracker {
+/// Whether an existing tracker is trusted.
+async fn is_trusted(live: &Live, id: &JobId) -> Result<bool, Error> {
+    match live.read_tracker(id, deadline()).await?.tracker {
         Tracker::Present { believed, header, .. } => {
-            assert!(header.adopted, "it was adopted once, and says so");
+            assert!(header.adopted, "the adopted flag is set");
             Ok(believed)
         }
         other => panic!("{other:?}"),
     }
 }
 
-impl Bench {
-    /// Looks, through whatever breaks, until something answers.
-    async fn believed_at_last(&self, id: &JobId) -> bool {
+impl TestRedis {
+    /// Reads until Redis answers, and returns whether the tracker is trusted.
+    async fn trusted_once_reachable(&self, id: &JobId) -> bool {
         let begun = Instant::now();
         loop {
-            match believed(&self.live, id).await {
+            match is_trusted(&self.live, id).await {
                 Ok(believed) => return believed,
                 Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error}"),
             }
@@ -36,46 +36,46 @@ impl Bench {
         }
     }
 
-    /// What is refused to those who report to it, and to those who would adopt it again.
-    async fn is_not_believed(&self, id: &JobId) {
-        assert!(!self.believed_at_last(id).await);
+    /// Asserts that the tracker is not trusted, and that reports and another adoption are refused.
+    async fn assert_not_trusted(&self, id: &JobId) {
+        assert!(!self.trusted_once_reachable(id).await);
         let step = MarkStep::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
         for only_adopted in [true, false] {
-            let marked = self.live.report(id, 1, only_adopted, (&step, &blank, &change), soon()).await.unwrap();
+            let marked = self.live.report(id, 1, only_adopted, (&step, &blank, &change), deadline()).await.unwrap();
             assert!(matches!(marked, MarkReply::Refused(Refusal::Stale)), "{marked:?}");
         }
-        assert_eq!(self.live.adopt(id, 1, Duration::ZERO, soon()).await.unwrap(), Err(Refusal::NotAdopted));
+        assert_eq!(self.live.adopt(id, 1, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::NotAdopted));
     }
 
-    async fn replicate(&self, from: &Self) {
-        let port = from.redis.port().to_string();
-        let () = self.ask(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]).await;
+    async fn start_replication(&self, from: &Self) {
+        let port = from.server.port().to_string();
+        let () = self.query(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]).await;
     }
 
-    /// Two servers, the second of which follows the first, with an adopted tracker. In this order: its first replica
-    /// gives a primary another replication id, which ends belief in what was adopted before.
+    /// Starts a primary with an adopted tracker, and its replica. The tracker is adopted after the replica is attached,
+    /// because a primary's first replica changes its replication ID and so invalidates earlier adoptions.
     async fn primary_and_replica(id: &JobId) -> (Self, Self) {
-        let at_once = [("repl-diskless-sync-delay", "0")];
-        let (first, second) = (Self::start(&at_once).await, Self::start(&at_once).await);
-        second.replicate(&first).await;
-        second.has_caught_up_with(&first).await;
-        first.adopted(id, LAYOUT, 1).await;
-        second.has_caught_up_with(&first).await;
-        assert_eq!(believed(&first.live, id).await, Ok(true));
+        let settings = [("repl-diskless-sync-delay", "0")];
+        let (first, second) = (Self::start(&settings).await, Self::start(&settings).await);
+        second.start_replication(&first).await;
+        second.wait_until_replicated_from(&first).await;
+        first.open_adopted(id, LAYOUT, 1).await;
+        second.wait_until_replicated_from(&first).await;
+        assert_eq!(is_trusted(&first.live, id).await, Ok(true));
         (first, second)
     }
 
-    async fn is_master(&self) {
-        let () = self.ask(&[b"REPLICAOF", b"NO", b"ONE"]).await;
+    async fn promote(&self) {
+        let () = self.query(&[b"REPLICAOF", b"NO", b"ONE"]).await;
     }
 
-    /// Waits until all that `from` was told by hand is here too.
-    async fn has_caught_up_with(&self, from: &Self) {
+    /// Waits until all earlier direct writes to `from` have arrived here.
+    async fn wait_until_replicated_from(&self, from: &Self) {
         let latest = uuid::Uuid::new_v4().to_string();
-        let () = from.ask(&[b"SET", latest.as_bytes(), b""]).await;
+        let () = from.query(&[b"SET", latest.as_bytes(), b""]).await;
         let begun = Instant::now();
-        while !self.ask::<bool>(&[b"EXISTS", latest.as_bytes()]).await {
+        while !self.query::<bool>(&[b"EXISTS", latest.as_bytes()]).await {
             assert!(begun.elapsed() < Duration::from_secs(20), "the replica does not catch up");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -83,144 +83,148 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_restart_with_all_its_data_ends_belief_also_for_who_was_connected() {
-    let mut bench = Bench::start(&DURABLE).await;
-    let id = job("restarted");
-    bench.adopted(&id, LAYOUT, 1).await;
-    bench.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await.unwrap();
-    assert_eq!(believed(&bench.live, &id).await, Ok(true));
-    let before = bench.bytes(&id).await;
+async fn restart_with_all_data_ends_trust_even_on_an_open_connection() {
+    let mut redis = TestRedis::start(&DURABLE).await;
+    let id = job_id("restarted");
+    redis.open_adopted(&id, LAYOUT, 1).await;
+    redis.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await.unwrap();
+    assert_eq!(is_trusted(&redis.live, &id).await, Ok(true));
+    let before = redis.tracker_bytes(&id).await;
 
-    bench.redis.restart().unwrap();
+    redis.server.restart().unwrap();
 
-    // The same connection's object: it is remade between two looks, and that does not go unseen.
-    bench.is_not_believed(&id).await;
-    assert!(bench.bytes(&id).await == before, "everything survived");
-    let fresh = live(&bench.redis);
-    assert_eq!(believed(&fresh, &id).await, Ok(false));
+    // The same client reconnects between two reads and notices the restart.
+    redis.assert_not_trusted(&id).await;
+    assert!(redis.tracker_bytes(&id).await == before, "all data survived");
+    let fresh = connect(&redis.server);
+    assert_eq!(is_trusted(&fresh, &id).await, Ok(false));
 
-    // It is believed again only after it was taken up, and has settled.
-    let taken = fresh.reopen(&id, 1, 1, soon()).await.unwrap().unwrap();
-    assert_eq!((taken.restored, taken.adopted, taken.revision), (true, false, 1));
-    assert_eq!(fresh.adopt(&id, 1, TRACKER_TTL, soon()).await.unwrap(), Err(Refusal::Settling));
-    assert_eq!(fresh.reopen(&id, 1, 1, soon()).await.unwrap(), Ok(taken.clone()), "its time does not begin again");
-    let adopted = fresh.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
-    assert_eq!(adopted.mark_summary().restore_time, Some(taken.open_time), "it says for ever that it was restored");
-    assert_eq!(believed(&fresh, &id).await, Ok(true));
+    // The tracker is trusted again only after it was reopened and has settled.
+    let reopened = fresh.reopen(&id, 1, 1, deadline()).await.unwrap().unwrap();
+    assert_eq!((reopened.restored, reopened.adopted, reopened.revision), (true, false, 1));
+    assert_eq!(fresh.adopt(&id, 1, TRACKER_TTL, deadline()).await.unwrap(), Err(Refusal::Settling));
+    assert_eq!(
+        fresh.reopen(&id, 1, 1, deadline()).await.unwrap(),
+        Ok(reopened.clone()),
+        "the settle time does not restart"
+    );
+    let adopted = fresh.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap().unwrap();
+    assert_eq!(adopted.mark_summary().restore_time, Some(reopened.open_time), "restore_time is kept");
+    assert_eq!(is_trusted(&fresh, &id).await, Ok(true));
 }
 
-/// Looks go on while the server is killed and started again: none of them, before or after, may believe what it reads
-/// once the server is another.
+/// Reads continue while the server is killed and restarted. No read may trust the tracker on the restarted server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_look_across_a_restart_believes_the_new_server() {
-    let mut bench = Bench::start(&DURABLE).await;
-    let id = job("restarted");
-    bench.adopted(&id, LAYOUT, 1).await;
+async fn reads_across_a_restart_never_trust_the_new_server() {
+    let mut redis = TestRedis::start(&DURABLE).await;
+    let id = job_id("restarted");
+    redis.open_adopted(&id, LAYOUT, 1).await;
     for _ in 0..5 {
-        let (live, looked) = (bench.live.clone(), id.clone());
-        let looks = tokio::spawn(async move {
-            let mut seen: Vec<bool> = Vec::new();
-            while seen.iter().filter(|believed| !**believed).count() < 20 {
-                // A server that starts says that it is loading.
-                seen.extend(believed(&live, &looked).await.ok());
+        let (live, read_id) = (redis.live.clone(), id.clone());
+        let reads = tokio::spawn(async move {
+            let mut results: Vec<bool> = Vec::new();
+            while results.iter().filter(|trusted| !**trusted).count() < 20 {
+                // A starting server replies that it is loading.
+                results.extend(is_trusted(&live, &read_id).await.ok());
             }
-            seen
+            results
         });
-        bench.redis.kill();
-        bench.redis.restart().unwrap();
-        let seen = looks.await.unwrap();
-        let first_other = seen.iter().position(|believed| !believed).unwrap();
-        assert!(seen[first_other..].iter().all(|believed| !believed), "{seen:?}");
-        // For the next round: adopted under this life.
-        let () = bench.ask(&[b"FLUSHALL"]).await;
-        bench.adopted(&id, LAYOUT, 1).await;
+        redis.server.kill();
+        redis.server.restart().unwrap();
+        let results = reads.await.unwrap();
+        let first_untrusted = results.iter().position(|trusted| !trusted).unwrap();
+        assert!(results[first_untrusted..].iter().all(|trusted| !trusted), "{results:?}");
+        // For the next round, adopted under the current generation.
+        let () = redis.query(&[b"FLUSHALL"]).await;
+        redis.open_adopted(&id, LAYOUT, 1).await;
     }
 }
 
 #[tokio::test]
-async fn a_replica_is_never_believed_and_neither_is_one_that_was_promoted() {
-    let id = job("replicated");
-    let (_first, second) = Bench::primary_and_replica(&id).await;
-    second.is_not_believed(&id).await;
-    assert!(matches!(second.live.generation(soon()).await, Err(Error::Refused(_))));
-    assert!(matches!(second.live.open(&id, LAYOUT, 2, None, soon()).await, Err(Error::Refused(_))));
+async fn replica_is_not_trusted_before_or_after_promotion() {
+    let id = job_id("replicated");
+    let (_first, second) = TestRedis::primary_and_replica(&id).await;
+    second.assert_not_trusted(&id).await;
+    assert!(matches!(second.live.generation(deadline()).await, Err(Error::Refused(_))));
+    assert!(matches!(second.live.open(&id, LAYOUT, 2, None, deadline()).await, Err(Error::Refused(_))));
     for incarnation in [1, 2] {
-        let taken = second.live.reopen(&id, 1, incarnation, soon()).await.unwrap();
-        assert_eq!(taken, Err(Refusal::NotAdopted), "a replica takes nothing up");
+        let reopened = second.live.reopen(&id, 1, incarnation, deadline()).await.unwrap();
+        assert_eq!(reopened, Err(Refusal::NotAdopted), "a replica reopens nothing");
     }
 
-    second.is_master().await;
-    second.is_not_believed(&id).await;
-    // What is opened now is the promoted one's own.
-    second.live.open(&id, LAYOUT, 2, None, soon()).await.unwrap().unwrap();
-    second.live.adopt(&id, 2, Duration::ZERO, soon()).await.unwrap().unwrap();
-    assert_eq!(believed(&second.live, &id).await, Ok(true));
+    second.promote().await;
+    second.assert_not_trusted(&id).await;
+    // A tracker opened after the promotion belongs to the new generation.
+    second.live.open(&id, LAYOUT, 2, None, deadline()).await.unwrap().unwrap();
+    second.live.adopt(&id, 2, Duration::ZERO, deadline()).await.unwrap().unwrap();
+    assert_eq!(is_trusted(&second.live, &id).await, Ok(true));
 }
 
-/// A primary that was demoted keeps its run id, its data and its connections; it answers as before.
+/// A demoted primary keeps its run ID, data and connections, and still answers.
 #[tokio::test]
-async fn a_demoted_primary_that_still_answers_is_not_believed() {
-    let id = job("demoted");
-    let (first, second) = Bench::primary_and_replica(&id).await;
-    second.is_master().await;
-    second.live.reopen(&id, 1, 1, soon()).await.unwrap().unwrap();
+async fn demoted_primary_that_still_answers_is_not_trusted() {
+    let id = job_id("demoted");
+    let (first, second) = TestRedis::primary_and_replica(&id).await;
+    second.promote().await;
+    second.live.reopen(&id, 1, 1, deadline()).await.unwrap().unwrap();
     second.report_with_postgres(&id, &[succeeded(0, 0)]).await;
-    second.live.adopt(&id, 1, Duration::ZERO, soon()).await.unwrap().unwrap();
+    second.live.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap().unwrap();
 
-    // Demoted, and its link to the new primary is broken: the data stay as they are.
-    let () = first.ask(&[b"CONFIG", b"SET", b"replica-serve-stale-data", b"yes"]).await;
-    let () = first.ask(&[b"REPLICAOF", b"127.0.0.1", b"1"]).await;
-    first.is_not_believed(&id).await;
+    // Demoted, with a broken link to the new primary, so its data stay unchanged.
+    let () = first.query(&[b"CONFIG", b"SET", b"replica-serve-stale-data", b"yes"]).await;
+    let () = first.query(&[b"REPLICAOF", b"127.0.0.1", b"1"]).await;
+    first.assert_not_trusted(&id).await;
 
-    // And when somebody makes it a primary again, with what it has.
-    first.is_master().await;
-    first.is_not_believed(&id).await;
+    // Promoted again, with its own data.
+    first.promote().await;
+    first.assert_not_trusted(&id).await;
 
-    // Or when it follows at last, and is promoted with the other's data.
-    first.replicate(&second).await;
-    first.has_caught_up_with(&second).await;
-    first.is_not_believed(&id).await;
-    first.is_master().await;
-    first.is_not_believed(&id).await;
+    // Replicating the new primary, and then promoted with that data.
+    first.start_replication(&second).await;
+    first.wait_until_replicated_from(&second).await;
+    first.assert_not_trusted(&id).await;
+    first.promote().await;
+    first.assert_not_trusted(&id).await;
 }
 
-/// What was sealed under a life that has ended says of itself that marks may be missing.
+/// A seal set under another generation than the adoption clears the adopted flag, because marks may be missing.
 #[tokio::test]
-async fn a_seal_that_is_set_in_another_life_is_that_of_a_lower_bound() {
-    let mut bench = Bench::start(&DURABLE).await;
-    let (failing, cancelled, perfect, before) = (job("failing"), job("cancelled"), job("perfect"), job("before"));
-    for id in [&failing, &cancelled, &perfect, &before] {
-        bench.adopted(id, LAYOUT, 1).await;
+async fn seal_set_in_another_generation_marks_a_lower_bound() {
+    let mut redis = TestRedis::start(&DURABLE).await;
+    let (failing, cancelled, all_succeeded, sealed_before) =
+        (job_id("failing"), job_id("cancelled"), job_id("succeeded"), job_id("sealed-before"));
+    for id in [&failing, &cancelled, &all_succeeded, &sealed_before] {
+        redis.open_adopted(id, LAYOUT, 1).await;
         let all = (0..LAYOUT.total).flat_map(|task| (0..LAYOUT.stages).map(move |stage| (task, stage)));
         let marks: Vec<_> = all.map(|(task, stage)| succeeded(task, stage)).collect();
         let marks = if *id == failing { [vec![failed(0, 0)], marks[2..].to_vec()].concat() } else { marks };
-        bench.report(id, LAYOUT, 1, &marks).await.unwrap();
+        redis.report(id, LAYOUT, 1, &marks).await.unwrap();
     }
-    let sealed = bench.live.seal(&before, 1, Seal::Complete, soon()).await.unwrap().unwrap();
-    bench.redis.restart().unwrap();
-    bench.believed_at_last(&failing).await;
+    let sealed = redis.live.seal(&sealed_before, 1, Seal::Complete, deadline()).await.unwrap().unwrap();
+    redis.server.restart().unwrap();
+    redis.trusted_once_reachable(&failing).await;
 
-    // A retry that was lost could still turn the failure into a success.
-    let refused = bench.live.seal(&failing, 1, Seal::Complete, soon()).await.unwrap();
+    // A lost mark could have turned the failure into a success.
+    let refused = redis.live.seal(&failing, 1, Seal::Complete, deadline()).await.unwrap();
     assert_eq!(refused, Err(Refusal::NotAdopted));
-    for (id, seal) in [(&cancelled, Seal::Cancelled("")), (&perfect, Seal::Complete)] {
-        let header = bench.live.seal(id, 1, seal, soon()).await.unwrap().unwrap();
+    for (id, seal) in [(&cancelled, Seal::Cancelled("")), (&all_succeeded, Seal::Complete)] {
+        let header = redis.live.seal(id, 1, seal, deadline()).await.unwrap().unwrap();
         assert!(!header.adopted, "{id}");
     }
-    // One that was set before was whole, and stays so.
-    let again = bench.live.seal(&before, 1, Seal::Complete, soon()).await.unwrap().unwrap();
+    // A seal set before the restart was complete and stays so.
+    let again = redis.live.seal(&sealed_before, 1, Seal::Complete, deadline()).await.unwrap().unwrap();
     assert_eq!((again.adopted, again), (true, sealed));
-    bench.live.expire(&before, 1, soon()).await.unwrap().unwrap();
-    let left = bench.ttl(&super::marks(&before)).await;
-    assert!(left <= SEALED_TTL && SEALED_TTL < TRACKER_TTL, "{left:?}");
+    redis.live.expire(&sealed_before, 1, deadline()).await.unwrap().unwrap();
+    let ttl = redis.ttl(&super::tracker_key(&sealed_before)).await;
+    assert!(ttl <= SEALED_TTL && SEALED_TTL < TRACKER_TTL, "{ttl:?}");
 }
 
-impl Bench {
-    /// As the gateway reports to a tracker that is not believed: Postgres has said that it is the job's.
+impl TestRedis {
+    /// Reports as the gateway does to a tracker that is not adopted but confirmed by Postgres.
     async fn report_with_postgres(&self, id: &JobId, marks: &[highwater::domain::Mark]) {
         let step = MarkStep::plan(LAYOUT, marks.iter().copied()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
-        let marked = self.live.report(id, 1, false, (&step, &blank, &change), soon()).await.unwrap();
+        let marked = self.live.report(id, 1, false, (&step, &blank, &change), deadline()).await.unwrap();
         assert!(matches!(marked, MarkReply::Applied(_)), "{marked:?}");
     }
 }

@@ -1,39 +1,39 @@
-//! The header's two codecs, one in Rust and one in Lua, judge the same bytes alike, and each reads what the other wrote.
+//! The two header codecs, in Rust and in Lua, accept and reject the same bytes, and each reads what the other wrote.
 
 use std::time::Duration;
 
 use highwater::domain::{EndCause, JobId, Layout, StageCounts};
 use highwater::live::{HEADER_BYTES, Header, Refusal, Seal, Tracker};
 
-use super::{Bench, job, soon};
+use super::{TestRedis, deadline, job_id};
 
-/// What comes before the checksum.
-pub const BODY_BYTES: usize = 240;
-/// The incarnation of every header here.
+/// Offset of the checksum, which covers all bytes before it.
+pub const CHECKSUM_OFFSET: usize = 240;
+/// The incarnation of all headers in these tests.
 pub const INCARNATION: u64 = 5;
-/// The largest number in a header: the last millisecond of the year 9999.
-const LARGEST: u64 = 253_402_300_799_999;
+/// Maximum value of a number in a header: the last millisecond of the year 9999.
+const MAX_VALUE: u64 = 253_402_300_799_999;
 
-/// What bytes are found to be.
+/// The result of decoding a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judgement {
-    Header,
+pub enum Validity {
+    Valid,
     Corrupt,
     UnknownVersion,
 }
 
-use Judgement::{Corrupt, UnknownVersion};
+use Validity::{Corrupt, UnknownVersion, Valid};
 
-/// With the checksum that such a body has.
-pub fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
-    let sum = sha1_smol::Sha1::from(&bytes[..BODY_BYTES]).digest().to_string();
-    bytes.truncate(BODY_BYTES);
-    bytes.extend_from_slice(&sum.as_bytes()[..HEADER_BYTES - BODY_BYTES]);
+/// Replaces the checksum by a valid one.
+pub fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+    let sum = sha1_smol::Sha1::from(&bytes[..CHECKSUM_OFFSET]).digest().to_string();
+    bytes.truncate(CHECKSUM_OFFSET);
+    bytes.extend_from_slice(&sum.as_bytes()[..HEADER_BYTES - CHECKSUM_OFFSET]);
     bytes
 }
 
-/// Places of the fields, as the table in the codec has them.
-mod at {
+/// Offsets of the fields, as in the codec's table.
+mod offset {
     pub const VERSION: usize = 3;
     pub const STAGES: usize = 4;
     pub const ADOPTED: usize = 5;
@@ -51,8 +51,8 @@ mod at {
     pub const BUCKET: usize = 172;
 }
 
-/// Seven tasks in three stages; two have succeeded and one has failed at the first.
-pub fn valid(open: Header) -> Vec<u8> {
+/// A header with seven tasks in three stages. At the first stage, two tasks have succeeded and one has failed.
+pub fn valid_header(open: Header) -> Vec<u8> {
     let mut header = open;
     header.counts.stages[0] = StageCounts { succeeded: 2, failed: 1, skipped: 0 };
     header.counts.stages[1] = StageCounts { succeeded: 0, failed: 0, skipped: 1 };
@@ -63,154 +63,153 @@ pub fn valid(open: Header) -> Vec<u8> {
 
 pub const LAYOUT: Layout = Layout { total: 7, stages: 3 };
 
-/// Headers whose checksum is right and whose fields nobody has written so, or might have; each with its judgement.
-pub fn contents(valid: &[u8]) -> Vec<(String, Judgement, Vec<u8>)> {
+/// Headers with a valid checksum and one changed field each, with the expected validity.
+pub fn header_cases(original: &[u8]) -> Vec<(String, Validity, Vec<u8>)> {
     let mut cases = Vec::new();
-    let mut case = |name: &str, judgement, place: usize, bytes: &[u8]| {
-        let mut changed = valid.to_vec();
+    let mut case = |name: &str, validity, place: usize, bytes: &[u8]| {
+        let mut changed = original.to_vec();
         changed[place..place + bytes.len()].copy_from_slice(bytes);
-        cases.push((name.to_owned(), judgement, summed(changed)));
+        cases.push((name.to_owned(), validity, with_checksum(changed)));
     };
-    let good = Judgement::Header;
-    case("as it was written", good, at::RESTORED, &[0]);
-    case("version 0", UnknownVersion, at::VERSION, &[0]);
-    case("version 2", UnknownVersion, at::VERSION, &[2]);
-    case("no stages", Corrupt, at::STAGES, &[0]);
-    case("one stage, and counts of three", Corrupt, at::STAGES, &[1]);
-    case("eight stages", good, at::STAGES, &[8]);
-    case("nine stages", Corrupt, at::STAGES, &[9]);
-    case("adopted", good, at::ADOPTED, &[1]);
-    case("adopted 2", Corrupt, at::ADOPTED, &[2]);
-    case("sealed as complete, with tasks pending", Corrupt, at::SEAL, &[1]);
-    case("sealed as cancelled", good, at::SEAL, &[2]);
-    case("sealed as revoked", good, at::SEAL, &[3]);
-    case("seal 4", Corrupt, at::SEAL, &[4]);
-    case("restored", good, at::RESTORED, &[1]);
-    case("restored 2", Corrupt, at::RESTORED, &[2]);
-    case("another total, so that the cells are too short", Corrupt, at::TOTAL, &100_u32.to_be_bytes());
-    case("a total below the counts", Corrupt, at::TOTAL, &2_u32.to_be_bytes());
-    case("a total of billions", Corrupt, at::TOTAL, &u32::MAX.to_be_bytes());
-    case("a generation that is none", Corrupt, at::GENERATION, b"ghijklmnopqrstuv");
-    case("a generation in capitals", Corrupt, at::GENERATION, b"ABCDEF0123456789");
-    case("a generation with a NUL", Corrupt, at::GENERATION + 7, &[0]);
+    case("unchanged", Valid, offset::RESTORED, &[0]);
+    case("version 0", UnknownVersion, offset::VERSION, &[0]);
+    case("version 2", UnknownVersion, offset::VERSION, &[2]);
+    case("no stages", Corrupt, offset::STAGES, &[0]);
+    case("one stage, but counts of three", Corrupt, offset::STAGES, &[1]);
+    case("eight stages", Valid, offset::STAGES, &[8]);
+    case("nine stages", Corrupt, offset::STAGES, &[9]);
+    case("adopted", Valid, offset::ADOPTED, &[1]);
+    case("adopted 2", Corrupt, offset::ADOPTED, &[2]);
+    case("sealed as complete, with tasks pending", Corrupt, offset::SEAL, &[1]);
+    case("sealed as cancelled", Valid, offset::SEAL, &[2]);
+    case("sealed as revoked", Valid, offset::SEAL, &[3]);
+    case("seal 4", Corrupt, offset::SEAL, &[4]);
+    case("restored", Valid, offset::RESTORED, &[1]);
+    case("restored 2", Corrupt, offset::RESTORED, &[2]);
+    case("a total for which the cells are too short", Corrupt, offset::TOTAL, &100_u32.to_be_bytes());
+    case("a total below the counts", Corrupt, offset::TOTAL, &2_u32.to_be_bytes());
+    case("a total of billions", Corrupt, offset::TOTAL, &u32::MAX.to_be_bytes());
+    case("a generation that is not hexadecimal", Corrupt, offset::GENERATION, b"ghijklmnopqrstuv");
+    case("a generation in capitals", Corrupt, offset::GENERATION, b"ABCDEF0123456789");
+    case("a generation with a NUL", Corrupt, offset::GENERATION + 7, &[0]);
     let numbers = [
-        ("incarnation", at::INCARNATION),
-        ("time of opening", at::OPENED),
-        ("time of adoption", at::ADOPT_TIME),
-        ("time of the last mark", at::LAST_MARK),
-        ("revision", at::REVISION),
-        ("time of the seal", at::SEAL_TIME),
-        ("bucket", at::BUCKET),
+        ("incarnation", offset::INCARNATION),
+        ("time of opening", offset::OPENED),
+        ("time of adoption", offset::ADOPT_TIME),
+        ("time of the last mark", offset::LAST_MARK),
+        ("revision", offset::REVISION),
+        ("time of the seal", offset::SEAL_TIME),
+        ("bucket", offset::BUCKET),
     ];
     for (name, place) in numbers {
-        case(&format!("{name}: none"), good, place, &0_u64.to_be_bytes());
-        case(&format!("{name}: the largest"), good, place, &LARGEST.to_be_bytes());
-        case(&format!("{name}: above the largest"), Corrupt, place, &(LARGEST + 1).to_be_bytes());
-        case(&format!("{name}: what no double holds"), Corrupt, place, &((1 << 53) + 1_u64).to_be_bytes());
+        case(&format!("{name}: zero"), Valid, place, &0_u64.to_be_bytes());
+        case(&format!("{name}: the maximum"), Valid, place, &MAX_VALUE.to_be_bytes());
+        case(&format!("{name}: above the maximum"), Corrupt, place, &(MAX_VALUE + 1).to_be_bytes());
+        case(&format!("{name}: not representable as a double"), Corrupt, place, &((1 << 53) + 1_u64).to_be_bytes());
         case(&format!("{name}: 2^64 - 1"), Corrupt, place, &u64::MAX.to_be_bytes());
     }
     let four = 4_u32.to_be_bytes();
-    case("a stage's counts are its total", good, at::COUNTS, &four);
-    case("a stage's counts are above its total", Corrupt, at::COUNTS, &7_u32.to_be_bytes());
-    case("a count of billions", Corrupt, at::COUNTS + 4, &u32::MAX.to_be_bytes());
-    case("something skipped at a stage that is not there", Corrupt, at::COUNTS + 3 * 12 + 8, &four);
-    case("something succeeded at the eighth stage", Corrupt, at::COUNTS + 7 * 12, &four);
+    case("counts of a stage equal to the total", Valid, offset::COUNTS, &four);
+    case("counts of a stage above the total", Corrupt, offset::COUNTS, &7_u32.to_be_bytes());
+    case("a count of billions", Corrupt, offset::COUNTS + 4, &u32::MAX.to_be_bytes());
+    case("skipped tasks at a nonexistent stage", Corrupt, offset::COUNTS + 3 * 12 + 8, &four);
+    case("succeeded tasks at a nonexistent eighth stage", Corrupt, offset::COUNTS + 7 * 12, &four);
     cases
 }
 
-impl Bench {
-    /// What Rust says of a tracker's key.
-    async fn rust_judges(&self, id: &JobId) -> Judgement {
+impl TestRedis {
+    /// The validity of a tracker according to the Rust codec.
+    async fn validity_in_rust(&self, id: &JobId) -> Validity {
         match self.tracker(id).await {
-            Tracker::Present { .. } => Judgement::Header,
+            Tracker::Present { .. } => Valid,
             Tracker::Corrupt => Corrupt,
             Tracker::UnknownVersion => UnknownVersion,
-            Tracker::Missing => panic!("{id} is there"),
+            Tracker::Missing => panic!("{id} is missing"),
         }
     }
 
-    /// What Lua says of it, asked in a way that changes nothing.
-    async fn lua_judges(&self, id: &JobId) -> Judgement {
-        match self.live.expire(id, u64::MAX, soon()).await.unwrap() {
-            Err(Refusal::OtherIncarnation) => Judgement::Header,
+    /// The validity of a tracker according to the Lua codec, by a script call that changes nothing.
+    async fn validity_in_lua(&self, id: &JobId) -> Validity {
+        match self.live.expire(id, u64::MAX, deadline()).await.unwrap() {
+            Err(Refusal::OtherIncarnation) => Valid,
             Err(Refusal::Corrupt) => Corrupt,
             Err(Refusal::UnknownVersion) => UnknownVersion,
             other => panic!("{id}: {other:?}"),
         }
     }
 
-    /// A header with cells behind it that are as long as it says they are.
-    async fn put_header(&self, id: &JobId, header: &[u8]) {
-        let total = u32::from_be_bytes(header[at::TOTAL..at::TOTAL + 4].try_into().unwrap());
-        let cells = Layout { total: total.min(100_000), stages: header[at::STAGES].into() }.bytes();
-        self.put(id, &[header, &vec![0; cells]].concat()).await;
+    /// Writes a header, followed by blank cells of the length that the header implies.
+    async fn write_header(&self, id: &JobId, header: &[u8]) {
+        let total = u32::from_be_bytes(header[offset::TOTAL..offset::TOTAL + 4].try_into().unwrap());
+        let cells = Layout { total: total.min(100_000), stages: header[offset::STAGES].into() }.bytes();
+        self.write_tracker(id, &[header, &vec![0; cells]].concat()).await;
     }
 }
 
 #[tokio::test]
-async fn rust_and_lua_refuse_the_same_contents_whatever_the_checksum_says() {
-    let bench = Bench::start(&[]).await;
-    let id = job("judged");
-    let valid = valid(bench.adopted(&id, LAYOUT, INCARNATION).await);
-    for (name, expected, header) in contents(&valid) {
-        bench.put(&id, &[&header[..], &vec![0; LAYOUT.bytes()]].concat()).await;
-        if header[at::STAGES] == 8 {
-            bench.put_header(&id, &header).await;
+async fn rust_and_lua_reject_the_same_fields_with_a_valid_checksum() {
+    let redis = TestRedis::start(&[]).await;
+    let id = job_id("checked");
+    let valid = valid_header(redis.open_adopted(&id, LAYOUT, INCARNATION).await);
+    for (name, expected, header) in header_cases(&valid) {
+        redis.write_tracker(&id, &[&header[..], &vec![0; LAYOUT.bytes()]].concat()).await;
+        if header[offset::STAGES] == 8 {
+            redis.write_header(&id, &header).await;
         }
-        let judged = (bench.rust_judges(&id).await, bench.lua_judges(&id).await);
-        assert_eq!(judged, (expected, expected), "{name}: (Rust, Lua)");
-        if expected == Judgement::Header {
+        let found = (redis.validity_in_rust(&id).await, redis.validity_in_lua(&id).await);
+        assert_eq!(found, (expected, expected), "{name}: (Rust, Lua)");
+        if expected == Valid {
             assert_eq!(Header::decode(&header).unwrap().encode()[..], header, "{name}");
         }
     }
 }
 
 #[tokio::test]
-async fn rust_and_lua_judge_every_byte_of_a_header_alike() {
-    let bench = Bench::start(&[]).await;
-    let id = job("judged");
-    let valid = valid(bench.adopted(&id, LAYOUT, INCARNATION).await);
-    for place in 0..BODY_BYTES {
+async fn rust_and_lua_agree_on_every_changed_header_byte() {
+    let redis = TestRedis::start(&[]).await;
+    let id = job_id("checked");
+    let valid = valid_header(redis.open_adopted(&id, LAYOUT, INCARNATION).await);
+    for place in 0..CHECKSUM_OFFSET {
         for flip in [0x01, 0x80, 0xff] {
             let mut header = valid.clone();
             header[place] ^= flip;
-            let header = summed(header);
-            bench.put_header(&id, &header).await;
-            let (rust, lua) = (bench.rust_judges(&id).await, bench.lua_judges(&id).await);
+            let header = with_checksum(header);
+            redis.write_header(&id, &header).await;
+            let (rust, lua) = (redis.validity_in_rust(&id).await, redis.validity_in_lua(&id).await);
             assert_eq!(rust, lua, "byte {place} flipped by {flip:#x}: Rust, Lua");
-            if rust == Judgement::Header {
+            if rust == Valid {
                 assert_eq!(Header::decode(&header).unwrap().encode()[..], header, "byte {place} flipped by {flip:#x}");
             }
         }
     }
 }
 
-/// A script that changes one field writes all the others as they were, at the ends of their ranges too.
+/// A script that changes one field preserves all others, including values at the limits of their ranges.
 #[tokio::test]
-async fn lua_writes_back_what_it_read() {
-    let bench = Bench::start(&[]).await;
-    let id = job("kept");
-    let opened = bench.adopted(&id, LAYOUT, INCARNATION).await;
+async fn lua_preserves_the_fields_it_does_not_change() {
+    let redis = TestRedis::start(&[]).await;
+    let id = job_id("kept");
+    let opened = redis.open_adopted(&id, LAYOUT, INCARNATION).await;
     let mut unadopted = opened;
     (unadopted.adopted, unadopted.adopt_time) = (false, None);
     let mut written = 0;
-    for (name, judgement, header) in contents(&valid(unadopted)) {
+    for (name, validity, header) in header_cases(&valid_header(unadopted)) {
         let Ok(before) = Header::decode(&header) else { continue };
-        if judgement != Judgement::Header || before.adopted || before.seal.is_some() {
+        if validity != Valid || before.adopted || before.seal.is_some() {
             continue;
         }
-        bench.put_header(&id, &header).await;
-        let after = bench.live.adopt(&id, before.incarnation, Duration::ZERO, soon()).await.unwrap().unwrap();
+        redis.write_header(&id, &header).await;
+        let after = redis.live.adopt(&id, before.incarnation, Duration::ZERO, deadline()).await.unwrap().unwrap();
         assert!(after.adopted, "{name}");
-        assert_eq!(Header::decode(&bench.bytes(&id).await[..HEADER_BYTES]).unwrap(), after, "{name}");
+        assert_eq!(Header::decode(&redis.tracker_bytes(&id).await[..HEADER_BYTES]).unwrap(), after, "{name}");
         let mut kept = after;
         (kept.adopted, kept.adopt_time) = (false, before.adopt_time);
         assert_eq!(kept, before, "{name}");
         written += 1;
     }
     assert!(written > 10, "only {written} headers were adopted");
-    let sealed = bench.live.seal(&id, 0, Seal::Cancelled(""), soon()).await.unwrap();
+    let sealed = redis.live.seal(&id, 0, Seal::Cancelled(""), deadline()).await.unwrap();
     assert_eq!(sealed, Err(Refusal::OtherIncarnation));
-    let sealed = bench.live.seal(&id, INCARNATION, Seal::Cancelled(""), soon()).await.unwrap();
+    let sealed = redis.live.seal(&id, INCARNATION, Seal::Cancelled(""), deadline()).await.unwrap();
     assert_eq!(sealed.unwrap().seal, Some(EndCause::Cancelled));
 }

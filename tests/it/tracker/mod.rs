@@ -1,14 +1,14 @@
-//! Trackers on a real Redis, by way of [`Live`], which is all that the gateway knows of them.
+//! Trackers on a real Redis, accessed through [`Live`], the gateway's only interface to them.
 
-mod absence;
+mod command_time;
 mod damage;
 mod generation;
 mod header;
-mod misuse;
+mod invalid_calls;
+mod missing;
 mod model;
 mod rate;
-mod stalled;
-mod time_held;
+mod revocation;
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
 use crate::support::Directory;
 
-/// A script as the gateway sends it, to be called with what the gateway never sends.
+/// A script as the gateway sends it, to be called with arguments that the gateway never sends.
 macro_rules! script {
     ($file:literal) => {
         redis::Script::new(concat!(
@@ -31,80 +31,82 @@ macro_rules! script {
 }
 use script;
 
-/// The time to live that scripts give, and the one that keys have before: a script that renews it is seen.
+/// Time to live that scripts set for a tracker.
 const TRACKER_TTL: Duration = Duration::from_secs(7200);
+/// Time to live that tests set for keys. It differs from [`TRACKER_TTL`], so that a renewal is detected.
 const TTL_BEFORE: Duration = Duration::from_secs(3600);
-/// So that no test hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What an ended job's tracker has left.
+/// Timeout of calls, so that no test hangs.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time to live that scripts set for the tracker of an ended job.
 const SEALED_TTL: Duration = Duration::from_secs(600);
 
-/// A Redis of its own, and both ways to it.
-struct Bench {
-    redis: Redis,
+/// A Redis server for one test, with the client under test and a direct connection.
+struct TestRedis {
+    server: Redis,
     live: Live,
-    /// By hand: what the code under test does not do, and what it must not.
-    hand: ConnectionManager,
+    /// Direct connection, for commands that the code under test does not send.
+    connection: ConnectionManager,
     _directory: Directory,
 }
 
-impl Bench {
+impl TestRedis {
     async fn start(settings: &[(&str, &str)]) -> Self {
         let directory = Directory::new();
-        let redis = Redis::start(&directory, settings).unwrap();
-        let live = live(&redis);
-        let client = redis::Client::open(redis.socket_url()).unwrap();
-        let patient = ConnectionManagerConfig::new().set_number_of_retries(20).set_response_timeout(Some(PATIENCE));
-        let hand = ConnectionManager::new_with_config(client, patient).await.unwrap();
-        Self { redis, live, hand, _directory: directory }
+        let server = Redis::start(&directory, settings).unwrap();
+        let live = connect(&server);
+        let client = redis::Client::open(server.socket_url()).unwrap();
+        let config = ConnectionManagerConfig::new().set_number_of_retries(20).set_response_timeout(Some(CALL_TIMEOUT));
+        let connection = ConnectionManager::new_with_config(client, config).await.unwrap();
+        Self { server, live, connection, _directory: directory }
     }
 
-    /// A command by hand; again, where the connection turns out to be that of a server which is gone.
-    async fn ask<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> T {
+    /// Sends a command directly. Retries if the connection belonged to a server that has stopped.
+    async fn query<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> T {
         let mut command = redis::Cmd::new();
         for word in words {
             command.arg(*word);
         }
-        let mut answer = command.query_async(&mut self.hand.clone()).await;
+        let mut answer = command.query_async(&mut self.connection.clone()).await;
         while answer.as_ref().is_err_and(redis::RedisError::is_connection_dropped) {
-            answer = command.query_async(&mut self.hand.clone()).await;
+            answer = command.query_async(&mut self.connection.clone()).await;
         }
         answer.unwrap()
     }
 
-    /// Whatever lies there, as Redis would move it elsewhere; `None` for nothing.
+    /// The serialised value of a key of any type; `None` if there is no such key.
     async fn dump(&self, key: &str) -> Option<Vec<u8>> {
-        self.ask(&[b"DUMP", key.as_bytes()]).await
+        self.query(&[b"DUMP", key.as_bytes()]).await
     }
 
-    async fn bytes(&self, id: &JobId) -> Vec<u8> {
-        self.ask(&[b"GET", marks(id).as_bytes()]).await
+    /// The bytes of the job's tracker.
+    async fn tracker_bytes(&self, id: &JobId) -> Vec<u8> {
+        self.query(&[b"GET", tracker_key(id).as_bytes()]).await
     }
 
-    /// Puts bytes where the tracker is, with the time to live that they had before.
-    async fn put(&self, id: &JobId, bytes: &[u8]) {
+    /// Writes bytes to the tracker's key, with [`TTL_BEFORE`].
+    async fn write_tracker(&self, id: &JobId, bytes: &[u8]) {
         let ttl = TTL_BEFORE.as_millis().to_string();
-        let () = self.ask(&[b"SET", marks(id).as_bytes(), bytes, b"PX", ttl.as_bytes()]).await;
+        let () = self.query(&[b"SET", tracker_key(id).as_bytes(), bytes, b"PX", ttl.as_bytes()]).await;
     }
 
-    /// What is left to a key.
+    /// The remaining time to live of a key.
     async fn ttl(&self, key: &str) -> Duration {
-        let millis: i64 = self.ask(&[b"PTTL", key.as_bytes()]).await;
+        let millis: i64 = self.query(&[b"PTTL", key.as_bytes()]).await;
         Duration::from_millis(millis.try_into().expect("a key with a time to live"))
     }
 
     /// All keys of the job.
     async fn keys(&self, id: &JobId) -> Vec<String> {
-        self.ask(&[b"KEYS", format!("hw:{{{id}}}:*").as_bytes()]).await
+        self.query(&[b"KEYS", format!("hw:{{{id}}}:*").as_bytes()]).await
     }
 
     /// Opens a tracker and adopts it.
-    async fn adopted(&self, id: &JobId, layout: Layout, incarnation: u64) -> Header {
-        self.live.open(id, layout, incarnation, None, soon()).await.unwrap().unwrap();
-        self.live.adopt(id, incarnation, Duration::ZERO, soon()).await.unwrap().unwrap()
+    async fn open_adopted(&self, id: &JobId, layout: Layout, incarnation: u64) -> Header {
+        self.live.open(id, layout, incarnation, None, deadline()).await.unwrap().unwrap();
+        self.live.adopt(id, incarnation, Duration::ZERO, deadline()).await.unwrap().unwrap()
     }
 
-    /// Reports as the gateway does: from blank cells, and again from what they are.
+    /// Reports as the gateway does: first expects blank cells, and after a conflict the cells that were found.
     async fn report(&self, id: &JobId, layout: Layout, incarnation: u64, marks: &[Mark]) -> Result<Header, Refusal> {
         let mut last = None;
         for step in MarkStep::plan(layout, marks.iter().copied()) {
@@ -122,11 +124,11 @@ impl Bench {
     }
 
     async fn mark(&self, id: &JobId, incarnation: u64, step: (&MarkStep, &[u8], &Change)) -> MarkReply {
-        self.live.report(id, incarnation, true, step, soon()).await.unwrap()
+        self.live.report(id, incarnation, true, step, deadline()).await.unwrap()
     }
 
-    /// The status that a script answers, or the error that it raises.
-    async fn run(&self, script: &redis::Script, keys: &[String], arguments: &[&[u8]]) -> Result<String, String> {
+    /// Runs a script, and returns its status or the error that it raises.
+    async fn run_script(&self, script: &redis::Script, keys: &[String], arguments: &[&[u8]]) -> Result<String, String> {
         let mut call = script.prepare_invoke();
         for key in keys {
             call.key(key);
@@ -134,31 +136,31 @@ impl Bench {
         for argument in arguments {
             call.arg(*argument);
         }
-        let reply: redis::RedisResult<Vec<Vec<u8>>> = call.invoke_async(&mut self.hand.clone()).await;
+        let reply: redis::RedisResult<Vec<Vec<u8>>> = call.invoke_async(&mut self.connection.clone()).await;
         reply.map(|parts| String::from_utf8(parts[0].clone()).unwrap()).map_err(|error| error.to_string())
     }
 
     async fn tracker(&self, id: &JobId) -> Tracker {
-        self.live.read_tracker(id, soon()).await.unwrap().tracker
+        self.live.read_tracker(id, deadline()).await.unwrap().tracker
     }
 }
 
-fn live(redis: &Redis) -> Live {
+fn connect(redis: &Redis) -> Live {
     let url = redis.socket_url();
-    Live::new(&Settings { url, timeout: PATIENCE, tracker_ttl: TRACKER_TTL, sealed_ttl: SEALED_TTL }).unwrap()
+    Live::new(&Settings { url, timeout: CALL_TIMEOUT, tracker_ttl: TRACKER_TTL, sealed_ttl: SEALED_TTL }).unwrap()
 }
 
-/// The tracker's key. Once more, since other gateways, versions and people rely on it.
-fn marks(id: &JobId) -> String {
+/// The tracker's key. Repeated here because other gateways, versions and operators rely on it.
+fn tracker_key(id: &JobId) -> String {
     format!("hw:{{{id}}}:marks")
 }
 
-fn job(name: &str) -> JobId {
+fn job_id(name: &str) -> JobId {
     name.parse().unwrap()
 }
 
-fn soon() -> Deadline {
-    Deadline::after(PATIENCE)
+fn deadline() -> Deadline {
+    Deadline::after(CALL_TIMEOUT)
 }
 
 fn succeeded(task: u32, stage: usize) -> Mark {

@@ -1,0 +1,66 @@
+//! Operations on a missing tracker do not create it (invariant I5).
+
+use std::time::Duration;
+
+use highwater::domain::{ErrorSample, Layout, MarkStep};
+use highwater::live::{Header, MarkReply, Refusal, Seal, Tracker};
+use time::OffsetDateTime;
+
+use super::{TRACKER_TTL, TestRedis, deadline, job_id, succeeded, tracker_key};
+
+const LAYOUT: Layout = Layout { total: 10, stages: 2 };
+
+#[tokio::test]
+async fn late_operations_do_not_recreate_a_missing_tracker() {
+    let redis = TestRedis::start(&[]).await;
+    let id = job_id("gone");
+    let header: Header = redis.open_adopted(&id, LAYOUT, 1).await;
+    redis.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await.unwrap();
+    let () = redis.query(&[b"DEL", tracker_key(&id).as_bytes()]).await;
+
+    assert_eq!(redis.tracker(&id).await, Tracker::Missing);
+    let live = &redis.live;
+    assert_eq!(live.read_trackers(std::slice::from_ref(&id), deadline()).await.unwrap().trackers, [Tracker::Missing]);
+    for marks in [vec![], vec![succeeded(1, 0)], vec![succeeded(9, 1)]] {
+        let step = MarkStep::plan(LAYOUT, marks.into_iter()).remove(0);
+        // Expects blank cells, or no cells at all.
+        for bytes in [step.blank(), vec![]] {
+            let change = step.apply(&step.blank()).unwrap();
+            for only_adopted in [true, false] {
+                let marked = live.report(&id, 1, only_adopted, (&step, &bytes, &change), deadline()).await.unwrap();
+                assert!(matches!(marked, MarkReply::Refused(Refusal::Missing)), "{marked:?}");
+            }
+            let merged = live.merge(&id, 1, (&step, &bytes, &change), deadline()).await.unwrap();
+            assert!(matches!(merged, MarkReply::Refused(Refusal::Missing)), "{merged:?}");
+        }
+    }
+    assert_eq!(live.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.reopen(&id, 1, 1, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.reopen(&id, 1, 2, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert!(!live.quarantine(&id, deadline()).await.unwrap());
+    assert_eq!(live.seal(&id, 1, Seal::Complete, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.seal(&id, 1, Seal::Cancelled("no need"), deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.expire(&id, 1, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.repair(&id, &header, &header, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.cells(&id, &header, deadline()).await.unwrap(), None);
+    live.renew(std::slice::from_ref(&id), deadline()).await.unwrap();
+    assert_eq!(redis.keys(&id).await, [""; 0]);
+}
+
+/// Errors are not marks: without a tracker they are harmless, and they expire.
+#[tokio::test]
+async fn errors_recorded_without_a_tracker_expire() {
+    let redis = TestRedis::start(&[]).await;
+    let id = job_id("gone");
+    let (code, message, report_time) = ("TIMEOUT".to_owned(), "too slow".to_owned(), OffsetDateTime::now_utc());
+    let sample = ErrorSample { task: 1, task_name: String::new(), stage: 0, code, message, report_time };
+    redis.live.record_errors(&id, &[sample], deadline()).await.unwrap();
+    let mut keys = redis.keys(&id).await;
+    keys.sort();
+    assert_eq!(keys, ["hw:{gone}:error_counts", "hw:{gone}:error_samples"]);
+    for key in keys {
+        let left = redis.ttl(&key).await;
+        assert!(left > Duration::ZERO && left <= TRACKER_TTL, "{key}: {left:?}");
+    }
+    assert_eq!(redis.tracker(&id).await, Tracker::Missing);
+}
