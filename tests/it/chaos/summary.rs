@@ -24,8 +24,8 @@ pub async fn print_progress(clients: Arc<Clients>, log: Arc<Log>, length: Durati
     loop {
         tokio::time::sleep(every).await;
         let (jobs, calls) = log.job_and_call_counts();
-        let (seconds, of) = (begun.elapsed().as_secs(), length.as_secs());
-        let line = format!("{seconds:>4} of {of} s: {} of {jobs} jobs ended, {calls} calls", clients.ended());
+        let (seconds, total) = (begun.elapsed().as_secs(), length.as_secs());
+        let line = format!("{seconds:>4} of {total} s: {} of {jobs} jobs ended, {calls} calls", clients.ended());
         if terminal {
             print!("\r{line}\x1b[K");
         } else {
@@ -71,8 +71,8 @@ pub fn print_result(
             println!("{name}: {count} marks of {job}, acknowledged at {:.3} s", seconds(*at));
         }
     }
-    for Violation { rule, at, job, what } in findings.violations.iter().take(MAX_PRINTED) {
-        println!("VIOLATION at {:.3} s, {job}, {rule}: {what}", seconds(*at));
+    for Violation { rule, at, job, details } in findings.violations.iter().take(MAX_PRINTED) {
+        println!("VIOLATION at {:.3} s, {job}, {rule}: {details}", seconds(*at));
     }
     if !findings.is_clean() {
         println!("history: {}", history.display());
@@ -130,7 +130,7 @@ mod tests {
             let mut incomplete = checks.clone();
             incomplete.insert(rule, 0);
             assert!(!passes(&findings(incomplete, vec![]), &injected), "unchecked: {rule}");
-            let violation = Violation { rule, at: 0, job: String::new(), what: String::new() };
+            let violation = Violation { rule, at: 0, job: String::new(), details: String::new() };
             assert!(!passes(&findings(checks.clone(), vec![violation]), &injected), "{rule}");
         }
     }

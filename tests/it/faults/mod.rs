@@ -87,9 +87,9 @@ impl StoredEnd {
 
 /// Waits until the job has ended in Postgres. Only polls `GetJob`, which does not finish a job.
 pub async fn wait_for_end(gateway: &Gateway, id: &str) -> pb::Job {
-    let what = format!("{id} ends");
+    let description = format!("{id} ends");
     let has_ended = |job: &pb::Job| !matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
-    eventually(&what, async || gateway.get(id).await.ok().filter(has_ended)).await
+    eventually(&description, async || gateway.get(id).await.ok().filter(has_ended)).await
 }
 
 /// Replaces the tracker of a running job by a blank, adopted one with this incarnation.

@@ -103,7 +103,7 @@ async fn one_of_several_identical_concurrent_reports_is_applied() {
     assert_eq!(stages(&stack[0].progress("a").await.unwrap())[0], [TASKS - 4, 4, 0, 0]);
 }
 
-/// The caller that began the batch under way times out. Of the waiting callers, one disconnects and one times out.
+/// The caller that began the batch under way times out, one waiting caller disconnects, and another one times out.
 #[tokio::test]
 async fn cancelled_reporter_does_not_affect_the_rest_of_its_batch() {
     const METHOD: &str = "highwater.v1.ReportService/ReportResults";

@@ -1,5 +1,6 @@
 //! No script changes a key that does not hold an intact tracker. Whatever the damage, the value and its time to live
-//! stay the same, no other key is created, and the refusal states the damage.
+//! stay the same, and the refusal states the damage. No other key remains, except for the uploaded image of a refused
+//! opening, which expires.
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ impl TestRedis {
         let begun = Instant::now();
         loop {
             match is_trusted(&self.live, id).await {
-                Ok(believed) => return believed,
+                Ok(trusted) => return trusted,
                 Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -83,7 +83,7 @@ impl TestRedis {
 }
 
 #[tokio::test]
-async fn restart_with_all_data_ends_trust_even_on_an_open_connection() {
+async fn restart_with_all_data_ends_trust_for_connected_clients() {
     let mut redis = TestRedis::start(&DURABLE).await;
     let id = job_id("restarted");
     redis.open_adopted(&id, LAYOUT, 1).await;
@@ -93,7 +93,7 @@ async fn restart_with_all_data_ends_trust_even_on_an_open_connection() {
 
     redis.server.restart().unwrap();
 
-    // The same client reconnects between two reads and notices the restart.
+    // The client reconnects between two reads and notices the restart.
     redis.assert_not_trusted(&id).await;
     assert!(redis.tracker_bytes(&id).await == before, "all data survived");
     let fresh = connect(&redis.server);

@@ -83,7 +83,7 @@ impl Model {
     /// Sets a mark, and returns whether it changed anything.
     fn mark(&mut self, mark: Mark) -> bool {
         match self.best.entry((mark.task, mark.stage)) {
-            Entry::Occupied(model) if *model.get() == Outcome::Succeeded || mark.outcome == Outcome::Failed => false,
+            Entry::Occupied(best) if *best.get() == Outcome::Succeeded || mark.outcome == Outcome::Failed => false,
             better => {
                 better.insert_entry(mark.outcome);
                 true
@@ -354,7 +354,7 @@ impl TrackerAndModel<'_> {
         Ok(())
     }
 
-    /// Asserts that the tracker and the model are equal in all that readers see.
+    /// Asserts that readers see the state that the model predicts.
     async fn compare(&self) -> TestCaseResult {
         let tracker = self.redis.tracker(&self.id).await;
         let Some(model) = &self.model else {

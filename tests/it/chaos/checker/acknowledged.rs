@@ -95,7 +95,7 @@ pub fn judge(case: &JobHistory<'_>, history: &History, findings: &mut Findings) 
     for ack in &case.acks {
         let bits = ack.mark.bits();
         let missing = end.bits(ack.mark.task, ack.mark.stage, case.job.stages) & bits != bits;
-        let what = || {
+        let details = || {
             let Ack { mark, gateway, process, .. } = ack;
             format!("{mark:?} was acknowledged by gateway {gateway} (process {process}) and is not in the end")
         };
@@ -103,11 +103,11 @@ pub fn judge(case: &JobHistory<'_>, history: &History, findings: &mut Findings) 
             (true, true, _) if lost_between(ack.at, amended_by, history) => &mut findings.missing_from_lower_bound,
             (true, _, true) => &mut findings.unrecoverable,
             _ => {
-                findings.check(Rule::LostMark, ack.at, &case.job.id, missing.then(what));
+                findings.check(Rule::LostMark, ack.at, &case.job.id, missing.then(details));
                 continue;
             }
         };
-        excused.push(Violation { rule: Rule::LostMark, at: ack.at, job: case.job.id.clone(), what: what() });
+        excused.push(Violation { rule: Rule::LostMark, at: ack.at, job: case.job.id.clone(), details: details() });
     }
 }
 

@@ -55,7 +55,7 @@ pub struct Violation {
     pub rule: Rule,
     pub at: Moment,
     pub job: String,
-    pub what: String,
+    pub details: String,
 }
 
 /// The result of the checker.
@@ -129,8 +129,8 @@ impl Findings {
     /// Counts a check of a rule, and records a violation if there is one.
     fn check(&mut self, rule: Rule, at: Moment, job: &str, violation: Option<String>) {
         *self.checks.entry(rule).or_default() += 1;
-        if let Some(what) = violation {
-            self.violations.push(Violation { rule, at, job: job.to_owned(), what });
+        if let Some(details) = violation {
+            self.violations.push(Violation { rule, at, job: job.to_owned(), details });
         }
     }
 

@@ -91,11 +91,11 @@ fn check_upper_bounds(case: &JobHistory<'_>, findings: &mut Findings) {
                 succeeded > most_succeeded || succeeded + failed > *most_processed
             },
         );
-        let what = || {
+        let details = || {
             let (succeeded, processed) = (&table.succeeded, &table.processed);
             format!("{counts:?} exceeds the reported results: succeeded {succeeded:?}, processed {processed:?}")
         };
-        findings.check(Rule::WrongCounts, call.sent, &case.job.id, above.then(what));
+        findings.check(Rule::WrongCounts, call.sent, &case.job.id, above.then(details));
     }
 }
 
@@ -122,7 +122,7 @@ fn check_live_lower_bounds(case: &JobHistory<'_>, gateway: usize, limits: Limits
                 succeeded < least_succeeded || succeeded + failed < *least_processed
             },
         );
-        let what = || {
+        let details = || {
             let (succeeded, processed) = (&table.succeeded, &table.processed);
             format!(
                 "gateway {gateway} returned {:?} {counts:?}, below the acknowledged results: \
@@ -130,7 +130,7 @@ fn check_live_lower_bounds(case: &JobHistory<'_>, gateway: usize, limits: Limits
                 observed.source
             )
         };
-        findings.check(Rule::LiveTooLow, call.sent, &case.job.id, below.then(what));
+        findings.check(Rule::LiveTooLow, call.sent, &case.job.id, below.then(details));
     }
 }
 
