@@ -10,7 +10,7 @@ use crate::support::pb;
 pub fn error_reply(status: &tonic::Status) -> Reply {
     match status.get_error_details().error_info() {
         Some(info) => Reply::Error { code: format!("{:?}", status.code()), reason: info.reason.clone() },
-        None => Reply::NoReply(status.to_string()),
+        None => Reply::Unanswered(status.to_string()),
     }
 }
 
@@ -56,7 +56,7 @@ pub fn batch_result(result: &pb::ProgressResult) -> Reply {
             let code = format!("{:?}", tonic::Code::from(error.code));
             Reply::Error { code, reason: error.reason().as_str_name().to_owned() }
         }
-        None => Reply::NoReply("neither progress nor an error".to_owned()),
+        None => Reply::Unanswered("neither progress nor an error".to_owned()),
     }
 }
 

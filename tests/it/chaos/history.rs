@@ -90,8 +90,8 @@ pub enum Reply {
         code: String,
         reason: String,
     },
-    /// No reply: the connection failed, or the client gave up after many times the deadline.
-    NoReply(String),
+    /// No reply arrived: the connection failed, or the client gave up after many times the deadline.
+    Unanswered(String),
 }
 
 /// The parts of a progress answer that the checker judges.
@@ -189,7 +189,7 @@ impl Reply {
         match self {
             Self::Job(state) | Self::Reported { state, .. } => Some(*state),
             Self::Progress(observed) => Some(observed.state),
-            Self::NoJob | Self::Error { .. } | Self::NoReply(_) => None,
+            Self::NoJob | Self::Error { .. } | Self::Unanswered(_) => None,
         }
     }
 }

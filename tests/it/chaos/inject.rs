@@ -27,7 +27,7 @@ async fn inject(environment: &Environment, log: &Log, fault: &Fault) {
     let node = &environment.nodes[fault.gateway];
     match fault.kind {
         FaultKind::RedisKilled | FaultKind::RedisStalled | FaultKind::RedisFlushed | FaultKind::RedisFull => {
-            redis(environment, log, fault).await
+            redis(environment, log, fault).await;
         }
         FaultKind::RedisOldDump => old_dump(environment, log, fault).await,
         FaultKind::RedisFailover => failover(environment, log, fault).await,

@@ -22,7 +22,7 @@ fn late_reply(call: &Call, history: &History) -> Option<String> {
 fn unexpected_error(call: &Call, history: &History) -> Option<String> {
     let excused = match &call.reply {
         Reply::Job(_) | Reply::Progress(_) | Reply::NoJob | Reply::Reported { .. } => true,
-        Reply::NoReply(_) => was_killed(call, history) || was_stalled(call, history),
+        Reply::Unanswered(_) => was_killed(call, history) || was_stalled(call, history),
         Reply::Error { code, reason } => match code.as_str() {
             "Unavailable" | "DeadlineExceeded" => true,
             "FailedPrecondition" => call.request == Request::Cancel && reason == "JOB_ENDED",

@@ -327,7 +327,7 @@ fn error_without_an_excusing_fault_is_a_violation() {
     assert_eq!(refused("Unavailable", "POSTGRES_UNAVAILABLE", Request::Get), []);
     let broken = |incidents: Vec<Incident>| {
         violations_after(|history| {
-            history.calls.push(call(3_500_000, Request::Get, Reply::NoReply("connection refused".to_owned())));
+            history.calls.push(call(3_500_000, Request::Get, Reply::Unanswered("connection refused".to_owned())));
             history.incidents = incidents;
         })
     };
