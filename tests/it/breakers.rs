@@ -7,7 +7,9 @@ use highwater::deadline::Deadline;
 use highwater::live::{Error, Live, Settings};
 use pb::{Disposition, Source, SourceReason};
 
-use crate::support::{Answer, Directory, Gateway, Link, Redis, Stack, dispositions, eventually, job, pb, succeeded};
+use crate::support::{
+    CallResult, Directory, Gateway, Link, Redis, Stack, dispositions, eventually, job, pb, succeeded,
+};
 
 /// The timeouts of these gateways.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -20,11 +22,11 @@ const CALLS: i64 = 20;
 
 async fn stack() -> Stack {
     let timeout = format!("{}ms", TIMEOUT.as_millis());
-    let stack = Stack::of(1).links().own_postgres(&[]).setting("redis-timeout", &timeout);
+    let stack = Stack::builder(1).links().private_postgres(&[]).setting("redis-timeout", &timeout);
     stack.setting("postgres-timeout", &timeout).start().await
 }
 
-async fn timed<T>(call: impl Future<Output = Answer<T>>) -> (T, Duration) {
+async fn timed<T>(call: impl Future<Output = CallResult<T>>) -> (T, Duration) {
     let asked = Instant::now();
     let answer = call.await.unwrap();
     (answer, asked.elapsed())
@@ -54,12 +56,12 @@ const REDIS: [(&str, Switch); 3] = [
 
 const POSTGRES: [(&str, Switch); 3] = [
     ("stopped", |stack, away| {
-        let server = stack.postgres.own_server();
+        let server = stack.postgres.private_server();
         if away { server.pause() } else { server.resume() }
     }),
     ("silent", |stack, away| stack[0].links().postgres.set(if away { Link::Blackhole } else { Link::Open })),
     ("killed", |stack, away| {
-        let server = stack.postgres.own_server();
+        let server = stack.postgres.private_server();
         if away { server.kill() } else { server.restart().unwrap() }
     }),
 ];
@@ -148,7 +150,7 @@ async fn a_redis_that_is_slow_for_a_moment_or_refuses_writes_is_not_away() {
     stack.redis.resume();
     assert_eq!(dispositions(&report.await.unwrap().unwrap()), [Disposition::Applied]);
 
-    stack.redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1)).await;
+    stack.redis.run::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1)).await;
     for task in 1..CALLS {
         let report = stack[0].report("a", succeeded([task], "s")).await.unwrap();
         assert_eq!(dispositions(&report), [Disposition::Recorded]);
@@ -170,7 +172,7 @@ async fn a_redis_that_turned_the_connection_away_is_used_once_it_takes_it() {
     let live = Live::new(&Settings { url, timeout: TIMEOUT, tracker_ttl: ttl, sealed_ttl: ttl }).unwrap();
     let id = "a".parse().unwrap();
     let look = async || live.read_tracker(&id, Deadline::after(TIMEOUT)).await;
-    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("wrong")).await;
+    redis.run::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("wrong")).await;
     let turned_away = look().await.unwrap_err();
     assert!(matches!(turned_away, Error::Unreachable(_)), "{turned_away}");
     eventually("known to be away", async || look().await.unwrap_err().to_string().contains("known").then_some(()))

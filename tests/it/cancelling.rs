@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic_types::StatusExt;
 
-use crate::support::{Answer, Client, Fault, Random, Stack, dispositions, job, pb, refusal, stages, succeeded};
+use crate::support::{
+    CallResult, Client, Fault, Random, Stack, code_and_reason, dispositions, job, pb, stage_counts, succeeded,
+};
 
 const JOBS: u64 = 1_000;
 const AT_ONCE: usize = 16;
@@ -18,11 +20,11 @@ const AT_ONCE: usize = 16;
 const HEAD_START: usize = 4_000;
 
 /// As what the canceller was told that the job ended.
-fn told(answer: &Answer<pb::Job>) -> pb::JobState {
+fn told(answer: &CallResult<pb::Job>) -> pb::JobState {
     match answer {
         Ok(job) => job.state(),
         Err(refused) => {
-            assert_eq!(refusal(refused).1, "JOB_ENDED", "{refused:?}");
+            assert_eq!(code_and_reason(refused).1, "JOB_ENDED", "{refused:?}");
             let state = &refused.get_details_error_info().unwrap().metadata["state"];
             pb::JobState::from_str_name(&format!("JOB_STATE_{state}")).unwrap()
         }
@@ -61,7 +63,7 @@ async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
         let progress = gateway.progress(&id).await.unwrap();
         assert_eq!(progress.state(), state);
         let counts = if became == [Applied; 2] { [0, 2, 0, 0] } else { [2, 0, 0, 0] };
-        assert_eq!(stages(&progress), [counts], "what was acknowledged is in the snapshot, and nothing else");
+        assert_eq!(stage_counts(&progress), [counts], "what was acknowledged is in the snapshot, and nothing else");
     }
     state
 }
@@ -69,7 +71,7 @@ async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
 #[tokio::test]
 async fn a_thousand_times_cancel_and_completion_end_a_job_once_and_everybody_is_told_the_same() {
     // Patient: a thousand jobs at once keep a busy machine's Redis waiting, and that is not what this is about.
-    let stack = Stack::of(2).setting("reconcile-interval", "100ms").setting("redis-timeout", "5s").start().await;
+    let stack = Stack::builder(2).setting("reconcile-interval", "100ms").setting("redis-timeout", "5s").start().await;
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let mut races = JoinSet::new();
     for seed in 0..JOBS {
@@ -94,12 +96,12 @@ async fn a_thousand_times_cancel_and_completion_end_a_job_once_and_everybody_is_
 async fn a_cancel_that_comes_after_the_end_is_told_so() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 1)).await.unwrap();
-    stack[1].order("cancel.checked", Fault::Stall);
+    stack[1].inject("cancel.checked", Fault::Stall);
     let cancel = tokio::spawn({
         let gateway = stack[1].client();
         async move { gateway.cancel("a", "too late").await }
     });
-    stack[1].reached("cancel.checked").await;
+    stack[1].wait_until_reached("cancel.checked").await;
     assert_eq!(stack[0].report("a", succeeded([0], "s")).await.unwrap().job_state(), Succeeded);
     stack[1].release("cancel.checked");
     assert_eq!(told(&cancel.await.unwrap()), Succeeded);
@@ -113,12 +115,12 @@ async fn a_report_that_meets_the_seal_of_a_cancel_helps_it_to_its_end() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
-    stack[1].order("finish.sealed", Fault::Stall);
+    stack[1].inject("finish.sealed", Fault::Stall);
     let cancel = tokio::spawn({
         let gateway = stack[1].client();
         async move { gateway.cancel("a", "enough").await }
     });
-    stack[1].reached("finish.sealed").await;
+    stack[1].wait_until_reached("finish.sealed").await;
     assert_eq!(stack[1].get("a").await.unwrap().state(), Running);
 
     let answer = stack[0].report("a", succeeded([1], "s")).await.unwrap();
@@ -127,5 +129,5 @@ async fn a_report_that_meets_the_seal_of_a_cancel_helps_it_to_its_end() {
     assert_eq!((ended.state(), ended.cancel_reason.as_str()), (Cancelled, "enough"));
     stack[1].release("finish.sealed");
     assert_eq!(cancel.await.unwrap().unwrap(), ended);
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[1, 1, 0, 0]]);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[1, 1, 0, 0]]);
 }

@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 use tonic::Code;
 
 use crate::support::{
-    Fault, Gateway, Link, Stack, TEN_THOUSAND_RUNNING_JOBS, dispositions, eventually, job, pb, refusal, succeeded,
+    Fault, Gateway, Link, Stack, TEN_THOUSAND_RUNNING_JOBS, code_and_reason, dispositions, eventually, job, pb,
+    succeeded,
 };
 use pb::SourceReason;
 
@@ -69,7 +70,7 @@ async fn four_pollers_of_six_jobs_give_each_an_even_share_whatever_its_size() {
 
 #[tokio::test]
 async fn tenants_share_evenly_however_many_jobs_they_have() {
-    let stack = Stack::of(1).setting("fairness-label", "tenant").start().await;
+    let stack = Stack::builder(1).setting("fairness-label", "tenant").start().await;
     for id in ["a1", "a2", "a3", "a4", "a5"] {
         stack[0].create(of_tenant(id, "a")).await.unwrap();
     }
@@ -89,15 +90,15 @@ async fn tenants_share_evenly_however_many_jobs_they_have() {
 
 #[tokio::test]
 async fn a_job_that_is_complete_but_not_committed_is_not_handed_out() {
-    let stack = Stack::of(2).unreconciled().start().await;
+    let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(started("a", 1)).await.unwrap();
     assert!(stack[0].progress("a").await.unwrap().claimable);
     hands_out(&stack[0], "a").await;
     hands_out(&stack[1], "a").await;
-    stack[0].order("finish.begun", Fault::Stall);
+    stack[0].inject("finish.begun", Fault::Stall);
     let client = stack[0].client();
     let last = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
-    stack[0].reached("finish.begun").await;
+    stack[0].wait_until_reached("finish.begun").await;
     for gateway in stack.gateways() {
         let none = gateway.next_job(&[]).await.unwrap();
         assert!(none.job.is_none() && none.retry_after.is_some(), "{none:?}");
@@ -156,7 +157,7 @@ async fn a_job_that_is_started_is_handed_out_within_a_second_by_every_gateway() 
 
 #[tokio::test]
 async fn while_redis_is_away_what_runs_is_handed_out_and_said_to_be_unseen() {
-    let stack = Stack::of(2).links().start().await;
+    let stack = Stack::builder(2).links().start().await;
     stack[0].create(started("a", 5)).await.unwrap();
     hands_out(&stack[0], "a").await;
     stack[0].links().redis.set(Link::Cut);
@@ -169,10 +170,10 @@ async fn while_redis_is_away_what_runs_is_handed_out_and_said_to_be_unseen() {
 
 #[tokio::test]
 async fn while_postgres_is_away_only_what_is_known_and_in_order_is_handed_out() {
-    let mut stack = Stack::of(2).own_postgres(&[]).start().await;
+    let mut stack = Stack::builder(2).private_postgres(&[]).start().await;
     stack[0].create(started("a", 5)).await.unwrap();
     hands_out(&stack[0], "a").await;
-    stack.postgres.own_server().kill();
+    stack.postgres.private_server().kill();
     let unconfirmed = async || {
         let claim = stack[0].next_job(&[]).await.ok()?;
         (claim.source_reason() == SourceReason::PostgresUnreachable).then_some(claim.job?.job_id)
@@ -181,18 +182,18 @@ async fn while_postgres_is_away_only_what_is_known_and_in_order_is_handed_out() 
     // This one was never asked, so it knows of no job.
     let refused = async || stack[1].next_job(&[]).await.err();
     let status = eventually("it cannot say", refused).await;
-    assert_eq!(refusal(&status), (Code::Unavailable, "POSTGRES_UNAVAILABLE".into()));
+    assert_eq!(code_and_reason(&status), (Code::Unavailable, "POSTGRES_UNAVAILABLE".into()));
 }
 
 #[tokio::test]
 async fn a_job_of_which_work_is_seen_is_preferred_to_one_that_is_being_restored() {
-    let stack = Stack::of(1).unreconciled().start().await;
+    let stack = Stack::builder(1).without_reconciler().start().await;
     for id in ["lost", "seen"] {
         stack[0].create(started(id, 5)).await.unwrap();
     }
     hands_out(&stack[0], "lost").await;
     hands_out(&stack[0], "seen").await;
-    let () = stack.redis.ask(redis::cmd("DEL").arg(crate::support::tracker_key("lost"))).await;
+    let () = stack.redis.run(redis::cmd("DEL").arg(crate::support::tracker_key("lost"))).await;
     for _ in 0..6 {
         assert_eq!(claimed(&stack[0]).await.as_deref(), Some("seen"));
     }
@@ -202,20 +203,20 @@ async fn a_job_of_which_work_is_seen_is_preferred_to_one_that_is_being_restored(
 
 #[tokio::test]
 async fn claims_among_ten_thousand_jobs_ask_redis_once_each_and_postgres_once_a_second_at_most() {
-    let stack = Stack::of(1).unreconciled().own_postgres(&[("log_statement", "all")]).start().await;
+    let stack = Stack::builder(1).without_reconciler().private_postgres(&[("log_statement", "all")]).start().await;
     stack.postgres.run(TEN_THOUSAND_RUNNING_JOBS).await.unwrap();
     // Of none of them there is a tracker: a claim that finds one in order would stop there.
     eventually("one is handed out", async || claimed(&stack[0]).await).await;
     let questions = || stack.postgres.log().matches("FROM jobs WHERE job_id = ANY").count();
     let asked = questions();
-    stack.redis.commands().await;
+    stack.redis.take_command_stats().await;
     let begun = Instant::now();
     for number in 0..100 {
         // So that there is always something to learn.
         stack[0].create(started(&format!("new-{number}"), 5)).await.unwrap();
         assert!(claimed(&stack[0]).await.is_some());
     }
-    let ran = stack.redis.commands().await;
+    let ran = stack.redis.take_command_stats().await;
     let calls = |command: &str| ran.get(command).map_or(0, |(calls, _)| *calls);
     // A claim looks at four pages of trackers at most; starting a job looks a few times itself.
     assert!(calls("getrange") <= 100 * (128 + 8), "{ran:?}");

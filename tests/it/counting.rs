@@ -3,7 +3,9 @@
 use highwater::domain::{Cells, Layout};
 use pb::Disposition::{Applied, Duplicate, UnknownTask};
 
-use crate::support::{Stack, dispositions, failed, failed_with, job, pb, refusal, stages, succeeded, tasks};
+use crate::support::{
+    Stack, code_and_reason, dispositions, failed, failed_with, job, pb, stage_counts, succeeded, task_counts,
+};
 
 #[tokio::test]
 async fn of_a_fresh_job_everything_is_pending_at_every_stage() {
@@ -11,7 +13,7 @@ async fn of_a_fresh_job_everything_is_pending_at_every_stage() {
     stack[0].create(job("a", &["read", "digest"], 5)).await.unwrap();
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.state(), progress.source()), (pb::JobState::Running, pb::Source::Live));
-    assert_eq!(stages(&progress), [[5, 0, 0, 0]; 2]);
+    assert_eq!(stage_counts(&progress), [[5, 0, 0, 0]; 2]);
     assert!(progress.stages.iter().all(|stage| stage.total_count == 5));
     assert_eq!((progress.percent, progress.fraction), (Some(0), Some(0.0)));
 }
@@ -24,7 +26,7 @@ async fn two_and_two_and_one_of_five_read_40_80_and_100_percent() {
     for part in [0..2, 2..4, 4..5] {
         stack[0].report("a", succeeded(part, "s")).await.unwrap();
         let progress = stack[0].progress("a").await.unwrap();
-        read.push((progress.percent.unwrap(), tasks(&progress)));
+        read.push((progress.percent.unwrap(), task_counts(&progress)));
     }
     assert_eq!(read, [(40, [3, 2, 0]), (80, [1, 4, 0]), (100, [0, 5, 0])]);
 }
@@ -35,19 +37,19 @@ async fn stages_advance_independently_and_a_failure_skips_the_later_ones() {
     stack[0].create(job("a", &["read", "digest", "store"], 4)).await.unwrap();
     stack[0].report("a", succeeded(0..1, "digest")).await.unwrap();
     stack[0].report("a", succeeded(0..3, "read")).await.unwrap();
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[1, 3, 0, 0], [3, 1, 0, 0], [4, 0, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[1, 3, 0, 0], [3, 1, 0, 0], [4, 0, 0, 0]]);
 
     stack[0].report("a", failed([3], "read")).await.unwrap();
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!(stages(&progress), [[0, 3, 1, 0], [2, 1, 0, 1], [3, 0, 0, 1]]);
-    assert_eq!(tasks(&progress), [3, 0, 1], "the last stage speaks for the task");
+    assert_eq!(stage_counts(&progress), [[0, 3, 1, 0], [2, 1, 0, 1], [3, 0, 0, 1]]);
+    assert_eq!(task_counts(&progress), [3, 0, 1], "the last stage speaks for the task");
 
     let rest = [succeeded(1..3, "digest"), succeeded(0..3, "store")].concat();
     let answer = stack[0].report("a", rest).await.unwrap();
     assert_eq!((answer.job_state(), answer.stop), (pb::JobState::Succeeded, true));
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!(stages(&progress), [[0, 3, 1, 0], [0, 3, 0, 1], [0, 3, 0, 1]]);
-    assert_eq!((progress.percent, tasks(&progress)), (Some(100), [0, 3, 1]));
+    assert_eq!(stage_counts(&progress), [[0, 3, 1, 0], [0, 3, 0, 1], [0, 3, 0, 1]]);
+    assert_eq!((progress.percent, task_counts(&progress)), (Some(100), [0, 3, 1]));
 }
 
 #[tokio::test]
@@ -57,7 +59,7 @@ async fn a_task_moves_from_failed_to_succeeded_and_never_back() {
     let mut went = Vec::new();
     for result in [failed([0], "s"), failed([0], "s"), succeeded([0], "s"), failed([0], "s"), succeeded([0], "s")] {
         let became = dispositions(&stack[0].report("a", result).await.unwrap());
-        went.push((became, stages(&stack[0].progress("a").await.unwrap())[0]));
+        went.push((became, stage_counts(&stack[0].progress("a").await.unwrap())[0]));
     }
     let (one_failed, one_succeeded) = ([1, 0, 1, 0], [1, 1, 0, 0]);
     let expected = [
@@ -79,14 +81,14 @@ async fn a_batch_that_is_half_known_counts_its_new_half_only() {
 
     let answer = stack[1].report("a", succeeded(2..6, "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [Duplicate, Duplicate, Applied, Applied]);
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[4, 6, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[4, 6, 0, 0]]);
 
     let twice_in_one_batch = [succeeded([6], "s"), failed([6], "s"), succeeded([6], "s")].concat();
     let answer = stack[1].report("a", twice_in_one_batch).await.unwrap();
     assert_eq!(dispositions(&answer), [Applied, Duplicate, Duplicate]);
 
     let between = stack[0].progress("a").await.unwrap();
-    assert_eq!(stages(&between), [[3, 7, 0, 0]]);
+    assert_eq!(stage_counts(&between), [[3, 7, 0, 0]]);
     assert!(between.revision > before, "{before:?} {:?}", between.revision);
     let answer = stack[1].report("a", succeeded(0..7, "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [Duplicate; 7]);
@@ -102,11 +104,11 @@ async fn a_task_that_the_job_has_not_changes_nothing_and_is_said() {
     let answer = stack[0].report("a", succeeded([3, 1 << 32, i64::MAX], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [UnknownTask; 3]);
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!((stages(&progress), progress.revision), (stages(&fresh), fresh.revision));
+    assert_eq!((stage_counts(&progress), progress.revision), (stage_counts(&fresh), fresh.revision));
 
     let answer = stack[0].report("a", succeeded([0, 3, 1], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [Applied, UnknownTask, Applied], "it does not poison its batch");
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[1, 2, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[1, 2, 0, 0]]);
 }
 
 #[tokio::test]
@@ -115,9 +117,9 @@ async fn a_stage_that_the_job_has_not_refuses_the_whole_batch_and_poisons_nothin
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let batch = [succeeded([0], "s"), succeeded([1], "nowhere")].concat();
     let refused = stack[0].report("a", batch.clone()).await.unwrap_err();
-    assert_eq!(refusal(&refused), (tonic::Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    assert_eq!(code_and_reason(&refused), (tonic::Code::InvalidArgument, "INVALID_FIELD".to_owned()));
     assert!(refused.message().contains("results[1].stage"), "{refused:?}");
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[3, 0, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[3, 0, 0, 0]]);
 
     let answer = stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
     assert_eq!((dispositions(&answer), answer.job_state()), (vec![Applied; 3], pb::JobState::Succeeded));
@@ -146,7 +148,7 @@ async fn a_job_of_no_tasks_succeeds_at_its_start() {
 
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.state(), progress.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
-    assert_eq!((progress.percent, tasks(&progress)), (Some(100), [0, 0, 0]));
+    assert_eq!((progress.percent, task_counts(&progress)), (Some(100), [0, 0, 0]));
     let answer = stack[0].report("a", succeeded([0], "s")).await.unwrap();
     assert!(answer.stop);
 }
@@ -160,7 +162,7 @@ async fn half_of_the_tasks_may_fail_and_not_one_more() {
         let answer = stack[0].report(id, succeeded(failures..10, "s")).await.unwrap();
         assert_eq!(answer.job_state(), ends, "{failures} of 10 failed");
         let progress = stack[0].progress(id).await.unwrap();
-        assert_eq!((progress.state(), tasks(&progress)), (ends, [0, 10 - failures, failures]));
+        assert_eq!((progress.state(), task_counts(&progress)), (ends, [0, 10 - failures, failures]));
     }
     let strict = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job("strict", &["read", "digest"], 1000) };
     stack[0].create(strict).await.unwrap();
@@ -195,16 +197,16 @@ async fn a_late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
             stack[0].report(&id, result.clone()).await.unwrap();
         }
         let progress = stack[0].progress(&id).await.unwrap();
-        assert_eq!(stages(&progress), [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]);
+        assert_eq!(stage_counts(&progress), [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]);
         stack[0].report(&id, failed([1], "read")).await.unwrap();
-        ends.push((stages(&stack[0].progress(&id).await.unwrap()), stack.postgres.cells(&id).await));
+        ends.push((stage_counts(&stack[0].progress(&id).await.unwrap()), stack.postgres.cells(&id).await));
     }
     assert_eq!(ends[0].0, [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 2]]);
     assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
 
     stack[0].create(job("open", &["read", "digest"], 2)).await.unwrap();
     stack[0].report("open", [second, first].concat()).await.unwrap();
-    assert_eq!(stages(&stack[0].progress("open").await.unwrap()), [[1, 1, 0, 0], [2, 0, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("open").await.unwrap()), [[1, 1, 0, 0], [2, 0, 0, 0]]);
 }
 
 #[tokio::test]
@@ -216,8 +218,8 @@ async fn ten_thousand_results_are_one_report() {
     let answer = stack[0].report("wide", failures).await.unwrap();
     assert_eq!(dispositions(&answer), vec![Applied; 10_000]);
     let progress = stack[0].progress("wide").await.unwrap();
-    assert_eq!(stages(&progress)[0], [1, 0, 10_000, 0]);
-    assert_eq!(stages(&progress)[1..], [[1, 0, 0, 10_000]; 7]);
+    assert_eq!(stage_counts(&progress)[0], [1, 0, 10_000, 0]);
+    assert_eq!(stage_counts(&progress)[1..], [[1, 0, 0, 10_000]; 7]);
     assert_eq!((progress.error_counts[0].count, progress.error_samples.len()), (10_000, 20));
 
     let refused = stack[0].report("wide", succeeded(0..10_001, "a")).await.unwrap_err();

@@ -5,8 +5,8 @@ use std::time::Instant;
 use pb::Disposition::Superseded;
 
 use crate::support::{
-    Client, Fault, Stack, WITHIN, dispositions, eventually, failed, failed_with, job, moment, pb, stages, succeeded,
-    tasks,
+    Client, Fault, Stack, WAIT_TIMEOUT, dispositions, eventually, failed, failed_with, job, pb, stage_counts,
+    succeeded, system_time, task_counts,
 };
 
 /// How many gateways' commits ended a job.
@@ -29,10 +29,10 @@ async fn the_last_report_ends_the_job_and_its_snapshot_is_what_was_live() {
     for gateway in stack.gateways() {
         let ended = gateway.progress("a").await.unwrap();
         assert_eq!((ended.state(), ended.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
-        assert_eq!(stages(&ended), [[0, 3, 1, 0], [0, 2, 1, 1]]);
-        assert_eq!((tasks(&ended), ended.percent, ended.fraction), ([0, 2, 2], Some(100), Some(1.0)));
+        assert_eq!(stage_counts(&ended), [[0, 3, 1, 0], [0, 2, 1, 1]]);
+        assert_eq!((task_counts(&ended), ended.percent, ended.fraction), ([0, 2, 2], Some(100), Some(1.0)));
         assert_eq!(ended.revision(), live.revision() + 1);
-        assert!(moment(ended.last_progress_time) > moment(live.last_progress_time));
+        assert!(system_time(ended.last_progress_time) > system_time(live.last_progress_time));
         assert_eq!(ended.error_samples[1..], live.error_samples);
         assert!(!ended.lower_bound);
         assert_eq!(ended.observe_time, gateway.get("a").await.unwrap().end_time);
@@ -42,9 +42,9 @@ async fn the_last_report_ends_the_job_and_its_snapshot_is_what_was_live() {
 /// Both have read the sealed tracker, and go to commit at the same time.
 #[tokio::test]
 async fn of_two_gateways_that_see_the_last_report_together_one_commits() {
-    let stack = Stack::of(2).setting("reconcile-interval", "50ms").start().await;
+    let stack = Stack::builder(2).setting("reconcile-interval", "50ms").start().await;
     for gateway in stack.gateways() {
-        gateway.order("finish.read", Fault::Stall);
+        gateway.inject("finish.read", Fault::Stall);
     }
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     let reports: Vec<_> = (0..2)
@@ -54,7 +54,7 @@ async fn of_two_gateways_that_see_the_last_report_together_one_commits() {
         })
         .collect();
     for gateway in stack.gateways() {
-        gateway.reached("finish.read").await;
+        gateway.wait_until_reached("finish.read").await;
     }
     for gateway in stack.gateways() {
         gateway.release("finish.read");
@@ -65,7 +65,7 @@ async fn of_two_gateways_that_see_the_last_report_together_one_commits() {
     }
     let ended = async || {
         let progress = stack[0].progress("a").await.unwrap();
-        (progress.state() == pb::JobState::Succeeded).then(|| stages(&progress))
+        (progress.state() == pb::JobState::Succeeded).then(|| stage_counts(&progress))
     };
     assert_eq!(eventually("the job ends", ended).await, [[0, 2, 0, 0]]);
     assert_eq!(stack[0].get("a").await.unwrap(), stack[1].get("a").await.unwrap());
@@ -76,7 +76,7 @@ async fn of_two_gateways_that_see_the_last_report_together_one_commits() {
 
 #[tokio::test]
 async fn many_jobs_whose_last_two_reports_come_together_end_once_each() {
-    let stack = Stack::of(2).setting("reconcile-interval", "50ms").start().await;
+    let stack = Stack::builder(2).setting("reconcile-interval", "50ms").start().await;
     let jobs = (0..50).map(|number| {
         let (id, gateways) = (format!("job-{number}"), [stack[0].client(), stack[1].client()]);
         tokio::spawn(async move {
@@ -97,7 +97,7 @@ async fn many_jobs_whose_last_two_reports_come_together_end_once_each() {
         for gateway in stack.gateways() {
             let ended = async || {
                 let progress = gateway.progress(&id).await.unwrap();
-                assert_eq!(stages(&progress), [[0, 2, 0, 0]]);
+                assert_eq!(stage_counts(&progress), [[0, 2, 0, 0]]);
                 (progress.state() == pb::JobState::Succeeded).then_some(())
             };
             eventually("the job ends", ended).await;
@@ -112,7 +112,7 @@ async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
     let (mut running, follows) = (None, Instant::now());
     loop {
         let begun = Instant::now();
-        assert!(follows.elapsed() < WITHIN, "{id} is still shown as running");
+        assert!(follows.elapsed() < WAIT_TIMEOUT, "{id} is still shown as running");
         match gateway.progress(&id).await.unwrap().state() {
             pb::JobState::Running => running = Some(begun),
             _ => return (running, Instant::now()),
@@ -151,7 +151,7 @@ async fn no_read_that_begins_after_somebody_saw_a_job_ended_shows_it_running() {
 /// Also when the sealed tracker is gone, and the gateway has never heard of the job.
 #[tokio::test]
 async fn a_report_after_the_end_is_superseded_and_recreates_nothing() {
-    let mut stack = Stack::of(2).setting("sealed-ttl", "50ms").start().await;
+    let mut stack = Stack::builder(2).setting("sealed-ttl", "50ms").start().await;
     for id in ["succeeded", "failed", "cancelled"] {
         let request = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job(id, &["read", "digest"], 3) };
         stack[0].create(request).await.unwrap();
@@ -167,19 +167,19 @@ async fn a_report_after_the_end_is_superseded_and_recreates_nothing() {
         ("cancelled", pb::JobState::Cancelled, [[2, 1, 0, 0], [3, 0, 0, 0]]),
     ];
     for (id, ..) in ends {
-        eventually("the sealed tracker goes", async || stack.redis.keys_of(id).await.is_empty().then_some(())).await;
+        eventually("the sealed tracker goes", async || stack.redis.job_keys(id).await.is_empty().then_some(())).await;
     }
     stack[1].restart().await;
-    stack[1].ready().await;
+    stack[1].wait_until_ready().await;
     for (id, state, counts) in ends {
         for gateway in stack.gateways() {
             let late = [failed([0, 1], "digest"), succeeded([2], "digest")].concat();
             let answer = gateway.report(id, late).await.unwrap();
             assert_eq!((dispositions(&answer), answer.job_state(), answer.stop), (vec![Superseded; 3], state, true));
             let progress = gateway.progress(id).await.unwrap();
-            assert_eq!((progress.state(), stages(&progress)), (state, counts.to_vec()));
+            assert_eq!((progress.state(), stage_counts(&progress)), (state, counts.to_vec()));
         }
-        assert!(stack.redis.keys_of(id).await.is_empty());
+        assert!(stack.redis.job_keys(id).await.is_empty());
     }
 }
 
@@ -207,27 +207,27 @@ async fn a_job_survives_all_of_its_gateways() {
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
     stack[0].kill();
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[2, 1, 0, 0]]);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[2, 1, 0, 0]]);
     stack[1].report("a", succeeded([1], "s")).await.unwrap();
     stack[1].terminate().await;
     stack[0].restart().await;
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!((stages(&progress), progress.source()), (vec![[1, 2, 0, 0]], pb::Source::Live));
+    assert_eq!((stage_counts(&progress), progress.source()), (vec![[1, 2, 0, 0]], pb::Source::Live));
     assert_eq!(stack[0].report("a", succeeded([2], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
 /// A tracker that was opened for a start which never came to its commit: the gateway died in between.
 #[tokio::test]
 async fn an_orphaned_tracker_goes_away_and_a_running_jobs_stays() {
-    let short_lived = Stack::of(2).setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");
+    let short_lived = Stack::builder(2).setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");
     let mut stack = short_lived.start().await;
     stack[1].create(job("running", &["s"], 2)).await.unwrap();
-    stack[0].order("start.opened", Fault::Kill);
+    stack[0].inject("start.opened", Fault::Kill);
     stack[0].create(job("orphan", &["s"], 2)).await.unwrap_err();
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
     assert!(stack.redis.tracker("orphan").await.is_some());
-    let gone = async || stack.redis.keys_of("orphan").await.is_empty().then_some(());
+    let gone = async || stack.redis.job_keys("orphan").await.is_empty().then_some(());
     eventually("the orphaned tracker goes", gone).await;
     assert_eq!(stack[1].progress("running").await.unwrap().source(), pb::Source::Live);
 

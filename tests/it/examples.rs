@@ -86,11 +86,11 @@ async fn a_worker_outlives_a_queue_that_is_dropped_while_it_waits_for_it() {
     let worker = worker(&stack[0].address().to_string(), &queue, "one", "0").await;
     for _ in 0..3 {
         let waits = async || {
-            let clients: String = queue.ask(cmd("INFO").arg("clients")).await;
+            let clients: String = queue.run(cmd("INFO").arg("clients")).await;
             clients.contains("blocked_clients:1").then_some(())
         };
         eventually("it waits for a task", waits).await;
-        let () = queue.ask(cmd("DEL").arg("tasks:film")).await;
+        let () = queue.run(cmd("DEL").arg("tasks:film")).await;
     }
     stops_in_order(worker).await;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{Stack, job, pb, refusal, stages, succeeded};
+use crate::support::{Stack, code_and_reason, job, pb, stage_counts, succeeded};
 
 fn pending(request: pb::CreateJobRequest) -> pb::CreateJobRequest {
     pb::CreateJobRequest { start: false, ..request }
@@ -43,7 +43,7 @@ async fn an_id_that_is_taken_by_another_job_is_refused_with_what_differs() {
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     let other = pb::CreateJobRequest { display_name: "another".to_owned(), ..job("a", &["s"], 6) };
     let refused = stack[0].create(other).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
     assert!(refused.message().contains("display_name, task_count differ;"), "{refused:?}");
     let one = stack[0].create(job("a", &["s"], 6)).await.unwrap_err();
     assert!(one.message().contains("task_count differs;"), "{one:?}");
@@ -72,7 +72,7 @@ async fn starting_a_running_job_returns_it_and_takes_nothing_back() {
     assert_eq!((started.state(), started.end_time), (pb::JobState::Running, None));
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
     assert_eq!(stack[1].start("a").await.unwrap(), started);
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[1, 1, 0, 0]]);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[1, 1, 0, 0]]);
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn many_starters_start_a_job_once() {
         times.dedup();
         assert_eq!(times.len(), 1, "{times:?}");
         assert_eq!(stack[0].report(id, succeeded([0], "s")).await.unwrap().job_state(), pb::JobState::Running);
-        assert_eq!(stages(&stack[1].progress(id).await.unwrap()), [[2, 1, 0, 0]]);
+        assert_eq!(stage_counts(&stack[1].progress(id).await.unwrap()), [[2, 1, 0, 0]]);
     }
 }
 
@@ -109,7 +109,7 @@ async fn cancelling_again_keeps_the_first_reason() {
         assert_eq!(gateway.get("a").await.unwrap(), cancelled);
         let progress = gateway.progress("a").await.unwrap();
         assert_eq!((progress.state(), progress.cancel_reason.as_str()), (pb::JobState::Cancelled, "wrong input"));
-        assert_eq!(stages(&progress), [[1, 1, 0, 0]], "the marks that it had");
+        assert_eq!(stage_counts(&progress), [[1, 1, 0, 0]], "the marks that it had");
         assert!(!progress.lower_bound);
     }
 }
@@ -121,8 +121,8 @@ async fn a_job_that_was_never_started_can_be_cancelled() {
     let cancelled = stack[0].cancel("a", "").await.unwrap();
     assert_eq!((cancelled.state(), cancelled.start_time), (pb::JobState::Cancelled, None));
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!((progress.source(), stages(&progress)), (pb::Source::Snapshot, vec![[2, 0, 0, 0]]));
-    assert!(stack.redis.keys_of("a").await.is_empty());
+    assert_eq!((progress.source(), stage_counts(&progress)), (pb::Source::Snapshot, vec![[2, 0, 0, 0]]));
+    assert!(stack.redis.job_keys("a").await.is_empty());
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_job_that_ended_otherwise_is_neither_started_nor_cancelled_and_its_sta
     ];
     for (state, answer) in refused {
         let refused = answer.unwrap_err();
-        assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
         assert_eq!(refused.get_details_error_info().unwrap().metadata["state"], state);
         assert!(refused.message().contains(state), "{refused:?}");
     }
@@ -160,9 +160,9 @@ async fn a_job_that_does_not_exist_is_not_found_by_any_call() {
         stack[0].progress("a").await.unwrap_err(),
     ];
     for refused in refused {
-        assert_eq!(refusal(&refused), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
     }
-    assert!(stack.redis.keys_of("a").await.is_empty());
+    assert!(stack.redis.job_keys("a").await.is_empty());
 }
 
 #[tokio::test]
@@ -170,10 +170,10 @@ async fn a_report_before_the_start_is_refused_and_marks_nothing() {
     let stack = Stack::start(1).await;
     stack[0].create(pending(job("a", &["s"], 2))).await.unwrap();
     let refused = stack[0].report("a", succeeded([0], "s")).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_NOT_STARTED".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_NOT_STARTED".to_owned()));
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.state(), progress.source()), (pb::JobState::Pending, pb::Source::Snapshot));
-    assert_eq!(stages(&progress), [[2, 0, 0, 0]]);
+    assert_eq!(stage_counts(&progress), [[2, 0, 0, 0]]);
     stack[0].start("a").await.unwrap();
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[2, 0, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[2, 0, 0, 0]]);
 }

@@ -65,7 +65,7 @@ fn every_metric_is_listed_and_every_listed_one_is_there() {
 
 #[tokio::test]
 async fn a_gateway_is_ready_as_long_as_it_can_do_its_work() {
-    let mut stack = Stack::of(1).links().start().await;
+    let mut stack = Stack::builder(1).links().start().await;
     let (status, text) = stack[0].http("/readyz").await;
     assert_eq!((status, text.as_str()), (200, "ready\n"));
     assert_eq!(stack[0].http("/livez").await.0, 200);
@@ -87,16 +87,16 @@ async fn a_gateway_is_ready_as_long_as_it_can_do_its_work() {
     eventually("with both", async || (stack[0].http("/readyz").await.1 == "ready\n").then_some(())).await;
 
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
-    stack[0].order("report.marked", Fault::Stall);
+    stack[0].inject("report.marked", Fault::Stall);
     let client = stack[0].client();
     let report = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
-    stack[0].reached("report.marked").await;
+    stack[0].wait_until_reached("report.marked").await;
     stack[0].signal(libc::SIGTERM);
     let stopping = async || (stack[0].http("/readyz").await == (503, "stopping\n".to_owned())).then_some(());
     eventually("it says that it stops while it finishes what it began", stopping).await;
     stack[0].release("report.marked");
     report.await.unwrap().unwrap();
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
 }
 
 /// Answering is not enough: what keeps the scripts from running is found before a job is.
@@ -104,7 +104,7 @@ async fn a_gateway_is_ready_as_long_as_it_can_do_its_work() {
 async fn a_redis_that_does_not_run_the_scripts_is_no_reason_to_be_ready() {
     let mut stack = Stack::start(1).await;
     let acl = |rule: &str| redis::cmd("ACL").arg("SETUSER").arg("default").arg(rule).to_owned();
-    let () = stack.redis.ask(&acl("-rename")).await;
+    let () = stack.redis.run(&acl("-rename")).await;
     let told = async || {
         let (status, text) = stack[0].http("/readyz").await;
         (status == 200 && text.contains("without: Redis does not run our scripts")).then_some(())
@@ -117,16 +117,16 @@ async fn a_redis_that_does_not_run_the_scripts_is_no_reason_to_be_ready() {
     };
     eventually("it does not begin without it", told).await;
     assert!(!stack[0].is_ready().await.unwrap());
-    let () = stack.redis.ask(&acl("+rename")).await;
-    stack[0].ready().await;
+    let () = stack.redis.run(&acl("+rename")).await;
+    stack[0].wait_until_ready().await;
     let nothing =
-        async || stack.redis.ask::<Vec<String>>(redis::cmd("KEYS").arg("hw:{.*")).await.is_empty().then_some(());
+        async || stack.redis.run::<Vec<String>>(redis::cmd("KEYS").arg("hw:{.*")).await.is_empty().then_some(());
     eventually("nothing is left of what was tried", nothing).await;
 }
 
 #[tokio::test]
 async fn as_json_the_log_is_an_object_a_line_with_one_for_each_start_and_end() {
-    let stack = Stack::of(1).setting("log-format", "json").start().await;
+    let stack = Stack::builder(1).setting("log-format", "json").start().await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     stack[0].report("a", succeeded(0..2, "s")).await.unwrap();
     let log = stack[0].log();

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::support::{Answer, Link, Stack, dispositions, eventually, job, pb, stages, succeeded};
+use crate::support::{CallResult, Link, Stack, dispositions, eventually, job, pb, stage_counts, succeeded};
 
 /// Longer than the gateway of these tests waits for any store.
 const LATE: Duration = Duration::from_millis(800);
 
 /// What a call says that may simply be sent again.
-fn is_transient<T>(answer: &Answer<T>) -> bool {
+fn is_transient<T>(answer: &CallResult<T>) -> bool {
     answer.as_ref().is_err_and(|status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded))
 }
 
 async fn stack() -> Stack {
-    let impatient = Stack::of(1).links().setting("redis-timeout", "200ms").setting("postgres-timeout", "400ms");
-    impatient.settling(Duration::from_millis(100), Duration::from_secs(4)).start().await
+    let impatient = Stack::builder(1).links().setting("redis-timeout", "200ms").setting("postgres-timeout", "400ms");
+    impatient.reconciling(Duration::from_millis(100), Duration::from_secs(4)).start().await
 }
 
 /// Scenario: one store after the other is slow, hangs, answers nothing or is away, in the middle of a run.
@@ -47,7 +47,7 @@ async fn a_transient_error_never_fails_a_job() {
         task += 1;
         let live = async || {
             let progress = gateway.progress("a").await.ok()?;
-            (progress.source() == pb::Source::Live).then(|| stages(&progress))
+            (progress.source() == pb::Source::Live).then(|| stage_counts(&progress))
         };
         assert_eq!(eventually("a live read", live).await, [[tasks - task, task, 0, 0]], "after {fault:?}");
     }
@@ -77,7 +77,7 @@ async fn a_job_that_is_complete_while_postgres_is_away_ends_once_it_is_back() {
             (progress.state() == pb::JobState::Succeeded).then_some(progress)
         };
         let ended = eventually("the job ends", ended).await;
-        assert_eq!((ended.source(), stages(&ended)), (pb::Source::Snapshot, vec![[0, 2, 0, 0]]));
+        assert_eq!((ended.source(), stage_counts(&ended)), (pb::Source::Snapshot, vec![[0, 2, 0, 0]]));
         assert!(!ended.lower_bound);
     }
 }
@@ -102,7 +102,7 @@ async fn starts_and_cancels_wait_for_postgres() {
     link.set(Link::Open);
     let cancelled = async || gateway.cancel("a", "enough").await.ok();
     assert_eq!(eventually("the job is cancelled", cancelled).await.cancel_reason, "enough");
-    assert_eq!(stages(&gateway.progress("a").await.unwrap()), [[1, 1, 0, 0]]);
+    assert_eq!(stage_counts(&gateway.progress("a").await.unwrap()), [[1, 1, 0, 0]]);
 }
 
 /// A job starts without a tracker. One that has a tracker is cancelled past it: what that holds is added once it can be
@@ -117,11 +117,11 @@ async fn starts_and_cancels_do_not_wait_for_redis() {
         assert_eq!(gateway.start(id).await.unwrap().state(), pb::JobState::Running);
         let answer = gateway.report(id, succeeded([0], "s")).await.unwrap();
         assert_eq!(dispositions(&answer), [pb::Disposition::Recorded]);
-        assert_eq!(stages(&gateway.progress(id).await.unwrap()), [[2, 1, 0, 0]]);
+        assert_eq!(stage_counts(&gateway.progress(id).await.unwrap()), [[2, 1, 0, 0]]);
         link.set(Link::Open);
         let live = async || {
             let progress = gateway.progress(id).await.ok()?;
-            assert_eq!(stages(&progress), [[2, 1, 0, 0]]);
+            assert_eq!(stage_counts(&progress), [[2, 1, 0, 0]]);
             (progress.source() == pb::Source::Live).then_some(())
         };
         eventually("it has a tracker", live).await;
@@ -137,7 +137,7 @@ async fn starts_and_cancels_do_not_wait_for_redis() {
         link.set(Link::Open);
         let whole = async || gateway.progress(id).await.ok().filter(|progress| !progress.lower_bound);
         let whole = eventually("the end is completed", whole).await;
-        assert_eq!((stages(&whole), whole.cancel_reason.as_str()), (vec![[1, 2, 0, 0]], "enough"));
+        assert_eq!((stage_counts(&whole), whole.cancel_reason.as_str()), (vec![[1, 2, 0, 0]], "enough"));
         assert_eq!((whole.state(), whole.source()), (pb::JobState::Cancelled, pb::Source::Snapshot));
         assert_eq!(gateway.get(id).await.unwrap(), cancelled, "nothing but the marks has changed");
     }

@@ -6,7 +6,7 @@ use highwater::live::{HEADER_BYTES, Header};
 use time::OffsetDateTime;
 
 use crate::support::{
-    Stack, dispositions, failed, failed_with, job, moment, named_job, pb, stages, succeeded, tracker_key,
+    Stack, dispositions, failed, failed_with, job, named_job, pb, stage_counts, succeeded, system_time, tracker_key,
 };
 
 /// How far apart the clocks of two programs on one machine may seem.
@@ -23,9 +23,9 @@ async fn a_read_says_when_it_was_taken_and_when_the_last_new_mark_came() {
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
     let first = stack[1].progress("a").await.unwrap();
     let after = SystemTime::now();
-    let last = moment(first.last_progress_time);
+    let last = system_time(first.last_progress_time);
     assert!(before - ROUNDING <= last && last <= after + ROUNDING, "{before:?} {last:?} {after:?}");
-    let observed = moment(first.observe_time);
+    let observed = system_time(first.observe_time);
     assert!(last <= observed && observed <= after + ROUNDING, "{last:?} {observed:?} {after:?}");
     assert!(first.revision() > fresh.revision());
 
@@ -33,7 +33,7 @@ async fn a_read_says_when_it_was_taken_and_when_the_last_new_mark_came() {
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
     let second = stack[1].progress("a").await.unwrap();
     assert_eq!((second.last_progress_time, second.revision), (first.last_progress_time, first.revision));
-    assert!(moment(second.observe_time) > moment(first.observe_time), "a read is taken when it is made");
+    assert!(system_time(second.observe_time) > system_time(first.observe_time), "a read is taken when it is made");
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn a_job_that_was_not_started_reads_as_all_pending() {
     stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["read", "digest"], 5) }).await.unwrap();
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.state(), progress.source()), (pb::JobState::Pending, pb::Source::Snapshot));
-    assert_eq!((stages(&progress), progress.percent), (vec![[5, 0, 0, 0]; 2], Some(0)));
+    assert_eq!((stage_counts(&progress), progress.percent), (vec![[5, 0, 0, 0]; 2], Some(0)));
     assert_eq!((progress.results_per_second, progress.eta), (None, None));
 }
 
@@ -53,7 +53,7 @@ async fn a_job_without_tasks_is_at_0_percent_until_its_start_completes_it() {
     for (id, end) in [("started", pb::JobState::Succeeded), ("cancelled", pb::JobState::Cancelled)] {
         stack[0].create(named_job(id, &["read", "digest"])).await.unwrap();
         let before = stack[0].progress(id).await.unwrap();
-        assert_eq!((before.state(), stages(&before)), (pb::JobState::Pending, vec![[0; 4]; 2]));
+        assert_eq!((before.state(), stage_counts(&before)), (pb::JobState::Pending, vec![[0; 4]; 2]));
         assert_eq!((before.percent, before.fraction), (Some(0), Some(0.0)));
         assert_eq!(before.revision, None, "tasks may be added, which is no change of the marks");
         let (ended, percent) = match end {
@@ -77,7 +77,7 @@ async fn age(stack: &Stack, id: &str, by: Duration) {
     header.open_time = OffsetDateTime::now_utc() - by;
     let mut write = redis::cmd("SETRANGE");
     write.arg(tracker_key(id)).arg(0).arg(&header.encode()[..]);
-    stack.redis.ask::<i64>(&write).await;
+    stack.redis.run::<i64>(&write).await;
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn errors_are_counted_by_code_and_the_newest_are_shown_live_and_in_the_sna
     let [last, before, ..] = &live.error_samples[..] else { panic!("{live:?}") };
     assert_eq!((last.code.as_str(), last.message.as_str()), ("UNKNOWN", &*"ä".repeat(128)), "its first 256 bytes");
     assert_eq!((before.code.as_str(), before.message.as_str()), ("TIMEOUT", "task 24"));
-    assert!(moment(before.report_time) <= moment(last.report_time));
+    assert!(system_time(before.report_time) <= system_time(last.report_time));
 
     let rest = [failed(25..26, "read"), failed(26..30, "digest"), succeeded(26..30, "read")].concat();
     assert!(stack[0].report("a", rest).await.unwrap().stop);
@@ -148,10 +148,10 @@ async fn errors_are_counted_by_code_and_the_newest_are_shown_live_and_in_the_sna
 /// Existence is not evidence: a tracker that is gone is not a job in which nothing happened.
 #[tokio::test]
 async fn of_a_running_job_without_a_tracker_only_what_is_remembered_is_told_and_nothing_is_zero() {
-    let stack = Stack::of(2).unreconciled().start().await;
+    let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
-    stack.redis.ask::<i64>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    stack.redis.run::<i64>(redis::cmd("DEL").arg(tracker_key("a"))).await;
     for (gateway, remembers) in stack.gateways().iter().zip([true, false]) {
         let progress = gateway.progress("a").await.unwrap();
         assert_eq!((progress.state(), progress.source()), (pb::JobState::Running, pb::Source::Fallback));
@@ -159,7 +159,7 @@ async fn of_a_running_job_without_a_tracker_only_what_is_remembered_is_told_and_
         assert_eq!((progress.task_count, progress.stages[0].total_count), (5, 5), "the definition is known");
         assert_eq!((progress.lower_bound, progress.revision), (remembers, None));
         if remembers {
-            assert_eq!((stages(&progress), progress.percent), (vec![[1, 4, 0, 0]], Some(80)));
+            assert_eq!((stage_counts(&progress), progress.percent), (vec![[1, 4, 0, 0]], Some(80)));
         } else {
             assert_eq!((progress.pending_task_count, progress.percent, progress.fraction), (None, None, None));
             assert_eq!(progress.stages[0].pending_count, None);
@@ -173,7 +173,7 @@ async fn of_a_running_job_without_a_tracker_only_what_is_remembered_is_told_and_
         let progress = gateway.progress("a").await.unwrap();
         assert_eq!((progress.source(), progress.lower_bound), (pb::Source::Fallback, true));
         assert_eq!(progress.source_reason(), pb::SourceReason::TrackerNotAdopted);
-        assert_eq!(stages(&progress), [[1, 4, 0, 0]]);
+        assert_eq!(stage_counts(&progress), [[1, 4, 0, 0]]);
         assert!(progress.restore_time.is_some());
     }
 }

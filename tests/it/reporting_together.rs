@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Random, Stack, failed, job, pb, stages, succeeded};
+use crate::support::{Client, Random, Stack, failed, job, pb, stage_counts, succeeded};
 
 const TASKS: i64 = 12_000;
 const REPORTERS: usize = 64;
@@ -50,7 +50,7 @@ async fn reader(gateway: Client, stop: Arc<AtomicBool>) -> usize {
     while !stop.load(Ordering::Relaxed) {
         let progress = gateway.progress("a").await.unwrap();
         assert_eq!(progress.source(), pb::Source::Live);
-        for counts in stages(&progress) {
+        for counts in stage_counts(&progress) {
             assert_eq!(counts.iter().sum::<i64>(), TASKS + 1, "{progress:?}");
         }
         assert!(progress.revision() >= revision, "{} after {revision}", progress.revision());
@@ -62,11 +62,12 @@ async fn reader(gateway: Client, stop: Arc<AtomicBool>) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_reporters_through_three_gateways_count_exactly_and_every_read_adds_up() {
-    let stack = Stack::of(3).setting("redis-timeout", "5s").start().await;
+    let stack = Stack::builder(3).setting("redis-timeout", "5s").start().await;
     // One task more, which keeps the job running until everything has been looked at.
     stack[0].create(job("a", &STAGES, TASKS + 1)).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let readers: Vec<_> = stack.gateways().iter().map(|gateway| reader(gateway.another(), stop.clone())).collect();
+    let readers: Vec<_> =
+        stack.gateways().iter().map(|gateway| reader(gateway.new_connection(), stop.clone())).collect();
     let readers: Vec<_> = readers.into_iter().map(tokio::spawn).collect();
 
     let mut results: Vec<_> = (0..TASKS).flat_map(results_of).collect();
@@ -74,7 +75,7 @@ async fn sixty_four_reporters_through_three_gateways_count_exactly_and_every_rea
     let shares = results.chunks(results.len().div_ceil(REPORTERS)).map(<[_]>::to_vec);
     let mut reporters = JoinSet::new();
     for (share, seed) in shares.zip(1..) {
-        let gateways = stack.gateways().iter().map(|gateway| gateway.another()).collect();
+        let gateways = stack.gateways().iter().map(|gateway| gateway.new_connection()).collect();
         reporters.spawn(reporter(seed, gateways, share));
     }
     let became = reporters.join_all().await;
@@ -86,7 +87,7 @@ async fn sixty_four_reporters_through_three_gateways_count_exactly_and_every_rea
     let tenth = TASKS / 10;
     let expected = [[1, 9 * tenth, tenth, 0], [1, 8 * tenth, tenth, tenth]];
     for gateway in stack.gateways() {
-        assert_eq!(stages(&gateway.progress("a").await.unwrap()), expected);
+        assert_eq!(stage_counts(&gateway.progress("a").await.unwrap()), expected);
     }
     let applied: usize = became.iter().filter_map(|became| became.get(&pb::Disposition::Applied)).sum();
     // A task that failed and succeeded was applied twice, unless the success came first.
@@ -98,7 +99,7 @@ async fn sixty_four_reporters_through_three_gateways_count_exactly_and_every_rea
     assert_eq!(answer.job_state(), pb::JobState::Succeeded);
     for gateway in stack.gateways() {
         let progress = gateway.progress("a").await.unwrap();
-        assert_eq!(stages(&progress), [[0, 9 * tenth + 1, tenth, 0], [0, 8 * tenth + 1, tenth, tenth]]);
+        assert_eq!(stage_counts(&progress), [[0, 9 * tenth + 1, tenth, 0], [0, 8 * tenth + 1, tenth, tenth]]);
         assert_eq!(progress.source(), pb::Source::Snapshot);
     }
 }

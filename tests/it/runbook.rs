@@ -29,7 +29,7 @@ async fn every_command_of_the_runbook_can_be_typed() {
     let started = pb::CreateJobRequest { start: true, ..job("17", &["s"], 4) };
     stack[0].create(started).await.unwrap();
     stack[0].report("17", succeeded([0], "s")).await.unwrap();
-    let () = stack.redis.ask(cmd("COPY").arg(tracker_key("17")).arg("hw:{17}:corrupt")).await;
+    let () = stack.redis.run(cmd("COPY").arg(tracker_key("17")).arg("hw:{17}:corrupt")).await;
     let mut typed = 0;
     for block in RUNBOOK.split("```sh").skip(1) {
         let (commands, _) = block.split_once("```").unwrap();

@@ -8,8 +8,8 @@ use prost_types::Timestamp;
 use tonic::Code;
 
 use crate::support::{
-    Fault, Gateway, Link, Stack, dispositions, eventually, failed, holds_for, job, moment, pb, refusal, stages,
-    succeeded, tracker_key,
+    Fault, Gateway, Link, Stack, code_and_reason, dispositions, eventually, failed, holds_for, job, pb, stage_counts,
+    succeeded, system_time, tracker_key,
 };
 
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -24,7 +24,7 @@ fn stalls(id: &str, timeout: Duration) -> pb::CreateJobRequest {
 
 /// Gateways that look often, and that settle as soon as they may.
 async fn stack(gateways: usize) -> Stack {
-    let stack = Stack::of(gateways).links().own_postgres(&[]).redis(&[("save", "3600 1000")]);
+    let stack = Stack::builder(gateways).links().private_postgres(&[]).redis(&[("save", "3600 1000")]);
     let stack = stack.setting("reconcile-interval", "100ms").setting("redis-timeout", "400ms");
     stack
         .setting("postgres-timeout", "900ms")
@@ -46,7 +46,7 @@ async fn revoked(gateway: &Gateway, id: &str) -> pb::Progress {
 
 /// From one moment to another, which may lie before it by what the clocks of both stores tell differently.
 fn between(from: Option<Timestamp>, to: Option<Timestamp>) -> Duration {
-    moment(to).duration_since(moment(from)).unwrap_or_default()
+    system_time(to).duration_since(system_time(from)).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_stalled_job_is_revoked_with_the_marks_it_has_after_its_stall_timeout_
     let told = revoked(&stack[1], "a").await;
     let idle = between(last, told.observe_time);
     assert!(idle >= TIMEOUT && idle < TIMEOUT + LATE, "{idle:?}");
-    assert_eq!(stages(&told), [[4, 5, 1, 0], [7, 2, 0, 1]]);
+    assert_eq!(stage_counts(&told), [[4, 5, 1, 0], [7, 2, 0, 1]]);
     assert_eq!((told.lower_bound, told.last_progress_time, &*told.cancel_reason), (false, last, ""));
     assert_eq!(revoked(&stack[0], "a").await, told);
     let job = stack[0].get("a").await.unwrap();
@@ -72,7 +72,7 @@ async fn a_stalled_job_is_revoked_with_the_marks_it_has_after_its_stall_timeout_
     let late = stack[0].report("a", succeeded([9], "read")).await.unwrap();
     assert_eq!((dispositions(&late), late.stop), (vec![Disposition::Superseded], true));
     let refused = stack[0].cancel("a", "").await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn new_marks_keep_a_job_from_being_revoked() {
         assert_eq!(dispositions(&answer), [Disposition::Applied]);
         tokio::time::sleep(TIMEOUT / 3).await;
     }
-    assert_eq!(stages(&revoked(&stack[0], "a").await)[0], [2, 8, 0, 0]);
+    assert_eq!(stage_counts(&revoked(&stack[0], "a").await)[0], [2, 8, 0, 0]);
 }
 
 /// From the start, if nothing is ever reported.
@@ -95,7 +95,7 @@ async fn a_job_without_any_report_is_revoked_too() {
     let told = revoked(&stack[0], "a").await;
     let idle = between(job.start_time, told.observe_time);
     assert!(idle >= TIMEOUT && idle < TIMEOUT + LATE, "{idle:?}");
-    assert_eq!((stages(&told)[0], told.last_progress_time), ([10, 0, 0, 0], None));
+    assert_eq!((stage_counts(&told)[0], told.last_progress_time), ([10, 0, 0, 0], None));
 }
 
 /// Its finisher sleeps through the stall timeout, before it has sealed anything.
@@ -103,10 +103,10 @@ async fn a_job_without_any_report_is_revoked_too() {
 async fn a_stalled_job_that_is_complete_succeeds() {
     let stack = stack(1).await;
     stack[0].create(stalls("a", Duration::from_secs(1))).await.unwrap();
-    stack[0].order("finish.begun", Fault::Stall);
+    stack[0].inject("finish.begun", Fault::Stall);
     stack[0].report("a", succeeded(0..10, "read")).await.unwrap();
     stack[0].report("a", succeeded(0..10, "digest")).await.unwrap();
-    stack[0].reached("finish.begun").await;
+    stack[0].wait_until_reached("finish.begun").await;
     let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
     holds_for(Duration::from_secs(2), "it has not ended", runs).await;
     stack[0].release("finish.begun");
@@ -119,14 +119,14 @@ async fn a_stalled_job_that_is_complete_succeeds() {
 async fn a_report_just_before_the_revoke_wins() {
     let stack = stack(1).await;
     stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
-    stack[0].order("revoke.checked", Fault::Stall);
-    stack[0].reached("revoke.checked").await;
+    stack[0].inject("revoke.checked", Fault::Stall);
+    stack[0].wait_until_reached("revoke.checked").await;
     let answer = stack[0].report("a", succeeded(0..10, "read")).await.unwrap();
     assert_eq!(dispositions(&answer), [Disposition::Applied; 10]);
     let last = stack[0].progress("a").await.unwrap().last_progress_time;
     stack[0].release("revoke.checked");
     let told = revoked(&stack[0], "a").await;
-    assert_eq!(stages(&told)[0], [0, 10, 0, 0]);
+    assert_eq!(stage_counts(&told)[0], [0, 10, 0, 0]);
     assert!(between(last, told.observe_time) >= TIMEOUT, "{told:?}");
 }
 
@@ -140,7 +140,7 @@ async fn counts_from_the_end_of(stack: &mut Stack, id: &str, outage: impl AsyncF
     let idle = between(Some(back), told.observe_time);
     // The gateway may find out that the store is back a little before the test does.
     assert!(idle + Duration::from_millis(300) > TIMEOUT, "{id}: revoked {idle:?} after the store was back");
-    assert_eq!(stages(&told)[0], [9, 1, 0, 0], "{id}");
+    assert_eq!(stage_counts(&told)[0], [9, 1, 0, 0], "{id}");
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn the_clock_stands_still_while_redis_is_away() {
     })
     .await;
     counts_from_the_end_of(&mut stack, "restarted", async |stack| {
-        stack.redis.ask::<()>(&redis::cmd("SAVE")).await;
+        stack.redis.run::<()>(&redis::cmd("SAVE")).await;
         stack.redis.kill();
         tokio::time::sleep(TIMEOUT).await;
         stack.redis.restart().unwrap();
@@ -177,9 +177,9 @@ async fn the_clock_stands_still_while_postgres_is_away() {
     })
     .await;
     counts_from_the_end_of(&mut stack, "gone", async |stack| {
-        stack.postgres.own_server().kill();
+        stack.postgres.private_server().kill();
         tokio::time::sleep(3 * TIMEOUT).await;
-        stack.postgres.own_server().restart().unwrap();
+        stack.postgres.private_server().restart().unwrap();
     })
     .await;
 }
@@ -193,7 +193,7 @@ async fn the_clock_goes_on_while_one_gateway_is_replaced_by_the_next() {
     stack[0].report("a", succeeded([0], "read")).await.unwrap();
     tokio::time::sleep(timeout * 3 / 4).await;
     stack[0].restart().await;
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     let told = revoked(&stack[0], "a").await;
     let idle = between(told.last_progress_time, told.observe_time);
     assert!(idle >= timeout && idle < timeout * 3 / 2, "{idle:?}");
@@ -206,9 +206,9 @@ async fn no_job_is_revoked_unless_it_or_the_gateway_says_when() {
     let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
     holds_for(Duration::from_secs(3), "the job runs", runs).await;
     // And nothing is written for it either.
-    assert!(!stack.redis.ask::<bool>(redis::cmd("EXISTS").arg("hw:availability")).await);
+    assert!(!stack.redis.run::<bool>(redis::cmd("EXISTS").arg("hw:availability")).await);
 
-    let lenient = Stack::of(1).setting("reconcile-interval", "100ms").setting("stall-timeout", "1s").start().await;
+    let lenient = Stack::builder(1).setting("reconcile-interval", "100ms").setting("stall-timeout", "1s").start().await;
     lenient[0].create(job("default", &["s"], 2)).await.unwrap();
     lenient[0].create(stalls("own", Duration::from_secs(3600))).await.unwrap();
     revoked(&lenient[0], "default").await;
@@ -221,11 +221,11 @@ async fn a_job_whose_tracker_is_gone_is_not_revoked_before_it_had_its_time_again
     let stack = stack(1).await;
     stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
     stack[0].report("a", succeeded([0], "read")).await.unwrap();
-    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
     let told = revoked(&stack[0], "a").await;
     let idle = between(told.restore_time, told.observe_time);
     assert!(idle >= Duration::from_secs(5) + TIMEOUT, "{idle:?}: less than to settle and to stall");
-    assert_eq!((stages(&told)[0], told.lower_bound), ([9, 1, 0, 0], false));
+    assert_eq!((stage_counts(&told)[0], told.lower_bound), ([9, 1, 0, 0], false));
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn the_stall_timeout_is_part_of_what_a_job_is() {
     assert_eq!(stack[0].get("a").await.unwrap(), created);
     for other in [None, Some(prost_types::Duration { seconds: LONG, nanos: 0 })] {
         let refused = stack[0].create(request(other)).await.unwrap_err();
-        assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
         assert!(refused.message().contains("stall_timeout"), "{refused}");
     }
     let changed = stack.postgres.run("UPDATE jobs SET stall_timeout = 2000").await.unwrap_err();

@@ -13,7 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
-    Answer, Client, Directory, Fault, Gateway, Link, Redis, Stack, eventually, holds_for, job, pb, succeeded,
+    CallResult, Client, Directory, Fault, Gateway, Link, Redis, Stack, eventually, holds_for, job, pb, succeeded,
 };
 
 /// Longer than the gateway waits from one look at the stores to the next.
@@ -59,7 +59,7 @@ async fn stay_unready(gateway: &Gateway) {
 
 #[tokio::test]
 async fn a_gateway_starts_without_its_stores_and_is_ready_once_both_have_answered() {
-    let mut stack = Stack::of(3).links().start().await;
+    let mut stack = Stack::builder(3).links().start().await;
     // Without both, without Redis, without Postgres.
     for (number, links) in [(true, true), (true, false), (false, true)].into_iter().enumerate() {
         let cut = |cut| if cut { Link::Cut } else { Link::Open };
@@ -74,13 +74,13 @@ async fn a_gateway_starts_without_its_stores_and_is_ready_once_both_have_answere
         says(gateway, "check that it runs and that --redis-url is right").await;
         gateway.links().redis.set(Link::Open);
     }
-    stack[1].ready().await;
+    stack[1].wait_until_ready().await;
     stay_unready(&stack[0]).await;
     for number in [0, 2] {
         says(&stack[number], "not ready: Postgres cannot be reached").await;
         says(&stack[number], "check that it runs and that --postgres-url is right").await;
         stack[number].links().postgres.set(Link::Open);
-        stack[number].ready().await;
+        stack[number].wait_until_ready().await;
     }
     for (number, gateway) in stack.gateways().iter().enumerate() {
         gateway.create(job(&number.to_string(), &["s"], 1)).await.unwrap();
@@ -110,7 +110,7 @@ async fn tables_that_are_missing_or_old_are_named_with_the_way_to_make_them() {
     let again = highwater(&["migrate", &url]).await;
     assert_eq!(String::from_utf8(again.stdout).unwrap(), "nothing to do: the tables are up to date\n");
     // The gateway that was waiting goes on by itself.
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     stack[0].create(job("a", &["s"], 1)).await.unwrap();
 }
 
@@ -118,15 +118,15 @@ async fn tables_that_are_missing_or_old_are_named_with_the_way_to_make_them() {
 async fn a_redis_that_may_throw_trackers_away_and_a_replica_are_warned_of() {
     let mut stack = Stack::start(1).await;
     let evicting = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").to_owned();
-    let () = stack.redis.ask(&evicting).await;
+    let () = stack.redis.run(&evicting).await;
     stack[0].restart().await;
     says(&stack[0], "maxmemory-policy is allkeys-lru; set it to noeviction").await;
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
 
     let directory = Directory::new();
     let primary = Redis::start(&directory, &[]);
     let replicate = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(primary.port()).to_owned();
-    let () = stack.redis.ask(&replicate).await;
+    let () = stack.redis.run(&replicate).await;
     stack[0].restart().await;
     says(&stack[0], "this Redis is a replica").await;
 }
@@ -180,30 +180,30 @@ async fn it_listens_on_this_machine_alone_unless_it_is_told_otherwise() {
 
 #[tokio::test]
 async fn a_call_in_flight_is_answered_before_the_gateway_stops() {
-    let mut stack = Stack::of(1).setting("drain-timeout", "20s").start().await;
+    let mut stack = Stack::builder(1).setting("drain-timeout", "20s").start().await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
-    stack[0].order("report.marked", Fault::Stall);
+    stack[0].inject("report.marked", Fault::Stall);
     let report = tokio::spawn({
         let client = stack[0].client();
         async move { client.report("a", succeeded([0], "s")).await }
     });
-    stack[0].reached("report.marked").await;
+    stack[0].wait_until_reached("report.marked").await;
     stack[0].signal(libc::SIGTERM);
     let address = stack[0].address();
     eventually("no new connections", async || TcpStream::connect(address).await.is_err().then_some(())).await;
     assert!(!report.is_finished());
     stack[0].release("report.marked");
     assert_eq!(report.await.unwrap().unwrap().job_state(), pb::JobState::Running);
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
     assert!(stack[0].log().contains("stopped"));
 }
 
 /// Each of these alone would hold a server for ever; none holds this one.
 #[tokio::test]
 async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
-    let mut stack = Stack::of(1).setting("drain-timeout", "60s").start().await;
+    let mut stack = Stack::builder(1).setting("drain-timeout", "60s").start().await;
     let silent = silent(&stack[0]).await;
-    let channel = || stack[0].another().channel();
+    let channel = || stack[0].new_connection().channel();
     let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(channel());
     let stream = reflection.server_reflection_info(futures_util::stream::pending()).await.unwrap().into_inner();
     let watch = HealthClient::new(channel()).watch(HealthCheckRequest::default()).await.unwrap();
@@ -218,7 +218,7 @@ async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
 
     let asked = Instant::now();
     stack[0].signal(libc::SIGTERM);
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     drop((silent, stream, watch, states, deaf));
 }
@@ -226,22 +226,22 @@ async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
 /// A call that hangs in the gateway itself is given up, with the connection that it came by.
 #[tokio::test]
 async fn a_stop_ends_at_the_drain_timeout_whatever_hangs() {
-    let mut stack = Stack::of(1).setting("drain-timeout", "1s").start().await;
+    let mut stack = Stack::builder(1).setting("drain-timeout", "1s").start().await;
     let report = hang(&stack[0]).await;
     let asked = Instant::now();
     stack[0].signal(libc::SIGTERM);
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     assert!(report.await.unwrap().is_err());
 }
 
 /// A call that hangs in the gateway.
-async fn hang(gateway: &Gateway) -> JoinHandle<Answer<pb::ReportResultsResponse>> {
+async fn hang(gateway: &Gateway) -> JoinHandle<CallResult<pb::ReportResultsResponse>> {
     gateway.create(job("a", &["s"], 2)).await.unwrap();
-    gateway.order("report.marked", Fault::Stall);
+    gateway.inject("report.marked", Fault::Stall);
     let client = gateway.client();
     let report = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
-    gateway.reached("report.marked").await;
+    gateway.wait_until_reached("report.marked").await;
     report
 }
 
@@ -251,14 +251,14 @@ async fn a_second_signal_stops_at_once() {
     let stop_at_once =
         [(terminate, terminate), (interrupt, interrupt), (terminate, interrupt)].map(async |(first, second)| {
             let mut stack =
-                Stack::of(1).setting("drain-timeout", "60s").setting("request-timeout", "12s").start().await;
+                Stack::builder(1).setting("drain-timeout", "60s").setting("request-timeout", "12s").start().await;
             let report = hang(&stack[0]).await;
             stack[0].signal(first);
             says(&stack[0], "a second signal stops at once").await;
             holds_for(Duration::from_millis(300), "it drains", async || !stack[0].log().contains("stopped")).await;
             let asked = Instant::now();
             stack[0].signal(second);
-            stack[0].ended().await;
+            stack[0].wait_for_exit().await;
             assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
             assert!(report.await.unwrap().is_err());
         });

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Link, Stack, eventually, failed, job, pb, stages, succeeded, tracker_key};
+use crate::support::{Link, Stack, eventually, failed, job, pb, stage_counts, succeeded, tracker_key};
 
 /// Gateways that settle soon, and that leave Redis alone for as long as a test needs to stop them.
 async fn stack(gateways: usize, redis: &[(&str, &str)]) -> Stack {
-    let stack = Stack::of(gateways).links().redis(redis).setting("request-timeout", "1s");
+    let stack = Stack::builder(gateways).links().redis(redis).setting("request-timeout", "1s");
     stack.setting("reconcile-interval", "2s").setting("settle-time", "7s").setting("drain-timeout", "5s").start().await
 }
 
@@ -36,11 +36,11 @@ async fn a_gateway_that_is_stopped_just_after_redis_was_flushed_loses_nothing() 
     for id in ["a", "b"] {
         mark(&stack, id).await;
     }
-    stack.redis.ask::<()>(&redis::cmd("FLUSHALL")).await;
+    stack.redis.run::<()>(&redis::cmd("FLUSHALL")).await;
     stack[0].terminate().await;
     for id in ["a", "b"] {
         let told = told_by_a_fresh_gateway(&mut stack, id).await;
-        assert_eq!((stages(&told), told.lower_bound), (MARKED.to_vec(), false), "{id}");
+        assert_eq!((stage_counts(&told), told.lower_bound), (MARKED.to_vec(), false), "{id}");
         assert!(told.restore_time.is_some());
     }
 }
@@ -50,13 +50,13 @@ async fn a_gateway_that_is_stopped_just_after_redis_fell_back_to_an_older_dump_l
     let mut stack = stack(1, &[]).await;
     mark(&stack, "a").await;
     stack[0].create(job("unmarked", &["read"], 10)).await.unwrap();
-    stack.redis.ask::<()>(&redis::cmd("SAVE")).await;
+    stack.redis.run::<()>(&redis::cmd("SAVE")).await;
     stack[0].report("a", succeeded(600..700, "read")).await.unwrap();
     stack.redis.kill();
     stack.redis.restart().unwrap();
     stack[0].terminate().await;
     let told = told_by_a_fresh_gateway(&mut stack, "a").await;
-    assert_eq!((stages(&told), told.lower_bound), (vec![[300, 700, 0, 0], [900, 100, 0, 0]], false));
+    assert_eq!((stage_counts(&told), told.lower_bound), (vec![[300, 700, 0, 0], [900, 100, 0, 0]], false));
 }
 
 /// Nothing is done that need not be: neither to a tracker that holds all, nor for a job that has ended.
@@ -66,7 +66,7 @@ async fn a_gateway_that_has_nothing_to_give_back_stops_at_once() {
     mark(&stack, "a").await;
     stack[0].create(job("ended", &["s"], 1)).await.unwrap();
     assert!(stack[0].report("ended", succeeded([0], "s")).await.unwrap().stop);
-    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("ended"))).await;
+    stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("ended"))).await;
     let before = stack.redis.tracker("a").await.unwrap();
     let stopping = Instant::now();
     stack[0].terminate().await;

@@ -2,14 +2,14 @@
 
 use pb::Disposition::{Applied, Duplicate, UnknownTask};
 
-use crate::support::{Stack, dispositions, failed, job, pb, stages, succeeded};
+use crate::support::{Stack, dispositions, failed, job, pb, stage_counts, succeeded};
 
 const TASKS: i64 = 10_000_000;
 const STAGES: [&str; 3] = ["read", "digest", "store"];
 
 #[tokio::test]
 async fn a_job_of_ten_million_tasks_is_created_started_reported_to_and_cancelled() {
-    let stack = Stack::of(1).setting("redis-timeout", "5s").start().await;
+    let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     let created = stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
     assert_eq!((created.state(), created.task_count), (pb::JobState::Running, TASKS));
     let too_large = stack[0].create(job("b", &STAGES, TASKS + 1)).await.unwrap_err();
@@ -30,12 +30,12 @@ async fn a_job_of_ten_million_tasks_is_created_started_reported_to_and_cancelled
 
     let counts = [[TASKS - 10_000, 10_000, 0, 0], [TASKS - 2, 0, 2, 0], [TASKS - 2, 0, 0, 2]];
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!((stages(&progress), progress.percent), (counts.to_vec(), Some(0)));
+    assert_eq!((stage_counts(&progress), progress.percent), (counts.to_vec(), Some(0)));
 
     let cancelled = stack[0].cancel("a", "enough").await.unwrap();
     assert_eq!(cancelled.state(), pb::JobState::Cancelled);
     let ended = stack[0].progress("a").await.unwrap();
-    assert_eq!((ended.source(), stages(&ended)), (pb::Source::Snapshot, counts.to_vec()));
+    assert_eq!((ended.source(), stage_counts(&ended)), (pb::Source::Snapshot, counts.to_vec()));
     let stored: i32 = stack.postgres.value("SELECT octet_length(cells) FROM jobs").await;
     assert!(stored < 500_000, "the cells are stored compressed, not in {stored} bytes");
     assert_eq!(stack.postgres.cells("a").await.len(), 7_500_000);

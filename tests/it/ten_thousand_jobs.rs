@@ -31,8 +31,8 @@ async fn reads_live(stack: &Stack, number: u64) {
 
 #[tokio::test]
 async fn a_round_over_ten_thousand_jobs_is_one_read_of_each_ones_header() {
-    let stack = Stack::of(1).own_postgres(&[("log_statement", "all")]);
-    let stack = stack.settling(Duration::from_millis(200), Duration::from_secs(3)).start().await;
+    let stack = Stack::builder(1).private_postgres(&[("log_statement", "all")]);
+    let stack = stack.reconciling(Duration::from_millis(200), Duration::from_secs(3)).start().await;
     let begun = Instant::now();
     stack.postgres.run(TEN_THOUSAND_RUNNING_JOBS).await.unwrap();
     let lost = "SELECT count(*) FROM jobs WHERE incarnation = 1";
@@ -45,18 +45,18 @@ async fn a_round_over_ten_thousand_jobs_is_one_read_of_each_ones_header() {
     }
     // Each tracker's cells are read once more, into the mirror.
     let mirrored = async || {
-        stack.redis.commands().await;
+        stack.redis.take_command_stats().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let asked = stack.redis.commands().await;
+        let asked = stack.redis.take_command_stats().await;
         let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
         (calls("evalsha") == 0 && calls("getrange").abs_diff(calls("strlen")) <= PAGE).then_some(())
     };
     eventually("nothing is left to do", mirrored).await;
 
     let logged = stack.postgres.log().len();
-    stack.redis.commands().await;
+    stack.redis.take_command_stats().await;
     tokio::time::sleep(WINDOW).await;
-    let asked = stack.redis.commands().await;
+    let asked = stack.redis.take_command_stats().await;
     let statements = stack.postgres.log()[logged..].matches("LOG:  ").count();
     let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
     let looks = calls("getrange");
@@ -76,7 +76,7 @@ async fn a_round_over_ten_thousand_jobs_is_one_read_of_each_ones_header() {
 
     // One that is in trouble does not wait for those that are not.
     let begun = Instant::now();
-    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("job-7777"))).await;
+    stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("job-7777"))).await;
     let restored = async || stack.redis.tracker("job-7777").await.map(drop);
     eventually("the one is restored", restored).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Gateway, Link, Stack, eventually, job, pb, refusal, succeeded};
+use crate::support::{Client, Gateway, Link, Stack, code_and_reason, eventually, job, pb, succeeded};
 use pb::progress_service_client::ProgressServiceClient;
 
 /// What the interface promises: something is told at least so often.
@@ -80,7 +80,7 @@ async fn a_watcher_is_told_all_at_once_then_what_changes_and_at_last_the_end() {
 #[tokio::test]
 async fn a_job_is_watched_from_before_its_start_and_one_that_is_none_is_refused() {
     let stack = Stack::start(1).await;
-    let refused = async |id: &str| refusal(&Watcher::of(&stack[0], id).await.err().unwrap());
+    let refused = async |id: &str| code_and_reason(&Watcher::of(&stack[0], id).await.err().unwrap());
     assert_eq!(refused("nothing").await, (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
     assert_eq!(refused("no id").await, (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
     stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["s"], 1) }).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_job_is_watched_from_before_its_start_and_one_that_is_none_is_refused(
 /// Also one that comes when another has watched for long: what it sees first is no older than its call (I6).
 #[tokio::test]
 async fn the_first_state_is_read_after_the_call_and_a_quiet_job_has_a_heartbeat() {
-    let stack = Stack::of(1).setting("watch-interval", "1h").start().await;
+    let stack = Stack::builder(1).setting("watch-interval", "1h").start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     let mut early = Watcher::of(&stack[0], "a").await.unwrap();
     assert_eq!(early.next().await.unwrap().unwrap().succeeded_task_count, Some(0));
@@ -118,7 +118,7 @@ async fn the_first_state_is_read_after_the_call_and_a_quiet_job_has_a_heartbeat(
 /// What it did not read is neither kept for it nor told later.
 #[tokio::test]
 async fn a_watcher_that_was_slow_is_told_the_newest() {
-    let stack = Stack::of(1).setting("watch-interval", "10ms").start().await;
+    let stack = Stack::builder(1).setting("watch-interval", "10ms").start().await;
     stack[0].create(job("a", &["s"], 300)).await.unwrap();
     let narrow = Endpoint::from_shared(format!("http://{}", stack[0].address())).unwrap();
     // No more than a few states are on their way at once.
@@ -139,7 +139,7 @@ async fn a_watcher_that_was_slow_is_told_the_newest() {
 
 #[tokio::test]
 async fn a_store_that_is_away_ends_no_stream_as_long_as_anything_is_known() {
-    let stack = Stack::of(1).links().setting("request-timeout", "2s").start().await;
+    let stack = Stack::builder(1).links().setting("request-timeout", "2s").start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
     let mut watcher = Watcher::of(&stack[0], "a").await.unwrap();
@@ -158,7 +158,7 @@ async fn a_store_that_is_away_ends_no_stream_as_long_as_anything_is_known() {
 
 #[tokio::test]
 async fn where_nothing_is_known_any_more_a_watcher_is_sent_away() {
-    let stack = Stack::of(1).links().start().await;
+    let stack = Stack::builder(1).links().start().await;
     stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["s"], 1) }).await.unwrap();
     let mut watcher = Watcher::of(&stack[0], "a").await.unwrap();
     watcher.next().await.unwrap().unwrap();
@@ -170,7 +170,7 @@ async fn where_nothing_is_known_any_more_a_watcher_is_sent_away() {
             Err(status) => break status,
         }
     };
-    assert_eq!(refusal(&lost), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
+    assert_eq!(code_and_reason(&lost), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
     assert!(lost.get_details_retry_info().unwrap().retry_delay.is_some());
     let fresh = Watcher::of(&stack[0], "a").await.err().expect("who comes now is told at once");
     assert_eq!(fresh.code(), Code::Unavailable);
@@ -181,7 +181,7 @@ async fn where_nothing_is_known_any_more_a_watcher_is_sent_away() {
 
 #[tokio::test]
 async fn a_gateway_that_stops_sends_its_watchers_to_another_one() {
-    let mut stack = Stack::of(1).setting("drain-timeout", "60s").start().await;
+    let mut stack = Stack::builder(1).setting("drain-timeout", "60s").start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     let mut watcher = Watcher::of(&stack[0], "a").await.unwrap();
     watcher.next().await.unwrap().unwrap();
@@ -193,9 +193,9 @@ async fn a_gateway_that_stops_sends_its_watchers_to_another_one() {
             Err(status) => break status,
         }
     };
-    assert_eq!(refusal(&ended), (Code::Unavailable, "GATEWAY_STOPPING".to_owned()));
+    assert_eq!(code_and_reason(&ended), (Code::Unavailable, "GATEWAY_STOPPING".to_owned()));
     assert!(ended.get_details_retry_info().unwrap().retry_delay.is_some());
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
     assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
 }
 
@@ -204,7 +204,7 @@ async fn watch_by(gateway: &Gateway, id: &str, watchers: usize) -> Vec<tokio::ta
     let connections = watchers.div_ceil(STREAMS);
     let mut reading = Vec::with_capacity(watchers);
     for connection in 0..connections {
-        let channel = gateway.another().channel();
+        let channel = gateway.new_connection().channel();
         let here = STREAMS.min(watchers - connection * STREAMS);
         let opened = try_join_all((0..here).map(|_| Watcher::open(channel.clone(), id))).await.unwrap();
         for mut watcher in opened {
@@ -223,9 +223,9 @@ async fn watch_by(gateway: &Gateway, id: &str, watchers: usize) -> Vec<tokio::ta
 
 /// How many commands Redis runs within this time.
 async fn commands_within(stack: &Stack, window: Duration) -> u64 {
-    stack.redis.commands().await;
+    stack.redis.take_command_stats().await;
     tokio::time::sleep(window).await;
-    stack.redis.commands().await.into_values().map(|(calls, _)| calls).sum()
+    stack.redis.take_command_stats().await.into_values().map(|(calls, _)| calls).sum()
 }
 
 /// How many commands Redis runs within this time, for this many watchers; each sees a job that changes.
@@ -246,7 +246,7 @@ async fn commands(stack: &Stack, id: &str, watchers: usize, window: Duration) ->
 #[tokio::test]
 async fn many_watchers_of_a_job_cost_redis_what_one_does() {
     let window = Duration::from_secs(3);
-    let stack = Stack::of(1).unreconciled().setting("watch-interval", "100ms").start().await;
+    let stack = Stack::builder(1).without_reconciler().setting("watch-interval", "100ms").start().await;
     let one = commands(&stack, "one", 1, window).await;
     let many = commands(&stack, "many", 700, window).await;
     assert!(one > 30, "{one} commands for 30 reads");
@@ -261,7 +261,7 @@ async fn many_watchers_of_a_job_cost_redis_what_one_does() {
 #[ignore = "a figure, not a check; opens 10,000 streams"]
 async fn watchers() {
     let window = Duration::from_secs(10);
-    let stack = Stack::of(1).unreconciled().start().await;
+    let stack = Stack::builder(1).without_reconciler().start().await;
     println!("commands that Redis ran within {window:?} for a job that is watched, read every 500 ms:");
     for watchers in [1, 100, 10_000] {
         let ran = commands(&stack, &format!("of-{watchers}"), watchers, window).await;

@@ -1,7 +1,7 @@
 //! In a healthy run nothing is written to Postgres between start and end (invariant I9). Asked of a Postgres that logs
 //! every statement which modifies anything: its statistics lag by seconds.
 
-use crate::support::{Database, Stack, job, pb, stages, succeeded};
+use crate::support::{Database, Stack, job, pb, stage_counts, succeeded};
 
 const TASKS: i64 = 100_000;
 const BATCH: usize = 10_000;
@@ -15,7 +15,12 @@ fn writes(postgres: &Database) -> Vec<String> {
 async fn stack() -> Stack {
     let log = [("log_statement", "mod"), ("log_parameter_max_length", "0")];
     // Often enough that reconcilers would be seen writing.
-    Stack::of(2).own_postgres(&log).setting("reconcile-interval", "50ms").setting("redis-timeout", "5s").start().await
+    Stack::builder(2)
+        .private_postgres(&log)
+        .setting("reconcile-interval", "50ms")
+        .setting("redis-timeout", "5s")
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -33,7 +38,7 @@ async fn a_run_of_a_hundred_thousand_tasks_writes_nothing_between_start_and_end(
         assert_eq!(stack[(number + 1) % 2].progress("a").await.unwrap().source(), pb::Source::Live);
     }
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!((stages(&progress)[1], progress.percent), ([1, TASKS - 1, 0, 0], Some(99)));
+    assert_eq!((stage_counts(&progress)[1], progress.percent), ([1, TASKS - 1, 0, 0], Some(99)));
     assert_eq!(writes(&stack.postgres), at_start);
 
     let answer = stack[1].report("a", succeeded([TASKS - 1], "digest")).await.unwrap();

@@ -5,7 +5,7 @@ use redis::cmd;
 use super::workload::{Workload, final_counts, new_job};
 use super::{assert_all_gateways_show, fast_settling, wait_for_fallback};
 use crate::faults::{StoredEnd, six_task_job, spawn_call, wait_for_end};
-use crate::support::{Fault, dispositions, eventually, failed, holds_for, pb, stages, succeeded, tracker_key};
+use crate::support::{Fault, dispositions, eventually, failed, holds_for, pb, stage_counts, succeeded, tracker_key};
 use pb::{Disposition, JobState, Source, SourceReason};
 
 const TASKS: i64 = 1000;
@@ -18,7 +18,7 @@ async fn no_report_is_lost_when_redis_is_flushed_mid_run() {
     let workload = Workload::start(&stack, "a", TASKS);
     for percent in [30, 70] {
         workload.reaches_percent(percent).await;
-        let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+        let () = stack.redis.run(&cmd("FLUSHALL")).await;
     }
     let reads = workload.finish().await;
     assert!(reads.live > 0 && reads.fallback > 0, "{reads:?}");
@@ -34,7 +34,7 @@ async fn no_report_is_lost_when_redis_loads_an_older_dump() {
     stack[0].create(new_job("a", TASKS)).await.unwrap();
     let workload = Workload::start(&stack, "a", TASKS);
     workload.reaches_percent(30).await;
-    let () = stack.redis.ask(&cmd("SAVE")).await;
+    let () = stack.redis.run(&cmd("SAVE")).await;
     workload.reaches_percent(60).await;
     stack.redis.kill();
     stack.redis.restart().unwrap();
@@ -57,12 +57,12 @@ async fn marks_lost_everywhere_are_pending_after_settling_and_can_be_reported_ag
     for number in 0..2 {
         stack[number].kill();
     }
-    let _: i64 = stack.redis.ask(cmd("DEL").arg(tracker_key("a"))).await;
+    let _: i64 = stack.redis.run(cmd("DEL").arg(tracker_key("a"))).await;
     for number in 0..2 {
         stack[number].restart().await;
     }
     for number in 0..2 {
-        stack[number].ready().await;
+        stack[number].wait_until_ready().await;
     }
     let mut reasons = Vec::new();
     let adopted = async || {
@@ -80,7 +80,7 @@ async fn marks_lost_everywhere_are_pending_after_settling_and_can_be_reported_ag
     let progress = eventually("the tracker is adopted again", adopted).await;
     assert!(reasons.contains(&SourceReason::TrackerNotAdopted), "{reasons:?}");
     let restored = progress.restore_time.expect("restore_time is set");
-    assert_eq!((stages(&progress), progress.lower_bound), (vec![[6, 0, 0, 0]; 2], false));
+    assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[6, 0, 0, 0]; 2], false));
     holds_for(std::time::Duration::from_millis(500), "the job runs and reports its restore_time", async || {
         let progress = stack[0].progress("a").await.unwrap();
         progress.state() == JobState::Running && progress.restore_time == Some(restored)
@@ -110,13 +110,13 @@ async fn upgrade_known_to_one_gateway_decides_the_verdict_after_a_flush() {
     assert_eq!(dispositions(&stack[0].report("a", upgrade).await.unwrap()), [Disposition::Applied; 2]);
     // Paused before it can restore its mirror.
     stack[0].pause();
-    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    let () = stack.redis.run(&cmd("FLUSHALL")).await;
     stack[1].resume();
     // By the marks that gateway 1 knows, the job is complete and FAILED.
     let answered = async || stack[1].report("a", succeeded([0], "digest")).await.ok();
     assert_eq!(eventually("the report is answered", answered).await.job_state(), JobState::Running);
     let progress = wait_for_fallback(&stack[1], "a", SourceReason::TrackerNotAdopted).await;
-    assert_eq!((stages(&progress), progress.percent), (vec![[0, 5, 1, 0], [0, 5, 0, 1]], Some(100)));
+    assert_eq!((stage_counts(&progress), progress.percent), (vec![[0, 5, 1, 0], [0, 5, 0, 1]], Some(100)));
     holds_for(std::time::Duration::from_millis(500), "the job runs", async || {
         stack[1].get("a").await.unwrap().state() == JobState::Running
     })
@@ -138,11 +138,11 @@ async fn finish_whose_seal_was_flushed_does_not_end_the_job() {
             gateway.report(point, read_results()).await.unwrap();
         }
         stack[1].pause();
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let client = stack[0].client();
         let sealing = spawn_call(async move { client.report(point, succeeded(0..5, "digest")).await });
-        stack[0].reached(point).await;
-        let _: i64 = stack.redis.ask(cmd("DEL").arg(tracker_key(point))).await;
+        stack[0].wait_until_reached(point).await;
+        let _: i64 = stack.redis.run(cmd("DEL").arg(tracker_key(point))).await;
         stack[1].resume();
         let upgrade = [succeeded([5], "read"), succeeded([5], "digest")].concat();
         let answered = async || stack[1].report(point, upgrade.clone()).await.ok();

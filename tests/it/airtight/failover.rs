@@ -7,7 +7,7 @@ use redis::cmd;
 use super::workload::{Workload, final_counts, new_job};
 use super::{SETTLE, assert_all_gateways_show, fast_settling, wait_for_live};
 use crate::faults::{six_task_job, wait_for_end};
-use crate::support::{Directory, Redis, eventually, failed, pb, stages, succeeded};
+use crate::support::{Directory, Redis, eventually, failed, pb, stage_counts, succeeded};
 use pb::{JobState, Source};
 
 const JOBS: i64 = 12;
@@ -21,9 +21,9 @@ async fn failover_to_a_lagging_replica_loses_no_report_and_live_reads_return() {
     let stack = fast_settling(2).redis(&[("repl-diskless-sync-delay", "0")]).start().await;
     let directory = Directory::new();
     let replica = Redis::start(&directory, &[]);
-    let () = replica.ask(cmd("REPLICAOF").arg("127.0.0.1").arg(stack.redis.port())).await;
+    let () = replica.run(cmd("REPLICAOF").arg("127.0.0.1").arg(stack.redis.port())).await;
     let caught_up = async || {
-        let info: String = replica.ask(cmd("INFO").arg("replication")).await;
+        let info: String = replica.run(cmd("INFO").arg("replication")).await;
         info.contains("master_link_status:up").then_some(())
     };
     eventually("the replica follows the primary", caught_up).await;
@@ -38,7 +38,7 @@ async fn failover_to_a_lagging_replica_loses_no_report_and_live_reads_return() {
     let workload = Workload::start(&stack, "busy", TASKS);
     workload.reaches_percent(30).await;
     // From here on the replica misses all writes to the primary.
-    let () = replica.ask(cmd("REPLICAOF").arg("NO").arg("ONE")).await;
+    let () = replica.run(cmd("REPLICAOF").arg("NO").arg("ONE")).await;
     for number in 0..JOBS {
         let gateway = &stack[usize::try_from(number).unwrap() % 2];
         gateway.report(&id(number), succeeded(2..5, "read")).await.unwrap();
@@ -46,15 +46,15 @@ async fn failover_to_a_lagging_replica_loses_no_report_and_live_reads_return() {
     stack[1].report(&id(0), succeeded(0..3, "digest")).await.unwrap();
     workload.reaches_percent(60).await;
     for gateway in stack.gateways() {
-        gateway.links().redis.point_at(replica.port());
-        gateway.links().redis.hang_up();
+        gateway.links().redis.set_target(replica.port());
+        gateway.links().redis.close_connections();
     }
     let failed_over = Instant::now();
     for gateway in stack.gateways() {
         for number in 0..JOBS {
             let progress = wait_for_restored(gateway, &id(number)).await;
             let digest = if number == 0 { [3, 3, 0, 0] } else { [6, 0, 0, 0] };
-            assert_eq!(stages(&progress), [[1, 5, 0, 0], digest], "{number}");
+            assert_eq!(stage_counts(&progress), [[1, 5, 0, 0], digest], "{number}");
         }
     }
     assert!(failed_over.elapsed() < BACK_WITHIN, "{:?}", failed_over.elapsed());
@@ -86,9 +86,9 @@ async fn live_reads_return_under_continuous_reports() {
     let stack = fast_settling(2).redis(&[("save", "3600 1000")]).start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", [succeeded([0], "read"), failed([1], "read")].concat()).await.unwrap();
-    let () = stack.redis.ask(&cmd("SAVE")).await;
+    let () = stack.redis.run(&cmd("SAVE")).await;
     let reporters = stack.gateways().iter().map(|gateway| {
-        let client = gateway.another();
+        let client = gateway.new_connection();
         tokio::spawn(async move {
             loop {
                 // Duplicates exercise the report path as well.

@@ -12,7 +12,7 @@ mod writes_refused;
 
 use std::time::Duration;
 
-use crate::support::{Builder, Gateway, Stack, eventually, pb, stages};
+use crate::support::{Builder, Gateway, Stack, eventually, pb, stage_counts};
 
 /// Reconcile interval in these tests.
 const ROUND: Duration = Duration::from_millis(100);
@@ -21,7 +21,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// Gateways with their own links to the stores, and with intervals short enough for a test.
 fn fast_settling(gateways: usize) -> Builder {
-    Stack::of(gateways).links().settling(ROUND, SETTLE)
+    Stack::builder(gateways).links().reconciling(ROUND, SETTLE)
 }
 
 /// The number of rows in the ledger.
@@ -52,6 +52,6 @@ async fn assert_all_gateways_show(stack: &Stack, id: &str, state: pb::JobState, 
     for gateway in stack.gateways() {
         let progress = gateway.progress(id).await.unwrap();
         assert_eq!((progress.state(), progress.source()), (state, pb::Source::Snapshot), "{id}");
-        assert_eq!((&stages(&progress)[..], progress.lower_bound), (expected, false), "{id}");
+        assert_eq!((&stage_counts(&progress)[..], progress.lower_bound), (expected, false), "{id}");
     }
 }

@@ -16,12 +16,12 @@ fn copy(from: &Path, to: &Path) {
 
 /// The server's data directory. Copied while the server is stopped, it serves as a base backup.
 fn data_directory(postgres: &mut Database) -> std::path::PathBuf {
-    postgres.own_server().socket_directory().join("data")
+    postgres.private_server().socket_directory().join("data")
 }
 
 #[tokio::test]
 async fn end_lost_by_postgres_is_committed_again_unchanged() {
-    let mut stack = fast_settling(2).own_postgres(&[]).start().await;
+    let mut stack = fast_settling(2).private_postgres(&[]).start().await;
     let [first, second, last] = reports();
     for id in ["succeeds", "cancelled"] {
         stack[0].create(six_task_job(id)).await.unwrap();
@@ -30,9 +30,9 @@ async fn end_lost_by_postgres_is_committed_again_unchanged() {
     }
     let data = data_directory(&mut stack.postgres);
     let backup = data.with_file_name("backup");
-    stack.postgres.own_server().stop();
+    stack.postgres.private_server().stop();
     copy(&data, &backup);
-    stack.postgres.own_server().restart().unwrap();
+    stack.postgres.private_server().restart().unwrap();
 
     let job_ended = async || stack[0].report("succeeds", last.clone()).await.ok().filter(|answer| answer.stop);
     eventually("the job ends", job_ended).await;
@@ -41,13 +41,13 @@ async fn end_lost_by_postgres_is_committed_again_unchanged() {
     let ends = [StoredEnd::load(&stack, "succeeds").await, StoredEnd::load(&stack, "cancelled").await];
 
     stack[1].kill();
-    stack.postgres.own_server().stop();
+    stack.postgres.private_server().stop();
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&backup, &data).unwrap();
-    stack.postgres.own_server().restart().unwrap();
+    stack.postgres.private_server().restart().unwrap();
     // Gateway 0 has the ends in its cache; gateway 1 was restarted and has not.
     stack[1].restart().await;
-    stack[1].ready().await;
+    stack[1].wait_until_ready().await;
     for (id, end) in ["succeeds", "cancelled"].into_iter().zip(ends) {
         wait_for_end(&stack[1], id).await;
         let again = StoredEnd::load(&stack, id).await;

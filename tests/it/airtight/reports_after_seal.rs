@@ -2,7 +2,7 @@
 
 use super::{assert_all_gateways_show, fast_settling, ledger_rows};
 use crate::faults::{StoredEnd, six_task_job, spawn_call, wait_for_end};
-use crate::support::{Fault, Link, dispositions, failed, pb, stages, succeeded};
+use crate::support::{Fault, Link, dispositions, failed, pb, stage_counts, succeeded};
 use pb::{Disposition, JobState};
 
 /// A gateway without Redis records results in the ledger after another gateway sealed the tracker. The end contains
@@ -18,7 +18,7 @@ async fn results_recorded_between_seal_and_commit_are_in_the_end() {
             stack[1].create(strict).await.unwrap();
             stack[1].report(&id, [succeeded(0..5, "read"), failed([5], "read")].concat()).await.unwrap();
             stack[1].report(&id, succeeded(0..4, "digest")).await.unwrap();
-            stack[1].order(point, Fault::Stall);
+            stack[1].inject(point, Fault::Stall);
             let (client, job) = (stack[1].client(), id.clone());
             let sealing = spawn_call(async move {
                 if cancels {
@@ -27,7 +27,7 @@ async fn results_recorded_between_seal_and_commit_are_in_the_end() {
                     client.report(&job, succeeded([4], "digest")).await.map(drop)
                 }
             });
-            stack[1].reached(point).await;
+            stack[1].wait_until_reached(point).await;
 
             let late = [succeeded([5], "read"), succeeded([5], "digest")].concat();
             let answer = stack[0].report(&id, late.clone()).await.unwrap();
@@ -54,10 +54,10 @@ async fn results_recorded_during_a_commit_are_superseded() {
     for point in ["commit.locked", "commit.written"] {
         stack[1].create(six_task_job(point)).await.unwrap();
         stack[1].report(point, succeeded(0..3, "read")).await.unwrap();
-        stack[1].order(point, Fault::Stall);
+        stack[1].inject(point, Fault::Stall);
         let client = stack[1].client();
         let cancelling = spawn_call(async move { client.cancel(point, "enough").await });
-        stack[1].reached(point).await;
+        stack[1].wait_until_reached(point).await;
         let client = stack[0].client();
         let late = spawn_call(async move { client.report(point, succeeded([4], "read")).await });
         let lock_waits = "SELECT count(*) FROM pg_stat_activity
@@ -69,6 +69,6 @@ async fn results_recorded_during_a_commit_are_superseded() {
         let answer = late.await.unwrap().unwrap();
         assert_eq!((dispositions(&answer), answer.stop), (vec![Disposition::Superseded], true), "{point}");
         let progress = stack[0].progress(point).await.unwrap();
-        assert_eq!(stages(&progress), [[3, 3, 0, 0], [6, 0, 0, 0]]);
+        assert_eq!(stage_counts(&progress), [[3, 3, 0, 0], [6, 0, 0, 0]]);
     }
 }

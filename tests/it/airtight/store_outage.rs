@@ -3,7 +3,7 @@
 use super::workload::{Workload, final_counts, new_job};
 use super::{SETTLE, assert_all_gateways_show, fast_settling, ledger_rows, wait_for_fallback, wait_for_live};
 use crate::faults::{StoredEnd, six_task_job, wait_for_end};
-use crate::support::{dispositions, eventually, failed, pb, stages, succeeded};
+use crate::support::{dispositions, eventually, failed, pb, stage_counts, succeeded};
 use pb::{Disposition, JobState, Source, SourceReason};
 
 const TASKS: i64 = 1000;
@@ -32,7 +32,7 @@ async fn jobs_start_run_and_end_while_redis_is_down() {
     let rest = succeeded([5], "digest");
     for gateway in stack.gateways() {
         let progress = wait_for_fallback(gateway, "succeeds", SourceReason::RedisUnreachable).await;
-        assert_eq!((stages(&progress), progress.lower_bound), (vec![[0, 6, 0, 0], [1, 5, 0, 0]], true));
+        assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[0, 6, 0, 0], [1, 5, 0, 0]], true));
     }
     stack[2].report("succeeds", rest).await.unwrap();
     assert_eq!(wait_for_end(&stack[2], "succeeds").await.state(), JobState::Succeeded);
@@ -51,7 +51,7 @@ async fn jobs_start_run_and_end_while_redis_is_down() {
     stack[0].create(six_task_job("later")).await.unwrap();
     wait_for_live(&stack[0], "later").await;
     assert_eq!([StoredEnd::load(&stack, "fails").await, StoredEnd::load(&stack, "succeeds").await], ends);
-    assert_eq!(stack.redis.keys_of("succeeds").await, [""; 0]);
+    assert_eq!(stack.redis.job_keys("succeeds").await, [""; 0]);
 }
 
 /// Redis fails twice in one run: first for all gateways, then for one of them.
@@ -91,7 +91,7 @@ async fn ledger_rows_reach_the_tracker_after_redis_returns() {
     stack.redis.restart().unwrap();
     let restarted = std::time::Instant::now();
     for gateway in stack.gateways() {
-        assert_eq!(stages(&wait_for_live(gateway, "a").await), [[1, 5, 0, 0], [6, 0, 0, 0]]);
+        assert_eq!(stage_counts(&wait_for_live(gateway, "a").await), [[1, 5, 0, 0], [6, 0, 0, 0]]);
     }
     assert!(restarted.elapsed() < SETTLE + std::time::Duration::from_secs(4), "{:?}", restarted.elapsed());
     assert_eq!(ledger_rows(&stack).await, 0);
@@ -104,22 +104,22 @@ async fn ledger_rows_reach_the_tracker_after_redis_returns() {
 /// The Postgres server is killed.
 #[tokio::test]
 async fn job_ends_after_a_postgres_outage_mid_run() {
-    let mut stack = fast_settling(2).own_postgres(&[]).start().await;
+    let mut stack = fast_settling(2).private_postgres(&[]).start().await;
     stack[0].create(new_job("a", TASKS)).await.unwrap();
     for gateway in stack.gateways() {
         gateway.report("a", failed([0], "read")).await.unwrap();
     }
     let workload = Workload::start(&stack, "a", TASKS);
     workload.reaches_percent(20).await;
-    stack.postgres.own_server().kill();
+    stack.postgres.private_server().kill();
     let reads = workload.finish().await;
     assert!(reads.live > 0 && reads.fallback > 0, "{reads:?}");
     for gateway in stack.gateways() {
         let progress = wait_for_fallback(gateway, "a", SourceReason::PostgresUnreachable).await;
-        assert_eq!((stages(&progress), progress.percent), (final_counts(TASKS).to_vec(), Some(100)));
+        assert_eq!((stage_counts(&progress), progress.percent), (final_counts(TASKS).to_vec(), Some(100)));
         assert_eq!(progress.source(), Source::Fallback);
     }
-    stack.postgres.own_server().restart().unwrap();
+    stack.postgres.private_server().restart().unwrap();
     let job_ended = async || stack[1].get("a").await.ok().filter(|job| job.state() == JobState::Succeeded);
     eventually("the job ends", job_ended).await;
     for gateway in stack.gateways() {

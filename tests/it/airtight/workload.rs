@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Stack, eventually, failed, job, pb, stages, succeeded};
+use crate::support::{Client, Stack, eventually, failed, job, pb, stage_counts, succeeded};
 
 /// The stages of a workload's job. Every tenth task fails at the first stage.
 pub const STAGES: [&str; 2] = ["read", "digest"];
@@ -88,9 +88,9 @@ impl Workload {
         let (mut workers, mut readers) = (JoinSet::new(), JoinSet::new());
         for (number, gateway) in stack.gateways().iter().enumerate() {
             for _ in 0..2 {
-                workers.spawn(shared.clone().work(number, gateway.another()));
+                workers.spawn(shared.clone().work(number, gateway.new_connection()));
             }
-            readers.spawn(shared.clone().read(number, gateway.another()));
+            readers.spawn(shared.clone().read(number, gateway.new_connection()));
         }
         Self { shared, reports, workers, readers }
     }
@@ -158,7 +158,7 @@ impl Shared {
                 reads.fallback += 1;
                 continue; // no counts are known
             }
-            let stages = stages(&progress);
+            let stages = stage_counts(&progress);
             let total = progress.task_count;
             assert!(stages.iter().all(|counts| counts.iter().sum::<i64>() == total), "{progress:?}");
             let reported: i64 = stages.iter().map(|[_, succeeded, failed, _]| succeeded + failed).sum();

@@ -5,7 +5,7 @@ use redis::cmd;
 use super::workload::{Workload, final_counts, new_job};
 use super::{assert_all_gateways_show, fast_settling, ledger_rows, wait_for_live};
 use crate::faults::{StoredEnd, six_task_job, wait_for_end};
-use crate::support::{Stack, dispositions, eventually, failed, pb, stages, succeeded};
+use crate::support::{Stack, dispositions, eventually, failed, pb, stage_counts, succeeded};
 use pb::{Disposition, JobState};
 
 /// A condition under which Redis refuses writes, with the commands that begin and end it.
@@ -34,7 +34,7 @@ const REFUSALS: [Refusal; 3] = [
 async fn execute(stack: &Stack, words: &[&str]) {
     let mut command = cmd(words[0]);
     command.arg(&words[1..]);
-    let () = stack.redis.ask(&command).await;
+    let () = stack.redis.run(&command).await;
 }
 
 /// Existing jobs and jobs started during the refusal accept reports and end as if Redis were down.
@@ -48,7 +48,7 @@ async fn reports_are_recorded_and_jobs_end_while_redis_refuses_writes() {
             let strict = pb::CreateJobRequest { failure_threshold: Some(0.0), ..six_task_job(job) };
             stack[0].create(strict).await.unwrap();
             stack[0].report(job, succeeded(0..3, "read")).await.unwrap();
-            assert_eq!(stages(&wait_for_live(&stack[1], job).await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
+            assert_eq!(stage_counts(&wait_for_live(&stack[1], job).await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
         }
         execute(&stack, begins).await;
         let report_recorded = async |number: usize, job: &str, results: Vec<pb::TaskResult>| {
@@ -63,7 +63,7 @@ async fn reports_are_recorded_and_jobs_end_while_redis_refuses_writes() {
         };
         for job in [id("succeeds"), id("fails")] {
             let progress = report_recorded(0, &job, succeeded(3..5, "read")).await;
-            assert_eq!(stages(&progress), [[1, 5, 0, 0], [6, 0, 0, 0]], "the read combines tracker and ledger");
+            assert_eq!(stage_counts(&progress), [[1, 5, 0, 0], [6, 0, 0, 0]], "the read combines tracker and ledger");
             report_recorded(1, &job, succeeded(0..5, "digest")).await;
         }
         let fresh = id("fresh");
@@ -91,7 +91,7 @@ async fn reports_are_recorded_and_jobs_end_while_redis_refuses_writes() {
         eventually("the counts of the cancelled job are exact", async || exact().await.then_some(())).await;
         assert_all_gateways_show(&stack, &id("cancelled"), JobState::Cancelled, &[[3, 3, 0, 0], [6, 0, 0, 0]]).await;
         // Redis accepts writes again, and the remaining job continues.
-        assert_eq!(stages(&wait_for_live(&stack[0], &id("complete")).await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
+        assert_eq!(stage_counts(&wait_for_live(&stack[0], &id("complete")).await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
         let rest = [succeeded(3..6, "read"), succeeded(0..6, "digest")].concat();
         assert_eq!(stack[1].report(&id("complete"), rest).await.unwrap().job_state(), JobState::Succeeded);
         for job in existing.iter().chain([&fresh]) {
@@ -121,9 +121,9 @@ async fn mirrors_copy_marks_while_redis_refuses_writes() {
     let mirrored = async || stack[1].http("/metrics").await.1.contains("\nhighwater_mirror_bytes 6\n").then_some(());
     eventually("the restarted gateway has both mirrors", mirrored).await;
     stack[0].kill();
-    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    let () = stack.redis.run(&cmd("FLUSHALL")).await;
     execute(&stack, ends).await;
-    assert_eq!(stages(&wait_for_live(&stack[1], "a").await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
+    assert_eq!(stage_counts(&wait_for_live(&stack[1], "a").await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
 }
 
 /// Workers and readers are active throughout.

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::wire::{CANCEL_JOB, CREATE_JOB, GET_JOB, GET_PROGRESS, REPORT_RESULTS, START_JOB, Wire, of, report};
 use super::{answered, no_fault_was_logged, read, small};
-use crate::support::{Link, Stack, eventually, stages, succeeded};
+use crate::support::{Link, Stack, eventually, stage_counts, succeeded};
 
 /// How long the gateway of this test waits for a store.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -43,8 +43,8 @@ impl Fault {
             }
             (RedisStopped, true) => stack.redis.pause(),
             (RedisStopped, false) => stack.redis.resume(),
-            (PostgresStopped, true) => stack.postgres.own_server().pause(),
-            (PostgresStopped, false) => stack.postgres.own_server().resume(),
+            (PostgresStopped, true) => stack.postgres.private_server().pause(),
+            (PostgresStopped, false) => stack.postgres.private_server().resume(),
         }
     }
 }
@@ -109,7 +109,7 @@ async fn goes_on(stack: &Stack, fault: Fault) {
     for (what, expected) in [("new", [[5, 0, 0, 0], [5, 0, 0, 0]]), ("running", [[0, 5, 0, 0], [5, 0, 0, 0]])] {
         let live =
             async || client.progress(&id(what)).await.ok().filter(|progress| progress.source() == pb::Source::Live);
-        assert_eq!(stages(&eventually("it is on the fast path", live).await), expected, "{}", id(what));
+        assert_eq!(stage_counts(&eventually("it is on the fast path", live).await), expected, "{}", id(what));
     }
     let whole = async || client.progress(&id("cancel")).await.ok().filter(|progress| !progress.lower_bound);
     eventually("what was cancelled is whole", whole).await;
@@ -118,11 +118,11 @@ async fn goes_on(stack: &Stack, fault: Fault) {
 /// A gateway of its own, with jobs in it, whose stores then hang.
 async fn table(fault: Fault) -> String {
     let patience = format!("{}ms", PATIENCE.as_millis());
-    let builder = Stack::of(1).links().setting("redis-timeout", &patience).setting("postgres-timeout", &patience);
+    let builder = Stack::builder(1).links().setting("redis-timeout", &patience).setting("postgres-timeout", &patience);
     // So long that no call is ended by the gateway's own deadline.
-    let mut builder = builder.settling(Duration::from_millis(200), Duration::from_secs(8));
+    let mut builder = builder.reconciling(Duration::from_millis(200), Duration::from_secs(8));
     if matches!(fault, PostgresStopped) {
-        builder = builder.own_postgres(&[]);
+        builder = builder.private_postgres(&[]);
     }
     let mut stack = builder.start().await;
     let wire = Wire::to(stack[0].address()).await;

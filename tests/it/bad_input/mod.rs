@@ -370,13 +370,13 @@ async fn damage(stack: &Stack, id: &str, damage: &str) {
     let key = tracker_key(id);
     let tracker = stack.redis.tracker(id).await.unwrap();
     let make = |name: &str| redis::cmd(name).arg(&key).to_owned();
-    let () = stack.redis.ask(&make("DEL")).await;
-    let put = async |bytes: &[u8]| stack.redis.ask::<()>(make("SET").arg(bytes)).await;
+    let () = stack.redis.run(&make("DEL")).await;
+    let put = async |bytes: &[u8]| stack.redis.run::<()>(make("SET").arg(bytes)).await;
     match damage {
         "missing" => {}
-        "list" => stack.redis.ask(make("RPUSH").arg("x")).await,
-        "hash" => stack.redis.ask(make("HSET").arg("x").arg("y")).await,
-        "set" => stack.redis.ask(make("SADD").arg("x")).await,
+        "list" => stack.redis.run(make("RPUSH").arg("x")).await,
+        "hash" => stack.redis.run(make("HSET").arg("x").arg("y")).await,
+        "set" => stack.redis.run(make("SADD").arg("x")).await,
         "text" => put(b"x").await,
         "cut" => put(&tracker[..HEADER_BYTES]).await,
         "corrupt" => {
@@ -395,7 +395,7 @@ async fn damage(stack: &Stack, id: &str, damage: &str) {
 
 #[tokio::test]
 async fn what_is_no_tracker_is_neither_read_nor_written() {
-    let stack = Stack::of(1).unreconciled().start().await;
+    let stack = Stack::builder(1).without_reconciler().start().await;
     let wire = Wire::to(stack[0].address()).await;
     let client = stack[0].client();
     let mut rows = Vec::new();
@@ -409,12 +409,12 @@ async fn what_is_no_tracker_is_neither_read_nor_written() {
             client.create(pb::CreateJobRequest { start: false, ..small(&later) }).await.unwrap();
             let mut copy = redis::cmd("COPY");
             copy.arg(tracker_key(what)).arg(tracker_key(&later));
-            assert!(stack.redis.ask::<bool>(&copy).await);
+            assert!(stack.redis.run::<bool>(&copy).await);
             rows.push(format!("{what}, GetProgress before the start: {}", read(&client, &later).await));
             rows.push(format!("{what}, StartJob: {}", answered(wire.call(START_JOB, of(&later)).await)));
             rows.push(format!("{what}, GetProgress: {}", read(&client, &later).await));
         }
-        let contents = async || stack.redis.ask::<Option<Vec<u8>>>(redis::cmd("DUMP").arg(tracker_key(what))).await;
+        let contents = async || stack.redis.run::<Option<Vec<u8>>>(redis::cmd("DUMP").arg(tracker_key(what))).await;
         let before = contents().await;
         rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
         let answer = client.report(what, succeeded([1], "read")).await.unwrap();

@@ -79,14 +79,14 @@ impl Environment {
     /// Starts all servers, with data and logs below `directory`.
     pub async fn start(directory: &Path) -> Self {
         let pair = RedisPair::start(directory).await;
-        let postgres = Database::in_own_server(&POSTGRES);
+        let postgres = Database::in_private_server(&POSTGRES);
         postgres.run(AUDIT).await.unwrap();
         let mut nodes = Vec::new();
         for number in 0..GATEWAYS {
             nodes.push(Node::start(number, directory, &pair, &postgres).await);
         }
         for node in &nodes {
-            node.gateway.lock().await.ready().await;
+            node.gateway.lock().await.wait_until_ready().await;
         }
         Self { nodes, redis: Mutex::new(pair), postgres: Arc::new(Mutex::new(postgres)), begun: Instant::now() }
     }
@@ -164,13 +164,13 @@ impl RedisPair {
         self.replication.set(Link::Cut);
         self.primary = 1 - self.primary;
         for node in nodes {
-            node.redis.point_at(self.primary().port());
+            node.redis.set_target(self.primary().port());
         }
     }
 
     /// Makes the other server replicate the primary without delay.
     pub async fn start_replication(&self) {
-        self.replication.point_at(self.primary().port());
+        self.replication.set_target(self.primary().port());
         self.replication.set(Link::Open);
         let proxy = self.replication.port();
         execute(self.replica(), redis::cmd("REPLICAOF").arg("127.0.0.1").arg(proxy)).await;

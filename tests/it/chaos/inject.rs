@@ -98,13 +98,13 @@ async fn failover(environment: &Environment, log: &Log, fault: &Fault) {
     // In some failovers, gateways keep using the demoted primary for a while.
     let disconnect_at_once = fault.gateway == 0 || fault.store == Store::Postgres;
     if disconnect_at_once {
-        environment.nodes.iter().for_each(|node| node.redis.hang_up());
+        environment.nodes.iter().for_each(|node| node.redis.close_connections());
     }
     pair.start_replication().await;
     log.incident(Incident::DataLost { from, to: environment.now() });
     if !disconnect_at_once {
         sleep(KEPT_CONNECTED).await;
-        environment.nodes.iter().for_each(|node| node.redis.hang_up());
+        environment.nodes.iter().for_each(|node| node.redis.close_connections());
     }
 }
 
@@ -117,15 +117,15 @@ fn delete_dump(pair: &RedisPair) {
 async fn postgres(environment: &Environment, fault: &Fault) {
     let mut database = environment.postgres.clone().lock_owned().await;
     if fault.kind == FaultKind::PostgresStalled {
-        database.own_server().pause();
+        database.private_server().pause();
         sleep(fault.duration).await;
-        database.own_server().resume();
+        database.private_server().resume();
         return;
     }
-    database.own_server().kill();
+    database.private_server().kill();
     sleep(fault.duration).await;
     // A restart blocks until crash recovery is done.
-    tokio::task::spawn_blocking(move || database.own_server().restart().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || database.private_server().restart().unwrap()).await.unwrap();
 }
 
 async fn kill(environment: &Environment, log: &Log, node: &Node, duration: Duration) {

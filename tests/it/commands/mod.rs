@@ -33,7 +33,7 @@ async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[tokio::test]
 async fn watch_prints_every_state_until_the_end_also_through_a_gateway_that_is_restarted() {
-    let mut stack = Stack::of(1).start().await;
+    let mut stack = Stack::builder(1).start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let address = stack[0].address().to_string();
     let mut watch = command(&["watch", "a", "--json", "--address", &address]);
@@ -47,7 +47,7 @@ async fn watch_prints_every_state_until_the_end_also_through_a_gateway_that_is_r
     assert_eq!((&first["jobId"], &first["state"]), (&"a".into(), &"JOB_STATE_RUNNING".into()));
     assert_eq!(first["succeededTaskCount"], "0");
     stack[0].restart_at(&address).await;
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
     loop {
         let state = next().await;
@@ -144,7 +144,7 @@ async fn the_reference_is_what_the_program_says() {
 
 #[tokio::test]
 async fn inspect_shows_both_stores_and_which_rule_answers() {
-    let stack = Stack::of(1).unreconciled().start().await;
+    let stack = Stack::builder(1).without_reconciler().start().await;
     let stores = [format!("--redis-url={}", stack.redis.url()), format!("--postgres-url={}", stack.postgres.url())];
     let inspect = async |job: &str| run(&["inspect", job, &stores[0], &stores[1]]).await;
     stack[0].create(job("a", &["read", "digest"], 4)).await.unwrap();
@@ -164,7 +164,7 @@ async fn inspect_shows_both_stores_and_which_rule_answers() {
     }
     assert_eq!(stack.redis.tracker("a").await, before, "it only looks");
 
-    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
     let (code, out, _) = inspect("a").await;
     assert!(code == Some(0) && out.contains("no tracker"), "{out}");
     assert!(out.contains("A read answers FALLBACK (TRACKER_MISSING) without counts"), "{out}");
@@ -210,7 +210,7 @@ async fn jobs_and_tasks_are_listed_to_the_last_page() {
 /// A page looks at about a million tasks.
 #[tokio::test]
 async fn a_range_of_tasks_is_one_line_over_how_many_pages_it_may_go() {
-    let stack = Stack::of(1).setting("redis-timeout", "5s").start().await;
+    let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &["s"], 2_500_000)).await.unwrap();
     stack[0].report("a", succeeded([7, 2_200_000], "s")).await.unwrap();
     let listed = "0-6\n8-2199999\n2200001-2499999\n".to_owned();

@@ -77,7 +77,7 @@ async fn who_accepts_and_says_nothing_is_named_while_he_is_waited_for() {
 
 #[tokio::test]
 async fn that_a_call_is_made_again_is_said_and_nothing_more_once_it_goes_well() {
-    let stack = Stack::of(1).links().start().await;
+    let stack = Stack::builder(1).links().start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     stack[0].links().postgres.set(Link::Cut);
     let mut jobs = started(&stack[0], &["jobs"]);
@@ -93,7 +93,7 @@ async fn that_a_call_is_made_again_is_said_and_nothing_more_once_it_goes_well() 
 
 #[tokio::test]
 async fn watch_tells_of_its_connection_beside_what_it_prints() {
-    let mut stack = Stack::of(1).start().await;
+    let mut stack = Stack::builder(1).start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let address = stack[0].address().to_string();
     let mut watch = started(&stack[0], &["watch", "a"]);
@@ -105,7 +105,7 @@ async fn watch_tells_of_its_connection_beside_what_it_prints() {
     assert!(trouble.starts_with("note: ") && trouble.ends_with("; trying on"), "{trouble}");
     assert!(trouble.contains(&address), "{trouble}");
     assert_eq!(next(&mut said).await.as_deref(), Some("note: the gateway answers again"));
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
     while let Some(line) = next(&mut printed).await {
         assert!(!line.contains("answer"), "{line}");

@@ -3,7 +3,7 @@
 use redis::cmd;
 
 use super::six_task_job;
-use crate::support::{Link, Stack, dispositions, eventually, pb, stages, succeeded};
+use crate::support::{Link, Stack, dispositions, eventually, pb, stage_counts, succeeded};
 use pb::{Disposition, Source};
 
 /// Invariant I4: the acknowledging gateway keeps the marks although the draining gateway is killed and Redis loses its
@@ -11,7 +11,7 @@ use pb::{Disposition, Source};
 #[tokio::test]
 async fn drained_marks_stay_in_the_mirror_of_the_acknowledging_gateway() {
     let short = [("request-timeout", "1s"), ("reconcile-interval", "100ms"), ("settle-time", "3s")];
-    let stack = short.into_iter().fold(Stack::of(2).links(), |stack, (name, value)| stack.setting(name, value));
+    let stack = short.into_iter().fold(Stack::builder(2).links(), |stack, (name, value)| stack.setting(name, value));
     let mut stack = stack.start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].links().redis.set(Link::Cut);
@@ -24,13 +24,13 @@ async fn drained_marks_stay_in_the_mirror_of_the_acknowledging_gateway() {
     eventually("the row is drained", drained).await;
 
     stack[1].kill();
-    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    let () = stack.redis.run(&cmd("FLUSHALL")).await;
     stack[0].links().redis.set(Link::Open);
     let live = async || {
         let progress = stack[0].progress("a").await.ok()?;
         (progress.source() == Source::Live).then_some(progress)
     };
     let progress = eventually("the job is read LIVE again", live).await;
-    assert_eq!(stages(&progress), [[2, 4, 0, 0], [6, 0, 0, 0]]);
+    assert_eq!(stage_counts(&progress), [[2, 4, 0, 0], [6, 0, 0, 0]]);
     assert!(progress.restore_time.is_some());
 }

@@ -7,29 +7,29 @@ use highwater::live::{HEADER_BYTES, Header};
 use redis::cmd;
 
 use super::{FINAL_COUNTS, STAGES, StoredEnd, TASKS, replace_tracker, reports, six_task_job, spawn_call, wait_for_end};
-use crate::support::{Fault, Stack, dispositions, eventually, failed, pb, stages, succeeded, tracker_key};
+use crate::support::{Fault, Stack, dispositions, eventually, failed, pb, stage_counts, succeeded, tracker_key};
 use pb::{Disposition, JobState, Source};
 
 #[tokio::test]
 async fn read_does_not_wait_for_the_finish_it_starts() {
-    let mut stack = Stack::of(2).unreconciled().start().await;
+    let mut stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     let [first, second, last] = reports();
     stack[0].report("a", [first, second].concat()).await.unwrap();
     // The job is complete, and no gateway has begun to finish it.
-    stack[0].order("report.marked", Fault::Kill);
+    stack[0].inject("report.marked", Fault::Kill);
     stack[0].report("a", last).await.unwrap_err();
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
 
-    stack[1].order("finish.begun", Fault::Stall);
+    stack[1].inject("finish.begun", Fault::Stall);
     for _ in 0..3 {
         let begun = Instant::now();
         let progress = stack[1].progress("a").await.unwrap();
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Live));
-        assert_eq!((stages(&progress), progress.percent), (FINAL_COUNTS.to_vec(), Some(100)));
+        assert_eq!((stage_counts(&progress), progress.percent), (FINAL_COUNTS.to_vec(), Some(100)));
     }
-    stack[1].reached("finish.begun").await;
+    stack[1].wait_until_reached("finish.begun").await;
     stack[1].release("finish.begun");
     assert_eq!(wait_for_end(&stack[1], "a").await.state(), JobState::Succeeded);
 }
@@ -38,33 +38,33 @@ async fn read_does_not_wait_for_the_finish_it_starts() {
 /// is adopted.
 #[tokio::test]
 async fn job_completed_before_adoption_ends() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "2s").start().await;
+    let mut stack = Stack::builder(2).setting("reconcile-interval", "2s").start().await;
     stack[1].create(pb::CreateJobRequest { start: false, ..six_task_job("a") }).await.unwrap();
-    stack[0].order("start.committed", Fault::Kill);
+    stack[0].inject("start.committed", Fault::Kill);
     stack[0].start("a").await.unwrap_err();
     for results in reports() {
         stack[1].report("a", results).await.unwrap();
     }
-    stack[0].ended().await;
+    stack[0].wait_for_exit().await;
     assert_eq!(wait_for_end(&stack[1], "a").await.state(), JobState::Succeeded);
     let end = StoredEnd::load(&stack, "a").await;
     assert!(!end.snapshot.lower_bound);
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), FINAL_COUNTS);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), FINAL_COUNTS);
 }
 
 /// While a finish is stalled, the test replaces the tracker in both stores as a restore does. The seal then belongs to
 /// a tracker that is no longer the job's.
 #[tokio::test]
 async fn finish_with_a_stale_seal_does_not_end_the_job() {
-    let stack = Stack::of(2).unreconciled().start().await;
+    let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     for (point, incarnation) in [("finish.begun", 2), ("finish.sealed", 3), ("finish.read", 4)] {
         // All results are failures, so the stale verdict would be FAILED.
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let client = stack[0].client();
         let results = STAGES.map(|stage| failed(0..6, stage)).concat();
         let sealing = spawn_call(async move { client.report("a", results).await });
-        stack[0].reached(point).await;
+        stack[0].wait_until_reached(point).await;
         replace_tracker(&stack, "a", incarnation).await;
         let answer = stack[1].report("a", succeeded(0..3, "read")).await.unwrap();
         assert_eq!(dispositions(&answer), [Disposition::Applied; 3]);
@@ -79,7 +79,7 @@ async fn finish_with_a_stale_seal_does_not_end_the_job() {
         for gateway in stack.gateways() {
             let progress = gateway.progress("a").await.unwrap();
             assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Live), "after {point}");
-            assert_eq!(stages(&progress), [[3, 3, 0, 0], [6, 0, 0, 0]]);
+            assert_eq!(stage_counts(&progress), [[3, 3, 0, 0], [6, 0, 0, 0]]);
         }
     }
     for stage in STAGES {
@@ -95,7 +95,7 @@ async fn plant_counts(stack: &Stack, id: &str, counts: [StageCounts; 2]) {
     let mut header = Header::decode(&bytes[..HEADER_BYTES]).unwrap();
     header.counts.stages = counts.to_vec();
     let header = header.encode().to_vec();
-    let _: i64 = stack.redis.ask(cmd("SETRANGE").arg(tracker_key(id)).arg(0).arg(header)).await;
+    let _: i64 = stack.redis.run(cmd("SETRANGE").arg(tracker_key(id)).arg(0).arg(header)).await;
 }
 
 fn all_succeeded() -> StageCounts {
@@ -107,7 +107,7 @@ const WRONG_COUNTS: &str = "the counts were not those of the cells";
 /// Invariant I2: the header counts nothing as pending, but cells are pending.
 #[tokio::test]
 async fn wrong_complete_header_is_repaired_and_does_not_end_the_job() {
-    let stack = Stack::of(1).setting("reconcile-interval", "100ms").start().await;
+    let stack = Stack::builder(1).setting("reconcile-interval", "100ms").start().await;
     let [first, second, last] = reports();
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", first).await.unwrap();
@@ -120,12 +120,12 @@ async fn wrong_complete_header_is_repaired_and_does_not_end_the_job() {
     eventually("the counts are repaired", repaired).await;
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Live));
-    assert_eq!(stages(&progress), [[3, 3, 0, 0], [6, 0, 0, 0]]);
+    assert_eq!(stage_counts(&progress), [[3, 3, 0, 0], [6, 0, 0, 0]]);
     assert!(progress.revision > before);
 
     stack[0].report("a", second).await.unwrap();
     stack[0].report("a", last).await.unwrap();
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), FINAL_COUNTS);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), FINAL_COUNTS);
     assert_eq!(StoredEnd::load(&stack, "a").await.state, "SUCCEEDED");
 }
 
@@ -133,26 +133,26 @@ async fn wrong_complete_header_is_repaired_and_does_not_end_the_job() {
 /// cells.
 #[tokio::test]
 async fn verdict_uses_the_cells_not_the_header_counts() {
-    let stack = Stack::of(2).unreconciled().start().await;
+    let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
-    stack[0].order("finish.begun", Fault::Stall);
+    stack[0].inject("finish.begun", Fault::Stall);
     let client = stack[0].client();
     let last = spawn_call(async move { client.report("a", failed(0..6, "read")).await });
-    stack[0].reached("finish.begun").await;
+    stack[0].wait_until_reached("finish.begun").await;
     plant_counts(&stack, "a", [all_succeeded(); 2]).await;
     stack[0].release("finish.begun");
     assert_eq!(last.await.unwrap().unwrap().job_state(), JobState::Failed);
     let end = StoredEnd::load(&stack, "a").await;
     assert_eq!((end.state.as_str(), end.snapshot.counts.stages[0].failed), ("FAILED", TASKS));
     assert_eq!(stack[0].log().matches(WRONG_COUNTS).count(), 1);
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[0, 0, 6, 0], [0, 0, 0, 6]]);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[0, 0, 6, 0], [0, 0, 0, 6]]);
 }
 
 /// The header's counts are so high that a report would exceed the task count. The script detects this before the job
 /// ends.
 #[tokio::test]
 async fn report_repairs_wrong_counts_and_is_applied() {
-    let stack = Stack::of(1).setting("reconcile-interval", "1h").setting("settle-time", "4h").start().await;
+    let stack = Stack::builder(1).setting("reconcile-interval", "1h").setting("settle-time", "4h").start().await;
     let [first, second, last] = reports();
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", first).await.unwrap();
@@ -161,5 +161,5 @@ async fn report_repairs_wrong_counts_and_is_applied() {
     stack[0].report("a", second).await.unwrap();
     assert_eq!(stack[0].log().matches(WRONG_COUNTS).count(), 1);
     stack[0].report("a", last).await.unwrap();
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), FINAL_COUNTS);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), FINAL_COUNTS);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater::fault::POINTS;
 
 use super::{CANARY, FINAL_COUNTS, STAGES, StoredEnd, TASKS, reports, six_task_job, wait_for_end, wait_for_redis};
-use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stages, tracker_key};
+use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stage_counts, tracker_key};
 
 /// Long enough that gateway 1 can be paused before it revokes the job.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,7 +104,7 @@ impl Activity {
             Self::LastReport => gateway.report(id, last).await.map(drop),
             Self::Cancel => gateway.cancel(id, "enough").await.map(drop),
             Self::Restore => {
-                let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(id))).await;
+                let _: i64 = stack.redis.run(redis::cmd("DEL").arg(tracker_key(id))).await;
                 gateway.report(id, second).await.map(drop)
             }
             Self::Drain => return gateway.links().redis.set(Link::Open),
@@ -197,7 +197,7 @@ fn every_fault_point_has_a_kill_test() {
 /// Kills gateway 0 at every fault point of this part. Runs sequentially, so that only the intended operation passes the
 /// point. A point that is not reached fails the test.
 async fn kill_at_every_point_of(part: &str) {
-    let settling = Stack::of(2).links().settling(Duration::from_millis(100), Duration::from_secs(3));
+    let settling = Stack::builder(2).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
     stack[0].create(six_task_job(CANARY)).await.unwrap();
     let mut ends = Vec::new();
@@ -218,10 +218,10 @@ async fn kill_and_recover(stack: &mut Stack, point: &str, activity: Activity, id
     activity.prepare(stack, id).await;
     // Paused so that gateway 1 does not pass the point first.
     stack[1].pause();
-    stack[0].order(point, Fault::Kill);
+    stack[0].inject(point, Fault::Kill);
     activity.call(stack, id).await;
-    stack[0].reached(point).await;
-    stack[0].ended().await;
+    stack[0].wait_until_reached(point).await;
+    stack[0].wait_for_exit().await;
     stack[1].resume();
 
     let end = finish_on_other_gateway(stack, point, activity, id).await;
@@ -233,14 +233,14 @@ async fn kill_and_recover(stack: &mut Stack, point: &str, activity: Activity, id
         gateway.links().redis.set(Link::Open);
     }
     stack[0].restart().await;
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     for gateway in stack.gateways() {
         wait_for_redis(gateway).await;
     }
     let shown = [stack[0].progress(id).await.unwrap(), stack[1].progress(id).await.unwrap()];
     assert_eq!(shown[0], shown[1]);
     assert_eq!((shown[0].source(), &shown[0].cancel_reason), (pb::Source::Snapshot, &end.cancel_reason));
-    let end_shown = (shown[0].state(), stages(&shown[0]));
+    let end_shown = (shown[0].state(), stage_counts(&shown[0]));
     match activity {
         Activity::Cancel => {}
         Activity::Revoke => assert_eq!(end_shown, (pb::JobState::Revoked, vec![[3, 3, 0, 0], [6, 0, 0, 0]])),

@@ -20,7 +20,7 @@ use highwater::store::Snapshot;
 use sqlx::Row;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Gateway, Stack, eventually, failed, job, pb, succeeded};
+use crate::support::{CallResult, Gateway, Stack, eventually, failed, job, pb, succeeded};
 
 /// The jobs of these tests have two stages and six tasks. The last task fails at the first stage.
 const STAGES: [&str; 2] = ["read", "digest"];
@@ -114,6 +114,8 @@ async fn wait_for_redis(gateway: &Gateway) {
 }
 
 /// Runs a call to a gateway concurrently with the test.
-pub fn spawn_call<T: Send + 'static>(call: impl Future<Output = Answer<T>> + Send + 'static) -> JoinHandle<Answer<T>> {
+pub fn spawn_call<T: Send + 'static>(
+    call: impl Future<Output = CallResult<T>> + Send + 'static,
+) -> JoinHandle<CallResult<T>> {
     tokio::spawn(call)
 }

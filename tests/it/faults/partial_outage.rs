@@ -4,13 +4,13 @@
 use redis::cmd;
 
 use super::six_task_job;
-use crate::support::{Gateway, Link, Stack, dispositions, eventually, pb, stages, succeeded};
+use crate::support::{Gateway, Link, Stack, dispositions, eventually, pb, stage_counts, succeeded};
 use pb::{Disposition, Source};
 
 /// Starts two gateways. Gateway 1 has acknowledged marks that gateway 0, which is paused, has never read.
 async fn with_marks_known_to_one_gateway() -> Stack {
     let short = [("request-timeout", "1s"), ("reconcile-interval", "100ms"), ("settle-time", "3s")];
-    let stack = short.into_iter().fold(Stack::of(2).links(), |stack, (name, value)| stack.setting(name, value));
+    let stack = short.into_iter().fold(Stack::builder(2).links(), |stack, (name, value)| stack.setting(name, value));
     let mut stack = stack.start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].pause();
@@ -26,7 +26,7 @@ async fn assert_first_live_read_is_complete(gateway: &Gateway) {
         (progress.source() == Source::Live).then_some(progress)
     };
     let progress = eventually("the job is read LIVE again", live).await;
-    assert_eq!(stages(&progress), [[2, 4, 0, 0], [6, 0, 0, 0]]);
+    assert_eq!(stage_counts(&progress), [[2, 4, 0, 0], [6, 0, 0, 0]]);
     assert!(progress.restore_time.is_some());
 }
 
@@ -34,7 +34,7 @@ async fn assert_first_live_read_is_complete(gateway: &Gateway) {
 async fn gateway_without_postgres_merges_its_mirror_into_the_restored_tracker() {
     let mut stack = with_marks_known_to_one_gateway().await;
     stack[1].links().postgres.set(Link::Cut);
-    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    let () = stack.redis.run(&cmd("FLUSHALL")).await;
     stack[0].resume();
     assert_first_live_read_is_complete(&stack[0]).await;
 }
@@ -43,7 +43,7 @@ async fn gateway_without_postgres_merges_its_mirror_into_the_restored_tracker() 
 async fn gateway_without_redis_records_its_mirror_for_the_restored_tracker() {
     let mut stack = with_marks_known_to_one_gateway().await;
     stack[1].links().redis.set(Link::Cut);
-    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    let () = stack.redis.run(&cmd("FLUSHALL")).await;
     stack[0].resume();
     assert_first_live_read_is_complete(&stack[0]).await;
 }

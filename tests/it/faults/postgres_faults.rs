@@ -7,21 +7,23 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{FINAL_COUNTS, StoredEnd, reports, six_task_job, spawn_call, wait_for_end};
-use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, refusal, stages, succeeded};
+use crate::support::{
+    Fault, Gateway, Link, Stack, code_and_reason, dispositions, eventually, pb, stage_counts, succeeded,
+};
 use pb::{Disposition, JobState, Source, SourceReason};
 
 /// Short, to keep the tests fast.
 const TIMEOUT: (&str, &str) = ("postgres-timeout", "1s");
 
 fn assert_postgres_unavailable(refused: &Status) {
-    assert_eq!(refusal(refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
+    assert_eq!(code_and_reason(refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
     assert!(refused.get_details_retry_info().unwrap().retry_delay.is_some());
 }
 
 #[tokio::test]
 async fn job_continues_without_postgres_and_ends_when_it_returns() {
     let mut stack =
-        Stack::of(1).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "100ms").start().await;
+        Stack::builder(1).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "100ms").start().await;
     let [first, second, last] = reports();
     for (id, link) in [("silent", Link::Blackhole), ("gone", Link::Cut)] {
         stack[0].create(six_task_job(id)).await.unwrap();
@@ -34,7 +36,7 @@ async fn job_continues_without_postgres_and_ends_when_it_returns() {
             let progress = stack[0].progress(id).await.unwrap();
             // LIVE while the feed confirms the job, then FALLBACK with the reason, because the ledger cannot be read.
             // The counts stay the same.
-            assert_eq!(stages(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]]);
+            assert_eq!(stage_counts(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]]);
             let fallback = progress.source() == Source::Fallback;
             assert_eq!((progress.state(), progress.lower_bound), (JobState::Running, fallback));
             (progress.source_reason() == SourceReason::PostgresUnreachable).then_some(())
@@ -47,13 +49,13 @@ async fn job_continues_without_postgres_and_ends_when_it_returns() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         let progress = stack[0].progress(id).await.unwrap();
         assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Fallback));
-        assert_eq!((stages(&progress), progress.percent), (FINAL_COUNTS.to_vec(), Some(100)));
+        assert_eq!((stage_counts(&progress), progress.percent), (FINAL_COUNTS.to_vec(), Some(100)));
         assert_postgres_unavailable(&stack[0].cancel(id, "enough").await.unwrap_err());
         assert_postgres_unavailable(&stack[0].get(id).await.unwrap_err());
 
         stack[0].links().postgres.set(Link::Open);
         assert_eq!(wait_for_end(&stack[0], id).await.state(), JobState::Succeeded);
-        assert_eq!(stages(&stack[0].progress(id).await.unwrap()), FINAL_COUNTS);
+        assert_eq!(stage_counts(&stack[0].progress(id).await.unwrap()), FINAL_COUNTS);
     }
 
     // A restarted gateway has no cached job, so it needs Postgres, with or without Redis.
@@ -69,7 +71,7 @@ async fn job_continues_without_postgres_and_ends_when_it_returns() {
 /// Invariant I6: a gateway never shows a job as running after it reported its end, whichever store it can reach.
 #[tokio::test]
 async fn reported_end_is_not_reverted_while_postgres_is_down() {
-    let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).unreconciled().start().await;
+    let stack = Stack::builder(2).links().setting(TIMEOUT.0, TIMEOUT.1).without_reconciler().start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     for gateway in stack.gateways() {
         gateway.report("a", reports()[0].clone()).await.unwrap();
@@ -84,7 +86,7 @@ async fn reported_end_is_not_reverted_while_postgres_is_down() {
     }
     let end = stack[0].progress("a").await.unwrap();
     assert_eq!(
-        (end.state(), end.source(), stages(&end)),
+        (end.state(), end.source(), stage_counts(&end)),
         (JobState::Succeeded, Source::Snapshot, FINAL_COUNTS.to_vec())
     );
     assert_postgres_unavailable(&stack[1].progress("a").await.unwrap_err());
@@ -97,12 +99,13 @@ async fn reported_end_is_not_reverted_while_postgres_is_down() {
 /// A start opens the tracker before it commits, so a tracker can exist for a job that never ran.
 #[tokio::test]
 async fn tracker_of_an_uncommitted_start_is_not_shown_as_running() {
-    let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "100ms").start().await;
+    let stack =
+        Stack::builder(2).links().setting(TIMEOUT.0, TIMEOUT.1).setting("reconcile-interval", "100ms").start().await;
     stack[0].create(pb::CreateJobRequest { start: false, ..six_task_job("a") }).await.unwrap();
-    stack[0].order("start.opened", Fault::Stall);
+    stack[0].inject("start.opened", Fault::Stall);
     let client = stack[0].client();
     let start = spawn_call(async move { client.start("a").await });
-    stack[0].reached("start.opened").await;
+    stack[0].wait_until_reached("start.opened").await;
     assert_eq!(stack[0].progress("a").await.unwrap().state(), JobState::Pending);
     stack[1].cancel("a", "enough").await.unwrap();
     stack[0].links().postgres.set(Link::Cut);
@@ -118,13 +121,13 @@ async fn tracker_of_an_uncommitted_start_is_not_shown_as_running() {
 /// Gateway 0 seals the tracker and stalls; gateway 1 receives a report for the sealed tracker.
 #[tokio::test]
 async fn report_on_a_sealed_tracker_is_superseded_only_after_the_commit() {
-    let stack = Stack::of(2).links().setting(TIMEOUT.0, TIMEOUT.1).unreconciled().start().await;
+    let stack = Stack::builder(2).links().setting(TIMEOUT.0, TIMEOUT.1).without_reconciler().start().await;
     for (id, ends) in [("complete", JobState::Succeeded), ("cancelled", JobState::Cancelled)] {
         let [first, second, last] = reports();
         stack[0].create(six_task_job(id)).await.unwrap();
         stack[0].report(id, first).await.unwrap();
         stack[1].report(id, second).await.unwrap();
-        stack[0].order("finish.sealed", Fault::Stall);
+        stack[0].inject("finish.sealed", Fault::Stall);
         let client = stack[0].client();
         let sealing = spawn_call(async move {
             if ends == JobState::Succeeded {
@@ -133,7 +136,7 @@ async fn report_on_a_sealed_tracker_is_superseded_only_after_the_commit() {
                 client.cancel(id, "enough").await.map(drop)
             }
         });
-        stack[0].reached("finish.sealed").await;
+        stack[0].wait_until_reached("finish.sealed").await;
 
         let upgrade = || succeeded([5], "read");
         for link in [Link::Cut, Link::Blackhole] {
@@ -159,17 +162,17 @@ async fn report_on_a_sealed_tracker_is_superseded_only_after_the_commit() {
 /// Postgres receives the COMMIT, but its reply is lost. Every answer to a client is correct.
 #[tokio::test]
 async fn commit_with_a_lost_reply_ends_the_job_once() {
-    let mut stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    let mut stack = Stack::builder(2).links().setting("reconcile-interval", "100ms").start().await;
     for round in 0..3 {
         // Paused so that gateway 1 does not commit first.
         stack[1].pause();
         let id = format!("round-{round}");
         stack[0].create(six_task_job(&id)).await.unwrap();
         stack[0].report(&id, reports()[0].clone()).await.unwrap();
-        stack[0].order("commit.written", Fault::Stall);
+        stack[0].inject("commit.written", Fault::Stall);
         let (client, job) = (stack[0].client(), id.clone());
         let cancel = spawn_call(async move { client.cancel(&job, "enough").await });
-        stack[0].reached("commit.written").await;
+        stack[0].wait_until_reached("commit.written").await;
         stack[0].links().postgres.set(Link::HalfOpen);
         stack[0].release("commit.written");
         stack[1].resume();

@@ -8,8 +8,8 @@ use tonic::{Code, Request};
 
 use super::{StoredEnd, TASKS, replace_tracker, six_task_job, spawn_call, wait_for_end};
 use crate::support::{
-    Builder, Fault, Gateway, Link, Stack, dispositions, eventually, failed, holds_for, pb, refusal, stages, succeeded,
-    tracker_key,
+    Builder, Fault, Gateway, Link, Stack, code_and_reason, dispositions, eventually, failed, holds_for, pb,
+    stage_counts, succeeded, tracker_key,
 };
 use pb::progress_service_client::ProgressServiceClient;
 use pb::{Disposition, JobState, Source, SourceReason};
@@ -19,7 +19,7 @@ const ALL: std::ops::Range<i64> = 0..TASKS as i64;
 
 /// Gateways that restore and adopt within a test's time, but slowly enough that the test can observe the state before.
 fn fast_settling(gateways: usize) -> Builder {
-    Stack::of(gateways).settling(Duration::from_millis(100), Duration::from_secs(3))
+    Stack::builder(gateways).reconciling(Duration::from_millis(100), Duration::from_secs(3))
 }
 
 /// Reads until the answer is FALLBACK for this reason. Asserts that every answer on the way is FALLBACK.
@@ -58,7 +58,7 @@ async fn wait_for_live(gateway: &Gateway, id: &str, expected: [[i64; 4]; 2]) -> 
         (progress.source() == Source::Live).then_some(progress)
     };
     let progress = eventually(&format!("{id} is read LIVE again"), live).await;
-    assert_eq!(stages(&progress), expected, "{id}");
+    assert_eq!(stage_counts(&progress), expected, "{id}");
     assert!(!progress.lower_bound);
     progress
 }
@@ -79,14 +79,14 @@ async fn after_a_redis_restart_counts_are_a_lower_bound_and_reports_need_postgre
     for gateway in stack.gateways() {
         let progress = wait_for_fallback(gateway, "ends", SourceReason::TrackerNotAdopted).await;
         assert!(progress.lower_bound);
-        assert_eq!(stages(&progress), [[2, 4, 0, 0], [6, 0, 0, 0]]);
+        assert_eq!(stage_counts(&progress), [[2, 4, 0, 0], [6, 0, 0, 0]]);
     }
 
     let answer = stack[0].report("ends", succeeded(4..6, "read")).await.unwrap();
     assert_eq!((dispositions(&answer), answer.job_state()), (vec![Disposition::Applied; 2], JobState::Running));
     stack[1].links().postgres.set(Link::Cut);
     let refused = stack[1].report("ends", succeeded(0..1, "digest")).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
 
     // All tasks have succeeded, so no missing mark could change this verdict.
     let answer = stack[0].report("ends", succeeded(ALL, "digest")).await.unwrap();
@@ -104,20 +104,20 @@ async fn after_a_redis_restart_counts_are_a_lower_bound_and_reports_need_postgre
 /// job's.
 #[tokio::test]
 async fn report_to_a_replaced_tracker_is_marked_again_before_acknowledgement() {
-    let mut stack = Stack::of(1).unreconciled().redis(&DURABLE).start().await;
+    let mut stack = Stack::builder(1).without_reconciler().redis(&DURABLE).start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     stack.redis.kill();
     stack.redis.restart().unwrap();
     wait_for_fallback(&stack[0], "a", SourceReason::TrackerNotAdopted).await;
-    stack[0].order("report.marked", Fault::Stall);
+    stack[0].inject("report.marked", Fault::Stall);
     let client = stack[0].client();
     let report = spawn_call(async move { client.report("a", succeeded(0..3, "read")).await });
-    stack[0].reached("report.marked").await;
+    stack[0].wait_until_reached("report.marked").await;
     replace_tracker(&stack, "a", 3).await;
     stack[0].release("report.marked");
     assert_eq!(dispositions(&report.await.unwrap().unwrap()), [pb::Disposition::Applied; 3]);
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!((progress.source(), stages(&progress)), (Source::Live, vec![[3, 3, 0, 0], [6, 0, 0, 0]]));
+    assert_eq!((progress.source(), stage_counts(&progress)), (Source::Live, vec![[3, 3, 0, 0], [6, 0, 0, 0]]));
 }
 
 /// A job that looks complete and FAILED in an older dump may have succeeded. The gateway that acknowledged the lost
@@ -131,7 +131,7 @@ async fn older_dump_is_a_lower_bound_until_mirrors_are_merged() {
         .report("a", [succeeded(0..5, "read"), failed([5], "read"), succeeded(1..5, "digest")].concat())
         .await
         .unwrap();
-    let () = stack.redis.ask(&cmd("SAVE")).await;
+    let () = stack.redis.run(&cmd("SAVE")).await;
     // The failed task succeeds on a retry. Only gateway 0 knows this mark, and Redis loses it.
     stack[1].pause();
     stack[0].report("a", succeeded([5], "read")).await.unwrap();
@@ -141,7 +141,7 @@ async fn older_dump_is_a_lower_bound_until_mirrors_are_merged() {
     stack[1].resume();
     let progress = wait_for_fallback(&stack[1], "a", SourceReason::TrackerNotAdopted).await;
     assert!(progress.lower_bound);
-    assert_eq!(stages(&progress), [[0, 5, 1, 0], [1, 4, 0, 1]]);
+    assert_eq!(stage_counts(&progress), [[0, 5, 1, 0], [1, 4, 0, 1]]);
     // By the tracker's marks, the job is now complete and FAILED.
     stack[1].report("a", succeeded([0], "digest")).await.unwrap();
     holds_for(Duration::from_millis(500), "the job runs", async || {
@@ -163,21 +163,25 @@ async fn older_dump_is_a_lower_bound_until_mirrors_are_merged() {
 /// Invariant I5: a missing tracker is neither zero nor complete. A report restores the marks in its gateway's mirror.
 #[tokio::test]
 async fn missing_tracker_is_neither_zero_nor_complete() {
-    let stack = Stack::of(2).unreconciled().start().await;
+    let stack = Stack::builder(2).without_reconciler().start().await;
     let jobs = [("fresh", succeeded(0..1, "read"), [5, 1, 0, 0]), ("half", succeeded(ALL, "read"), [0, 6, 0, 0])];
     for (id, results, _) in &jobs {
         stack[0].create(six_task_job(id)).await.unwrap();
         stack[0].report(id, results.clone()).await.unwrap();
     }
-    let () = stack.redis.ask(&cmd("FLUSHALL")).await;
+    let () = stack.redis.run(&cmd("FLUSHALL")).await;
     for (id, _, first) in jobs {
         let progress = wait_for_fallback(&stack[0], id, SourceReason::TrackerMissing).await;
-        assert_eq!((stages(&progress), progress.lower_bound), (vec![first, [6, 0, 0, 0]], true), "from the mirror");
+        assert_eq!(
+            (stage_counts(&progress), progress.lower_bound),
+            (vec![first, [6, 0, 0, 0]], true),
+            "from the mirror"
+        );
         assert_no_counts(&wait_for_fallback(&stack[1], id, SourceReason::TrackerMissing).await);
         for gateway in stack.gateways() {
             assert_eq!(gateway.start(id).await.unwrap().state(), JobState::Running, "the job has already been started");
         }
-        assert_eq!(stack.redis.keys_of(id).await, Vec::<String>::new());
+        assert_eq!(stack.redis.job_keys(id).await, Vec::<String>::new());
 
         // Gateway 1 has no mirror, so it restores only the marks of this report, and the job does not end.
         let answer = stack[1].report(id, succeeded(ALL, "digest")).await.unwrap();
@@ -188,7 +192,7 @@ async fn missing_tracker_is_neither_zero_nor_complete() {
         for (gateway, first) in stack.gateways().iter().zip([first, [6, 0, 0, 0]]) {
             let progress = wait_for_fallback(gateway, id, SourceReason::TrackerNotAdopted).await;
             assert_eq!((progress.lower_bound, progress.restore_time.is_some()), (true, true));
-            assert_eq!(stages(&progress), [first, [0, 6, 0, 0]]);
+            assert_eq!(stage_counts(&progress), [first, [0, 6, 0, 0]]);
         }
     }
     // All tasks have succeeded, so no missing mark can change this verdict.
@@ -244,7 +248,7 @@ async fn corrupt_tracker_is_quarantined_and_restored() {
         let contents = async |key: &str| stack.redis.ask::<Vec<u8>>(cmd("DUMP").arg(key)).await;
         if reason == newer {
             let progress = wait_for_fallback(&stack[0], id, reason).await;
-            assert_eq!((stages(&progress), progress.lower_bound), (vec![[1, 5, 0, 0], [6, 0, 0, 0]], true));
+            assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[1, 5, 0, 0], [6, 0, 0, 0]], true));
             report_recorded(&stack[0], id, succeeded([5], "read")).await;
             assert_eq!(stack[0].cancel(id, "enough").await.unwrap().state(), JobState::Cancelled);
             let end = StoredEnd::load(&stack, id).await;
@@ -301,7 +305,7 @@ async fn calls_are_answered_in_time_while_redis_hangs() {
         wait_for_live(gateway, "waits", [[4, 2, 0, 0], [6, 0, 0, 0]]).await;
         let exact = async || gateway.progress("cancelled").await.ok().filter(|progress| !progress.lower_bound);
         let exact = eventually("the cancelled job's marks are added", exact).await;
-        assert_eq!(stages(&exact), [[4, 2, 0, 0], [6, 0, 0, 0]]);
+        assert_eq!(stage_counts(&exact), [[4, 2, 0, 0], [6, 0, 0, 0]]);
     }
     for id in ["runs", "waits"] {
         stack[0].report(id, succeeded(ALL, "read")).await.unwrap();
@@ -323,11 +327,11 @@ async fn demoted_primary_is_not_trusted() {
         }
     }
     // Replica of an unreachable primary, so it keeps its data.
-    let () = stack.redis.ask(cmd("REPLICAOF").arg("127.0.0.1").arg(1)).await;
+    let () = stack.redis.run(cmd("REPLICAOF").arg("127.0.0.1").arg(1)).await;
     for (gateway, first) in stack.gateways().iter().zip([[3, 3, 0, 0], [0, 6, 0, 0]]) {
         let progress = wait_for_fallback(gateway, "a", SourceReason::TrackerNotAdopted).await;
         assert!(progress.lower_bound);
-        assert_eq!(stages(&progress), [first, [6, 0, 0, 0]], "including recorded results");
+        assert_eq!(stage_counts(&progress), [first, [6, 0, 0, 0]], "including recorded results");
         // Neither new nor repeated results are acknowledged from this tracker.
         report_recorded(gateway, "a", succeeded(3..6, "read")).await;
         report_recorded(gateway, "a", succeeded(0..3, "read")).await;
@@ -340,14 +344,14 @@ async fn demoted_primary_is_not_trusted() {
     assert_eq!(wait_for_end(&stack[1], "complete").await.state(), JobState::Succeeded);
     assert!(!StoredEnd::load(&stack, "complete").await.snapshot.lower_bound);
 
-    let () = stack.redis.ask(cmd("REPLICAOF").arg("NO").arg("ONE")).await;
+    let () = stack.redis.run(cmd("REPLICAOF").arg("NO").arg("ONE")).await;
     let progress = wait_for_fallback(&stack[1], "a", SourceReason::TrackerNotAdopted).await;
     assert!(progress.lower_bound, "it may have missed writes that another primary accepted before this promotion");
     for gateway in stack.gateways() {
         wait_for_live(gateway, "a", [[0, 6, 0, 0], [6, 0, 0, 0]]).await;
         let exact = async || gateway.progress("cancelled").await.ok().filter(|progress| !progress.lower_bound);
         let exact = eventually("the cancelled job's marks are added", exact).await;
-        assert_eq!(stages(&exact), [[3, 3, 0, 0], [6, 0, 0, 0]]);
+        assert_eq!(stage_counts(&exact), [[3, 3, 0, 0], [6, 0, 0, 0]]);
     }
     assert_eq!(stack[1].report("a", succeeded(ALL, "digest")).await.unwrap().job_state(), JobState::Succeeded);
 }

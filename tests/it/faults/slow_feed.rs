@@ -27,7 +27,7 @@ const NOTIFICATION_FLOOD: &str = "
 #[tokio::test]
 async fn lagging_feed_does_not_show_an_ended_job_as_running() {
     // No reconciler runs and the tracker stays open, so only the feed announces the end.
-    let stack = Stack::of(2).links().unreconciled().start().await;
+    let stack = Stack::builder(2).links().without_reconciler().start().await;
     for id in ["a", "b"] {
         stack[1].create(six_task_job(id)).await.unwrap();
     }

@@ -4,22 +4,22 @@
 use redis::cmd;
 
 use super::{StoredEnd, six_task_job, spawn_call, wait_for_end};
-use crate::support::{Answer, Fault, Stack, dispositions, eventually, failed, pb, succeeded};
+use crate::support::{CallResult, Fault, Stack, dispositions, eventually, failed, pb, succeeded};
 use pb::{Disposition, JobState};
 
 /// Starts a stack in which gateway 0 stalls while it cancels job `a`, just before the commit, and Redis has lost the
 /// seal.
-async fn cancel_stalled_before_commit() -> (Stack, tokio::task::JoinHandle<Answer<pb::Job>>) {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+async fn cancel_stalled_before_commit() -> (Stack, tokio::task::JoinHandle<CallResult<pb::Job>>) {
+    let mut stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[1].report("a", [succeeded(0..3, "read"), failed([3], "read")].concat()).await.unwrap();
-    let () = stack.redis.ask(&cmd("SAVE")).await;
+    let () = stack.redis.run(&cmd("SAVE")).await;
     // Paused so that gateway 1 does not commit the end first.
     stack[1].pause();
-    stack[0].order("finish.read", Fault::Stall);
+    stack[0].inject("finish.read", Fault::Stall);
     let client = stack[0].client();
     let cancel = spawn_call(async move { client.cancel("a", "enough").await });
-    stack[0].reached("finish.read").await;
+    stack[0].wait_until_reached("finish.read").await;
     stack.redis.kill();
     stack.redis.restart().unwrap();
     stack[1].resume();

@@ -7,7 +7,9 @@ use highwater::fault::POINTS;
 use tonic::Code;
 
 use super::{CANARY, FINAL_COUNTS, StoredEnd, reports, six_task_job, spawn_call, wait_for_end, wait_for_redis};
-use crate::support::{Fault, Link, Stack, dispositions, eventually, pb, refusal, stages, succeeded, tracker_key};
+use crate::support::{
+    Fault, Link, Stack, code_and_reason, dispositions, eventually, pb, stage_counts, succeeded, tracker_key,
+};
 
 /// The fault points between the last mark and the end.
 fn finish_points() -> impl Iterator<Item = &'static str> {
@@ -18,17 +20,17 @@ fn finish_points() -> impl Iterator<Item = &'static str> {
 /// transaction that holds a job's row lock after five seconds.
 #[tokio::test]
 async fn finish_resumed_after_another_changes_nothing() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let mut stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
     stack[1].pause();
     let mut answers = Vec::new();
     for point in finish_points() {
         stack[0].create(six_task_job(point)).await.unwrap();
         let [first, second, last] = reports();
         stack[0].report(point, [first, second].concat()).await.unwrap();
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let (client, begun) = (stack[0].client(), Instant::now());
         answers.push(spawn_call(async move { Ok((client.report(point, last).await?, begun.elapsed())) }));
-        stack[0].reached(point).await;
+        stack[0].wait_until_reached(point).await;
     }
     for (point, answer) in finish_points().zip(answers) {
         let (answer, waited) = answer.await.unwrap().unwrap();
@@ -53,18 +55,18 @@ async fn finish_resumed_after_another_changes_nothing() {
     let last = "finish.expired";
     for (point, end) in finish_points().zip(ends).collect::<Vec<_>>().into_iter().rev() {
         if point != last {
-            stack[0].order(last, Fault::Stall);
+            stack[0].inject(last, Fault::Stall);
         }
         stack[0].release(point);
         if point != last {
-            stack[0].reached(last).await;
+            stack[0].wait_until_reached(last).await;
             stack[0].release(last);
         }
         assert_eq!(StoredEnd::load(&stack, point).await, end, "{point}");
         for gateway in stack.gateways() {
             let progress = gateway.progress(point).await.unwrap();
             assert_eq!((progress.state(), progress.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
-            assert_eq!(stages(&progress), FINAL_COUNTS);
+            assert_eq!(stage_counts(&progress), FINAL_COUNTS);
         }
     }
 }
@@ -73,13 +75,13 @@ async fn finish_resumed_after_another_changes_nothing() {
 /// job.
 #[tokio::test]
 async fn cancel_stalled_in_its_commit_returns_the_final_state() {
-    let mut stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let mut stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
     stack[1].pause();
     stack[0].create(six_task_job("a")).await.unwrap();
-    stack[0].order("commit.written", Fault::Stall);
+    stack[0].inject("commit.written", Fault::Stall);
     let client = stack[0].client();
     let cancel = spawn_call(async move { client.cancel("a", "enough").await });
-    stack[0].reached("commit.written").await;
+    stack[0].wait_until_reached("commit.written").await;
     stack.postgres.run(END_TRANSACTIONS).await.unwrap();
     stack[1].resume();
     wait_for_end(&stack[1], "a").await;
@@ -98,15 +100,15 @@ const END_TRANSACTIONS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_ac
 /// With a single gateway, a commit that Postgres aborted has ended no job. The cancel is refused and can be retried.
 #[tokio::test]
 async fn commit_aborted_by_postgres_ends_nothing_and_can_be_retried() {
-    let stack = Stack::of(1).unreconciled().start().await;
+    let stack = Stack::builder(1).without_reconciler().start().await;
     let points = ["commit.locked", "commit.written"];
     let mut cancels = Vec::new();
     for point in points {
         stack[0].create(six_task_job(point)).await.unwrap();
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let client = stack[0].client();
         cancels.push(spawn_call(async move { client.cancel(point, "enough").await }));
-        stack[0].reached(point).await;
+        stack[0].wait_until_reached(point).await;
     }
     // Postgres ends them by its idle-transaction timeout, with that timeout's error code.
     let stalled = "SELECT count(*) FROM pg_stat_activity
@@ -116,7 +118,7 @@ async fn commit_aborted_by_postgres_ends_nothing_and_can_be_retried() {
     for (point, cancel) in points.into_iter().zip(cancels) {
         stack[0].release(point);
         let refused = cancel.await.unwrap().unwrap_err();
-        assert_eq!(refusal(&refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()), "{point}");
+        assert_eq!(code_and_reason(&refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()), "{point}");
         assert_eq!(stack[0].get(point).await.unwrap().state(), pb::JobState::Running);
         let cancelled = stack[0].cancel(point, "again").await.unwrap();
         assert_eq!(cancelled.cancel_reason, "enough", "the seal keeps the first reason");
@@ -126,15 +128,15 @@ async fn commit_aborted_by_postgres_ends_nothing_and_can_be_retried() {
 /// The starting gateway resumes after another gateway has started and finished the job, or cancelled it.
 #[tokio::test]
 async fn start_resumed_after_the_end_changes_no_read() {
-    let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("start.")) {
         for runs in [true, false] {
             let id = format!("{point}-{}", if runs { "ran" } else { "cancelled" });
             stack[0].create(pb::CreateJobRequest { start: false, ..six_task_job(&id) }).await.unwrap();
-            stack[0].order(point, Fault::Stall);
+            stack[0].inject(point, Fault::Stall);
             let (client, job) = (stack[0].client(), id.clone());
             let start = spawn_call(async move { client.start(&job).await });
-            stack[0].reached(point).await;
+            stack[0].wait_until_reached(point).await;
 
             if runs {
                 stack[1].start(&id).await.unwrap();
@@ -147,13 +149,13 @@ async fn start_resumed_after_the_end_changes_no_read() {
             let state = wait_for_end(&stack[1], &id).await.state();
             let end = StoredEnd::load(&stack, &id).await;
             // As if so much time has passed that the sealed tracker has expired.
-            let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(&id))).await;
+            let _: i64 = stack.redis.run(redis::cmd("DEL").arg(tracker_key(&id))).await;
 
             stack[0].release(point);
             let refused = start.await.unwrap().unwrap_err();
-            assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()), "{id}");
+            assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()), "{id}");
             assert_eq!(StoredEnd::load(&stack, &id).await, end);
-            let ttl: i64 = stack.redis.ask(redis::cmd("PTTL").arg(tracker_key(&id))).await;
+            let ttl: i64 = stack.redis.run(redis::cmd("PTTL").arg(tracker_key(&id))).await;
             assert!(ttl == -2 || ttl > 0, "an unused tracker expires: {ttl}");
             for gateway in stack.gateways() {
                 let progress = gateway.progress(&id).await.unwrap();
@@ -168,15 +170,15 @@ async fn start_resumed_after_the_end_changes_no_read() {
 /// A report that stalls before it is marked is superseded; one that stalls after that is in the snapshot.
 #[tokio::test]
 async fn report_resumed_after_the_end_returns_correct_dispositions() {
-    let stack = Stack::of(2).setting("reconcile-interval", "100ms").start().await;
+    let stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("report.")) {
         stack[0].create(six_task_job(point)).await.unwrap();
         let [first, second, last] = reports();
         stack[0].report(point, first).await.unwrap();
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let (client, results) = (stack[0].client(), second.clone());
         let report = spawn_call(async move { client.report(point, results).await });
-        stack[0].reached(point).await;
+        stack[0].wait_until_reached(point).await;
 
         let answer = stack[1].report(point, second.clone()).await.unwrap();
         let marked = point != "report.computed";
@@ -200,17 +202,17 @@ async fn report_resumed_after_the_end_returns_correct_dispositions() {
 /// written.
 #[tokio::test]
 async fn ledger_write_resumed_after_the_end_returns_correct_dispositions() {
-    let stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    let stack = Stack::builder(2).links().setting("reconcile-interval", "100ms").start().await;
     stack[0].create(six_task_job(CANARY)).await.unwrap();
     for point in POINTS.into_iter().filter(|point| point.starts_with("record.")) {
         stack[0].create(six_task_job(point)).await.unwrap();
         let [first, second, last] = reports();
         stack[0].report(point, first).await.unwrap();
         stack[0].links().redis.set(Link::Cut);
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let (client, results) = (stack[0].client(), second.clone());
         let report = spawn_call(async move { client.report(point, results).await });
-        stack[0].reached(point).await;
+        stack[0].wait_until_reached(point).await;
 
         let recorded = point == "record.done";
         if !recorded {
@@ -235,7 +237,7 @@ async fn ledger_write_resumed_after_the_end_returns_correct_dispositions() {
 /// Gateway 0 stalls between merging and deleting the rows. Meanwhile gateway 1 drains the rows too, and the job ends.
 #[tokio::test]
 async fn drain_resumed_after_the_end_changes_nothing() {
-    let mut stack = Stack::of(2).links().setting("reconcile-interval", "100ms").start().await;
+    let mut stack = Stack::builder(2).links().setting("reconcile-interval", "100ms").start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     let [first, second, last] = reports();
     stack[0].report("a", first).await.unwrap();
@@ -243,12 +245,12 @@ async fn drain_resumed_after_the_end_changes_nothing() {
     stack[0].links().redis.set(Link::Cut);
     let answer = stack[0].report("a", second).await.unwrap();
     assert_eq!(dispositions(&answer), [pb::Disposition::Recorded; 3]);
-    stack[0].order("drain.merged", Fault::Stall);
+    stack[0].inject("drain.merged", Fault::Stall);
     stack[0].links().redis.set(Link::Open);
-    stack[0].reached("drain.merged").await;
+    stack[0].wait_until_reached("drain.merged").await;
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.source_reason(), progress.lower_bound), (pb::SourceReason::InLedger, true));
-    assert_eq!(stages(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]], "marks in both tracker and ledger count once");
+    assert_eq!(stage_counts(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]], "marks in both tracker and ledger count once");
 
     stack[1].resume();
     stack[1].report("a", last).await.unwrap();
@@ -257,7 +259,7 @@ async fn drain_resumed_after_the_end_changes_nothing() {
     stack[0].release("drain.merged");
     for gateway in stack.gateways() {
         let progress = gateway.progress("a").await.unwrap();
-        assert_eq!((progress.source(), stages(&progress)), (pb::Source::Snapshot, FINAL_COUNTS.to_vec()));
+        assert_eq!((progress.source(), stage_counts(&progress)), (pb::Source::Snapshot, FINAL_COUNTS.to_vec()));
     }
     assert_eq!(StoredEnd::load(&stack, "a").await, end);
 }
@@ -266,7 +268,7 @@ async fn drain_resumed_after_the_end_changes_nothing() {
 /// gateway opens belongs to no running job.
 #[tokio::test]
 async fn restore_resumed_after_the_end_changes_no_read() {
-    let settling = Stack::of(2).settling(Duration::from_millis(100), Duration::from_secs(3));
+    let settling = Stack::builder(2).reconciling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
     for point in POINTS.into_iter().filter(|point| point.starts_with("restore.")) {
         let [first, second, last] = reports();
@@ -275,9 +277,9 @@ async fn restore_resumed_after_the_end_changes_no_read() {
             gateway.report(point, first.clone()).await.unwrap();
         }
         stack[1].pause();
-        stack[0].order(point, Fault::Stall);
-        let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(point))).await;
-        stack[0].reached(point).await;
+        stack[0].inject(point, Fault::Stall);
+        let _: i64 = stack.redis.run(redis::cmd("DEL").arg(tracker_key(point))).await;
+        stack[0].wait_until_reached(point).await;
 
         stack[1].resume();
         for results in [second, last] {
@@ -289,21 +291,21 @@ async fn restore_resumed_after_the_end_changes_no_read() {
         let end = StoredEnd::load(&stack, point).await;
         assert!(end.snapshot.restore_time.is_some());
         // As if so much time has passed that the sealed tracker has expired.
-        let _: i64 = stack.redis.ask(redis::cmd("DEL").arg(tracker_key(point))).await;
+        let _: i64 = stack.redis.run(redis::cmd("DEL").arg(tracker_key(point))).await;
 
         stack[0].release(point);
         for gateway in stack.gateways() {
             let late_report = async || {
                 let progress = gateway.progress(point).await.ok()?;
                 assert_eq!((progress.state(), progress.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
-                assert_eq!(stages(&progress), FINAL_COUNTS);
+                assert_eq!(stage_counts(&progress), FINAL_COUNTS);
                 gateway.report(point, succeeded([0], "read")).await.ok()
             };
             let answer = eventually("a late report is answered", late_report).await;
             assert_eq!((dispositions(&answer), answer.stop), (vec![pb::Disposition::Superseded], true));
         }
         assert_eq!(StoredEnd::load(&stack, point).await, end);
-        let ttl: i64 = stack.redis.ask(redis::cmd("PTTL").arg(tracker_key(point))).await;
+        let ttl: i64 = stack.redis.run(redis::cmd("PTTL").arg(tracker_key(point))).await;
         assert!(ttl == -2 || ttl > 0, "an unused tracker expires: {ttl}");
     }
 }
@@ -312,17 +314,17 @@ async fn restore_resumed_after_the_end_changes_no_read() {
 async fn cancel_resumed_after_the_end_reports_the_final_state() {
     let stack = Stack::start(2).await;
     stack[0].create(six_task_job("a")).await.unwrap();
-    stack[0].order("cancel.checked", Fault::Stall);
+    stack[0].inject("cancel.checked", Fault::Stall);
     let client = stack[0].client();
     let cancel = spawn_call(async move { client.cancel("a", "enough").await });
-    stack[0].reached("cancel.checked").await;
+    stack[0].wait_until_reached("cancel.checked").await;
     for results in reports() {
         stack[1].report("a", results).await.unwrap();
     }
     let end = StoredEnd::load(&stack, "a").await;
     stack[0].release("cancel.checked");
     let refused = cancel.await.unwrap().unwrap_err();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
     assert!(refused.message().contains("SUCCEEDED"), "{refused:?}");
     assert_eq!(StoredEnd::load(&stack, "a").await, end);
 }

@@ -3,7 +3,7 @@
 use pb::progress_result::Result as Told;
 use tonic::Code;
 
-use crate::support::{Client, Link, Stack, eventually, failed_with, job, pb, refusal, stages, succeeded};
+use crate::support::{Client, Link, Stack, code_and_reason, eventually, failed_with, job, pb, stage_counts, succeeded};
 
 const MOST: usize = 500;
 
@@ -68,7 +68,7 @@ async fn each_job_of_a_batch_is_told_as_if_it_were_asked_for_alone() {
 
 #[tokio::test]
 async fn jobs_that_run_cost_one_round_trip_however_many_they_are() {
-    let stack = Stack::of(1).own_postgres(&[("log_statement", "all")]).unreconciled().start().await;
+    let stack = Stack::builder(1).private_postgres(&[("log_statement", "all")]).without_reconciler().start().await;
     let ids: Vec<String> = (0..MOST).map(|number| format!("job-{number}")).collect();
     for (number, id) in ids.iter().enumerate() {
         stack[0].create(job(id, &["s"], 2)).await.unwrap();
@@ -81,7 +81,7 @@ async fn jobs_that_run_cost_one_round_trip_however_many_they_are() {
         results.iter().all(|result| progress(result).source() == pb::Source::Live).then_some(results)
     };
     eventually("the feed has told of all", live).await;
-    stack.redis.commands().await;
+    stack.redis.take_command_stats().await;
     let statements = || {
         let log = stack.postgres.log();
         log.lines().filter(|line| line.contains("jobs") && line.contains("LOG:  ")).count()
@@ -90,9 +90,9 @@ async fn jobs_that_run_cost_one_round_trip_however_many_they_are() {
     let results = live().await.expect("all are live");
     for (number, result) in results.iter().enumerate() {
         let expected = if number % 2 == 0 { [1, 1, 0, 0] } else { [2, 0, 0, 0] };
-        assert_eq!(stages(progress(result)), [expected]);
+        assert_eq!(stage_counts(progress(result)), [expected]);
     }
-    let asked = stack.redis.commands().await;
+    let asked = stack.redis.take_command_stats().await;
     let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
     // Which Redis answers, and when, is asked once a round trip.
     assert_eq!((calls("time"), calls("info")), (1, 1), "{asked:?}");
@@ -103,7 +103,7 @@ async fn jobs_that_run_cost_one_round_trip_however_many_they_are() {
 /// Of jobs that no feed tells of, Postgres is asked, but once for all.
 #[tokio::test]
 async fn jobs_that_have_ended_or_cannot_be_believed_cost_no_more_than_a_few_statements() {
-    let stack = Stack::of(2).own_postgres(&[("log_statement", "all")]).unreconciled().start().await;
+    let stack = Stack::builder(2).private_postgres(&[("log_statement", "all")]).without_reconciler().start().await;
     let ids: Vec<String> = (0..60).map(|number| format!("job-{number}")).collect();
     for (number, id) in ids.iter().enumerate() {
         stack[0].create(job(id, &["s"], 2)).await.unwrap();
@@ -113,10 +113,10 @@ async fn jobs_that_have_ended_or_cannot_be_believed_cost_no_more_than_a_few_stat
         }
     }
     // Whoever answers now may have lost marks.
-    let dump: Vec<String> = stack.redis.ask(redis::cmd("KEYS").arg("hw:*:marks")).await;
+    let dump: Vec<String> = stack.redis.run(redis::cmd("KEYS").arg("hw:*:marks")).await;
     assert_eq!(dump.len(), 60);
     for key in dump {
-        stack.redis.ask::<()>(redis::cmd("SETRANGE").arg(key).arg(5).arg("\0")).await;
+        stack.redis.run::<()>(redis::cmd("SETRANGE").arg(key).arg(5).arg("\0")).await;
     }
     let statements = || stack.postgres.log().lines().filter(|line| line.contains("ANY($1)")).count();
     let before = statements();
@@ -132,7 +132,7 @@ async fn jobs_that_have_ended_or_cannot_be_believed_cost_no_more_than_a_few_stat
 
 #[tokio::test]
 async fn with_a_store_away_each_job_is_told_as_far_as_it_is_known() {
-    let stack = Stack::of(1).links().unreconciled().start().await;
+    let stack = Stack::builder(1).links().without_reconciler().start().await;
     for id in ["a", "b", "ended"] {
         stack[0].create(job(id, &["s"], 2)).await.unwrap();
     }
@@ -154,7 +154,7 @@ async fn with_a_store_away_each_job_is_told_as_far_as_it_is_known() {
 
     stack[0].links().redis.set(Link::Cut);
     let results = batch(&stack[0], &all).await;
-    assert_eq!(stages(progress(&results[0])), [[1, 1, 0, 0]], "the mirror has it");
+    assert_eq!(stage_counts(progress(&results[0])), [[1, 1, 0, 0]], "the mirror has it");
     assert_eq!(error(&results[1]).reason(), pb::ErrorReason::PostgresUnavailable);
     assert_eq!(progress(&results[2]).source(), pb::Source::Snapshot);
 }
@@ -165,7 +165,7 @@ async fn a_batch_of_none_of_too_many_or_with_a_malformed_id_is_refused() {
     let many = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
     for (wrong, field) in [(vec![], "job_ids"), (many(MOST + 1), "job_ids"), (names(&["a", "a b"]), "job_ids[1]")] {
         let refused = stack[0].batch_progress(wrong).await.unwrap_err();
-        assert_eq!(refusal(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
         assert!(refused.message().starts_with(&format!("{field}: ")), "{refused:?}");
     }
     assert_eq!(batch(&stack[0], &many(MOST)).await.len(), MOST);

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use sqlx::{Connection, Executor};
 use tonic::Code;
 
-use crate::support::{Client, Stack, eventually, holds_for, job, moment, pb, refusal, stages, succeeded};
+use crate::support::{
+    Client, Stack, code_and_reason, eventually, holds_for, job, pb, stage_counts, succeeded, system_time,
+};
 
 /// Jobs as Postgres knows them: of four, one each is pending, running, cancelled and succeeded; every tenth is red.
 const TEN_THOUSAND: &str = r#"
@@ -53,7 +55,7 @@ fn distinct(jobs: &[pb::Job]) -> HashSet<String> {
 
 #[tokio::test]
 async fn paging_over_ten_thousand_jobs_while_they_change_tells_each_once_and_misses_none() {
-    let stack = Stack::of(2).unreconciled().start().await;
+    let stack = Stack::builder(2).without_reconciler().start().await;
     stack.postgres.run(TEN_THOUSAND).await.unwrap();
     let request = pb::ListJobsRequest { page_size: 200, ..pb::ListJobsRequest::default() };
     let listed = pages(&stack[0], request, async |number| {
@@ -66,7 +68,7 @@ async fn paging_over_ten_thousand_jobs_while_they_change_tells_each_once_and_mis
     let listed = listed.await;
     let found = distinct(&listed);
     assert!((0..10_000).all(|number| found.contains(&format!("job-{number}"))));
-    assert!(listed.is_sorted_by(|a, b| moment(a.create_time) >= moment(b.create_time)), "the newest first");
+    assert!(listed.is_sorted_by(|a, b| system_time(a.create_time) >= system_time(b.create_time)), "the newest first");
 
     let red = |states: &[pb::JobState]| pb::ListJobsRequest {
         labels: BTreeMap::from([("color".to_owned(), "red".to_owned())]),
@@ -124,7 +126,7 @@ async fn who_follows_endings_is_told_each_once_in_their_order_while_jobs_end_thr
         task.await.unwrap();
     }
     assert_eq!(distinct(&told).len(), all.len());
-    assert!(told.is_sorted_by(|a, b| moment(a.end_time) <= moment(b.end_time)), "in the order of their ends");
+    assert!(told.is_sorted_by(|a, b| system_time(a.end_time) <= system_time(b.end_time)), "in the order of their ends");
     assert!(told.iter().all(|job| matches!(job.state(), pb::JobState::Succeeded | pb::JobState::Cancelled)));
     assert_eq!(follow(&stack[0], &mut after).await, [], "nothing is new");
 }
@@ -170,7 +172,7 @@ async fn an_ending_is_dated_by_when_it_happened_whatever_the_one_who_ends_it_say
     let begun = SystemTime::now();
     let end = "UPDATE jobs SET state = 'CANCELLED', end_time = 'tomorrow', cells = '', snapshot = '{}'";
     stack.postgres.run(end).await.unwrap();
-    let ended = moment(stack[0].get("a").await.unwrap().end_time);
+    let ended = system_time(stack[0].get("a").await.unwrap().end_time);
     assert!(begun <= ended && ended <= SystemTime::now(), "{ended:?}");
 }
 
@@ -188,7 +190,7 @@ async fn a_list_tells_how_far_its_jobs_are_if_it_is_asked_to() {
     let with = stack[0].list_jobs(with).await.unwrap();
     assert_eq!(with.jobs, without.jobs);
     let counts = with.progress.iter().map(|told| match &told.result {
-        Some(pb::progress_result::Result::Progress(progress)) => (told.job_id.as_str(), stages(progress)[0]),
+        Some(pb::progress_result::Result::Progress(progress)) => (told.job_id.as_str(), stage_counts(progress)[0]),
         other => panic!("{other:?}"),
     });
     assert_eq!(counts.collect::<Vec<_>>(), [("c", [3, 0, 0, 0]), ("b", [2, 1, 0, 0]), ("a", [3, 0, 0, 0])]);
@@ -196,7 +198,7 @@ async fn a_list_tells_how_far_its_jobs_are_if_it_is_asked_to() {
 
 #[tokio::test]
 async fn a_page_of_jobs_with_long_labels_is_shorter_instead_of_larger_than_clients_take() {
-    let stack = Stack::of(1).unreconciled().start().await;
+    let stack = Stack::builder(1).without_reconciler().start().await;
     for number in 0..150 {
         let labels = (0..64).map(|label| (format!("label-{label}"), "x".repeat(256))).collect();
         let request = pb::CreateJobRequest { labels, start: false, ..job(&format!("job-{number}"), &["s"], 1) };
@@ -240,7 +242,7 @@ async fn what_no_list_can_be_is_refused() {
     ];
     for (field, request) in wrong {
         let refused = stack[0].list_jobs(request).await.unwrap_err();
-        assert_eq!(refusal(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
         assert!(refused.message().starts_with(&format!("{field}: ")), "{field}: {refused:?}");
     }
 }

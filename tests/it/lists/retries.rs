@@ -4,7 +4,7 @@
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Link, Stack, failed, job, pb, refusal, stages, succeeded};
+use crate::support::{Client, Link, Stack, code_and_reason, failed, job, pb, stage_counts, succeeded};
 
 fn retry(id: &str) -> pb::RetryJobRequest {
     pb::RetryJobRequest { job_id: id.to_owned(), ..pb::RetryJobRequest::default() }
@@ -118,7 +118,7 @@ async fn a_retry_is_made_once_however_often_and_through_however_many_gateways_it
         pb::RetryJobRequest { include_outstanding: true, ..retry("old") },
     ] {
         let refused = stack[0].retry(other).await.unwrap_err();
-        assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_RETRIED".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::AlreadyExists, "JOB_RETRIED".to_owned()));
         assert_eq!(refused.get_details_resource_info().unwrap().resource_name, made[0]);
     }
     assert!(stack.postgres.run("UPDATE retries SET retry_of = 'new'").await.is_err(), "a link is for good");
@@ -133,7 +133,7 @@ async fn a_retry_is_not_answered_to_who_creates_a_job_of_its_id() {
     let new = stack[0].retry(request.clone()).await.unwrap();
     let same = pb::CreateJobRequest { display_name: "Import".into(), ..job("new", &["read", "digest"], 4) };
     let refused = stack[0].create(same).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
     assert!(refused.message().contains(": retry_of differs"), "{refused:?}");
     assert_eq!(stack[0].get("new").await.unwrap(), new, "it was not started either");
     assert_eq!(stack[0].retry(request).await.unwrap(), new, "who retries again is answered");
@@ -149,7 +149,7 @@ async fn who_has_nothing_to_retry_is_told_what_would_be_tried() {
     stack[0].cancel("cut-short", "").await.unwrap();
     let refused = async |id: &str, include_outstanding| {
         let status = stack[0].retry(pb::RetryJobRequest { include_outstanding, ..retry(id) }).await.unwrap_err();
-        assert_eq!(refusal(&status), (Code::FailedPrecondition, "NOTHING_TO_RETRY".to_owned()));
+        assert_eq!(code_and_reason(&status), (Code::FailedPrecondition, "NOTHING_TO_RETRY".to_owned()));
         status.message().to_owned()
     };
     let nothing = "job `all-well` has no tasks to try again: none failed, and none is outstanding";
@@ -180,20 +180,20 @@ async fn what_cannot_be_tried_again_is_refused_with_the_reason() {
     ];
     for (request, code, reason) in refused {
         let status = stack[0].retry(request.clone()).await.expect_err(&format!("{request:?}"));
-        assert_eq!(refusal(&status), (code, reason.to_owned()), "{request:?}");
+        assert_eq!(code_and_reason(&status), (code, reason.to_owned()), "{request:?}");
     }
     assert_eq!(stack.postgres.value::<i64>("SELECT count(*) FROM retries").await, 0);
 }
 
 #[tokio::test]
 async fn an_end_that_is_a_lower_bound_is_tried_again_only_if_that_is_accepted() {
-    let stack = Stack::of(1).links().unreconciled().start().await;
+    let stack = Stack::builder(1).links().without_reconciler().start().await;
     stack[0].create(job("old", &["s"], 3)).await.unwrap();
     stack[0].report("old", failed([1], "s")).await.unwrap();
     stack[0].links().redis.set(Link::Cut);
     stack[0].cancel("old", "").await.unwrap();
     let refused = stack[0].retry(retry("old")).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "END_IS_LOWER_BOUND".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "END_IS_LOWER_BOUND".to_owned()));
     let new = stack[0].retry(pb::RetryJobRequest { accept_lower_bound: true, ..retry("old") }).await.unwrap();
     assert_eq!(new.task_count, 1);
 }
@@ -231,7 +231,7 @@ async fn tasks_keep_their_names_when_they_are_tried_again() {
 #[tokio::test]
 async fn a_million_tasks_are_tried_again() {
     const TASKS: i64 = 2_000_000;
-    let stack = Stack::of(1).setting("redis-timeout", "5s").start().await;
+    let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("old", &["s"], TASKS)).await.unwrap();
     // Every second one, so that nothing of it is one stretch: by hand, since two hundred reports take their time.
     let cells = vec![0b1101_1101_u8; 500_000];
@@ -255,5 +255,5 @@ async fn a_million_tasks_are_tried_again() {
     assert_eq!(originals.len(), 50_000);
     assert!(originals.iter().all(|(task, original)| *original == task * 2 + 1));
     stack[0].report("new", failed([999_999], "s")).await.unwrap();
-    assert_eq!(stages(&stack[0].progress("new").await.unwrap()), [[999_999, 0, 1, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("new").await.unwrap()), [[999_999, 0, 1, 0]]);
 }

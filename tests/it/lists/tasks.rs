@@ -6,7 +6,7 @@ use pb::TaskStatus::{Failed, Outstanding, Skipped, Succeeded};
 use tonic::Code;
 
 use crate::support::{
-    Client, Link, Random, Stack, eventually, failed, job, pb, refusal, stages, succeeded, tasks as task_counts,
+    Client, Link, Random, Stack, code_and_reason, eventually, failed, job, pb, stage_counts, succeeded, task_counts,
     tracker_key,
 };
 
@@ -107,7 +107,7 @@ async fn of_a_job_that_was_not_started_every_task_is_outstanding() {
 #[tokio::test]
 async fn paging_over_a_hundred_thousand_tasks_while_they_change_tells_each_once_and_misses_none() {
     const TASKS: i64 = 100_000;
-    let stack = Stack::of(2).setting("redis-timeout", "5s").start().await;
+    let stack = Stack::builder(2).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
     // Of three tasks one is never reported, one before, one while it is listed.
     let every_third = |first: i64| (first..TASKS).step_by(3).collect::<Vec<_>>();
@@ -141,7 +141,7 @@ async fn paging_over_a_hundred_thousand_tasks_while_they_change_tells_each_once_
     });
     let (outstanding, succeeded) = (outstanding.await, succeeded.await);
     let progress = stack[1].progress("a").await.unwrap();
-    let counts = stages(&progress)[0].map(|count| usize::try_from(count).unwrap());
+    let counts = stage_counts(&progress)[0].map(|count| usize::try_from(count).unwrap());
     assert_eq!([outstanding.len(), succeeded.len()], counts[..2]);
     let mut all = [outstanding, succeeded].concat();
     all.sort_unstable();
@@ -151,7 +151,7 @@ async fn paging_over_a_hundred_thousand_tasks_while_they_change_tells_each_once_
 #[tokio::test]
 async fn a_call_looks_at_a_bounded_part_of_the_largest_job() {
     const TASKS: i64 = 10_000_000;
-    let stack = Stack::of(1).setting("redis-timeout", "5s").start().await;
+    let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
     stack[0].report("a", succeeded([0, TASKS - 1], "read")).await.unwrap();
     let request = wanted("a", "read", Succeeded);
@@ -167,16 +167,16 @@ async fn a_call_looks_at_a_bounded_part_of_the_largest_job() {
 /// SCENARIO: the tracker is evicted, and no mirror knows it.
 #[tokio::test]
 async fn what_was_lost_is_outstanding_again_and_reporting_it_again_finishes_the_job() {
-    let mut stack = Stack::of(2).settling(Duration::from_millis(100), Duration::from_secs(3)).start().await;
+    let mut stack = Stack::builder(2).reconciling(Duration::from_millis(100), Duration::from_secs(3)).start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     stack[0].report("a", succeeded(0..6, "s")).await.unwrap();
     for gateway in 0..2 {
         stack[gateway].kill();
     }
-    stack.redis.ask::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
+    stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
     for gateway in 0..2 {
         stack[gateway].restart().await;
-        stack[gateway].ready().await;
+        stack[gateway].wait_until_ready().await;
     }
     let lost = async || {
         let page = stack[0].list_tasks(wanted("a", "s", Outstanding)).await;
@@ -186,7 +186,7 @@ async fn what_was_lost_is_outstanding_again_and_reporting_it_again_finishes_the_
                 Some(page)
             }
             Err(status) => {
-                let told = refusal(&status);
+                let told = code_and_reason(&status);
                 assert_eq!(told.0, Code::Unavailable, "{told:?}: no guess");
                 None
             }
@@ -202,13 +202,13 @@ async fn what_was_lost_is_outstanding_again_and_reporting_it_again_finishes_the_
 
 #[tokio::test]
 async fn with_redis_away_mirror_and_ledger_are_listed_as_a_lower_bound_and_what_nobody_knows_is_refused() {
-    let stack = Stack::of(2).links().unreconciled().start().await;
+    let stack = Stack::builder(2).links().without_reconciler().start().await;
     ten_tasks(&stack[0], "a").await;
     for gateway in stack.gateways() {
         gateway.links().redis.set(Link::Cut);
     }
     let refused = stack[1].list_tasks(wanted("a", "read", Outstanding)).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::Unavailable, "REDIS_UNAVAILABLE".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::Unavailable, "REDIS_UNAVAILABLE".to_owned()));
     stack[0].report("a", succeeded([7], "read")).await.unwrap();
     let page = stack[0].list_tasks(wanted("a", "read", Outstanding)).await.unwrap();
     assert_eq!((ranges(&page), page.lower_bound), (vec![(8, 9)], true), "mirror and ledger");
@@ -250,11 +250,11 @@ async fn what_no_list_of_tasks_can_be_is_refused() {
     ];
     for (field, request) in wrong {
         let refused = stack[0].list_tasks(request).await.unwrap_err();
-        assert_eq!(refusal(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
         assert!(refused.message().starts_with(&format!("{field}: ")), "{field}: {refused:?}");
     }
     let unknown = stack[0].list_tasks(wanted("nobody", "", Failed)).await.unwrap_err();
-    assert_eq!(refusal(&unknown), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
+    assert_eq!(code_and_reason(&unknown), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tonic_types::StatusExt;
 
 use super::{APPLIED, DUPLICATE, UNKNOWN_TASK};
 use crate::support::{
-    Client, Link, Random, Stack, dispositions, failed_with, named_job, pb, refusal, stages, succeeded,
+    Client, Link, Random, Stack, code_and_reason, dispositions, failed_with, named_job, pb, stage_counts, succeeded,
     succeeded_by_name,
 };
 
@@ -65,7 +65,7 @@ async fn names_lie_in_few_blocks_by_however_small_calls_they_came() {
 /// Each report reads them all, and is right.
 #[tokio::test]
 async fn names_that_do_not_fit_into_memory_are_looked_for_in_postgres() {
-    let stack = Stack::of(2).setting("manifest-memory", "1KiB").start().await;
+    let stack = Stack::builder(2).setting("manifest-memory", "1KiB").start().await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let names: Vec<String> = (0..9_000).map(path).collect();
     add_all(&stack[0], "a", &names, 5_000).await;
@@ -91,19 +91,19 @@ async fn a_gateway_that_was_restarted_finds_names_again() {
     let names: Vec<String> = (0..5_000).map(path).collect();
     add_all(&stack[0], "a", &names, 2_000).await;
     stack[0].restart().await;
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     let again = stack[0].add("a", &["new", &names[4_999], &names[7]]).await.unwrap();
     assert_eq!((again.added_count, again.tasks), (1, vec![5_000, 4_999, 7]));
     stack[0].start("a").await.unwrap();
     stack[0].restart().await;
-    stack[0].ready().await;
+    stack[0].wait_until_ready().await;
     let answer = stack[0].report("a", succeeded_by_name(["new", &names[4_096], "nowhere"], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [APPLIED, APPLIED, UNKNOWN_TASK]);
 }
 
 #[tokio::test]
 async fn while_postgres_is_away_names_that_are_held_are_taken_and_others_are_unavailable() {
-    let stack = Stack::of(2).links().start().await;
+    let stack = Stack::builder(2).links().start().await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     stack[0].add("a", &["north", "south", "east", "west"]).await.unwrap();
     stack[0].start("a").await.unwrap();
@@ -115,7 +115,7 @@ async fn while_postgres_is_away_names_that_are_held_are_taken_and_others_are_una
     let held = stack[0].report("a", succeeded_by_name(["south", "nowhere"], "s")).await.unwrap();
     assert_eq!(dispositions(&held), [APPLIED, UNKNOWN_TASK]);
     let refused = stack[1].report("a", succeeded_by_name(["east"], "s")).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
     assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
     assert_eq!(dispositions(&stack[1].report("a", succeeded([3], "s")).await.unwrap()), [APPLIED]);
     stack[1].links().postgres.set(Link::Open);
@@ -192,7 +192,7 @@ async fn a_million_names() {
     let answer = stack[1].report("a", succeeded_by_name(some, "s")).await.unwrap();
     println!("10,000 results by name: {:?}", begun.elapsed());
     assert_eq!(dispositions(&answer), vec![APPLIED; 10_000]);
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[990_000, 10_000, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[990_000, 10_000, 0, 0]]);
     let own: usize = names.iter().map(String::len).sum();
     println!("{:.1} bytes a name in Postgres, of {} on average", bytes_a_name(&stack, NAMES).await, own / NAMES);
 }

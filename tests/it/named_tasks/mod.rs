@@ -9,7 +9,8 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::support::{
-    Stack, dispositions, eventually, failed_with, job, named_job, pb, refusal, stages, succeeded, succeeded_by_name,
+    Stack, code_and_reason, dispositions, eventually, failed_with, job, named_job, pb, stage_counts, succeeded,
+    succeeded_by_name,
 };
 
 const APPLIED: pb::Disposition = pb::Disposition::Applied;
@@ -48,7 +49,7 @@ async fn tasks_are_reported_by_name_or_by_index_and_a_name_that_the_job_has_not_
     let results = [succeeded_by_name(["south", "up"], "s"), succeeded([1, 0, 3], "s")].concat();
     let answer = stack[0].report("a", results).await.unwrap();
     assert_eq!(dispositions(&answer), [APPLIED, UNKNOWN_TASK, DUPLICATE, APPLIED, UNKNOWN_TASK]);
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[1, 2, 0, 0]]);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[1, 2, 0, 0]]);
     let answer = stack[1].report("a", succeeded_by_name(["north", "east"], "s")).await.unwrap();
     assert_eq!((dispositions(&answer), answer.job_state()), (vec![DUPLICATE, APPLIED], pb::JobState::Succeeded));
     let late = stack[0].report("a", succeeded_by_name(["north", "up"], "s")).await.unwrap();
@@ -75,7 +76,7 @@ async fn what_is_added_or_reported_wrongly_is_named_and_changes_nothing() {
     ];
     for (answer, named) in refused {
         let refused = answer.unwrap_err();
-        assert_eq!(refusal(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
         assert_eq!(fields(&refused).join(" ").replace(" task_names[", " ["), named);
     }
     assert_eq!(stack[0].get("named").await.unwrap().task_count, 0);
@@ -109,11 +110,11 @@ async fn an_index_job_grows_to_a_larger_total_and_creating_it_again_is_harmless_
     assert_eq!(stack[0].create(request.clone()).await.unwrap().task_count, 7, "the job as it is now");
     let other = pb::CreateJobRequest { task_count: 7, ..request };
     assert_eq!(stack[0].create(other).await.unwrap_err().code(), Code::AlreadyExists);
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap()), [[7, 0, 0, 0]]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[7, 0, 0, 0]]);
     assert_eq!(stack[1].start("a").await.unwrap().task_count, 7);
     let answer = stack[0].report("a", succeeded([6, 7], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [APPLIED, UNKNOWN_TASK]);
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[6, 1, 0, 0]]);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[6, 1, 0, 0]]);
 }
 
 #[tokio::test]
@@ -135,7 +136,7 @@ async fn nothing_is_added_once_the_job_was_started() {
         ];
         for (answer, reason) in refused {
             let refused = answer.unwrap_err();
-            assert_eq!(refusal(&refused), (Code::FailedPrecondition, reason.to_owned()));
+            assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, reason.to_owned()));
             let precondition = refused.get_details_precondition_failure().unwrap();
             assert_eq!(precondition.violations[0].r#type, reason);
         }
@@ -171,7 +172,7 @@ async fn however_many_gateways_add_the_same_names_at_once_every_name_has_one_ind
     let stack = Stack::start(3).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let adders = (0..6).map(|number| {
-        let client = stack[number % 3].another();
+        let client = stack[number % 3].new_connection();
         tokio::spawn(async move {
             let mut names: Vec<String> = (0..NAMES).map(|name| format!("task-{name}")).collect();
             names.rotate_left(number * 50);

@@ -7,8 +7,8 @@ use tonic::Code;
 
 use super::{APPLIED, UNKNOWN_TASK};
 use crate::support::{
-    Fault, Link, Stack, dispositions, eventually, job, named_job, pb, refusal, stages, succeeded, succeeded_by_name,
-    tracker_key,
+    Fault, Link, Stack, code_and_reason, dispositions, eventually, job, named_job, pb, stage_counts, succeeded,
+    succeeded_by_name, tracker_key,
 };
 
 fn pending(id: &str, task_count: i64) -> pb::CreateJobRequest {
@@ -18,18 +18,22 @@ fn pending(id: &str, task_count: i64) -> pb::CreateJobRequest {
 /// Runs, with so many tasks and no mark, on every gateway, and the last of them is one.
 async fn runs_with(stack: &Stack, id: &str, tasks: i64) {
     let refused = stack[1].grow(id, tasks + 1).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_STARTED".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_STARTED".to_owned()));
     for gateway in stack.gateways() {
         let job = gateway.get(id).await.unwrap();
         assert_eq!((job.state(), job.task_count), (pb::JobState::Running, tasks), "{id}");
         let progress = gateway.progress(id).await.unwrap();
-        assert_eq!((progress.task_count, stages(&progress)), (tasks, vec![[tasks, 0, 0, 0]]), "{id}");
+        assert_eq!((progress.task_count, stage_counts(&progress)), (tasks, vec![[tasks, 0, 0, 0]]), "{id}");
     }
     let answer = stack[0].report(id, succeeded([tasks - 1, tasks], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [APPLIED, UNKNOWN_TASK], "{id}");
     for gateway in stack.gateways() {
         let progress = gateway.progress(id).await.unwrap();
-        assert_eq!((progress.source(), stages(&progress)), (pb::Source::Live, vec![[tasks - 1, 1, 0, 0]]), "{id}");
+        assert_eq!(
+            (progress.source(), stage_counts(&progress)),
+            (pb::Source::Live, vec![[tasks - 1, 1, 0, 0]]),
+            "{id}"
+        );
     }
     let rest = succeeded(0..tasks - 1, "s");
     assert_eq!(stack[1].report(id, rest).await.unwrap().job_state(), pb::JobState::Succeeded);
@@ -40,10 +44,10 @@ async fn a_start_that_stalls_while_tasks_are_added_starts_the_job_with_all_of_th
     let stack = Stack::start(2).await;
     for point in ["start.begun", "start.issued", "start.opened"] {
         stack[0].create(pending(point, 2)).await.unwrap();
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let client = stack[0].client();
         let start = tokio::spawn(async move { client.start(point).await });
-        stack[0].reached(point).await;
+        stack[0].wait_until_reached(point).await;
         assert_eq!(stack[1].grow(point, 5).await.unwrap().added_count, 3);
         stack[0].release(point);
         assert_eq!(start.await.unwrap().unwrap().task_count, 5, "{point}");
@@ -55,12 +59,12 @@ async fn a_start_that_stalls_while_tasks_are_added_starts_the_job_with_all_of_th
 async fn once_a_start_is_committed_nothing_is_added_however_long_it_stalls() {
     let stack = Stack::start(2).await;
     stack[0].create(pending("a", 2)).await.unwrap();
-    stack[0].order("start.committed", Fault::Stall);
+    stack[0].inject("start.committed", Fault::Stall);
     let client = stack[0].client();
     let start = tokio::spawn(async move { client.start("a").await });
-    stack[0].reached("start.committed").await;
+    stack[0].wait_until_reached("start.committed").await;
     let refused = stack[1].grow("a", 5).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_STARTED".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_STARTED".to_owned()));
     stack[0].release("start.committed");
     assert_eq!(start.await.unwrap().unwrap().task_count, 2);
     runs_with(&stack, "a", 2).await;
@@ -69,13 +73,13 @@ async fn once_a_start_is_committed_nothing_is_added_however_long_it_stalls() {
 /// A start waits for tasks that are being added, and has them.
 #[tokio::test]
 async fn a_start_that_begins_while_tasks_are_being_added_has_them() {
-    let stack = Stack::of(2).setting("postgres-timeout", "10s").start().await;
+    let stack = Stack::builder(2).setting("postgres-timeout", "10s").start().await;
     for point in ["grow.locked", "grow.written"] {
         stack[0].create(pending(point, 2)).await.unwrap();
-        stack[0].order(point, Fault::Stall);
+        stack[0].inject(point, Fault::Stall);
         let (adder, starter) = (stack[0].client(), stack[1].client());
         let grown = tokio::spawn(async move { adder.grow(point, 5).await });
-        stack[0].reached(point).await;
+        stack[0].wait_until_reached(point).await;
         let start = tokio::spawn(async move { starter.start(point).await });
         let waits = "SELECT count(*) FROM pg_stat_activity
                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -95,14 +99,14 @@ async fn a_gateway_that_knew_the_job_with_fewer_tasks_takes_reports_and_reads_wi
     stack[0].create(pending("a", 2)).await.unwrap();
     assert_eq!(stack[1].progress("a").await.unwrap().task_count, 2);
     let refused = stack[1].report("a", succeeded([0], "s")).await.unwrap_err();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_NOT_STARTED".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_NOT_STARTED".to_owned()));
     stack[0].grow("a", 5).await.unwrap();
-    assert_eq!(stages(&stack[1].progress("a").await.unwrap()), [[5, 0, 0, 0]]);
+    assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[5, 0, 0, 0]]);
     stack[0].start("a").await.unwrap();
     let answer = stack[1].report("a", succeeded([4], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [APPLIED]);
     for gateway in stack.gateways() {
-        assert_eq!(stages(&gateway.progress("a").await.unwrap()), [[4, 1, 0, 0]]);
+        assert_eq!(stage_counts(&gateway.progress("a").await.unwrap()), [[4, 1, 0, 0]]);
     }
 }
 
@@ -110,13 +114,13 @@ async fn a_gateway_that_knew_the_job_with_fewer_tasks_takes_reports_and_reads_wi
 /// when Redis is back.
 #[tokio::test]
 async fn a_tracker_that_a_dead_start_left_for_fewer_tasks_is_never_the_jobs_own() {
-    let settling = Stack::of(2).links().settling(Duration::from_millis(100), Duration::from_secs(3));
+    let settling = Stack::builder(2).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
     stack[0].create(pending("a", 2)).await.unwrap();
-    stack[0].order("start.opened", Fault::Kill);
+    stack[0].inject("start.opened", Fault::Kill);
     stack[0].start("a").await.unwrap_err();
-    stack[0].ended().await;
-    let left = stack.redis.ask::<i64>(redis::cmd("STRLEN").arg(tracker_key("a"))).await;
+    stack[0].wait_for_exit().await;
+    let left = stack.redis.run::<i64>(redis::cmd("STRLEN").arg(tracker_key("a"))).await;
     assert_eq!(left, 256 + 1, "two tasks");
     stack[1].grow("a", 5).await.unwrap();
     stack[1].links().redis.set(Link::Cut);
@@ -128,7 +132,7 @@ async fn a_tracker_that_a_dead_start_left_for_fewer_tasks_is_never_the_jobs_own(
     let whole = async || {
         let progress = stack[1].progress("a").await.unwrap();
         if progress.pending_task_count.is_some() {
-            assert_eq!(stages(&progress), [[3, 2, 0, 0]], "{progress:?}");
+            assert_eq!(stage_counts(&progress), [[3, 2, 0, 0]], "{progress:?}");
         }
         (progress.source() == pb::Source::Live).then_some(())
     };
@@ -185,8 +189,8 @@ async fn a_job_is_cancelled_while_tasks_are_added_without_a_pause() {
     let cancelled = stack[1].cancel("a", "wrong input").await.unwrap();
     assert_eq!(cancelled.state(), pb::JobState::Cancelled);
     let (added, refused) = filler.await.unwrap();
-    assert_eq!(refusal(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
+    assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
     assert_eq!(cancelled.task_count, added, "what was told to be added is in it");
     let progress = stack[0].progress("a").await.unwrap();
-    assert_eq!((progress.source(), stages(&progress)), (pb::Source::Snapshot, vec![[added, 0, 0, 0]]));
+    assert_eq!((progress.source(), stage_counts(&progress)), (pb::Source::Snapshot, vec![[added, 0, 0, 0]]));
 }

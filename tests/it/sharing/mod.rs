@@ -14,23 +14,23 @@ use tokio::task::JoinHandle;
 use tonic::Request;
 
 use crate::faults::spawn_call;
-use crate::support::{Answer, Builder, Fault, Gateway, Stack, eventually, pb};
+use crate::support::{Builder, CallResult, Fault, Gateway, Stack, eventually, pb};
 
 const JOINED: &str = "round.joined";
 
 /// Gateways without a reconciler, whose request timeout is longer than any test takes.
 fn long_timeout(gateways: usize) -> Builder {
-    Stack::of(gateways).unreconciled().setting("request-timeout", "20s")
+    Stack::builder(gateways).without_reconciler().setting("request-timeout", "20s")
 }
 
 /// Starts a call, and returns once it waits in the gateway for the next round trip.
 async fn joined_call<T: Send + 'static>(
     gateway: &Gateway,
-    call: impl Future<Output = Answer<T>> + Send + 'static,
-) -> JoinHandle<Answer<T>> {
-    gateway.order(JOINED, Fault::Stall);
+    call: impl Future<Output = CallResult<T>> + Send + 'static,
+) -> JoinHandle<CallResult<T>> {
+    gateway.inject(JOINED, Fault::Stall);
     let call = spawn_call(call);
-    gateway.reached(JOINED).await;
+    gateway.wait_until_reached(JOINED).await;
     gateway.release(JOINED);
     call
 }
@@ -40,11 +40,11 @@ async fn joined_call<T: Send + 'static>(
 async fn call_stalled_at<T: Send + 'static>(
     gateway: &Gateway,
     point: &str,
-    call: impl Future<Output = Answer<T>> + Send + 'static,
-) -> JoinHandle<Answer<T>> {
-    gateway.order(point, Fault::Stall);
+    call: impl Future<Output = CallResult<T>> + Send + 'static,
+) -> JoinHandle<CallResult<T>> {
+    gateway.inject(point, Fault::Stall);
     let call = spawn_call(call);
-    gateway.reached(point).await;
+    gateway.wait_until_reached(point).await;
     call
 }
 

@@ -7,7 +7,9 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 
 use super::{abort_call, call_stalled_at, joined_call, long_timeout, read, with_timeout};
-use crate::support::{Answer, Client, Fault, Gateway, Link, Stack, eventually, job, pb, refusal, stages, succeeded};
+use crate::support::{
+    CallResult, Client, Fault, Gateway, Link, Stack, code_and_reason, eventually, job, pb, stage_counts, succeeded,
+};
 use pb::progress_service_client::ProgressServiceClient;
 use pb::{JobState, Source, SourceReason};
 
@@ -23,24 +25,24 @@ async fn stack() -> Stack {
     for gateway in stack.gateways() {
         assert_eq!(live_successes(&gateway.progress("a").await), 0);
     }
-    stack.redis.commands().await;
+    stack.redis.take_command_stats().await;
     stack
 }
 
 /// Starts a read that waits in the gateway for the next round trip.
-async fn joined_read(gateway: &Gateway) -> JoinHandle<Answer<pb::Progress>> {
+async fn joined_read(gateway: &Gateway) -> JoinHandle<CallResult<pb::Progress>> {
     joined_call(gateway, get_progress(gateway.client())).await
 }
 
-async fn get_progress(client: Client) -> Answer<pb::Progress> {
+async fn get_progress(client: Client) -> CallResult<pb::Progress> {
     client.progress("a").await
 }
 
 /// The number of succeeded tasks in an answer, which must be LIVE.
-fn live_successes(answer: &Answer<pb::Progress>) -> i64 {
+fn live_successes(answer: &CallResult<pb::Progress>) -> i64 {
     let progress = answer.as_ref().unwrap();
     assert_eq!((progress.state(), progress.source()), (JobState::Running, Source::Live), "{progress:?}");
-    let [[pending, succeeded, 0, 0]] = stages(progress)[..] else { panic!("{progress:?}") };
+    let [[pending, succeeded, 0, 0]] = stage_counts(progress)[..] else { panic!("{progress:?}") };
     assert_eq!(pending + succeeded, TASKS);
     succeeded
 }
@@ -48,7 +50,7 @@ fn live_successes(answer: &Answer<pb::Progress>) -> i64 {
 /// Number of tracker reads since the previous call, or since the start of the stack.
 async fn tracker_reads(stack: &Stack) -> u64 {
     // Only a tracker read sends HGETALL, for the error counts.
-    stack.redis.commands().await.get("hgetall").map_or(0, |(calls, _)| *calls)
+    stack.redis.take_command_stats().await.get("hgetall").map_or(0, |(calls, _)| *calls)
 }
 
 /// Invariant I6: the round trip under way has read the tracker before these acknowledgements.
@@ -151,7 +153,7 @@ async fn reader_with_a_short_deadline_gets_a_fallback_in_time() {
     let progress = short.await.unwrap().unwrap().progress.unwrap();
     assert_eq!((progress.source(), progress.lower_bound), (Source::Fallback, true));
     assert_eq!(progress.source_reason(), SourceReason::RedisUnreachable);
-    assert_eq!(stages(&progress), [[TASKS - 3, 3, 0, 0]]);
+    assert_eq!(stage_counts(&progress), [[TASKS - 3, 3, 0, 0]]);
 
     // The round trip that it left keeps its own, longer deadline.
     eventually("the short deadline has passed", async || (joined.elapsed() > SHORT_DEADLINE).then_some(())).await;
@@ -182,11 +184,11 @@ async fn panic_in_a_coalesced_read_fails_only_its_callers() {
     let stack = stack().await;
     let first = call_stalled_at(&stack[0], TRACKER_READ, get_progress(stack[0].client())).await;
     let sharing = [joined_read(&stack[0]).await, joined_read(&stack[0]).await];
-    stack[0].order(TRACKER_READ, Fault::Panic);
+    stack[0].inject(TRACKER_READ, Fault::Panic);
     stack[0].release(TRACKER_READ);
     assert_eq!(live_successes(&first.await.unwrap()), 0);
     for read in sharing {
-        assert_eq!(refusal(&read.await.unwrap().unwrap_err()), (Code::Internal, "INTERNAL".to_owned()));
+        assert_eq!(code_and_reason(&read.await.unwrap().unwrap_err()), (Code::Internal, "INTERNAL".to_owned()));
     }
     // A read that waited for a round trip that never runs would fall back to its own only later, so the time is
     // checked.

@@ -8,7 +8,8 @@ use tonic::Code;
 
 use super::{abort_call, call_stalled_at, joined_call, long_timeout, with_timeout};
 use crate::support::{
-    Answer, Client, Fault, Gateway, Stack, dispositions, failed_with, job, pb, refusal, stages, succeeded,
+    CallResult, Client, Fault, Gateway, Stack, code_and_reason, dispositions, failed_with, job, pb, stage_counts,
+    succeeded,
 };
 use pb::Disposition::{Applied, Duplicate, UnknownTask};
 use pb::report_service_client::ReportServiceClient;
@@ -19,7 +20,7 @@ const COMPUTED: &str = "report.computed";
 const CONFIRMED: &str = "report.confirmed";
 const TASKS: i64 = 20;
 
-type PendingReport = JoinHandle<Answer<pb::ReportResultsResponse>>;
+type PendingReport = JoinHandle<CallResult<pb::ReportResultsResponse>>;
 
 async fn stack() -> Stack {
     let stack = long_timeout(1).start().await;
@@ -33,7 +34,7 @@ async fn joined_report(gateway: &Gateway, results: Vec<pb::TaskResult>) -> Pendi
     joined_call(gateway, send_report(gateway.client(), results)).await
 }
 
-async fn send_report(client: Client, results: Vec<pb::TaskResult>) -> Answer<pb::ReportResultsResponse> {
+async fn send_report(client: Client, results: Vec<pb::TaskResult>) -> CallResult<pb::ReportResultsResponse> {
     client.report("a", results).await
 }
 
@@ -78,7 +79,7 @@ async fn bad_report_does_not_affect_the_rest_of_its_batch() {
     assert_eq!(dispositions_of(failing).await, [Applied, Duplicate]);
     assert_eq!(dispositions_of(better).await, [Applied, Applied]);
     let progress = gateway.progress("a").await.unwrap();
-    assert_eq!(stages(&progress), [[TASKS - 6, 6, 0, 0], [TASKS - 1, 1, 0, 0]]);
+    assert_eq!(stage_counts(&progress), [[TASKS - 6, 6, 0, 0], [TASKS - 1, 1, 0, 0]]);
     assert_eq!(progress.revision(), before + 2, "one script call for the first report, and one for the batch");
     let errors: Vec<_> = progress.error_samples.iter().map(|error| (error.task, error.message.as_str())).collect();
     assert_eq!(errors, [(5, "no answer")], "samples are kept only for new failures");
@@ -100,7 +101,7 @@ async fn one_of_several_identical_concurrent_reports_is_applied() {
     }
     all.sort();
     assert_eq!((&all[0], &all[1..]), (&vec![Applied; 2], &vec![vec![Duplicate; 2]; 9][..]));
-    assert_eq!(stages(&stack[0].progress("a").await.unwrap())[0], [TASKS - 4, 4, 0, 0]);
+    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap())[0], [TASKS - 4, 4, 0, 0]);
 }
 
 /// The caller that began the batch under way times out, one waiting caller disconnects, and another one times out.
@@ -129,11 +130,14 @@ async fn cancelled_reporter_does_not_affect_the_rest_of_its_batch() {
         let answer = gateway.report("a", results).await.unwrap();
         assert!(answer.dispositions().all(|disposition| matches!(disposition, Applied | Duplicate)), "{answer:?}");
     }
-    assert_eq!(stages(&gateway.progress("a").await.unwrap())[0], [TASKS - 10, 10, 0, 0]);
+    assert_eq!(stage_counts(&gateway.progress("a").await.unwrap())[0], [TASKS - 10, 10, 0, 0]);
 }
 
 /// Sends a report with a deadline that passes while the batch is stalled.
-async fn report_with_short_deadline(client: Client, results: Vec<pb::TaskResult>) -> Answer<pb::ReportResultsResponse> {
+async fn report_with_short_deadline(
+    client: Client,
+    results: Vec<pb::TaskResult>,
+) -> CallResult<pb::ReportResultsResponse> {
     let request = pb::ReportResultsRequest { job_id: "a".to_owned(), results };
     let mut reports = ReportServiceClient::new(client.channel());
     Ok(reports.report_results(with_timeout(Duration::from_millis(500), request)).await?.into_inner())
@@ -144,11 +148,11 @@ async fn panic_in_a_batch_fails_only_its_callers() {
     let stack = stack().await;
     let first = call_stalled_at(&stack[0], CONFIRMED, send_report(stack[0].client(), read([1]))).await;
     let sharing = [joined_report(&stack[0], read([2])).await, joined_report(&stack[0], read([3])).await];
-    stack[0].order(COMPUTED, Fault::Panic);
+    stack[0].inject(COMPUTED, Fault::Panic);
     stack[0].release(CONFIRMED);
     assert_eq!(dispositions_of(first).await, [Applied]);
     for report in sharing {
-        assert_eq!(refusal(&report.await.unwrap().unwrap_err()), (Code::Internal, "INTERNAL".to_owned()));
+        assert_eq!(code_and_reason(&report.await.unwrap().unwrap_err()), (Code::Internal, "INTERNAL".to_owned()));
     }
     let answer = stack[0].report("a", read([1, 2, 3])).await.unwrap();
     assert_eq!(dispositions(&answer), [Duplicate, Applied, Applied]);

@@ -18,7 +18,7 @@ use pb::report_service_client::ReportServiceClient;
 const CALL_WITHIN: Duration = Duration::from_secs(20);
 
 /// What a call answers.
-pub type Answer<T> = Result<T, Status>;
+pub type CallResult<T> = Result<T, Status>;
 
 /// Clones share one connection, which is made when it is needed.
 #[derive(Clone)]
@@ -34,88 +34,88 @@ impl Client {
     }
 
     /// Another client of the same gateway, with a connection of its own.
-    pub fn another(&self) -> Self {
+    pub fn new_connection(&self) -> Self {
         Self::new(self.address)
     }
 
-    pub async fn create(&self, request: pb::CreateJobRequest) -> Answer<pb::Job> {
+    pub async fn create(&self, request: pb::CreateJobRequest) -> CallResult<pb::Job> {
         let response = self.jobs().create_job(request).await?;
         Ok(response.into_inner().job.expect("a created job is answered"))
     }
 
     /// Adds tasks by name.
-    pub async fn add(&self, id: &str, names: &[&str]) -> Answer<pb::AddTasksResponse> {
+    pub async fn add(&self, id: &str, names: &[&str]) -> CallResult<pb::AddTasksResponse> {
         let task_names = names.iter().map(|name| (*name).to_owned()).collect();
         self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names, task_count: 0 }).await
     }
 
     /// Adds tasks up to a total.
-    pub async fn grow(&self, id: &str, task_count: i64) -> Answer<pb::AddTasksResponse> {
+    pub async fn grow(&self, id: &str, task_count: i64) -> CallResult<pb::AddTasksResponse> {
         self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names: vec![], task_count }).await
     }
 
-    pub async fn add_tasks(&self, request: pb::AddTasksRequest) -> Answer<pb::AddTasksResponse> {
+    pub async fn add_tasks(&self, request: pb::AddTasksRequest) -> CallResult<pb::AddTasksResponse> {
         Ok(self.jobs().add_tasks(request).await?.into_inner())
     }
 
-    pub async fn start(&self, id: &str) -> Answer<pb::Job> {
+    pub async fn start(&self, id: &str) -> CallResult<pb::Job> {
         let response = self.jobs().start_job(pb::StartJobRequest { job_id: id.to_owned() }).await?;
         Ok(response.into_inner().job.expect("a started job is answered"))
     }
 
-    pub async fn cancel(&self, id: &str, reason: &str) -> Answer<pb::Job> {
+    pub async fn cancel(&self, id: &str, reason: &str) -> CallResult<pb::Job> {
         let request = pb::CancelJobRequest { job_id: id.to_owned(), reason: reason.to_owned() };
         let response = self.jobs().cancel_job(request).await?;
         Ok(response.into_inner().job.expect("a cancelled job is answered"))
     }
 
-    pub async fn get(&self, id: &str) -> Answer<pb::Job> {
+    pub async fn get(&self, id: &str) -> CallResult<pb::Job> {
         let response = self.jobs().get_job(pb::GetJobRequest { job_id: id.to_owned() }).await?;
         Ok(response.into_inner().job.expect("a job is answered"))
     }
 
-    pub async fn report(&self, id: &str, results: Vec<pb::TaskResult>) -> Answer<pb::ReportResultsResponse> {
+    pub async fn report(&self, id: &str, results: Vec<pb::TaskResult>) -> CallResult<pb::ReportResultsResponse> {
         let request = pb::ReportResultsRequest { job_id: id.to_owned(), results };
         Ok(self.reports().report_results(request).await?.into_inner())
     }
 
     /// A job to work on, other than these.
-    pub async fn next_job(&self, excluded: &[&str]) -> Answer<pb::NextJobResponse> {
+    pub async fn next_job(&self, excluded: &[&str]) -> CallResult<pb::NextJobResponse> {
         let exclude_job_ids = excluded.iter().map(|id| (*id).to_owned()).collect();
         self.claim(pb::NextJobRequest { exclude_job_ids, ..pb::NextJobRequest::default() }).await
     }
 
-    pub async fn claim(&self, request: pb::NextJobRequest) -> Answer<pb::NextJobResponse> {
+    pub async fn claim(&self, request: pb::NextJobRequest) -> CallResult<pb::NextJobResponse> {
         Ok(self.reports().next_job(request).await?.into_inner())
     }
 
-    pub async fn progress(&self, id: &str) -> Answer<pb::Progress> {
+    pub async fn progress(&self, id: &str) -> CallResult<pb::Progress> {
         let mut reads = ProgressServiceClient::new(self.channel.clone());
         let response = reads.get_progress(pb::GetProgressRequest { job_id: id.to_owned() }).await?;
         Ok(response.into_inner().progress.expect("progress is answered"))
     }
 
-    pub async fn list_jobs(&self, request: pb::ListJobsRequest) -> Answer<pb::ListJobsResponse> {
+    pub async fn list_jobs(&self, request: pb::ListJobsRequest) -> CallResult<pb::ListJobsResponse> {
         Ok(self.jobs().list_jobs(request).await?.into_inner())
     }
 
-    pub async fn list_tasks(&self, request: pb::ListTasksRequest) -> Answer<pb::ListTasksResponse> {
+    pub async fn list_tasks(&self, request: pb::ListTasksRequest) -> CallResult<pb::ListTasksResponse> {
         Ok(self.jobs().list_tasks(request).await?.into_inner())
     }
 
-    pub async fn retry(&self, request: pb::RetryJobRequest) -> Answer<pb::Job> {
+    pub async fn retry(&self, request: pb::RetryJobRequest) -> CallResult<pb::Job> {
         let response = self.jobs().retry_job(request).await?;
         Ok(response.into_inner().job.expect("a retry is answered"))
     }
 
-    pub async fn batch_progress(&self, job_ids: Vec<String>) -> Answer<Vec<pb::ProgressResult>> {
+    pub async fn batch_progress(&self, job_ids: Vec<String>) -> CallResult<Vec<pb::ProgressResult>> {
         let mut reads = ProgressServiceClient::new(self.channel.clone());
         let response = reads.batch_get_progress(pb::BatchGetProgressRequest { job_ids }).await?;
         Ok(response.into_inner().results)
     }
 
     /// Whether the gateway says that it is ready; an error if it does not answer.
-    pub async fn is_ready(&self) -> Answer<bool> {
+    pub async fn is_ready(&self) -> CallResult<bool> {
         let response = HealthClient::new(self.channel.clone()).check(HealthCheckRequest::default()).await?;
         Ok(response.into_inner().status == ServingStatus::Serving as i32)
     }

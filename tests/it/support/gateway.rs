@@ -53,7 +53,7 @@ impl Gateway {
     }
 
     /// Waits until it says that it is ready.
-    pub async fn ready(&self) {
+    pub async fn wait_until_ready(&self) {
         let ready = async || self.client.is_ready().await.is_ok_and(|ready| ready).then_some(());
         eventually("a gateway is ready", ready).await;
     }
@@ -101,7 +101,7 @@ impl Gateway {
     /// SIGTERM, and waits until it has stopped. Our client goes on meanwhile: it has its part in closing a connection.
     pub async fn terminate(&mut self) {
         self.process.signal(libc::SIGTERM);
-        self.ended().await;
+        self.wait_for_exit().await;
     }
 
     /// Any signal; waits for nothing.
@@ -125,7 +125,7 @@ impl Gateway {
     }
 
     /// Waits until it has ended by itself.
-    pub async fn ended(&mut self) {
+    pub async fn wait_for_exit(&mut self) {
         eventually("a gateway ends", async || self.process.ended().then_some(())).await;
     }
 
@@ -145,14 +145,14 @@ impl Gateway {
     }
 
     /// The last lines of its log, for a test that fails.
-    pub fn end_of_log(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
     }
 
     /// Orders a fault for whoever comes by `point` first.
-    pub fn order(&self, point: &str, fault: Fault) {
+    pub fn inject(&self, point: &str, fault: Fault) {
         let what = match fault {
             Fault::Stall => "stall",
             Fault::Kill => "kill",
@@ -165,7 +165,7 @@ impl Gateway {
     }
 
     /// Waits until the order is obeyed: the gateway stalls there, or dies.
-    pub async fn reached(&self, point: &str) {
+    pub async fn wait_until_reached(&self, point: &str) {
         let reached = self.reached_file(point);
         eventually(point, async || reached.exists().then_some(())).await;
     }

@@ -15,8 +15,8 @@ mod requests;
 mod stack;
 mod wait;
 
-pub use answers::{dispositions, moment, refusal, stages, tasks};
-pub use client::{Answer, Client};
+pub use answers::{code_and_reason, dispositions, stage_counts, system_time, task_counts};
+pub use client::{CallResult, Client};
 pub use directory::Directory;
 pub use gateway::{Fault, Gateway};
 pub use highwater::grpc::pb;
@@ -26,4 +26,4 @@ pub use random::Random;
 pub use redis::{Redis, tracker_key};
 pub use requests::{failed, failed_with, job, named_job, succeeded, succeeded_by_name};
 pub use stack::{Builder, Stack};
-pub use wait::{WITHIN, eventually, holds_for};
+pub use wait::{WAIT_TIMEOUT, eventually, holds_for};

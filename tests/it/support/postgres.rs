@@ -71,7 +71,7 @@ impl Database {
     }
 
     /// A database in a server of its own, with these settings (by the names of postgresql.conf).
-    pub fn in_own_server(settings: &[(&str, &str)]) -> Self {
+    pub fn in_private_server(settings: &[(&str, &str)]) -> Self {
         Self { name: TEMPLATE.to_owned(), own: Some(Server::start(settings)) }
     }
 
@@ -84,7 +84,7 @@ impl Database {
     }
 
     /// The server, to be killed, paused and restarted.
-    pub fn own_server(&mut self) -> &mut dev::Postgres {
+    pub fn private_server(&mut self) -> &mut dev::Postgres {
         &mut self.own.as_mut().expect("only a server of the test's own may be touched").postgres
     }
 

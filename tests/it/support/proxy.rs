@@ -69,12 +69,12 @@ impl Proxy {
     }
 
     /// From now on connections are made to this port. Those that there are stay where they are.
-    pub fn point_at(&self, target: u16) {
+    pub fn set_target(&self, target: u16) {
         self.state.send_modify(|state| state.target = target);
     }
 
     /// Closes all connections; new ones are made as ever.
-    pub fn hang_up(&self) {
+    pub fn close_connections(&self) {
         self.state.send_modify(|state| state.hung_up += 1);
     }
 }
@@ -204,9 +204,9 @@ mod tests {
         assert_eq!(ask(&mut stream, 4).await, Some(4));
         let (other, _) = echo().await;
         other.set(Link::Cut);
-        proxy.point_at(other.port());
+        proxy.set_target(other.port());
         assert_eq!(ask(&mut stream, 5).await, Some(5));
-        proxy.hang_up();
+        proxy.close_connections();
         assert_eq!(answer(&mut stream).await, Some(0));
         let mut stream = TcpStream::connect(proxy.address).await.unwrap();
         assert_eq!(ask(&mut stream, 6).await, Some(0));

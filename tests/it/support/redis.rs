@@ -28,21 +28,21 @@ impl Redis {
     }
 
     /// What one command answers.
-    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> T {
+    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> T {
         command.query_async(&mut self.connection().await).await.unwrap()
     }
 
     /// The keys that a job has, in order.
-    pub async fn keys_of(&self, id: &str) -> Vec<String> {
+    pub async fn job_keys(&self, id: &str) -> Vec<String> {
         let mut keys: Vec<String> = self.connection().await.keys(format!("hw:{{{id}}}:*")).await.unwrap();
         keys.sort();
         keys
     }
 
     /// How often it was asked each command since this was asked last, and how long that took it.
-    pub async fn commands(&self) -> HashMap<String, (u64, Duration)> {
-        let stats: String = self.ask(redis::cmd("INFO").arg("commandstats")).await;
-        self.ask::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
+    pub async fn take_command_stats(&self) -> HashMap<String, (u64, Duration)> {
+        let stats: String = self.run(redis::cmd("INFO").arg("commandstats")).await;
+        self.run::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
         let number = |line: &str, name: &str| -> u64 {
             let (_, rest) = line.split_once(&format!("{name}=")).unwrap();
             rest.split(',').next().unwrap().parse().unwrap()
@@ -56,7 +56,7 @@ impl Redis {
 
     /// The job's tracker: header and cells.
     pub async fn tracker(&self, id: &str) -> Option<Vec<u8>> {
-        self.ask(redis::cmd("GET").arg(tracker_key(id))).await
+        self.run(redis::cmd("GET").arg(tracker_key(id))).await
     }
 }
 

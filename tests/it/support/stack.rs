@@ -28,11 +28,11 @@ pub struct Builder {
 impl Stack {
     /// So many gateways over fresh stores, all ready.
     pub async fn start(gateways: usize) -> Self {
-        Self::of(gateways).start().await
+        Self::builder(gateways).start().await
     }
 
     /// To say more about it before it starts.
-    pub fn of(gateways: usize) -> Builder {
+    pub fn builder(gateways: usize) -> Builder {
         Builder { gateways, ..Builder::default() }
     }
 
@@ -49,12 +49,12 @@ impl Builder {
     }
 
     /// No reconciler comes by while the test runs.
-    pub fn unreconciled(self) -> Self {
+    pub fn without_reconciler(self) -> Self {
         self.setting("reconcile-interval", "1h").setting("settle-time", "1d")
     }
 
     /// How often reconcilers come by, and how long restored trackers settle. Calls may take half of that.
-    pub fn settling(self, interval: Duration, settle: Duration) -> Self {
+    pub fn reconciling(self, interval: Duration, settle: Duration) -> Self {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let builder = self.setting("reconcile-interval", &millis(interval)).setting("settle-time", &millis(settle));
         builder.setting("request-timeout", &millis(settle / 2))
@@ -73,7 +73,7 @@ impl Builder {
     }
 
     /// A Postgres that no other test uses, with settings by the names of postgresql.conf.
-    pub fn own_postgres(mut self, settings: &[(&str, &str)]) -> Self {
+    pub fn private_postgres(mut self, settings: &[(&str, &str)]) -> Self {
         self.postgres_settings = Some(owned(settings));
         self
     }
@@ -84,7 +84,7 @@ impl Builder {
         let redis = Redis::start(&directory, &borrowed(&self.redis_settings));
         let postgres = match &self.postgres_settings {
             None => Database::new().await,
-            Some(settings) => Database::in_own_server(&borrowed(settings)),
+            Some(settings) => Database::in_private_server(&borrowed(settings)),
         };
         let mut stack = Stack { gateways: Vec::new(), redis, postgres, directory };
         for number in 0..self.gateways {
@@ -97,7 +97,7 @@ impl Builder {
             stack.gateways.push(Gateway::start(directory, flags, links).await);
         }
         for gateway in &stack.gateways {
-            gateway.ready().await;
+            gateway.wait_until_ready().await;
         }
         stack
     }
@@ -143,7 +143,7 @@ impl Drop for Stack {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for (number, gateway) in self.gateways.iter().enumerate() {
-                eprintln!("---- the log of gateway {number} ends with\n{}", gateway.end_of_log());
+                eprintln!("---- the log of gateway {number} ends with\n{}", gateway.log_tail());
             }
         }
     }
@@ -158,12 +158,12 @@ mod tests {
     async fn a_gateway_stalls_where_it_is_told_and_goes_on_when_it_is_released() {
         let stack = Stack::start(1).await;
         stack[0].create(job("a", &["s"], 2)).await.unwrap();
-        stack[0].order("report.marked", Fault::Stall);
+        stack[0].inject("report.marked", Fault::Stall);
         let report = tokio::spawn({
             let client = stack[0].client();
             async move { client.report("a", succeeded(0..1, "s")).await }
         });
-        stack[0].reached("report.marked").await;
+        stack[0].wait_until_reached("report.marked").await;
         assert!(!report.is_finished());
         stack[0].release("report.marked");
         report.await.unwrap().unwrap();
@@ -173,17 +173,17 @@ mod tests {
     async fn a_gateway_dies_where_it_is_told_and_starts_again() {
         let mut stack = Stack::start(1).await;
         stack[0].create(job("a", &["s"], 2)).await.unwrap();
-        stack[0].order("report.marked", Fault::Kill);
+        stack[0].inject("report.marked", Fault::Kill);
         stack[0].report("a", succeeded(0..1, "s")).await.unwrap_err();
-        stack[0].ended().await;
+        stack[0].wait_for_exit().await;
         stack[0].restart().await;
-        stack[0].ready().await;
+        stack[0].wait_until_ready().await;
         assert_eq!(stack[0].progress("a").await.unwrap().succeeded_task_count, Some(1));
     }
 
     #[tokio::test]
     async fn a_gateway_can_be_cut_off_from_one_store() {
-        let stack = Stack::of(2).links().start().await;
+        let stack = Stack::builder(2).links().start().await;
         stack[0].create(job("a", &["s"], 2)).await.unwrap();
         stack[0].links().redis.set(Link::Cut);
         let fallen_back = async || (stack[0].progress("a").await.ok()?.source() == pb::Source::Fallback).then_some(());

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails. Far longer than any of it takes on a machine that is busy.
-pub const WITHIN: Duration = Duration::from_secs(20);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 const LOOKS_EVERY: Duration = Duration::from_millis(10);
 
 /// Looks until there is something; fails if that takes too long.
@@ -13,7 +13,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         if let Some(found) = look().await {
             return found;
         }
-        assert!(begun.elapsed() < WITHIN, "waited {WITHIN:?} in vain: {what}");
+        assert!(begun.elapsed() < WAIT_TIMEOUT, "waited {WAIT_TIMEOUT:?} in vain: {what}");
         tokio::time::sleep(LOOKS_EVERY).await;
     }
 }

@@ -365,7 +365,10 @@ impl TrackerAndModel<'_> {
             return Err(TestCaseError::fail(format!("{tracker:?}")));
         };
         prop_assert_eq!((believed, current), (model.trusted(), model.own_generation));
-        prop_assert_eq!((header.restored, header.mark_summary().restore_time.is_some()), (model.restored, model.restored));
+        prop_assert_eq!(
+            (header.restored, header.mark_summary().restore_time.is_some()),
+            (model.restored, model.restored)
+        );
         let Header { incarnation, adopted, seal, revision, .. } = header;
         prop_assert_eq!(
             (incarnation, adopted, seal, revision),
