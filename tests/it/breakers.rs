@@ -67,7 +67,7 @@ const POSTGRES: [(&str, Switch); 3] = [
 ];
 
 #[tokio::test]
-async fn a_redis_that_is_away_costs_only_the_first_calls_and_is_used_again_at_once() {
+async fn redis_outage_delays_only_the_first_calls_and_recovery_is_immediate() {
     let mut stack = stack().await;
     for (fault, switch) in REDIS {
         stack[0].create(job(fault, &["s"], 2 * CALLS)).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_redis_that_is_away_costs_only_the_first_calls_and_is_used_again_at_on
 }
 
 #[tokio::test]
-async fn a_postgres_that_is_away_costs_only_the_first_calls_and_is_used_again_at_once() {
+async fn postgres_outage_delays_only_the_first_calls_and_recovery_is_immediate() {
     let mut stack = stack().await;
     for (fault, switch) in POSTGRES {
         stack[0].create(job(fault, &["s"], 2 * CALLS)).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_postgres_that_is_away_costs_only_the_first_calls_and_is_used_again_at
 
 /// What is only late, or refuses, is not away: nobody is turned away from it.
 #[tokio::test]
-async fn a_redis_that_is_slow_for_a_moment_or_refuses_writes_is_not_away() {
+async fn slow_or_write_refusing_redis_does_not_open_the_breaker() {
     let mut stack = stack().await;
     stack[0].create(job("a", &["s"], CALLS)).await.unwrap();
     stack.redis.pause();
@@ -164,7 +164,7 @@ async fn a_redis_that_is_slow_for_a_moment_or_refuses_writes_is_not_away() {
 
 /// A connection that Redis itself turned away is made anew, which redis-rs would not do by itself.
 #[tokio::test]
-async fn a_redis_that_turned_the_connection_away_is_used_once_it_takes_it() {
+async fn redis_that_rejected_the_connection_is_used_again_once_it_accepts() {
     let directory = Directory::new();
     let redis = Redis::start(&directory, &[]);
     let url = redis.url().replace("redis://", "redis://:right@");

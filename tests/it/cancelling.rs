@@ -69,7 +69,7 @@ async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
 }
 
 #[tokio::test]
-async fn a_thousand_times_cancel_and_completion_end_a_job_once_and_everybody_is_told_the_same() {
+async fn a_thousand_cancel_and_completion_races_each_end_the_job_once() {
     // Patient: a thousand jobs at once keep a busy machine's Redis waiting, and that is not what this is about.
     let stack = Stack::builder(2).setting("reconcile-interval", "100ms").setting("redis-timeout", "5s").start().await;
     let slots = Arc::new(Semaphore::new(AT_ONCE));
@@ -93,7 +93,7 @@ async fn a_thousand_times_cancel_and_completion_end_a_job_once_and_everybody_is_
 
 /// The canceller has looked and stands still; the job completes; the canceller goes on.
 #[tokio::test]
-async fn a_cancel_that_comes_after_the_end_is_told_so() {
+async fn cancel_after_the_end_returns_the_final_state() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 1)).await.unwrap();
     stack[1].inject("cancel.checked", Fault::Stall);
@@ -111,7 +111,7 @@ async fn a_cancel_that_comes_after_the_end_is_told_so() {
 /// The tracker is sealed as cancelled, and nothing is committed yet: the last report comes too late, and is told so
 /// only once the end is committed.
 #[tokio::test]
-async fn a_report_that_meets_the_seal_of_a_cancel_helps_it_to_its_end() {
+async fn report_that_finds_a_cancel_seal_commits_the_end() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     stack[0].report("a", succeeded([0], "s")).await.unwrap();

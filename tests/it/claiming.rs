@@ -31,7 +31,7 @@ async fn hands_out(gateway: &Gateway, id: &str) {
 }
 
 #[tokio::test]
-async fn four_pollers_of_six_jobs_give_each_an_even_share_whatever_its_size() {
+async fn four_pollers_claim_six_jobs_evenly_regardless_of_size() {
     let stack = Stack::start(3).await;
     for (number, size) in [1_000_000, 10, 10, 10, 100, 10_000].into_iter().enumerate() {
         stack[0].create(started(&format!("j{number}"), size)).await.unwrap();
@@ -69,7 +69,7 @@ async fn four_pollers_of_six_jobs_give_each_an_even_share_whatever_its_size() {
 }
 
 #[tokio::test]
-async fn tenants_share_evenly_however_many_jobs_they_have() {
+async fn claims_are_even_per_tenant_regardless_of_job_count() {
     let stack = Stack::builder(1).setting("fairness-label", "tenant").start().await;
     for id in ["a1", "a2", "a3", "a4", "a5"] {
         stack[0].create(of_tenant(id, "a")).await.unwrap();
@@ -89,7 +89,7 @@ async fn tenants_share_evenly_however_many_jobs_they_have() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_complete_but_not_committed_is_not_handed_out() {
+async fn complete_but_uncommitted_job_is_not_claimable() {
     let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(started("a", 1)).await.unwrap();
     assert!(stack[0].progress("a").await.unwrap().claimable);
@@ -110,7 +110,7 @@ async fn a_job_that_is_complete_but_not_committed_is_not_handed_out() {
 }
 
 #[tokio::test]
-async fn what_has_not_begun_or_is_over_is_not_handed_out() {
+async fn pending_and_ended_jobs_are_not_claimable() {
     let stack = Stack::start(2).await;
     stack[0].create(pb::CreateJobRequest { start: false, ..started("pending", 1) }).await.unwrap();
     stack[0].create(started("done", 1)).await.unwrap();
@@ -122,7 +122,7 @@ async fn what_has_not_begun_or_is_over_is_not_handed_out() {
 }
 
 #[tokio::test]
-async fn a_cancelled_job_is_handed_out_by_no_gateway_from_that_moment_on() {
+async fn cancelled_job_is_immediately_unclaimable_on_every_gateway() {
     let stack = Stack::start(3).await;
     for number in 0..20 {
         let id = format!("j{number}");
@@ -137,7 +137,7 @@ async fn a_cancelled_job_is_handed_out_by_no_gateway_from_that_moment_on() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_started_is_handed_out_within_a_second_by_every_gateway() {
+async fn started_job_is_claimable_on_every_gateway_within_a_second() {
     let stack = Stack::start(3).await;
     stack[0].create(started("old", 5)).await.unwrap();
     for gateway in stack.gateways() {
@@ -156,7 +156,7 @@ async fn a_job_that_is_started_is_handed_out_within_a_second_by_every_gateway() 
 }
 
 #[tokio::test]
-async fn while_redis_is_away_what_runs_is_handed_out_and_said_to_be_unseen() {
+async fn during_a_redis_outage_running_jobs_stay_claimable_with_a_reason() {
     let stack = Stack::builder(2).links().start().await;
     stack[0].create(started("a", 5)).await.unwrap();
     hands_out(&stack[0], "a").await;
@@ -169,7 +169,7 @@ async fn while_redis_is_away_what_runs_is_handed_out_and_said_to_be_unseen() {
 }
 
 #[tokio::test]
-async fn while_postgres_is_away_only_what_is_known_and_in_order_is_handed_out() {
+async fn during_a_postgres_outage_only_known_adopted_jobs_are_claimable() {
     let mut stack = Stack::builder(2).private_postgres(&[]).start().await;
     stack[0].create(started("a", 5)).await.unwrap();
     hands_out(&stack[0], "a").await;
@@ -186,7 +186,7 @@ async fn while_postgres_is_away_only_what_is_known_and_in_order_is_handed_out() 
 }
 
 #[tokio::test]
-async fn a_job_of_which_work_is_seen_is_preferred_to_one_that_is_being_restored() {
+async fn jobs_with_confirmed_work_are_preferred_to_jobs_without_a_tracker() {
     let stack = Stack::builder(1).without_reconciler().start().await;
     for id in ["lost", "seen"] {
         stack[0].create(started(id, 5)).await.unwrap();
@@ -202,7 +202,7 @@ async fn a_job_of_which_work_is_seen_is_preferred_to_one_that_is_being_restored(
 }
 
 #[tokio::test]
-async fn claims_among_ten_thousand_jobs_ask_redis_once_each_and_postgres_once_a_second_at_most() {
+async fn claims_among_ten_thousand_jobs_make_bounded_store_calls() {
     let stack = Stack::builder(1).without_reconciler().private_postgres(&[("log_statement", "all")]).start().await;
     stack.postgres.run(TEN_THOUSAND_RUNNING_JOBS).await.unwrap();
     // Of none of them there is a tracker: a claim that finds one in order would stop there.

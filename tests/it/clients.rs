@@ -64,7 +64,7 @@ async fn buf_curl_drives_a_job_from_create_to_snapshot() {
 }
 
 #[tokio::test]
-async fn buf_curl_is_shown_what_was_wrong_with_a_call() {
+async fn buf_curl_receives_error_reasons_and_details() {
     let stack = Stack::start(1).await;
     let buf = BufCurl { address: stack[0].address().to_string() };
     let definition = json!({"jobId": "17", "stages": ["read"], "taskCount": 1});
@@ -103,7 +103,7 @@ async fn type_calls(document: &str, stack: &Stack) -> usize {
 
 /// What a newcomer types first must work as it is printed.
 #[tokio::test]
-async fn the_first_job_of_the_readme_runs_as_it_is_written() {
+async fn readme_quick_start_runs_as_written() {
     let stack = Stack::start(1).await;
     let calls = type_calls(include_str!("../../README.md"), &stack).await;
     assert_eq!(calls, 8, "create, report, look, report; and create, add, start, report by name");
@@ -116,7 +116,7 @@ async fn the_first_job_of_the_readme_runs_as_it_is_written() {
 }
 
 #[tokio::test]
-async fn the_story_of_the_interface_runs_as_it_is_written() {
+async fn api_guide_commands_run_as_written() {
     let stack = Stack::start(1).await;
     assert_eq!(type_calls(include_str!("../../docs/api.md"), &stack).await, 16);
     let retry = stack[0].get("film-7-again").await.unwrap();

@@ -7,7 +7,7 @@ const REPORTERS: i64 = 64;
 
 /// Of many who compute from the same bytes only the fastest gets through; the others must not have to come back.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_reporters_in_each_others_way_are_all_taken() {
+async fn conflicting_concurrent_reports_are_all_applied() {
     let stack = Stack::builder(3).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &["s", "t"], TASKS)).await.unwrap();
     let reporters = (0..REPORTERS).map(|reporter| {

@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn of_a_fresh_job_everything_is_pending_at_every_stage() {
+async fn new_job_is_all_pending_at_every_stage() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["read", "digest"], 5)).await.unwrap();
     let progress = stack[0].progress("a").await.unwrap();
@@ -19,7 +19,7 @@ async fn of_a_fresh_job_everything_is_pending_at_every_stage() {
 }
 
 #[tokio::test]
-async fn two_and_two_and_one_of_five_read_40_80_and_100_percent() {
+async fn percent_reads_40_80_and_100_after_2_4_and_5_of_5_tasks() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     let mut read = Vec::new();
@@ -73,7 +73,7 @@ async fn a_task_moves_from_failed_to_succeeded_and_never_back() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_half_known_counts_its_new_half_only() {
+async fn partly_duplicate_batch_counts_only_new_results() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_batch_that_is_half_known_counts_its_new_half_only() {
 }
 
 #[tokio::test]
-async fn a_task_that_the_job_has_not_changes_nothing_and_is_said() {
+async fn unknown_task_changes_nothing_and_is_reported_as_unknown() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let fresh = stack[0].progress("a").await.unwrap();
@@ -112,7 +112,7 @@ async fn a_task_that_the_job_has_not_changes_nothing_and_is_said() {
 }
 
 #[tokio::test]
-async fn a_stage_that_the_job_has_not_refuses_the_whole_batch_and_poisons_nothing() {
+async fn unknown_stage_rejects_the_whole_batch_without_side_effects() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let batch = [succeeded([0], "s"), succeeded([1], "nowhere")].concat();
@@ -126,7 +126,7 @@ async fn a_stage_that_the_job_has_not_refuses_the_whole_batch_and_poisons_nothin
 }
 
 #[tokio::test]
-async fn of_a_thousand_tasks_999_never_read_100_percent() {
+async fn percent_is_99_while_one_of_a_thousand_tasks_is_pending() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 1000)).await.unwrap();
     stack[0].report("a", succeeded(0..999, "s")).await.unwrap();
@@ -136,7 +136,7 @@ async fn of_a_thousand_tasks_999_never_read_100_percent() {
 }
 
 #[tokio::test]
-async fn a_job_of_no_tasks_succeeds_at_its_start() {
+async fn job_without_tasks_succeeds_at_start() {
     let stack = Stack::start(1).await;
     let created = stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["s"], 0) }).await.unwrap();
     assert_eq!(created.state(), pb::JobState::Pending);
@@ -154,7 +154,7 @@ async fn a_job_of_no_tasks_succeeds_at_its_start() {
 }
 
 #[tokio::test]
-async fn half_of_the_tasks_may_fail_and_not_one_more() {
+async fn job_fails_only_above_its_failure_threshold() {
     let stack = Stack::start(1).await;
     for (id, failures, ends) in [("half", 5, pb::JobState::Succeeded), ("more", 6, pb::JobState::Failed)] {
         stack[0].create(job(id, &["s"], 10)).await.unwrap();
@@ -177,7 +177,7 @@ async fn half_of_the_tasks_may_fail_and_not_one_more() {
 /// Scenario: a worker loses its lease, another does the task and goes on to the next stage, and then the first one's
 /// failure arrives. It must not close the stages that are being worked on; and whatever the order, the end is the same.
 #[tokio::test]
-async fn a_late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
+async fn late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
     let stack = Stack::start(1).await;
     let [first, second, next] = [failed([0], "read"), succeeded([0], "read"), failed([0], "digest")];
     let orders = [
@@ -210,7 +210,7 @@ async fn a_late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
 }
 
 #[tokio::test]
-async fn ten_thousand_results_are_one_report() {
+async fn one_report_takes_up_to_ten_thousand_results() {
     let stack = Stack::start(1).await;
     let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
     stack[0].create(job("wide", &keys, 10_001)).await.unwrap();
@@ -230,7 +230,7 @@ async fn ten_thousand_results_are_one_report() {
 
 /// What is stored is which task stood where, not only how many did.
 #[tokio::test]
-async fn an_ended_job_keeps_where_each_task_stood_at_each_stage() {
+async fn ended_job_keeps_every_task_status_at_every_stage() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["read", "digest"], 5)).await.unwrap();
     let marks = [succeeded([0, 2, 4], "read"), failed([1, 3], "read"), succeeded([0], "digest")].concat();

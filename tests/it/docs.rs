@@ -12,7 +12,7 @@ const DOCS: [&str; 6] =
     ["README.md", "docs/adopting.md", "docs/api.md", "docs/design.md", "docs/operating.md", "docs/runbook.md"];
 
 #[test]
-fn every_file_that_the_docs_name_is_there() {
+fn every_mentioned_path_exists() {
     for (doc, word) in words() {
         let is_path = ["src/", "tests/", "docs/", "proto/", "migrations/"].iter().any(|top| word.starts_with(top));
         assert!(!is_path || root().join(&word).exists(), "{doc} names {word}, which is not there");
@@ -20,7 +20,7 @@ fn every_file_that_the_docs_name_is_there() {
 }
 
 #[test]
-fn every_test_and_metric_that_the_docs_name_is_there() {
+fn every_mentioned_test_and_metric_exists() {
     let mut text = String::new();
     for file in rust_files(&root().join("src")).iter().chain(&rust_files(&root().join("tests"))) {
         text += &fs::read_to_string(file).unwrap();
@@ -38,7 +38,7 @@ fn every_test_and_metric_that_the_docs_name_is_there() {
 }
 
 #[test]
-fn every_link_within_the_docs_leads_somewhere() {
+fn every_link_between_documents_resolves() {
     let mut found = 0;
     for doc in DOCS {
         let text = fs::read_to_string(root().join(doc)).unwrap();
@@ -59,7 +59,7 @@ fn every_link_within_the_docs_leads_somewhere() {
 }
 
 #[test]
-fn every_call_and_every_error_is_in_the_guide_to_the_interface() {
+fn api_guide_covers_every_method_and_error_reason() {
     let guide = fs::read_to_string(root().join("docs/api.md")).unwrap();
     let reasons = (1..100).filter_map(|number| pb::ErrorReason::try_from(number).ok());
     let mut words: Vec<_> =
@@ -77,7 +77,7 @@ fn every_call_and_every_error_is_in_the_guide_to_the_interface() {
 
 /// The table of transitions, as a diagram.
 #[test]
-fn the_diagram_of_states_is_that_of_the_table() {
+fn state_diagram_matches_the_transition_table() {
     let mut diagram = "```mermaid\nstateDiagram-v2\n    [*] --> PENDING\n".to_owned();
     for from in JobState::ALL {
         for to in JobState::ALL.into_iter().filter(|to| from.can_become(*to)) {
@@ -115,19 +115,19 @@ fn words() -> impl Iterator<Item = (&'static str, String)> {
 
 /// Who types the lines that the docs give for a shell.
 const TYPED: [(&str, &str); 8] = [
-    ("./dev curl ", "the_story_of_the_interface_runs_as_it_is_written"),
-    ("redis-cli ", "every_command_of_the_runbook_can_be_typed"),
-    ("psql ", "every_command_of_the_runbook_can_be_typed"),
+    ("./dev curl ", "api_guide_commands_run_as_written"),
+    ("redis-cli ", "runbook_commands_run_as_written"),
+    ("psql ", "runbook_commands_run_as_written"),
     ("target/tools/venv/bin/python docs/examples/adopting/rehearse.py ", "a_backend_adopts_highwater_step_by_step"),
-    ("highwater ", "a_gateway_over_given_stores_is_told_by_a_file"),
-    ("./dev run", "a_gateway_with_servers_of_its_own_keeps_what_it_stores_between_runs"),
+    ("highwater ", "gateway_reads_its_settings_from_a_file"),
+    ("./dev run", "dev_gateway_with_private_servers_keeps_its_data_between_runs"),
     // The checks themselves, and what begins with a build: by people.
     ("./dev test ", ""),
     ("./dev demo ", ""),
 ];
 
 #[test]
-fn every_shell_line_of_the_docs_is_typed_by_somebody() {
+fn every_shell_line_of_the_docs_is_run_by_a_test() {
     let mut found = 0;
     for doc in DOCS {
         let text = fs::read_to_string(root().join(doc)).unwrap();

@@ -15,7 +15,7 @@ fn commits(stack: &Stack) -> usize {
 }
 
 #[tokio::test]
-async fn the_last_report_ends_the_job_and_its_snapshot_is_what_was_live() {
+async fn last_report_ends_the_job_and_the_snapshot_equals_the_live_counts() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["read", "digest"], 4)).await.unwrap();
     let before = [succeeded(0..3, "read"), vec![failed_with(3, "read", "IO", "no such file")]].concat();
@@ -41,7 +41,7 @@ async fn the_last_report_ends_the_job_and_its_snapshot_is_what_was_live() {
 
 /// Both have read the sealed tracker, and go to commit at the same time.
 #[tokio::test]
-async fn of_two_gateways_that_see_the_last_report_together_one_commits() {
+async fn only_one_of_two_concurrent_finishers_commits() {
     let stack = Stack::builder(2).setting("reconcile-interval", "50ms").start().await;
     for gateway in stack.gateways() {
         gateway.inject("finish.read", Fault::Stall);
@@ -75,7 +75,7 @@ async fn of_two_gateways_that_see_the_last_report_together_one_commits() {
 }
 
 #[tokio::test]
-async fn many_jobs_whose_last_two_reports_come_together_end_once_each() {
+async fn jobs_with_concurrent_last_reports_end_once_each() {
     let stack = Stack::builder(2).setting("reconcile-interval", "50ms").start().await;
     let jobs = (0..50).map(|number| {
         let (id, gateways) = (format!("job-{number}"), [stack[0].client(), stack[1].client()]);
@@ -122,7 +122,7 @@ async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
 
 /// Invariant I6, through three gateways of which one is told the end and the others have just seen the job running.
 #[tokio::test]
-async fn no_read_that_begins_after_somebody_saw_a_job_ended_shows_it_running() {
+async fn no_read_shows_running_after_any_read_showed_the_end() {
     let stack = Stack::start(3).await;
     for number in 0..40 {
         let id = format!("job-{number}");
@@ -150,7 +150,7 @@ async fn no_read_that_begins_after_somebody_saw_a_job_ended_shows_it_running() {
 
 /// Also when the sealed tracker is gone, and the gateway has never heard of the job.
 #[tokio::test]
-async fn a_report_after_the_end_is_superseded_and_recreates_nothing() {
+async fn report_after_the_end_is_superseded_and_recreates_nothing() {
     let mut stack = Stack::builder(2).setting("sealed-ttl", "50ms").start().await;
     for id in ["succeeded", "failed", "cancelled"] {
         let request = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job(id, &["read", "digest"], 3) };
@@ -184,7 +184,7 @@ async fn a_report_after_the_end_is_superseded_and_recreates_nothing() {
 }
 
 #[tokio::test]
-async fn an_ended_job_is_served_when_redis_is_gone_altogether() {
+async fn ended_job_is_served_without_redis() {
     let mut stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     stack[0].report("a", vec![failed_with(0, "s", "IO", "no such file")]).await.unwrap();
@@ -202,7 +202,7 @@ async fn an_ended_job_is_served_when_redis_is_gone_altogether() {
 }
 
 #[tokio::test]
-async fn a_job_survives_all_of_its_gateways() {
+async fn job_survives_the_loss_of_every_gateway() {
     let mut stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
@@ -219,7 +219,7 @@ async fn a_job_survives_all_of_its_gateways() {
 
 /// A tracker that was opened for a start which never came to its commit: the gateway died in between.
 #[tokio::test]
-async fn an_orphaned_tracker_goes_away_and_a_running_jobs_stays() {
+async fn orphaned_tracker_is_removed_and_a_running_one_stays() {
     let short_lived = Stack::builder(2).setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");
     let mut stack = short_lived.start().await;
     stack[1].create(job("running", &["s"], 2)).await.unwrap();

@@ -35,7 +35,7 @@ async fn stops_in_order(mut worker: Child) {
 }
 
 #[tokio::test]
-async fn workers_that_take_tasks_from_a_queue_finish_each_job_though_one_of_them_is_killed() {
+async fn queue_workers_finish_every_job_although_one_is_killed() {
     let stack = Stack::start(2).await;
     let directory = Directory::new();
     let queue = Redis::start(&directory, &[]);
@@ -78,7 +78,7 @@ async fn workers_that_take_tasks_from_a_queue_finish_each_job_though_one_of_them
 
 /// As one does whose job has ended, as another worker was told first.
 #[tokio::test]
-async fn a_worker_outlives_a_queue_that_is_dropped_while_it_waits_for_it() {
+async fn worker_survives_a_queue_deleted_while_it_waits() {
     let stack = Stack::start(1).await;
     let directory = Directory::new();
     let queue = Redis::start(&directory, &[]);

@@ -12,7 +12,7 @@ use crate::support::Directory;
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_fleet_shares_its_work_evenly_and_nobody_works_on_what_has_ended() {
+async fn fleet_demo_shares_work_evenly_and_wastes_none_on_ended_jobs() {
     let directory = Directory::new();
     let data = format!("--data-dir={}", directory.join("fleet").display());
     let mut demo = Command::new(env!("CARGO_BIN_EXE_highwater"));

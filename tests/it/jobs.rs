@@ -12,7 +12,7 @@ fn pending(request: pb::CreateJobRequest) -> pb::CreateJobRequest {
 }
 
 #[tokio::test]
-async fn creating_a_job_again_returns_it_as_it_is_now() {
+async fn creating_an_existing_job_returns_its_current_state() {
     let stack = Stack::start(2).await;
     let request = pb::CreateJobRequest {
         display_name: "Nightly import".to_owned(),
@@ -38,7 +38,7 @@ async fn creating_a_job_again_returns_it_as_it_is_now() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_taken_by_another_job_is_refused_with_what_differs() {
+async fn reused_id_with_other_fields_is_rejected_naming_the_differences() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     let other = pb::CreateJobRequest { display_name: "another".to_owned(), ..job("a", &["s"], 6) };
@@ -52,7 +52,7 @@ async fn an_id_that_is_taken_by_another_job_is_refused_with_what_differs() {
 }
 
 #[tokio::test]
-async fn a_job_without_an_id_gets_one_that_sorts_by_time() {
+async fn missing_id_is_generated_and_sorts_by_time() {
     let stack = Stack::start(1).await;
     let first = stack[0].create(job("", &["s"], 1)).await.unwrap();
     let second = stack[0].create(job("", &["s"], 1)).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_job_without_an_id_gets_one_that_sorts_by_time() {
 }
 
 #[tokio::test]
-async fn starting_a_running_job_returns_it_and_takes_nothing_back() {
+async fn starting_a_running_job_returns_it_and_keeps_its_marks() {
     let stack = Stack::start(2).await;
     stack[0].create(pending(job("a", &["s"], 2))).await.unwrap();
     let started = stack[0].start("a").await.unwrap();
@@ -76,7 +76,7 @@ async fn starting_a_running_job_returns_it_and_takes_nothing_back() {
 }
 
 #[tokio::test]
-async fn many_starters_start_a_job_once() {
+async fn concurrent_starts_start_the_job_once() {
     let stack = Stack::start(2).await;
     for id in ["a", "b", "c", "d"] {
         stack[0].create(pending(job(id, &["s"], 3))).await.unwrap();
@@ -115,7 +115,7 @@ async fn cancelling_again_keeps_the_first_reason() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_never_started_can_be_cancelled() {
+async fn pending_job_can_be_cancelled() {
     let stack = Stack::start(1).await;
     stack[0].create(pending(job("a", &["s"], 2))).await.unwrap();
     let cancelled = stack[0].cancel("a", "").await.unwrap();
@@ -126,7 +126,7 @@ async fn a_job_that_was_never_started_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn a_job_that_ended_otherwise_is_neither_started_nor_cancelled_and_its_state_is_named() {
+async fn ended_job_rejects_start_and_cancel_naming_its_state() {
     let stack = Stack::start(1).await;
     for id in ["succeeded", "failed", "cancelled"] {
         stack[0].create(pb::CreateJobRequest { failure_threshold: Some(0.0), ..job(id, &["s"], 1) }).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_job_that_ended_otherwise_is_neither_started_nor_cancelled_and_its_sta
 }
 
 #[tokio::test]
-async fn a_job_that_does_not_exist_is_not_found_by_any_call() {
+async fn unknown_job_is_not_found_by_any_call() {
     let stack = Stack::start(1).await;
     let refused = [
         stack[0].start("a").await.unwrap_err(),
@@ -166,7 +166,7 @@ async fn a_job_that_does_not_exist_is_not_found_by_any_call() {
 }
 
 #[tokio::test]
-async fn a_report_before_the_start_is_refused_and_marks_nothing() {
+async fn report_before_the_start_is_rejected_and_marks_nothing() {
     let stack = Stack::start(1).await;
     stack[0].create(pending(job("a", &["s"], 2))).await.unwrap();
     let refused = stack[0].report("a", succeeded([0], "s")).await.unwrap_err();

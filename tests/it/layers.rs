@@ -69,7 +69,7 @@ fn no_layer_is_crossed() {
 }
 
 #[test]
-fn the_layers_point_one_way() {
+fn layers_have_no_cycles() {
     let mut settled = BTreeSet::new();
     while settled.len() < MAY_USE.len() {
         let before = settled.len();
@@ -114,7 +114,7 @@ fn planted_crossings_are_found() {
 }
 
 #[test]
-fn what_the_layers_allow_is_no_crossing() {
+fn allowed_dependencies_are_not_reported() {
     let crates = dependencies();
     for (file, text) in [
         ("gateway/read.rs", "use crate::{live::Live, store::Store, domain::resolve}; use super::Gateway;"),

@@ -21,7 +21,7 @@ async fn stack() -> Stack {
 
 /// Scenario: one store after the other is slow, hangs, answers nothing or is away, in the middle of a run.
 #[tokio::test]
-async fn a_transient_error_never_fails_a_job() {
+async fn transient_errors_never_fail_a_job() {
     let stack = stack().await;
     let gateway = &stack[0];
     let faults = [Link::Slow(LATE), Link::Blackhole, Link::HalfOpen, Link::Cut];
@@ -56,7 +56,7 @@ async fn a_transient_error_never_fails_a_job() {
 
 /// A job that is complete while Postgres is away has not ended, and nobody says so; it ends by itself afterwards.
 #[tokio::test]
-async fn a_job_that_is_complete_while_postgres_is_away_ends_once_it_is_back() {
+async fn job_completed_during_a_postgres_outage_ends_after_recovery() {
     let stack = stack().await;
     let gateway = &stack[0];
     for fault in [Link::Cut, Link::Blackhole] {
@@ -84,7 +84,7 @@ async fn a_job_that_is_complete_while_postgres_is_away_ends_once_it_is_back() {
 
 /// Neither a start nor a cancel is half done, and both may simply be sent again.
 #[tokio::test]
-async fn starts_and_cancels_wait_for_postgres() {
+async fn starts_and_cancels_require_postgres() {
     let stack = stack().await;
     let (gateway, link) = (&stack[0], &stack[0].links().postgres);
     gateway.create(pb::CreateJobRequest { start: false, ..job("a", &["s"], 2) }).await.unwrap();
@@ -108,7 +108,7 @@ async fn starts_and_cancels_wait_for_postgres() {
 /// A job starts without a tracker. One that has a tracker is cancelled past it: what that holds is added once it can be
 /// reached, and until then the end says that it is a lower bound.
 #[tokio::test]
-async fn starts_and_cancels_do_not_wait_for_redis() {
+async fn starts_and_cancels_succeed_without_redis() {
     let stack = stack().await;
     let (gateway, link) = (&stack[0], &stack[0].links().redis);
     for (id, fault) in [("silent", Link::Blackhole), ("gone", Link::Cut)] {

@@ -9,7 +9,7 @@ use crate::support::Directory;
 
 /// Cargo looks at more than it compiles: a package that the workspace names, and that is not copied, fails the build.
 #[test]
-fn all_that_cargo_needs_is_copied_into_the_image_and_let_through() {
+fn every_file_cargo_needs_is_copied_into_the_image() {
     let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();
     let passed = fs::read_to_string(root().join(".dockerignore")).unwrap();
     let image = Directory::new();

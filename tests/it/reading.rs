@@ -13,7 +13,7 @@ use crate::support::{
 const ROUNDING: Duration = Duration::from_millis(5);
 
 #[tokio::test]
-async fn a_read_says_when_it_was_taken_and_when_the_last_new_mark_came() {
+async fn read_reports_its_time_and_the_time_of_the_last_new_mark() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     let fresh = stack[0].progress("a").await.unwrap();
@@ -37,7 +37,7 @@ async fn a_read_says_when_it_was_taken_and_when_the_last_new_mark_came() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_not_started_reads_as_all_pending() {
+async fn pending_job_reads_as_all_pending() {
     let stack = Stack::start(1).await;
     stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["read", "digest"], 5) }).await.unwrap();
     let progress = stack[0].progress("a").await.unwrap();
@@ -48,7 +48,7 @@ async fn a_job_that_was_not_started_reads_as_all_pending() {
 
 /// Nothing is pending of it, and yet it is not complete.
 #[tokio::test]
-async fn a_job_without_tasks_is_at_0_percent_until_its_start_completes_it() {
+async fn job_without_tasks_is_at_0_percent_until_it_starts() {
     let stack = Stack::start(1).await;
     for (id, end) in [("started", pb::JobState::Succeeded), ("cancelled", pb::JobState::Cancelled)] {
         stack[0].create(named_job(id, &["read", "digest"])).await.unwrap();
@@ -81,7 +81,7 @@ async fn age(stack: &Stack, id: &str, by: Duration) {
 }
 
 #[tokio::test]
-async fn rate_and_time_left_are_told_once_there_is_enough_to_say() {
+async fn rate_and_eta_appear_once_enough_results_exist() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 100)).await.unwrap();
     stack[0].report("a", succeeded(0..9, "s")).await.unwrap();
@@ -108,7 +108,7 @@ async fn rate_and_time_left_are_told_once_there_is_enough_to_say() {
 }
 
 #[tokio::test]
-async fn errors_are_counted_by_code_and_the_newest_are_shown_live_and_in_the_snapshot() {
+async fn errors_are_counted_by_code_and_the_newest_are_sampled() {
     let stack = Stack::start(2).await;
     let lenient = pb::CreateJobRequest { failure_threshold: Some(1.0), ..job("a", &["read", "digest"], 30) };
     stack[0].create(lenient).await.unwrap();
@@ -147,7 +147,7 @@ async fn errors_are_counted_by_code_and_the_newest_are_shown_live_and_in_the_sna
 
 /// Existence is not evidence: a tracker that is gone is not a job in which nothing happened.
 #[tokio::test]
-async fn of_a_running_job_without_a_tracker_only_what_is_remembered_is_told_and_nothing_is_zero() {
+async fn running_job_without_a_tracker_reports_only_remembered_counts() {
     let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     stack[0].report("a", succeeded(0..4, "s")).await.unwrap();

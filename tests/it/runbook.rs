@@ -11,7 +11,7 @@ use pb::SourceReason;
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 
 #[test]
-fn every_reason_of_a_read_and_of_an_unavailable_call_is_in_the_runbook() {
+fn runbook_covers_every_source_reason_and_unavailable_error() {
     let reasons = (1..).map_while(|number| SourceReason::try_from(number).ok());
     let mut words: Vec<String> = reasons.map(|reason| reason.as_str_name().replace("SOURCE_REASON_", "")).collect();
     assert!(words.len() >= 7, "{words:?}");
@@ -24,7 +24,7 @@ fn every_reason_of_a_read_and_of_an_unavailable_call_is_in_the_runbook() {
 }
 
 #[tokio::test]
-async fn every_command_of_the_runbook_can_be_typed() {
+async fn runbook_commands_run_as_written() {
     let stack = Stack::start(1).await;
     let started = pb::CreateJobRequest { start: true, ..job("17", &["s"], 4) };
     stack[0].create(started).await.unwrap();

@@ -117,7 +117,7 @@ fn with_header(name: &'static str, value: &'static str) -> Request<pb::GetJobReq
 }
 
 #[tokio::test]
-async fn what_reaches_no_use_case_is_refused_with_code_and_details() {
+async fn malformed_calls_are_rejected_with_code_and_details() {
     let server = start().await;
     // Another message: its first field is a number where the method takes text.
     let undecodable = Request::new(pb::TaskResult { task: 7, ..pb::TaskResult::default() });
@@ -149,7 +149,7 @@ async fn what_reaches_no_use_case_is_refused_with_code_and_details() {
 }
 
 #[tokio::test]
-async fn without_stores_nothing_is_ready_and_calls_are_told_to_come_again() {
+async fn without_stores_health_is_not_serving_and_calls_are_retryable() {
     let server = start().await;
     for service in ["", "highwater.v1.JobService", "highwater.v1.ReportService", "highwater.v1.ProgressService"] {
         assert_eq!(server.health(service).await.unwrap(), ServingStatus::NotServing, "{service}");
@@ -163,7 +163,7 @@ async fn without_stores_nothing_is_ready_and_calls_are_told_to_come_again() {
 
 /// A client that never speaks and a stream that never ends do not hold the stop: the one is cut, the other ended.
 #[tokio::test]
-async fn stopping_is_bounded() {
+async fn shutdown_is_bounded_despite_silent_clients() {
     let server = start().await;
     let silent = TcpStream::connect(server.address).await.unwrap();
     let questions = futures_util::stream::pending();
@@ -188,7 +188,7 @@ async fn stopping_is_bounded() {
 
 /// Half a preface is no word either, and neither keeps those waiting who have something to say.
 #[tokio::test]
-async fn who_says_nothing_is_cut_and_makes_room() {
+async fn silent_connections_are_closed_and_free_their_slots() {
     let server = start_with(3, Duration::from_millis(500)).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let mut mumbling = TcpStream::connect(server.address).await.unwrap();
@@ -208,7 +208,7 @@ async fn who_says_nothing_is_cut_and_makes_room() {
 /// A client whose calls all have the same short deadline takes them back before they are looked at. On one thread, the
 /// server reads the calls and their ends at once.
 #[tokio::test]
-async fn calls_taken_back_do_not_end_their_connection() {
+async fn cancelled_calls_do_not_close_their_connection() {
     let server = start().await;
     let stream = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
     let (mut calls, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
@@ -229,7 +229,7 @@ async fn calls_taken_back_do_not_end_their_connection() {
 }
 
 #[tokio::test]
-async fn who_watches_health_is_told_of_the_stop_and_does_not_hold_it() {
+async fn health_watchers_learn_of_shutdown_and_do_not_delay_it() {
     let server = start().await;
     let request = HealthCheckRequest { service: String::new() };
     let mut watch = HealthClient::new(server.channel.clone()).watch(request).await.unwrap().into_inner();
@@ -245,7 +245,7 @@ async fn who_watches_health_is_told_of_the_stop_and_does_not_hold_it() {
 
 /// Clients resolve what they find in one file by asking for the files that it imports.
 #[test]
-fn reflection_has_every_file_that_is_imported() {
+fn reflection_includes_every_imported_file() {
     let sets = [pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
     let files: Vec<_> = sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).unwrap().file).collect();
     let names: HashSet<_> = files.iter().map(|file| file.name().to_owned()).collect();

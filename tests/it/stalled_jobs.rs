@@ -50,7 +50,7 @@ fn between(from: Option<Timestamp>, to: Option<Timestamp>) -> Duration {
 }
 
 #[tokio::test]
-async fn a_stalled_job_is_revoked_with_the_marks_it_has_after_its_stall_timeout_and_never_sooner() {
+async fn stalled_job_is_revoked_with_its_marks_at_its_stall_timeout() {
     let stack = stack(2).await;
     stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
     let results = [succeeded(0..5, "read"), failed([5], "read"), succeeded(0..2, "digest")].concat();
@@ -76,7 +76,7 @@ async fn a_stalled_job_is_revoked_with_the_marks_it_has_after_its_stall_timeout_
 }
 
 #[tokio::test]
-async fn new_marks_keep_a_job_from_being_revoked() {
+async fn new_marks_postpone_revocation() {
     let stack = stack(1).await;
     stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
     for task in 0..8 {
@@ -89,7 +89,7 @@ async fn new_marks_keep_a_job_from_being_revoked() {
 
 /// From the start, if nothing is ever reported.
 #[tokio::test]
-async fn a_job_without_any_report_is_revoked_too() {
+async fn job_without_reports_is_revoked() {
     let stack = stack(1).await;
     let job = stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
     let told = revoked(&stack[0], "a").await;
@@ -100,7 +100,7 @@ async fn a_job_without_any_report_is_revoked_too() {
 
 /// Its finisher sleeps through the stall timeout, before it has sealed anything.
 #[tokio::test]
-async fn a_stalled_job_that_is_complete_succeeds() {
+async fn complete_job_succeeds_although_it_stalled() {
     let stack = stack(1).await;
     stack[0].create(stalls("a", Duration::from_secs(1))).await.unwrap();
     stack[0].inject("finish.begun", Fault::Stall);
@@ -116,7 +116,7 @@ async fn a_stalled_job_that_is_complete_succeeds() {
 
 /// The gateway has found that the job is stalled, and that Postgres answers, and is about to seal it.
 #[tokio::test]
-async fn a_report_just_before_the_revoke_wins() {
+async fn report_just_before_the_revoke_postpones_it() {
     let stack = stack(1).await;
     stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
     stack[0].inject("revoke.checked", Fault::Stall);
@@ -144,7 +144,7 @@ async fn counts_from_the_end_of(stack: &mut Stack, id: &str, outage: impl AsyncF
 }
 
 #[tokio::test]
-async fn the_clock_stands_still_while_redis_is_away() {
+async fn stall_timer_restarts_after_a_redis_outage() {
     let mut stack = stack(1).await;
     counts_from_the_end_of(&mut stack, "stopped", async |stack| {
         stack.redis.pause();
@@ -168,7 +168,7 @@ async fn the_clock_stands_still_while_redis_is_away() {
 }
 
 #[tokio::test]
-async fn the_clock_stands_still_while_postgres_is_away() {
+async fn stall_timer_restarts_after_a_postgres_outage() {
     let mut stack = stack(1).await;
     counts_from_the_end_of(&mut stack, "silent", async |stack| {
         stack[0].links().postgres.set(Link::Blackhole);
@@ -186,7 +186,7 @@ async fn the_clock_stands_still_while_postgres_is_away() {
 
 /// Deploying every hour must not keep a job alive for ever that has stalled for a day.
 #[tokio::test]
-async fn the_clock_goes_on_while_one_gateway_is_replaced_by_the_next() {
+async fn stall_timer_continues_across_a_gateway_restart() {
     let mut stack = stack(1).await;
     let timeout = Duration::from_secs(5);
     stack[0].create(stalls("a", timeout)).await.unwrap();
@@ -200,7 +200,7 @@ async fn the_clock_goes_on_while_one_gateway_is_replaced_by_the_next() {
 }
 
 #[tokio::test]
-async fn no_job_is_revoked_unless_it_or_the_gateway_says_when() {
+async fn no_job_is_revoked_without_a_stall_timeout() {
     let stack = stack(1).await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
@@ -217,7 +217,7 @@ async fn no_job_is_revoked_unless_it_or_the_gateway_says_when() {
 
 /// Without its tracker, a job's idleness is nobody's to judge.
 #[tokio::test]
-async fn a_job_whose_tracker_is_gone_is_not_revoked_before_it_had_its_time_again() {
+async fn stall_timer_restarts_after_a_tracker_is_restored() {
     let stack = stack(1).await;
     stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
     stack[0].report("a", succeeded([0], "read")).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_job_whose_tracker_is_gone_is_not_revoked_before_it_had_its_time_again
 }
 
 #[tokio::test]
-async fn the_stall_timeout_is_part_of_what_a_job_is() {
+async fn stall_timeout_is_part_of_the_job_definition() {
     let stack = Stack::start(1).await;
     let timeout = prost_types::Duration { seconds: LONG, nanos: 500_000_000 };
     let request = |timeout| pb::CreateJobRequest { stall_timeout: timeout, ..job("a", &["s"], 2) };

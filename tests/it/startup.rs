@@ -58,7 +58,7 @@ async fn stay_unready(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn a_gateway_starts_without_its_stores_and_is_ready_once_both_have_answered() {
+async fn gateway_starts_without_stores_and_becomes_ready_once_both_answer() {
     let mut stack = Stack::builder(3).links().start().await;
     // Without both, without Redis, without Postgres.
     for (number, links) in [(true, true), (true, false), (false, true)].into_iter().enumerate() {
@@ -88,7 +88,7 @@ async fn a_gateway_starts_without_its_stores_and_is_ready_once_both_have_answere
 }
 
 #[tokio::test]
-async fn tables_that_are_missing_or_old_are_named_with_the_way_to_make_them() {
+async fn missing_or_old_tables_are_reported_with_the_migrate_command() {
     let mut stack = Stack::start(1).await;
     let url = format!("--postgres-url={}", stack.postgres.url());
     let old = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
@@ -115,7 +115,7 @@ async fn tables_that_are_missing_or_old_are_named_with_the_way_to_make_them() {
 }
 
 #[tokio::test]
-async fn a_redis_that_may_throw_trackers_away_and_a_replica_are_warned_of() {
+async fn evicting_redis_and_replica_redis_cause_warnings() {
     let mut stack = Stack::start(1).await;
     let evicting = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").to_owned();
     let () = stack.redis.run(&evicting).await;
@@ -133,7 +133,7 @@ async fn a_redis_that_may_throw_trackers_away_and_a_replica_are_warned_of() {
 
 /// Answers of something else are no reason to be ready.
 #[tokio::test]
-async fn stores_that_are_none_are_not_believed() {
+async fn wrong_servers_at_store_addresses_keep_the_gateway_unready() {
     let stack = Stack::start(0).await;
     let (redis, postgres) = (stack.redis.url(), stack.postgres.url());
     let swapped = [
@@ -154,7 +154,7 @@ async fn stores_that_are_none_are_not_believed() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_refused_at_once_without_telling_its_password() {
+async fn malformed_store_urls_are_rejected_without_printing_passwords() {
     let (redis, postgres) = ("--redis-url=redis://127.0.0.1:1", "--postgres-url=postgres://127.0.0.1:1/none");
     for (arguments, flag) in [
         (["serve", "--redis-url=http://a:hunter2@b", postgres], "--redis-url"),
@@ -173,13 +173,13 @@ async fn an_address_that_is_none_is_refused_at_once_without_telling_its_password
 }
 
 #[tokio::test]
-async fn it_listens_on_this_machine_alone_unless_it_is_told_otherwise() {
+async fn default_listen_address_is_loopback() {
     let help = String::from_utf8(highwater(&["serve", "--help"]).await.stdout).unwrap();
     assert!(help.contains("[default: 127.0.0.1:"), "{help}");
 }
 
 #[tokio::test]
-async fn a_call_in_flight_is_answered_before_the_gateway_stops() {
+async fn in_flight_call_is_answered_before_shutdown() {
     let mut stack = Stack::builder(1).setting("drain-timeout", "20s").start().await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     stack[0].inject("report.marked", Fault::Stall);
@@ -200,7 +200,7 @@ async fn a_call_in_flight_is_answered_before_the_gateway_stops() {
 
 /// Each of these alone would hold a server for ever; none holds this one.
 #[tokio::test]
-async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
+async fn idle_connections_and_open_streams_do_not_delay_shutdown() {
     let mut stack = Stack::builder(1).setting("drain-timeout", "60s").start().await;
     let silent = silent(&stack[0]).await;
     let channel = || stack[0].new_connection().channel();
@@ -225,7 +225,7 @@ async fn nobody_who_waits_or_says_nothing_holds_a_stop() {
 
 /// A call that hangs in the gateway itself is given up, with the connection that it came by.
 #[tokio::test]
-async fn a_stop_ends_at_the_drain_timeout_whatever_hangs() {
+async fn shutdown_ends_at_the_drain_timeout_despite_hanging_calls() {
     let mut stack = Stack::builder(1).setting("drain-timeout", "1s").start().await;
     let report = hang(&stack[0]).await;
     let asked = Instant::now();
@@ -246,7 +246,7 @@ async fn hang(gateway: &Gateway) -> JoinHandle<CallResult<pb::ReportResultsRespo
 }
 
 #[tokio::test]
-async fn a_second_signal_stops_at_once() {
+async fn second_signal_stops_immediately() {
     let (terminate, interrupt) = (libc::SIGTERM, libc::SIGINT);
     let stop_at_once =
         [(terminate, terminate), (interrupt, interrupt), (terminate, interrupt)].map(async |(first, second)| {
@@ -267,7 +267,7 @@ async fn a_second_signal_stops_at_once() {
 
 /// For who supervises it.
 #[tokio::test]
-async fn its_exit_code_tells_a_stop_in_order_from_one_at_once() {
+async fn exit_code_distinguishes_graceful_from_immediate_shutdown() {
     for (signals, code) in [(1, 0), (2, 1)] {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
         // A Postgres that accepts connections and says nothing.
@@ -303,7 +303,7 @@ async fn its_exit_code_tells_a_stop_in_order_from_one_at_once() {
 }
 
 #[tokio::test]
-async fn reflection_in_both_versions_knows_the_services_and_the_details_of_errors() {
+async fn both_reflection_versions_resolve_services_and_error_details() {
     let stack = Stack::start(1).await;
     let channel = stack[0].client().channel();
     let mut known = Vec::new();

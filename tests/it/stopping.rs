@@ -31,7 +31,7 @@ async fn told_by_a_fresh_gateway(stack: &mut Stack, id: &str) -> pb::Progress {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_stopped_just_after_redis_was_flushed_loses_nothing() {
+async fn shutdown_just_after_a_redis_flush_loses_no_marks() {
     let mut stack = stack(1, &[]).await;
     for id in ["a", "b"] {
         mark(&stack, id).await;
@@ -46,7 +46,7 @@ async fn a_gateway_that_is_stopped_just_after_redis_was_flushed_loses_nothing() 
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_stopped_just_after_redis_fell_back_to_an_older_dump_loses_nothing() {
+async fn shutdown_just_after_redis_loaded_an_older_dump_loses_no_marks() {
     let mut stack = stack(1, &[]).await;
     mark(&stack, "a").await;
     stack[0].create(job("unmarked", &["read"], 10)).await.unwrap();
@@ -61,7 +61,7 @@ async fn a_gateway_that_is_stopped_just_after_redis_fell_back_to_an_older_dump_l
 
 /// Nothing is done that need not be: neither to a tracker that holds all, nor for a job that has ended.
 #[tokio::test]
-async fn a_gateway_that_has_nothing_to_give_back_stops_at_once() {
+async fn gateway_with_nothing_to_merge_stops_immediately() {
     let mut stack = stack(1, &[]).await;
     mark(&stack, "a").await;
     stack[0].create(job("ended", &["s"], 1)).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_gateway_that_has_nothing_to_give_back_stops_at_once() {
 
 /// It gives up in time, and says what that means.
 #[tokio::test]
-async fn a_gateway_that_reaches_no_store_stops_in_time_all_the_same() {
+async fn gateway_without_reachable_stores_stops_in_time() {
     for fault in [Link::Blackhole, Link::Cut] {
         let mut stack = stack(1, &[]).await;
         mark(&stack, "a").await;

@@ -8,7 +8,7 @@ const TASKS: i64 = 10_000_000;
 const STAGES: [&str; 3] = ["read", "digest", "store"];
 
 #[tokio::test]
-async fn a_job_of_ten_million_tasks_is_created_started_reported_to_and_cancelled() {
+async fn ten_million_task_job_runs_from_create_to_cancel() {
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     let created = stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
     assert_eq!((created.state(), created.task_count), (pb::JobState::Running, TASKS));

@@ -30,7 +30,7 @@ async fn reads_live(stack: &Stack, number: u64) {
 }
 
 #[tokio::test]
-async fn a_round_over_ten_thousand_jobs_is_one_read_of_each_ones_header() {
+async fn reconcile_round_over_ten_thousand_jobs_reads_each_header_once() {
     let stack = Stack::builder(1).private_postgres(&[("log_statement", "all")]);
     let stack = stack.reconciling(Duration::from_millis(200), Duration::from_secs(3)).start().await;
     let begun = Instant::now();

@@ -55,7 +55,7 @@ async fn metric(gateway: &Gateway, name: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_watcher_is_told_all_at_once_then_what_changes_and_at_last_the_end() {
+async fn watcher_receives_the_current_state_then_changes_then_the_end() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["read", "digest"], 3)).await.unwrap();
     stack[0].report("a", succeeded(0..2, "read")).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_watcher_is_told_all_at_once_then_what_changes_and_at_last_the_end() {
 }
 
 #[tokio::test]
-async fn a_job_is_watched_from_before_its_start_and_one_that_is_none_is_refused() {
+async fn pending_job_can_be_watched_and_unknown_job_is_rejected() {
     let stack = Stack::start(1).await;
     let refused = async |id: &str| code_and_reason(&Watcher::of(&stack[0], id).await.err().unwrap());
     assert_eq!(refused("nothing").await, (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
@@ -96,7 +96,7 @@ async fn a_job_is_watched_from_before_its_start_and_one_that_is_none_is_refused(
 
 /// Also one that comes when another has watched for long: what it sees first is no older than its call (I6).
 #[tokio::test]
-async fn the_first_state_is_read_after_the_call_and_a_quiet_job_has_a_heartbeat() {
+async fn first_state_is_read_after_the_call_and_a_quiet_job_sends_heartbeats() {
     let stack = Stack::builder(1).setting("watch-interval", "1h").start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     let mut early = Watcher::of(&stack[0], "a").await.unwrap();
@@ -117,7 +117,7 @@ async fn the_first_state_is_read_after_the_call_and_a_quiet_job_has_a_heartbeat(
 
 /// What it did not read is neither kept for it nor told later.
 #[tokio::test]
-async fn a_watcher_that_was_slow_is_told_the_newest() {
+async fn slow_watcher_skips_to_the_newest_state() {
     let stack = Stack::builder(1).setting("watch-interval", "10ms").start().await;
     stack[0].create(job("a", &["s"], 300)).await.unwrap();
     let narrow = Endpoint::from_shared(format!("http://{}", stack[0].address())).unwrap();
@@ -138,7 +138,7 @@ async fn a_watcher_that_was_slow_is_told_the_newest() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_ends_no_stream_as_long_as_anything_is_known() {
+async fn store_outage_ends_no_stream_while_any_state_is_known() {
     let stack = Stack::builder(1).links().setting("request-timeout", "2s").start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_store_that_is_away_ends_no_stream_as_long_as_anything_is_known() {
 }
 
 #[tokio::test]
-async fn where_nothing_is_known_any_more_a_watcher_is_sent_away() {
+async fn stream_ends_as_unavailable_once_no_state_is_known() {
     let stack = Stack::builder(1).links().start().await;
     stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &["s"], 1) }).await.unwrap();
     let mut watcher = Watcher::of(&stack[0], "a").await.unwrap();
@@ -180,7 +180,7 @@ async fn where_nothing_is_known_any_more_a_watcher_is_sent_away() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_sends_its_watchers_to_another_one() {
+async fn stopping_gateway_ends_streams_with_a_retryable_error() {
     let mut stack = Stack::builder(1).setting("drain-timeout", "60s").start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     let mut watcher = Watcher::of(&stack[0], "a").await.unwrap();
@@ -244,7 +244,7 @@ async fn commands(stack: &Stack, id: &str, watchers: usize, window: Duration) ->
 
 /// And none what nobody costs.
 #[tokio::test]
-async fn many_watchers_of_a_job_cost_redis_what_one_does() {
+async fn many_watchers_cost_redis_no_more_than_one() {
     let window = Duration::from_secs(3);
     let stack = Stack::builder(1).without_reconciler().setting("watch-interval", "100ms").start().await;
     let one = commands(&stack, "one", 1, window).await;

@@ -259,7 +259,7 @@ async fn messages_and_headers(table: &mut Table) {
 }
 
 #[tokio::test]
-async fn every_bad_call_is_told_what_is_wrong_and_changes_nothing() {
+async fn invalid_calls_return_precise_errors_and_change_nothing() {
     let stack = Stack::start(1).await;
     jobs_in_every_state(&stack[0].client()).await;
     let mut table = Table::over(&stack).await;
@@ -394,7 +394,7 @@ async fn damage(stack: &Stack, id: &str, damage: &str) {
 }
 
 #[tokio::test]
-async fn what_is_no_tracker_is_neither_read_nor_written() {
+async fn damaged_tracker_keys_are_neither_read_nor_written() {
     let stack = Stack::builder(1).without_reconciler().start().await;
     let wire = Wire::to(stack[0].address()).await;
     let client = stack[0].client();

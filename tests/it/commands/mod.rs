@@ -32,7 +32,7 @@ async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[tokio::test]
-async fn watch_prints_every_state_until_the_end_also_through_a_gateway_that_is_restarted() {
+async fn watch_prints_states_until_the_end_across_a_gateway_restart() {
     let mut stack = Stack::builder(1).start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let address = stack[0].address().to_string();
@@ -60,7 +60,7 @@ async fn watch_prints_every_state_until_the_end_also_through_a_gateway_that_is_r
 }
 
 #[tokio::test]
-async fn exit_codes_tell_how_it_went() {
+async fn exit_codes_reflect_the_outcome() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let (code, out, _) = call(&stack[0], &["cancel", "a", "--reason", "enough"]).await;
@@ -92,7 +92,7 @@ async fn exit_codes_tell_how_it_went() {
 }
 
 #[tokio::test]
-async fn what_is_used_wrongly_is_refused_whether_or_not_there_is_a_gateway() {
+async fn invalid_arguments_are_rejected_without_a_gateway() {
     let stores = ["--redis-url=redis://127.0.0.1:1", "--postgres-url=postgres://127.0.0.1:1/none"];
     for (words, why) in [
         (&["watch", "no id"][..], "`no id` is no id of a job: it must match"),
@@ -114,13 +114,13 @@ async fn what_is_used_wrongly_is_refused_whether_or_not_there_is_a_gateway() {
 }
 
 #[tokio::test]
-async fn a_healthcheck_needs_nothing_but_the_binary() {
+async fn healthcheck_needs_only_the_binary() {
     let stack = Stack::start(1).await;
     assert_eq!(call(&stack[0], &["healthcheck"]).await, (Some(0), "ready\n".to_owned(), String::new()));
 }
 
 #[tokio::test]
-async fn shells_are_told_every_command_that_is_shown() {
+async fn completions_cover_every_visible_command() {
     let (_, help, _) = run(&["--help"]).await;
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, _) = run(&["completions", shell]).await;
@@ -135,7 +135,7 @@ async fn shells_are_told_every_command_that_is_shown() {
 }
 
 #[tokio::test]
-async fn the_reference_is_what_the_program_says() {
+async fn reference_matches_the_program() {
     let (code, said, _) = run(&["reference"]).await;
     assert_eq!(code, Some(0));
     let written = std::fs::read_to_string(root().join("docs/reference.md")).unwrap();
@@ -209,7 +209,7 @@ async fn jobs_and_tasks_are_listed_to_the_last_page() {
 
 /// A page looks at about a million tasks.
 #[tokio::test]
-async fn a_range_of_tasks_is_one_line_over_how_many_pages_it_may_go() {
+async fn task_range_across_pages_prints_as_one_line() {
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &["s"], 2_500_000)).await.unwrap();
     stack[0].report("a", succeeded([7, 2_200_000], "s")).await.unwrap();
@@ -218,7 +218,7 @@ async fn a_range_of_tasks_is_one_line_over_how_many_pages_it_may_go() {
 }
 
 #[tokio::test]
-async fn tasks_that_have_names_are_listed_by_them() {
+async fn tasks_command_lists_named_tasks_by_name() {
     let stack = Stack::start(1).await;
     let named = pb::CreateJobRequest { start: false, named_tasks: true, ..job("a", &["s"], 0) };
     stack[0].create(named).await.unwrap();
@@ -234,7 +234,7 @@ async fn tasks_that_have_names_are_listed_by_them() {
 }
 
 #[tokio::test]
-async fn retry_makes_one_job_of_the_failed_tasks_however_often_it_is_called() {
+async fn repeated_retry_creates_one_job_of_the_failed_tasks() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     let (code, _, error) = call(&stack[0], &["retry", "a"]).await;

@@ -49,7 +49,7 @@ fn full() -> File {
 }
 
 #[tokio::test]
-async fn what_cannot_be_printed_is_a_failure_that_says_why() {
+async fn write_failure_exits_1_and_prints_the_cause() {
     let stack = Stack::start(1).await;
     for words in commands(&stack).await {
         let (code, error) = print_to(full(), &words).await;
@@ -59,7 +59,7 @@ async fn what_cannot_be_printed_is_a_failure_that_says_why() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_gone_away_is_told_nothing() {
+async fn closed_stdout_pipe_exits_silently() {
     let stack = Stack::start(1).await;
     for words in commands(&stack).await {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -70,7 +70,7 @@ async fn a_reader_that_has_gone_away_is_told_nothing() {
 
 /// `highwater watch JOB | head -1`: nothing is printed for as long as nothing happens to the job.
 #[tokio::test]
-async fn watch_ends_with_its_reader_also_while_it_has_nothing_to_say() {
+async fn idle_watch_exits_when_its_reader_closes() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let address = format!("--address={}", stack[0].address());
@@ -86,7 +86,7 @@ async fn watch_ends_with_its_reader_also_while_it_has_nothing_to_say() {
 }
 
 #[tokio::test]
-async fn private_servers_are_stopped_in_order_when_nobody_can_read_where_they_are() {
+async fn private_servers_stop_cleanly_when_stdout_fails() {
     let directory = Directory::new();
     let data = format!("--data-dir={}", directory.join("data").display());
     for command in ["dev", "demo"] {

@@ -29,7 +29,7 @@ async fn next<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> Option<S
 }
 
 #[tokio::test]
-async fn an_address_where_nobody_listens_is_named_at_once_with_what_to_do() {
+async fn refused_connection_is_reported_immediately_with_advice() {
     for words in ONE_CALL {
         let begun = Instant::now();
         let (code, out, error) = run(&[words, &["--address=127.0.0.1:1"]].concat()).await;
@@ -48,7 +48,7 @@ async fn an_address_where_nobody_listens_is_named_at_once_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_admin_port_is_told_from_a_gateway() {
+async fn admin_port_is_recognised_as_not_a_gateway() {
     let stack = Stack::start(1).await;
     let admin = format!("--address={}", stack[0].admin());
     for words in ONE_CALL {
@@ -62,7 +62,7 @@ async fn an_admin_port_is_told_from_a_gateway() {
 }
 
 #[tokio::test]
-async fn who_accepts_and_says_nothing_is_named_while_he_is_waited_for() {
+async fn silent_server_is_named_while_waiting() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = mute.local_addr().unwrap().to_string();
     let (code, out, error) = run(&["healthcheck", "--address", &address]).await;
@@ -76,7 +76,7 @@ async fn who_accepts_and_says_nothing_is_named_while_he_is_waited_for() {
 }
 
 #[tokio::test]
-async fn that_a_call_is_made_again_is_said_and_nothing_more_once_it_goes_well() {
+async fn retries_are_announced_and_success_prints_nothing_more() {
     let stack = Stack::builder(1).links().start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     stack[0].links().postgres.set(Link::Cut);
@@ -92,7 +92,7 @@ async fn that_a_call_is_made_again_is_said_and_nothing_more_once_it_goes_well() 
 }
 
 #[tokio::test]
-async fn watch_tells_of_its_connection_beside_what_it_prints() {
+async fn watch_reports_connection_changes_on_stderr() {
     let mut stack = Stack::builder(1).start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let address = stack[0].address().to_string();

@@ -41,7 +41,7 @@ fn lasting(progress: &pb::Progress) -> pb::Progress {
 }
 
 #[tokio::test]
-async fn each_job_of_a_batch_is_told_as_if_it_were_asked_for_alone() {
+async fn batch_read_equals_single_reads() {
     let stack = Stack::start(2).await;
     let all = names(&["ended", "running", "pending", "lost", "nobody", "running"]);
     for id in ["ended", "running", "lost"] {
@@ -67,7 +67,7 @@ async fn each_job_of_a_batch_is_told_as_if_it_were_asked_for_alone() {
 }
 
 #[tokio::test]
-async fn jobs_that_run_cost_one_round_trip_however_many_they_are() {
+async fn batch_read_of_running_jobs_takes_one_round_trip() {
     let stack = Stack::builder(1).private_postgres(&[("log_statement", "all")]).without_reconciler().start().await;
     let ids: Vec<String> = (0..MOST).map(|number| format!("job-{number}")).collect();
     for (number, id) in ids.iter().enumerate() {
@@ -102,7 +102,7 @@ async fn jobs_that_run_cost_one_round_trip_however_many_they_are() {
 
 /// Of jobs that no feed tells of, Postgres is asked, but once for all.
 #[tokio::test]
-async fn jobs_that_have_ended_or_cannot_be_believed_cost_no_more_than_a_few_statements() {
+async fn batch_read_of_ended_or_unconfirmed_jobs_takes_few_statements() {
     let stack = Stack::builder(2).private_postgres(&[("log_statement", "all")]).without_reconciler().start().await;
     let ids: Vec<String> = (0..60).map(|number| format!("job-{number}")).collect();
     for (number, id) in ids.iter().enumerate() {
@@ -131,7 +131,7 @@ async fn jobs_that_have_ended_or_cannot_be_believed_cost_no_more_than_a_few_stat
 }
 
 #[tokio::test]
-async fn with_a_store_away_each_job_is_told_as_far_as_it_is_known() {
+async fn batch_read_during_an_outage_returns_each_known_job() {
     let stack = Stack::builder(1).links().without_reconciler().start().await;
     for id in ["a", "b", "ended"] {
         stack[0].create(job(id, &["s"], 2)).await.unwrap();
@@ -160,7 +160,7 @@ async fn with_a_store_away_each_job_is_told_as_far_as_it_is_known() {
 }
 
 #[tokio::test]
-async fn a_batch_of_none_of_too_many_or_with_a_malformed_id_is_refused() {
+async fn empty_oversized_or_malformed_batch_is_rejected() {
     let stack = Stack::start(1).await;
     let many = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
     for (wrong, field) in [(vec![], "job_ids"), (many(MOST + 1), "job_ids"), (names(&["a", "a b"]), "job_ids[1]")] {

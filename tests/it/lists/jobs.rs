@@ -54,7 +54,7 @@ fn distinct(jobs: &[pb::Job]) -> HashSet<String> {
 }
 
 #[tokio::test]
-async fn paging_over_ten_thousand_jobs_while_they_change_tells_each_once_and_misses_none() {
+async fn paging_over_ten_thousand_changing_jobs_lists_each_once() {
     let stack = Stack::builder(2).without_reconciler().start().await;
     stack.postgres.run(TEN_THOUSAND).await.unwrap();
     let request = pb::ListJobsRequest { page_size: 200, ..pb::ListJobsRequest::default() };
@@ -98,7 +98,7 @@ async fn follow(client: &Client, after: &mut Option<prost_types::Timestamp>) -> 
 }
 
 #[tokio::test]
-async fn who_follows_endings_is_told_each_once_in_their_order_while_jobs_end_through_every_gateway() {
+async fn following_ended_jobs_returns_each_once_in_end_time_order() {
     let stack = Stack::start(3).await;
     let all: Vec<String> = (0..150).map(|number| format!("job-{number}")).collect();
     for id in &all {
@@ -133,7 +133,7 @@ async fn who_follows_endings_is_told_each_once_in_their_order_while_jobs_end_thr
 
 /// Rows become visible in the order of their commits, which is not that of their times.
 #[tokio::test]
-async fn an_ending_that_commits_late_is_not_passed_over() {
+async fn late_committing_end_is_not_skipped() {
     let stack = Stack::start(1).await;
     for id in ["before", "slow", "after"] {
         stack[0].create(job(id, &["s"], 1)).await.unwrap();
@@ -166,7 +166,7 @@ async fn an_ending_that_commits_late_is_not_passed_over() {
 }
 
 #[tokio::test]
-async fn an_ending_is_dated_by_when_it_happened_whatever_the_one_who_ends_it_says() {
+async fn end_time_is_set_by_postgres_regardless_of_the_given_value() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 1)).await.unwrap();
     let begun = SystemTime::now();
@@ -177,7 +177,7 @@ async fn an_ending_is_dated_by_when_it_happened_whatever_the_one_who_ends_it_say
 }
 
 #[tokio::test]
-async fn a_list_tells_how_far_its_jobs_are_if_it_is_asked_to() {
+async fn job_list_includes_progress_on_request() {
     let stack = Stack::start(1).await;
     for id in ["a", "b", "c"] {
         stack[0].create(job(id, &["s"], 3)).await.unwrap();
@@ -197,7 +197,7 @@ async fn a_list_tells_how_far_its_jobs_are_if_it_is_asked_to() {
 }
 
 #[tokio::test]
-async fn a_page_of_jobs_with_long_labels_is_shorter_instead_of_larger_than_clients_take() {
+async fn page_with_long_labels_is_shortened_to_the_message_limit() {
     let stack = Stack::builder(1).without_reconciler().start().await;
     for number in 0..150 {
         let labels = (0..64).map(|label| (format!("label-{label}"), "x".repeat(256))).collect();
@@ -211,7 +211,7 @@ async fn a_page_of_jobs_with_long_labels_is_shorter_instead_of_larger_than_clien
 }
 
 #[tokio::test]
-async fn what_no_list_can_be_is_refused() {
+async fn invalid_job_list_requests_are_rejected() {
     let stack = Stack::start(1).await;
     for id in ["a", "b"] {
         stack[0].create(job(id, &["s"], 1)).await.unwrap();

@@ -52,7 +52,7 @@ async fn first_originals(client: &Client, id: &str, page_size: i32, pages: usize
 }
 
 #[tokio::test]
-async fn a_retry_has_the_tasks_that_failed_and_each_knows_which_it_was() {
+async fn retry_contains_the_failed_tasks_and_their_original_indexes() {
     let stack = Stack::start(2).await;
     let old = ended(&stack[0], "old").await;
     let new = stack[1].retry(pb::RetryJobRequest { new_job_id: "new".into(), ..retry("old") }).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_retry_has_the_tasks_that_failed_and_each_knows_which_it_was() {
 }
 
 #[tokio::test]
-async fn outstanding_tasks_are_tried_again_if_that_is_asked_for() {
+async fn retry_includes_outstanding_tasks_on_request() {
     let stack = Stack::start(1).await;
     ended(&stack[0], "old").await;
     let request = pb::RetryJobRequest { include_outstanding: true, start: true, ..retry("old") };
@@ -94,7 +94,7 @@ async fn outstanding_tasks_are_tried_again_if_that_is_asked_for() {
 
 /// A caller that got no answer sends the same again.
 #[tokio::test]
-async fn a_retry_is_made_once_however_often_and_through_however_many_gateways_it_is_asked_for() {
+async fn concurrent_retries_through_any_gateway_create_one_job() {
     let stack = Stack::start(2).await;
     ended(&stack[0], "old").await;
     let calls = (0..16).map(|number| {
@@ -126,7 +126,7 @@ async fn a_retry_is_made_once_however_often_and_through_however_many_gateways_it
 
 /// It looks like one that was created so, and is another.
 #[tokio::test]
-async fn a_retry_is_not_answered_to_who_creates_a_job_of_its_id() {
+async fn creating_a_job_with_the_id_of_a_retry_is_rejected() {
     let stack = Stack::start(1).await;
     ended(&stack[0], "old").await;
     let request = pb::RetryJobRequest { new_job_id: "new".into(), ..retry("old") };
@@ -140,7 +140,7 @@ async fn a_retry_is_not_answered_to_who_creates_a_job_of_its_id() {
 }
 
 #[tokio::test]
-async fn who_has_nothing_to_retry_is_told_what_would_be_tried() {
+async fn empty_retry_error_mentions_the_outstanding_tasks() {
     let stack = Stack::start(1).await;
     stack[0].create(job("all-well", &["s"], 2)).await.unwrap();
     stack[0].report("all-well", succeeded(0..2, "s")).await.unwrap();
@@ -158,7 +158,7 @@ async fn who_has_nothing_to_retry_is_told_what_would_be_tried() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_tried_again_is_refused_with_the_reason() {
+async fn invalid_retries_are_rejected_with_a_reason() {
     let stack = Stack::start(1).await;
     stack[0].create(job("running", &["s"], 2)).await.unwrap();
     stack[0].create(job("all-well", &["s"], 2)).await.unwrap();
@@ -186,7 +186,7 @@ async fn what_cannot_be_tried_again_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_a_lower_bound_is_tried_again_only_if_that_is_accepted() {
+async fn lower_bound_end_is_retried_only_when_accepted() {
     let stack = Stack::builder(1).links().without_reconciler().start().await;
     stack[0].create(job("old", &["s"], 3)).await.unwrap();
     stack[0].report("old", failed([1], "s")).await.unwrap();
@@ -199,7 +199,7 @@ async fn an_end_that_is_a_lower_bound_is_tried_again_only_if_that_is_accepted() 
 }
 
 #[tokio::test]
-async fn tasks_keep_their_names_when_they_are_tried_again() {
+async fn retried_tasks_keep_their_names() {
     let stack = Stack::start(2).await;
     stack[0].create(pb::CreateJobRequest { named_tasks: true, start: false, ..job("old", &["s"], 0) }).await.unwrap();
     let names: Vec<String> = (0..10_000).map(|number| format!("file-{number}")).collect();
@@ -229,7 +229,7 @@ async fn tasks_keep_their_names_when_they_are_tried_again() {
 }
 
 #[tokio::test]
-async fn a_million_tasks_are_tried_again() {
+async fn retry_of_a_million_tasks_is_stored_compactly() {
     const TASKS: i64 = 2_000_000;
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("old", &["s"], TASKS)).await.unwrap();

@@ -55,7 +55,7 @@ async fn ten_tasks(client: &Client, id: &str) {
 }
 
 #[tokio::test]
-async fn tasks_are_listed_by_where_they_stand_while_the_job_runs_and_after_its_end() {
+async fn tasks_are_listed_by_status_live_and_after_the_end() {
     let stack = Stack::start(2).await;
     ten_tasks(&stack[0], "a").await;
     for (state, source) in [(pb::JobState::Running, pb::Source::Live), (pb::JobState::Cancelled, pb::Source::Snapshot)]
@@ -93,7 +93,7 @@ async fn tasks_are_listed_by_where_they_stand_while_the_job_runs_and_after_its_e
 }
 
 #[tokio::test]
-async fn of_a_job_that_was_not_started_every_task_is_outstanding() {
+async fn every_task_of_a_pending_job_is_outstanding() {
     let stack = Stack::start(1).await;
     stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &STAGES, 10) }).await.unwrap();
     let page = stack[0].list_tasks(wanted("a", "digest", Outstanding)).await.unwrap();
@@ -105,7 +105,7 @@ async fn of_a_job_that_was_not_started_every_task_is_outstanding() {
 /// Those that stand so all the time are listed, those that never do are not, none is listed twice; and the end in the
 /// middle of it changes nothing.
 #[tokio::test]
-async fn paging_over_a_hundred_thousand_tasks_while_they_change_tells_each_once_and_misses_none() {
+async fn paging_over_a_hundred_thousand_changing_tasks_lists_each_once() {
     const TASKS: i64 = 100_000;
     let stack = Stack::builder(2).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
@@ -149,7 +149,7 @@ async fn paging_over_a_hundred_thousand_tasks_while_they_change_tells_each_once_
 }
 
 #[tokio::test]
-async fn a_call_looks_at_a_bounded_part_of_the_largest_job() {
+async fn one_call_scans_a_bounded_part_of_the_largest_job() {
     const TASKS: i64 = 10_000_000;
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
@@ -166,7 +166,7 @@ async fn a_call_looks_at_a_bounded_part_of_the_largest_job() {
 
 /// SCENARIO: the tracker is evicted, and no mirror knows it.
 #[tokio::test]
-async fn what_was_lost_is_outstanding_again_and_reporting_it_again_finishes_the_job() {
+async fn lost_marks_are_outstanding_again_and_reporting_them_ends_the_job() {
     let mut stack = Stack::builder(2).reconciling(Duration::from_millis(100), Duration::from_secs(3)).start().await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     stack[0].report("a", succeeded(0..6, "s")).await.unwrap();
@@ -201,7 +201,7 @@ async fn what_was_lost_is_outstanding_again_and_reporting_it_again_finishes_the_
 }
 
 #[tokio::test]
-async fn with_redis_away_mirror_and_ledger_are_listed_as_a_lower_bound_and_what_nobody_knows_is_refused() {
+async fn during_a_redis_outage_tasks_are_listed_from_mirror_and_ledger_or_refused() {
     let stack = Stack::builder(2).links().without_reconciler().start().await;
     ten_tasks(&stack[0], "a").await;
     for gateway in stack.gateways() {
@@ -228,7 +228,7 @@ async fn with_redis_away_mirror_and_ledger_are_listed_as_a_lower_bound_and_what_
 }
 
 #[tokio::test]
-async fn what_no_list_of_tasks_can_be_is_refused() {
+async fn invalid_task_list_requests_are_rejected() {
     let stack = Stack::start(1).await;
     ten_tasks(&stack[0], "a").await;
     ten_tasks(&stack[0], "b").await;
@@ -258,7 +258,7 @@ async fn what_no_list_of_tasks_can_be_is_refused() {
 }
 
 #[tokio::test]
-async fn of_a_job_whose_tasks_have_names_the_names_are_listed() {
+async fn named_tasks_are_listed_with_their_names() {
     let stack = Stack::start(2).await;
     stack[0].create(pb::CreateJobRequest { named_tasks: true, start: false, ..job("a", &["s"], 0) }).await.unwrap();
     let names: Vec<String> = (0..2500).map(|number| format!("file-{number:04}")).collect();

@@ -45,7 +45,7 @@ async fn stored(stack: &Stack, id: &str) -> (Vec<String>, usize) {
 }
 
 #[tokio::test]
-async fn names_lie_in_few_blocks_by_however_small_calls_they_came() {
+async fn names_added_in_small_calls_are_stored_in_few_blocks() {
     let stack = Stack::start(2).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let names: Vec<String> = (0..9_000).map(path).collect();
@@ -64,7 +64,7 @@ async fn names_lie_in_few_blocks_by_however_small_calls_they_came() {
 
 /// Each report reads them all, and is right.
 #[tokio::test]
-async fn names_that_do_not_fit_into_memory_are_looked_for_in_postgres() {
+async fn names_beyond_the_memory_limit_are_read_from_postgres() {
     let stack = Stack::builder(2).setting("manifest-memory", "1KiB").start().await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let names: Vec<String> = (0..9_000).map(path).collect();
@@ -85,7 +85,7 @@ async fn names_that_do_not_fit_into_memory_are_looked_for_in_postgres() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_was_restarted_finds_names_again() {
+async fn restarted_gateway_resolves_names() {
     let mut stack = Stack::start(1).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let names: Vec<String> = (0..5_000).map(path).collect();
@@ -102,7 +102,7 @@ async fn a_gateway_that_was_restarted_finds_names_again() {
 }
 
 #[tokio::test]
-async fn while_postgres_is_away_names_that_are_held_are_taken_and_others_are_unavailable() {
+async fn during_a_postgres_outage_only_cached_names_resolve() {
     let stack = Stack::builder(2).links().start().await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     stack[0].add("a", &["north", "south", "east", "west"]).await.unwrap();
@@ -127,7 +127,7 @@ async fn while_postgres_is_away_names_that_are_held_are_taken_and_others_are_una
 }
 
 #[tokio::test]
-async fn names_stay_after_the_end_go_with_their_job_and_are_changed_by_nobody_once_it_was_started() {
+async fn names_are_immutable_after_start_and_deleted_with_their_job() {
     let stack = Stack::start(1).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     stack[0].add("a", &["north", "south"]).await.unwrap();
@@ -159,7 +159,7 @@ async fn bytes_a_name(stack: &Stack, names: usize) -> f64 {
 }
 
 #[tokio::test]
-async fn a_name_takes_a_fraction_of_itself() {
+async fn stored_names_take_under_10_bytes_each() {
     const NAMES: usize = 50_000;
     let stack = Stack::start(1).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();

@@ -24,7 +24,7 @@ fn fields(status: &tonic::Status) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn names_are_added_by_any_number_of_calls_through_any_gateway_and_answered_with_their_indexes() {
+async fn names_are_added_through_any_gateway_and_returned_with_indexes() {
     let stack = Stack::start(2).await;
     let created = stack[0].create(named_job("a", &["s"])).await.unwrap();
     assert_eq!((created.named_tasks, created.task_count), (true, 0));
@@ -41,7 +41,7 @@ async fn names_are_added_by_any_number_of_calls_through_any_gateway_and_answered
 }
 
 #[tokio::test]
-async fn tasks_are_reported_by_name_or_by_index_and_a_name_that_the_job_has_not_changes_nothing() {
+async fn tasks_are_reported_by_name_or_index_and_unknown_names_change_nothing() {
     let stack = Stack::start(2).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     stack[0].add("a", &["north", "south", "east"]).await.unwrap();
@@ -57,7 +57,7 @@ async fn tasks_are_reported_by_name_or_by_index_and_a_name_that_the_job_has_not_
 }
 
 #[tokio::test]
-async fn what_is_added_or_reported_wrongly_is_named_and_changes_nothing() {
+async fn invalid_additions_and_reports_name_the_field_and_change_nothing() {
     let stack = Stack::start(1).await;
     stack[0].create(named_job("named", &["s"])).await.unwrap();
     stack[0].create(pb::CreateJobRequest { start: false, ..job("counted", &["s"], 2) }).await.unwrap();
@@ -98,7 +98,7 @@ async fn what_is_added_or_reported_wrongly_is_named_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_index_job_grows_to_a_larger_total_and_creating_it_again_is_harmless_also_then() {
+async fn unnamed_job_grows_and_can_still_be_created_again() {
     let stack = Stack::start(2).await;
     let request = pb::CreateJobRequest { start: false, ..job("a", &["s"], 2) };
     stack[0].create(request.clone()).await.unwrap();
@@ -118,7 +118,7 @@ async fn an_index_job_grows_to_a_larger_total_and_creating_it_again_is_harmless_
 }
 
 #[tokio::test]
-async fn nothing_is_added_once_the_job_was_started() {
+async fn no_tasks_can_be_added_after_the_start() {
     let stack = Stack::start(2).await;
     for id in ["running", "ended"] {
         stack[0].create(named_job(id, &["s"])).await.unwrap();
@@ -145,7 +145,7 @@ async fn nothing_is_added_once_the_job_was_started() {
 }
 
 #[tokio::test]
-async fn errors_of_a_job_with_names_tell_them_however_the_task_was_reported_and_after_the_end() {
+async fn error_samples_include_task_names_live_and_after_the_end() {
     let stack = Stack::start(2).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     stack[0].add("a", &["north", "south", "east"]).await.unwrap();
@@ -167,7 +167,7 @@ async fn errors_of_a_job_with_names_tell_them_however_the_task_was_reported_and_
 
 /// Every gateway adds all names, in another order and in parts of another size.
 #[tokio::test]
-async fn however_many_gateways_add_the_same_names_at_once_every_name_has_one_index() {
+async fn concurrent_adds_of_the_same_names_give_each_name_one_index() {
     const NAMES: usize = 300;
     let stack = Stack::start(3).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();

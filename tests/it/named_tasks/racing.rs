@@ -40,7 +40,7 @@ async fn runs_with(stack: &Stack, id: &str, tasks: i64) {
 }
 
 #[tokio::test]
-async fn a_start_that_stalls_while_tasks_are_added_starts_the_job_with_all_of_them() {
+async fn stalled_start_includes_tasks_added_meanwhile() {
     let stack = Stack::start(2).await;
     for point in ["start.begun", "start.issued", "start.opened"] {
         stack[0].create(pending(point, 2)).await.unwrap();
@@ -56,7 +56,7 @@ async fn a_start_that_stalls_while_tasks_are_added_starts_the_job_with_all_of_th
 }
 
 #[tokio::test]
-async fn once_a_start_is_committed_nothing_is_added_however_long_it_stalls() {
+async fn no_tasks_are_added_after_a_stalled_start_has_committed() {
     let stack = Stack::start(2).await;
     stack[0].create(pending("a", 2)).await.unwrap();
     stack[0].inject("start.committed", Fault::Stall);
@@ -72,7 +72,7 @@ async fn once_a_start_is_committed_nothing_is_added_however_long_it_stalls() {
 
 /// A start waits for tasks that are being added, and has them.
 #[tokio::test]
-async fn a_start_that_begins_while_tasks_are_being_added_has_them() {
+async fn start_waits_for_a_concurrent_addition_and_includes_it() {
     let stack = Stack::builder(2).setting("postgres-timeout", "10s").start().await;
     for point in ["grow.locked", "grow.written"] {
         stack[0].create(pending(point, 2)).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_start_that_begins_while_tasks_are_being_added_has_them() {
 
 /// What another gateway saw of the job before tasks were added, it must not go by afterwards.
 #[tokio::test]
-async fn a_gateway_that_knew_the_job_with_fewer_tasks_takes_reports_and_reads_with_all() {
+async fn gateway_with_an_outdated_task_count_uses_the_new_one() {
     let stack = Stack::start(2).await;
     stack[0].create(pending("a", 2)).await.unwrap();
     assert_eq!(stack[1].progress("a").await.unwrap().task_count, 2);
@@ -113,7 +113,7 @@ async fn a_gateway_that_knew_the_job_with_fewer_tasks_takes_reports_and_reads_wi
 /// A start that died leaves a tracker for two tasks. The job then starts without Redis, with five, and finds that tracker
 /// when Redis is back.
 #[tokio::test]
-async fn a_tracker_that_a_dead_start_left_for_fewer_tasks_is_never_the_jobs_own() {
+async fn tracker_left_by_a_dead_start_with_fewer_tasks_is_never_used() {
     let settling = Stack::builder(2).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
     stack[0].create(pending("a", 2)).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_tracker_that_a_dead_start_left_for_fewer_tasks_is_never_the_jobs_own(
 
 /// A job without tasks succeeds at its start: but not one that has just got one.
 #[tokio::test]
-async fn the_first_task_and_the_start_of_a_job_without_any_are_one_after_the_other() {
+async fn first_addition_and_start_of_an_empty_job_are_serialised() {
     let stack = Stack::start(2).await;
     let mut empty = 0;
     for number in 0..40 {
@@ -171,7 +171,7 @@ async fn the_first_task_and_the_start_of_a_job_without_any_are_one_after_the_oth
 
 /// An operator cancels a job that a dispatcher fills without a pause.
 #[tokio::test]
-async fn a_job_is_cancelled_while_tasks_are_added_without_a_pause() {
+async fn job_can_be_cancelled_during_continuous_additions() {
     let stack = Stack::start(2).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let filler = tokio::spawn({

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_held_back_arrives_once_the_link_is_open_again() {
+    async fn held_back_bytes_arrive_after_the_link_reopens() {
         for link in [Link::Blackhole, Link::HalfOpen] {
             let (proxy, mut stream) = echo().await;
             assert_eq!(ask(&mut stream, 1).await, Some(1));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cut_closes_connections_old_and_new_until_it_is_mended() {
+    async fn cut_link_closes_existing_and_new_connections() {
         let (proxy, mut stream) = echo().await;
         proxy.set(Link::Cut);
         assert_eq!(answer(&mut stream).await, Some(0));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_stay_where_they_are_until_they_are_closed_and_are_made_elsewhere_then() {
+    async fn set_target_applies_only_to_new_connections() {
         let (proxy, mut stream) = echo().await;
         // Not before it is there.
         assert_eq!(ask(&mut stream, 4).await, Some(4));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_link_is_late_in_both_directions() {
+    async fn slow_link_delays_both_directions() {
         let (proxy, mut stream) = echo().await;
         let delay = Duration::from_millis(20);
         proxy.set(Link::Slow(delay));

@@ -155,7 +155,7 @@ mod tests {
     use crate::support::{Fault, Link, eventually, job, pb, succeeded};
 
     #[tokio::test]
-    async fn a_gateway_stalls_where_it_is_told_and_goes_on_when_it_is_released() {
+    async fn gateway_stalls_at_a_fault_point_until_released() {
         let stack = Stack::start(1).await;
         stack[0].create(job("a", &["s"], 2)).await.unwrap();
         stack[0].inject("report.marked", Fault::Stall);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_dies_where_it_is_told_and_starts_again() {
+    async fn gateway_dies_at_a_fault_point_and_restarts() {
         let mut stack = Stack::start(1).await;
         stack[0].create(job("a", &["s"], 2)).await.unwrap();
         stack[0].inject("report.marked", Fault::Kill);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_can_be_cut_off_from_one_store() {
+    async fn gateway_can_be_cut_off_from_one_store() {
         let stack = Stack::builder(2).links().start().await;
         stack[0].create(job("a", &["s"], 2)).await.unwrap();
         stack[0].links().redis.set(Link::Cut);

@@ -40,7 +40,7 @@ async fn interrupt(mut child: Child) {
 }
 
 #[tokio::test]
-async fn a_gateway_with_servers_of_its_own_keeps_what_it_stores_between_runs() {
+async fn dev_gateway_with_private_servers_keeps_its_data_between_runs() {
     let directory = Directory::new();
     let data = directory.join("data");
     let flags = ["dev", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
@@ -60,7 +60,7 @@ async fn a_gateway_with_servers_of_its_own_keeps_what_it_stores_between_runs() {
 }
 
 #[tokio::test]
-async fn a_gateway_over_given_stores_is_told_by_a_file() {
+async fn gateway_reads_its_settings_from_a_file() {
     let stack = Stack::start(0).await;
     stack.postgres.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
     let directory = Directory::new();

@@ -24,7 +24,7 @@ async fn stack() -> Stack {
 }
 
 #[tokio::test]
-async fn a_run_of_a_hundred_thousand_tasks_writes_nothing_between_start_and_end() {
+async fn healthy_run_writes_nothing_to_postgres_between_start_and_end() {
     let stack = stack().await;
     stack[0].create(job("a", &["read", "digest"], TASKS)).await.unwrap();
     let at_start = writes(&stack.postgres);
@@ -50,7 +50,7 @@ async fn a_run_of_a_hundred_thousand_tasks_writes_nothing_between_start_and_end(
 
 /// The test above would find a write.
 #[tokio::test]
-async fn a_write_that_is_planted_is_found() {
+async fn planted_writes_are_found() {
     let stack = stack().await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     let before = writes(&stack.postgres).len();

@@ -61,7 +61,7 @@ async fn reader(gateway: Client, stop: Arc<AtomicBool>) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_four_reporters_through_three_gateways_count_exactly_and_every_read_adds_up() {
+async fn sixty_four_concurrent_reporters_count_exactly_and_reads_add_up() {
     let stack = Stack::builder(3).setting("redis-timeout", "5s").start().await;
     // One task more, which keeps the job running until everything has been looked at.
     stack[0].create(job("a", &STAGES, TASKS + 1)).await.unwrap();

@@ -16,7 +16,7 @@ async fn refusals(stack: &Stack, statement: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nobody_changes_an_ended_job() {
+async fn ended_job_cannot_be_changed_in_postgres() {
     let stack = Stack::start(1).await;
     for id in ["succeeded", "failed", "cancelled"] {
         stack[0].create(pb::CreateJobRequest { failure_threshold: Some(0.0), ..job(id, &["s"], 1) }).await.unwrap();
@@ -46,7 +46,7 @@ async fn nobody_changes_an_ended_job() {
 }
 
 #[tokio::test]
-async fn a_job_that_has_not_ended_can_neither_be_deleted_nor_set_back() {
+async fn active_job_cannot_be_deleted_or_reverted() {
     let stack = Stack::start(1).await;
     stack[0].create(job("running", &["s"], 2)).await.unwrap();
     stack[0].create(pb::CreateJobRequest { start: false, ..job("pending", &["s"], 2) }).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_job_that_has_not_ended_can_neither_be_deleted_nor_set_back() {
 
 /// Gateways remember ended jobs by their ids, so that a second job of the same name would be told the end of the first.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_id_of_a_deleted_job_is_never_used_again() {
+async fn id_of_a_deleted_job_cannot_be_reused() {
     let stack = Stack::start(2).await;
     stack[0].create(job("gone", &["s"], 1)).await.unwrap();
     stack[0].report("gone", succeeded(0..1, "s")).await.unwrap();

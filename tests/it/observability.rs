@@ -10,7 +10,7 @@ use crate::source::{root, rust_files};
 use crate::support::{Fault, Link, Stack, eventually, job, pb, succeeded};
 
 #[tokio::test]
-async fn calls_results_reads_and_ends_are_measured_and_no_series_names_a_job() {
+async fn metrics_cover_calls_results_reads_and_ends_without_job_ids() {
     let stack = Stack::start(1).await;
     stack[0].create(job("very-own-name", &["s"], 2)).await.unwrap();
     stack[0].report("very-own-name", succeeded([0, 7], "s")).await.unwrap();
@@ -50,7 +50,7 @@ async fn calls_results_reads_and_ends_are_measured_and_no_series_names_a_job() {
 
 /// The list of metrics is what docs are made of.
 #[test]
-fn every_metric_is_listed_and_every_listed_one_is_there() {
+fn metrics_list_matches_the_code() {
     let mut written = BTreeSet::new();
     for file in rust_files(&root().join("src")) {
         let text = fs::read_to_string(file).unwrap();
@@ -64,7 +64,7 @@ fn every_metric_is_listed_and_every_listed_one_is_there() {
 }
 
 #[tokio::test]
-async fn a_gateway_is_ready_as_long_as_it_can_do_its_work() {
+async fn gateway_stays_ready_while_one_store_is_reachable() {
     let mut stack = Stack::builder(1).links().start().await;
     let (status, text) = stack[0].http("/readyz").await;
     assert_eq!((status, text.as_str()), (200, "ready\n"));
@@ -101,7 +101,7 @@ async fn a_gateway_is_ready_as_long_as_it_can_do_its_work() {
 
 /// Answering is not enough: what keeps the scripts from running is found before a job is.
 #[tokio::test]
-async fn a_redis_that_does_not_run_the_scripts_is_no_reason_to_be_ready() {
+async fn gateway_is_not_ready_until_redis_runs_the_scripts() {
     let mut stack = Stack::start(1).await;
     let acl = |rule: &str| redis::cmd("ACL").arg("SETUSER").arg("default").arg(rule).to_owned();
     let () = stack.redis.run(&acl("-rename")).await;
@@ -125,7 +125,7 @@ async fn a_redis_that_does_not_run_the_scripts_is_no_reason_to_be_ready() {
 }
 
 #[tokio::test]
-async fn as_json_the_log_is_an_object_a_line_with_one_for_each_start_and_end() {
+async fn json_log_has_one_object_per_line_and_logs_each_start_and_end() {
     let stack = Stack::builder(1).setting("log-format", "json").start().await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     stack[0].report("a", succeeded(0..2, "s")).await.unwrap();
