@@ -1,7 +1,7 @@
-"""A real client that knows nothing of Highwater but an address: Python on gRPC's C core, by reflection (v1alpha).
+"""A third-party client on gRPC's C core that discovers Highwater by reflection (v1alpha), given only an address.
 
-Drives a job from its creation to its snapshot, makes every call that lists or watches jobs and tasks, and looks at errors
-with their details. Exits 0 if all was as it should be; else a traceback says what was not.
+Drives a job from its creation to its snapshot, makes every call that lists or watches jobs and tasks, and checks errors
+with their details. Exits with 0 if every check passed, otherwise with a traceback.
 
 Usage: grpcio_client.py HOST:PORT
 """
@@ -41,18 +41,18 @@ class Client:
         return invoke(GetMessageClass(descriptor.input_type)(**request), timeout=SECONDS)
 
     def refused(self, code, service, method, **request):
-        """The details of the error that the call must be answered with, by type."""
+        """Expects the call to fail with this code; returns the details of the error by type name."""
         try:
             answer = self.call(service, method, **request)
         except grpc.RpcError as error:
             assert error.code() == code, f"{method}: {error.code()}, not {code}: {error.details()}"
             return self.details(error)
-        raise AssertionError(f"{method} was answered {answer}, not {code}")
+        raise AssertionError(f"{method} returned {answer}, not {code}")
 
     def details(self, error):
         details = {}
         for packed in rpc_status.from_call(error).details:
-            # The types of the details come by reflection too.
+            # The types of the details are discovered by reflection too.
             message = GetMessageClass(self.pool.FindMessageTypeByName(packed.TypeName()))()
             assert packed.Unpack(message)
             details[message.DESCRIPTOR.name] = message
@@ -63,7 +63,7 @@ class Client:
         return self.pool.FindEnumTypeByName(f"highwater.v1.{enum}").values_by_number[number].name
 
     def dispositions(self, answer):
-        return [self.name("Disposition", each).removeprefix("DISPOSITION_") for each in answer.dispositions]
+        return [self.name("Disposition", entry).removeprefix("DISPOSITION_") for entry in answer.dispositions]
 
     def progress(self, job):
         return self.call("ProgressService", "GetProgress", job_id=job).progress
@@ -99,7 +99,7 @@ def create(client, job):
     created = client.call("JobService", "CreateJob", start=True, **definition).job
     assert client.name("JobState", created.state) == "JOB_STATE_RUNNING", created
     assert created.failure_threshold == 0.5, created
-    assert client.call("JobService", "CreateJob", **definition).job == created, "the same again is the same job"
+    assert client.call("JobService", "CreateJob", **definition).job == created, "a repeated create returns the same job"
 
     details = client.refused(
         grpc.StatusCode.ALREADY_EXISTS, "JobService", "CreateJob", **{**definition, "task_count": 11}
@@ -109,7 +109,7 @@ def create(client, job):
 
     fresh = client.progress(job)
     assert client.name("Source", fresh.source) == "SOURCE_LIVE", fresh
-    assert fresh.HasField("succeeded_task_count") and fresh.succeeded_task_count == 0, "zero is said, not left out"
+    assert fresh.HasField("succeeded_task_count") and fresh.succeeded_task_count == 0, "zero is present, not omitted"
     assert fresh.percent == 0 and fresh.pending_task_count == 10, fresh
 
 
@@ -125,7 +125,7 @@ def report(client, job):
     assert (fetch.pending_count, fetch.succeeded_count, fetch.failed_count, fetch.skipped_count) == (0, 9, 1, 0), live
     assert (parse.pending_count, parse.succeeded_count, parse.failed_count, parse.skipped_count) == (8, 1, 0, 1), live
     assert live.percent == 60, live
-    assert [(each.code, each.count) for each in live.error_counts] == [("TIMEOUT", 1)], live
+    assert [(entry.code, entry.count) for entry in live.error_counts] == [("TIMEOUT", 1)], live
 
 
 def errors(client, job):
@@ -138,7 +138,7 @@ def errors(client, job):
         results=[result(1, "parse"), result(1, "nowhere")],
     )
     assert details["BadRequest"].field_violations[0].field == "results[1].stage", details
-    assert client.progress(job).revision == before.revision, "nothing of a refused batch is marked"
+    assert client.progress(job).revision == before.revision, "a rejected batch marks nothing"
 
     details = client.refused(grpc.StatusCode.INVALID_ARGUMENT, "JobService", "CreateJob", job_id="-", task_count=-1)
     fields = {violation.field for violation in details["BadRequest"].field_violations}
@@ -158,7 +158,7 @@ def errors(client, job):
 
 
 def paged(client, method, **request):
-    """The pages of a list, the first to the last."""
+    """Yields the pages of a list from the first to the last."""
     token = ""
     while True:
         page = client.call("JobService", method, page_token=token, **request)
@@ -169,15 +169,15 @@ def paged(client, method, **request):
 
 
 def tasks(client, job, stage, status):
-    """The indexes of the tasks that stand so at the stage, by pages of one range."""
+    """The indexes of the tasks with this status at the stage, read in pages of one range."""
     pages = list(paged(client, "ListTasks", job_id=job, stage=stage, status=status, page_size=1))
     assert all(len(page.ranges) <= 1 for page in pages), pages
     assert all(client.name("Source", page.source) == "SOURCE_LIVE" and not page.lower_bound for page in pages), pages
-    return [task for page in pages for each in page.ranges for task in range(each.first, each.last + 1)]
+    return [task for page in pages for entry in page.ranges for task in range(entry.first, entry.last + 1)]
 
 
 def lists(client, job):
-    """While the job runs: of ten tasks one failed at the first stage, and one is through the second."""
+    """Lists while the job runs: of ten tasks one failed at the first stage, and one succeeded at the second."""
     outstanding, failed, succeeded, skipped = 1, 2, 3, 4
     assert tasks(client, job, "fetch", failed) == [9]
     assert tasks(client, job, "parse", outstanding) == list(range(1, 9))
@@ -186,28 +186,28 @@ def lists(client, job):
 
     live = client.progress(job)
     batch = client.call("ProgressService", "BatchGetProgress", job_ids=[job, "no-such-job"]).results
-    assert [each.job_id for each in batch] == [job, "no-such-job"], batch
+    assert [entry.job_id for entry in batch] == [job, "no-such-job"], batch
     assert batch[0].WhichOneof("result") == "progress" and batch[0].progress.stages == live.stages, batch
     assert batch[1].WhichOneof("result") == "error", batch
     assert batch[1].error.code == grpc.StatusCode.NOT_FOUND.value[0], batch
     assert client.name("ErrorReason", batch[1].error.reason) == "ERROR_REASON_JOB_NOT_FOUND", batch
 
     details = client.refused(grpc.StatusCode.INVALID_ARGUMENT, "JobService", "ListTasks", job_id=job, page_size=-1)
-    assert {each.field for each in details["BadRequest"].field_violations} == {"status"}, details
+    assert {entry.field for entry in details["BadRequest"].field_violations} == {"status"}, details
 
 
     try:
-        raise AssertionError(f"a job that is none is watched: {next(client.watch('no-such-job'))}")
+        raise AssertionError(f"an unknown job can be watched: {next(client.watch('no-such-job'))}")
     except grpc.RpcError as error:
         assert error.code() == grpc.StatusCode.NOT_FOUND, error
         assert client.details(error)["ErrorInfo"].reason == "JOB_NOT_FOUND", error
 
 
 def named(client, job):
-    """A job whose tasks have names: known by them in every list, and at 0 % before it has any."""
+    """A job with named tasks: lists return the names, and progress is 0 % before tasks are added."""
     name = f"{job}-named"
     client.call("JobService", "CreateJob", job_id=name, stages=["only"], named_tasks=True, labels={"of": job})
-    assert client.progress(name).percent == 0, "nothing is done of no tasks"
+    assert client.progress(name).percent == 0, "a job without tasks is at 0 %"
     added = client.call("JobService", "AddTasks", job_id=name, task_names=["north", "south", "east"])
     assert (list(added.tasks), added.added_count, added.task_count) == ([0, 1, 2], 3, 3), added
     client.call("JobService", "StartJob", job_id=name)
@@ -219,33 +219,33 @@ def named(client, job):
 
 
 def endings(client, job, named):
-    """Both jobs are listed once each, by creation and by end, page by page; and later endings from where one stopped."""
+    """Lists both jobs once each, by creation and by end, page by page; then only the jobs that ended after the first."""
     labels = {"of": job}
     pages = list(paged(client, "ListJobs", labels=labels, with_progress=True, page_size=1))
-    assert [each.job_id for page in pages for each in page.jobs] == [named, job], pages
-    told = [(each.job_id, each.progress.percent) for page in pages for each in page.progress]
-    assert told == [(named, 33), (job, 100)], told
+    assert [entry.job_id for page in pages for entry in page.jobs] == [named, job], pages
+    listed = [(entry.job_id, entry.progress.percent) for page in pages for entry in page.progress]
+    assert listed == [(named, 33), (job, 100)], listed
 
     earliest_end_first = 2
-    ended, give_up = [], time.monotonic() + SECONDS
-    while len(ended) < 2:  # an end is listed once nothing can come before it any more
-        assert time.monotonic() < give_up, ended
+    ended, deadline = [], time.monotonic() + SECONDS
+    while len(ended) < 2:  # an end is listed once no earlier end can still commit
+        assert time.monotonic() < deadline, ended
         pages = paged(client, "ListJobs", labels=labels, order=earliest_end_first, page_size=1)
-        ended = [each for page in pages for each in page.jobs]
-    assert [each.job_id for each in ended] == [named, job], ended
+        ended = [entry for page in pages for entry in page.jobs]
+    assert [entry.job_id for entry in ended] == [named, job], ended
     later = client.call(
         "JobService", "ListJobs", labels=labels, order=earliest_end_first, ended_after=ended[0].end_time
     )
-    assert [each.job_id for each in later.jobs] == [job], later
+    assert [entry.job_id for entry in later.jobs] == [job], later
     running = 2
-    assert not client.call("JobService", "ListJobs", labels=labels, states=[running]).jobs, "none is left"
+    assert not client.call("JobService", "ListJobs", labels=labels, states=[running]).jobs, "no job is running"
 
 
 def ended(client, job):
-    """The progress once the end is committed, which follows the last report without being asked for."""
-    give_up = time.monotonic() + SECONDS
+    """Waits until the end is committed, which follows the last report without a further call; returns the progress."""
+    deadline = time.monotonic() + SECONDS
     while client.name("JobState", (progress := client.progress(job)).state) == "JOB_STATE_RUNNING":
-        assert progress.percent == 100 and time.monotonic() < give_up, progress
+        assert progress.percent == 100 and time.monotonic() < deadline, progress
     return progress
 
 
@@ -288,7 +288,7 @@ def main(address):
         named_job = named(client, job)
         end(client, job)
         endings(client, job, named_job)
-    print(f"{job}: all as it should be")
+    print(f"{job}: all checks passed")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-//! Stores that hang or are away: the first calls cost their timeout, the next ones nothing, and once the store is back it
-//! is used again within two seconds.
+//! Circuit breakers: when a store hangs or is down, the first calls take their timeout and later calls do not wait; once
+//! the store is back, it is used again within two seconds.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use crate::support::{
     CallResult, Directory, Gateway, Link, Redis, Stack, dispositions, eventually, job, pb, succeeded,
 };
 
-/// The timeouts of these gateways.
+/// The store timeouts of these gateways.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// What a call costs at most that waits for nobody: a few milliseconds, on a machine that has nothing else to do.
-const AT_ONCE: Duration = Duration::from_millis(250);
-/// What a busy machine may add.
+/// Upper bound for a call that waits for no store. It takes a few milliseconds on an idle machine.
+const NO_WAIT: Duration = Duration::from_millis(250);
+/// Allowance for a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 const CALLS: i64 = 20;
@@ -27,13 +27,13 @@ async fn stack() -> Stack {
 }
 
 async fn timed<T>(call: impl Future<Output = CallResult<T>>) -> (T, Duration) {
-    let asked = Instant::now();
+    let started = Instant::now();
     let answer = call.await.unwrap();
-    (answer, asked.elapsed())
+    (answer, started.elapsed())
 }
 
-/// Waits until reports and reads go the fast way again; how long that took.
-async fn back(gateway: &Gateway, id: &str, task: i64) -> Duration {
+/// Waits until reports are marked and reads are live again; returns how long that took.
+async fn recovery_time(gateway: &Gateway, id: &str, task: i64) -> Duration {
     let begun = Instant::now();
     let fast = async || {
         let report = gateway.report(id, succeeded([task], "s")).await.ok()?;
@@ -45,7 +45,7 @@ async fn back(gateway: &Gateway, id: &str, task: i64) -> Duration {
     begun.elapsed()
 }
 
-/// How each fault begins, and how it ends.
+/// Starts or ends a fault.
 type Switch = fn(&mut Stack, bool);
 
 const REDIS: [(&str, Switch); 3] = [
@@ -85,19 +85,19 @@ async fn redis_outage_delays_only_the_first_calls_and_recovery_is_immediate() {
             costs.push(cost);
         }
         assert!(costs.iter().all(|cost| *cost < TIMEOUT + SLACK), "{fault}: {costs:?}");
-        // The middle one: a busy machine makes single calls slow, a store that is waited for makes all of them slow.
+        // The median: a busy machine slows single calls, waiting for a store slows all of them.
         let mut later = costs[4..].to_vec();
         later.sort_unstable();
-        assert!(later[later.len() / 2] < AT_ONCE, "{fault}: {costs:?}");
+        assert!(later[later.len() / 2] < NO_WAIT, "{fault}: {costs:?}");
 
         switch(&mut stack, false);
         if fault == "killed" {
-            // What it held is gone with it: how that comes back is another test's.
+            // Its data is lost; other tests cover the restore.
             let answers = async || stack[0].report(fault, succeeded([0], "s")).await.ok().map(drop);
-            eventually("reports are taken", answers).await;
+            eventually("reports succeed", answers).await;
             continue;
         }
-        let took = back(&stack[0], fault, 0).await;
+        let took = recovery_time(&stack[0], fault, 0).await;
         assert!(took < BACK_WITHIN + SLACK, "{fault}: {took:?}");
     }
 }
@@ -110,14 +110,14 @@ async fn postgres_outage_delays_only_the_first_calls_and_recovery_is_immediate()
         stack[0].report(fault, succeeded([0], "s")).await.unwrap();
         switch(&mut stack, true);
         let gateway = &stack[0];
-        // Running jobs are not even late.
+        // Reads and reports of running jobs do not wait for Postgres.
         let mut costs = Vec::new();
         let fallen_back = async || {
             let (read, cost) = timed(gateway.progress(fault)).await;
             costs.push(cost);
             (read.source_reason() == SourceReason::PostgresUnreachable).then_some(())
         };
-        eventually("a read says that Postgres is away", fallen_back).await;
+        eventually("a read reports that Postgres is unreachable", fallen_back).await;
         let mut later = Vec::new();
         for task in 0..CALLS {
             let (report, cost) = timed(gateway.report(fault, succeeded([task], "s"))).await;
@@ -130,15 +130,15 @@ async fn postgres_outage_delays_only_the_first_calls_and_recovery_is_immediate()
         }
         costs.extend_from_slice(&later);
         assert!(costs.iter().all(|cost| *cost < TIMEOUT + SLACK), "{fault}: {costs:?}");
-        assert!(later[3..].iter().all(|cost| *cost < AT_ONCE), "{fault}: {later:?}");
+        assert!(later[3..].iter().all(|cost| *cost < NO_WAIT), "{fault}: {later:?}");
 
         switch(&mut stack, false);
-        let took = back(&stack[0], fault, 0).await;
+        let took = recovery_time(&stack[0], fault, 0).await;
         assert!(took < BACK_WITHIN + SLACK, "{fault}: {took:?}");
     }
 }
 
-/// What is only late, or refuses, is not away: nobody is turned away from it.
+/// A slow or rejecting Redis is still reachable, so the breaker must not reject calls.
 #[tokio::test]
 async fn slow_or_write_refusing_redis_does_not_open_the_breaker() {
     let mut stack = stack().await;
@@ -162,7 +162,7 @@ async fn slow_or_write_refusing_redis_does_not_open_the_breaker() {
     assert!(!stack[0].log().contains("calls go without it"));
 }
 
-/// A connection that Redis itself turned away is made anew, which redis-rs would not do by itself.
+/// A connection that Redis rejected is opened again, which redis-rs does not do by itself.
 #[tokio::test]
 async fn redis_that_rejected_the_connection_is_used_again_once_it_accepts() {
     let directory = Directory::new();
@@ -171,15 +171,17 @@ async fn redis_that_rejected_the_connection_is_used_again_once_it_accepts() {
     let ttl = Duration::from_secs(60);
     let live = Live::new(&Settings { url, timeout: TIMEOUT, tracker_ttl: ttl, sealed_ttl: ttl }).unwrap();
     let id = "a".parse().unwrap();
-    let look = async || live.read_tracker(&id, Deadline::after(TIMEOUT)).await;
+    let read_tracker = async || live.read_tracker(&id, Deadline::after(TIMEOUT)).await;
     redis.run::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("wrong")).await;
-    let turned_away = look().await.unwrap_err();
-    assert!(matches!(turned_away, Error::Unreachable(_)), "{turned_away}");
-    eventually("known to be away", async || look().await.unwrap_err().to_string().contains("known").then_some(()))
-        .await;
+    let rejected = read_tracker().await.unwrap_err();
+    assert!(matches!(rejected, Error::Unreachable(_)), "{rejected}");
+    eventually("known to be unreachable", async || {
+        read_tracker().await.unwrap_err().to_string().contains("known").then_some(())
+    })
+    .await;
     let mut connection = redis::Client::open(redis.url().replace("redis://", "redis://:wrong@")).unwrap();
     let () = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("right").query(&mut connection).unwrap();
     let begun = Instant::now();
-    eventually("it is used", async || look().await.ok()).await;
+    eventually("Redis is used", async || read_tracker().await.ok()).await;
     assert!(begun.elapsed() < BACK_WITHIN, "{:?}", begun.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Cancel against completion: the first commit wins, and everybody is told the same.
+//! Races between cancelling and completing a job: the first commit wins, and all callers see the same result.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::support::{
 };
 
 const JOBS: u64 = 1_000;
-const AT_ONCE: usize = 16;
-/// How much earlier the one or the other is sent, at most: enough for each to win often.
+const CONCURRENT_RACES: usize = 16;
+/// Maximum delay in microseconds between the two calls: enough for each side to win often.
 const HEAD_START: usize = 4_000;
 
-/// As what the canceller was told that the job ended.
-fn told(answer: &CallResult<pb::Job>) -> pb::JobState {
+/// The final state that the cancel call returned, in its job or in its error.
+fn final_state(answer: &CallResult<pb::Job>) -> pb::JobState {
     match answer {
         Ok(job) => job.state(),
         Err(refused) => {
@@ -31,8 +31,8 @@ fn told(answer: &CallResult<pb::Job>) -> pb::JobState {
     }
 }
 
-/// Reports all tasks of a job through one gateway and cancels it through another, one a little after the other;
-/// returns as what it ended.
+/// Reports all tasks of a job through one gateway and cancels it through another, one slightly after the other.
+/// Returns the final state of the job.
 async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
     gateways[0].create(job(&id, &["s"], 2)).await.unwrap();
     let mut random = Random::seeded(seed);
@@ -53,26 +53,26 @@ async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
     };
     let (reported, cancelled) = tokio::join!(report, cancel);
 
-    let state = told(&cancelled);
+    let state = final_state(&cancelled);
     assert!(matches!(state, Cancelled | Succeeded), "{cancelled:?}");
-    // One that was marked before the seal may be answered before the end.
+    // A report that was marked before the seal may be answered before the end is committed.
     assert!(reported.job_state() == state || reported.job_state() == Running, "{reported:?} {cancelled:?}");
-    let became = dispositions(&reported);
-    assert!(became == [Applied; 2] || (became == [Superseded; 2] && state == Cancelled), "{became:?} {state:?}");
+    let answered = dispositions(&reported);
+    assert!(answered == [Applied; 2] || (answered == [Superseded; 2] && state == Cancelled), "{answered:?} {state:?}");
     for gateway in &gateways {
         let progress = gateway.progress(&id).await.unwrap();
         assert_eq!(progress.state(), state);
-        let counts = if became == [Applied; 2] { [0, 2, 0, 0] } else { [2, 0, 0, 0] };
-        assert_eq!(stage_counts(&progress), [counts], "what was acknowledged is in the snapshot, and nothing else");
+        let counts = if answered == [Applied; 2] { [0, 2, 0, 0] } else { [2, 0, 0, 0] };
+        assert_eq!(stage_counts(&progress), [counts], "the snapshot has exactly the acknowledged marks");
     }
     state
 }
 
 #[tokio::test]
 async fn a_thousand_cancel_and_completion_races_each_end_the_job_once() {
-    // Patient: a thousand jobs at once keep a busy machine's Redis waiting, and that is not what this is about.
+    // A long timeout: a thousand jobs at once slow Redis on a busy machine, and this test is not about timeouts.
     let stack = Stack::builder(2).setting("reconcile-interval", "100ms").setting("redis-timeout", "5s").start().await;
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let slots = Arc::new(Semaphore::new(CONCURRENT_RACES));
     let mut races = JoinSet::new();
     for seed in 0..JOBS {
         let (slots, gateways) = (slots.clone(), [stack[0].client(), stack[1].client()]);
@@ -85,13 +85,13 @@ async fn a_thousand_cancel_and_completion_races_each_end_the_job_once() {
     for state in races.join_all().await {
         *ends.entry(state).or_default() += 1;
     }
-    // Both orders came up often, or the test says little.
+    // The test is meaningful only if both sides won often.
     assert!(ends.len() == 2 && ends.values().all(|count| *count > 100), "{ends:?}");
     let ended: i64 = stack.postgres.value("SELECT count(*) FROM jobs WHERE end_time IS NOT NULL").await;
     assert_eq!(ended, i64::try_from(JOBS).unwrap());
 }
 
-/// The canceller has looked and stands still; the job completes; the canceller goes on.
+/// The cancel call stalls after its check, the job completes, then the cancel call continues.
 #[tokio::test]
 async fn cancel_after_the_end_returns_the_final_state() {
     let stack = Stack::start(2).await;
@@ -104,12 +104,12 @@ async fn cancel_after_the_end_returns_the_final_state() {
     stack[1].wait_until_reached("cancel.checked").await;
     assert_eq!(stack[0].report("a", succeeded([0], "s")).await.unwrap().job_state(), Succeeded);
     stack[1].release("cancel.checked");
-    assert_eq!(told(&cancel.await.unwrap()), Succeeded);
+    assert_eq!(final_state(&cancel.await.unwrap()), Succeeded);
     assert_eq!(stack[1].progress("a").await.unwrap().cancel_reason, "");
 }
 
-/// The tracker is sealed as cancelled, and nothing is committed yet: the last report comes too late, and is told so
-/// only once the end is committed.
+/// The tracker is sealed as cancelled, but the end is not committed. The last report is superseded, and is answered only
+/// once the end is committed.
 #[tokio::test]
 async fn report_that_finds_a_cancel_seal_commits_the_end() {
     let stack = Stack::start(2).await;

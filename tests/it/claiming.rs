@@ -1,4 +1,4 @@
-//! Handing out work: only jobs that run and have work left, and each in its turn (invariant I8).
+//! NextJob returns only running jobs with unclaimed work, in turn (invariant I8).
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -16,17 +16,17 @@ fn started(id: &str, task_count: i64) -> pb::CreateJobRequest {
     job(id, &["s"], task_count)
 }
 
-fn of_tenant(id: &str, tenant: &str) -> pb::CreateJobRequest {
+fn tenant_job(id: &str, tenant: &str) -> pb::CreateJobRequest {
     pb::CreateJobRequest { labels: BTreeMap::from([("tenant".into(), tenant.into())]), ..started(id, 10) }
 }
 
-/// The id of the job that is handed out, if one is.
+/// Claims a job and returns its ID, if there is one.
 async fn claimed(gateway: &Gateway) -> Option<String> {
     gateway.next_job(&[]).await.unwrap().job.map(|job| job.job_id)
 }
 
-async fn hands_out(gateway: &Gateway, id: &str) {
-    eventually(&format!("{id} is handed out"), async || (claimed(gateway).await.as_deref() == Some(id)).then_some(()))
+async fn becomes_claimable(gateway: &Gateway, id: &str) {
+    eventually(&format!("{id} is claimable"), async || (claimed(gateway).await.as_deref() == Some(id)).then_some(()))
         .await;
 }
 
@@ -37,7 +37,7 @@ async fn four_pollers_claim_six_jobs_evenly_regardless_of_size() {
         stack[0].create(started(&format!("j{number}"), size)).await.unwrap();
     }
     for gateway in stack.gateways() {
-        let seen = async || {
+        let all_known = async || {
             let mut ids = Vec::new();
             while let Some(job) =
                 gateway.next_job(&ids.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap().job
@@ -46,7 +46,7 @@ async fn four_pollers_claim_six_jobs_evenly_regardless_of_size() {
             }
             (ids.len() == 6).then_some(())
         };
-        eventually("each is known", seen).await;
+        eventually("every job is known", all_known).await;
     }
     let poll = async |poller: usize| {
         let mut shares = HashMap::<String, usize>::new();
@@ -72,20 +72,20 @@ async fn four_pollers_claim_six_jobs_evenly_regardless_of_size() {
 async fn claims_are_even_per_tenant_regardless_of_job_count() {
     let stack = Stack::builder(1).setting("fairness-label", "tenant").start().await;
     for id in ["a1", "a2", "a3", "a4", "a5"] {
-        stack[0].create(of_tenant(id, "a")).await.unwrap();
+        stack[0].create(tenant_job(id, "a")).await.unwrap();
     }
-    stack[0].create(of_tenant("b1", "b")).await.unwrap();
-    hands_out(&stack[0], "b1").await;
+    stack[0].create(tenant_job("b1", "b")).await.unwrap();
+    becomes_claimable(&stack[0], "b1").await;
     let mut shares = HashMap::<char, usize>::new();
     for _ in 0..100 {
         *shares.entry(claimed(&stack[0]).await.unwrap().remove(0)).or_default() += 1;
     }
     assert_eq!((shares[&'a'], shares[&'b']), (50, 50));
-    let of_a = pb::NextJobRequest {
+    let tenant_a = pb::NextJobRequest {
         labels: BTreeMap::from([("tenant".into(), "a".into())]),
         exclude_job_ids: vec!["a1".into(), "a2".into(), "a3".into(), "a4".into()],
     };
-    assert_eq!(stack[0].claim(of_a).await.unwrap().job.unwrap().job_id, "a5");
+    assert_eq!(stack[0].claim(tenant_a).await.unwrap().job.unwrap().job_id, "a5");
 }
 
 #[tokio::test]
@@ -93,8 +93,8 @@ async fn complete_but_uncommitted_job_is_not_claimable() {
     let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(started("a", 1)).await.unwrap();
     assert!(stack[0].progress("a").await.unwrap().claimable);
-    hands_out(&stack[0], "a").await;
-    hands_out(&stack[1], "a").await;
+    becomes_claimable(&stack[0], "a").await;
+    becomes_claimable(&stack[1], "a").await;
     stack[0].inject("finish.begun", Fault::Stall);
     let client = stack[0].client();
     let last = tokio::spawn(async move { client.report("a", succeeded([0], "s")).await });
@@ -114,10 +114,10 @@ async fn pending_and_ended_jobs_are_not_claimable() {
     let stack = Stack::start(2).await;
     stack[0].create(pb::CreateJobRequest { start: false, ..started("pending", 1) }).await.unwrap();
     stack[0].create(started("done", 1)).await.unwrap();
-    hands_out(&stack[1], "done").await;
+    becomes_claimable(&stack[1], "done").await;
     stack[0].report("done", succeeded([0], "s")).await.unwrap();
     for gateway in stack.gateways() {
-        eventually("nothing is handed out", async || claimed(gateway).await.is_none().then_some(())).await;
+        eventually("no job is claimable", async || claimed(gateway).await.is_none().then_some(())).await;
     }
 }
 
@@ -128,7 +128,7 @@ async fn cancelled_job_is_immediately_unclaimable_on_every_gateway() {
         let id = format!("j{number}");
         stack[0].create(started(&id, 5)).await.unwrap();
         for gateway in stack.gateways() {
-            hands_out(gateway, &id).await;
+            becomes_claimable(gateway, &id).await;
         }
         stack[number % 3].cancel(&id, "").await.unwrap();
         let claims = join_all(stack.gateways().iter().map(claimed)).await;
@@ -141,16 +141,16 @@ async fn started_job_is_claimable_on_every_gateway_within_a_second() {
     let stack = Stack::start(3).await;
     stack[0].create(started("old", 5)).await.unwrap();
     for gateway in stack.gateways() {
-        hands_out(gateway, "old").await;
+        becomes_claimable(gateway, "old").await;
     }
-    // What one was told of just now delays the next the longest.
+    // A notification that just arrived delays the next one by the most.
     for id in ["new", "newer", "newest"] {
         stack[1].create(started(id, 5)).await.unwrap();
         let begun = Instant::now();
         for gateway in stack.gateways() {
-            hands_out(gateway, id).await;
+            becomes_claimable(gateway, id).await;
         }
-        // A second, and what the calls themselves take on a busy machine.
+        // One second, plus the time that the calls take on a busy machine.
         assert!(begun.elapsed() < Duration::from_millis(1500), "{id}: {:?}", begun.elapsed());
     }
 }
@@ -159,29 +159,29 @@ async fn started_job_is_claimable_on_every_gateway_within_a_second() {
 async fn during_a_redis_outage_running_jobs_stay_claimable_with_a_reason() {
     let stack = Stack::builder(2).links().start().await;
     stack[0].create(started("a", 5)).await.unwrap();
-    hands_out(&stack[0], "a").await;
+    becomes_claimable(&stack[0], "a").await;
     stack[0].links().redis.set(Link::Cut);
-    let unseen = stack[0].next_job(&[]).await.unwrap();
-    assert_eq!(unseen.source_reason(), SourceReason::RedisUnreachable);
-    assert_eq!(unseen.job.unwrap().job_id, "a");
+    let unconfirmed = stack[0].next_job(&[]).await.unwrap();
+    assert_eq!(unconfirmed.source_reason(), SourceReason::RedisUnreachable);
+    assert_eq!(unconfirmed.job.unwrap().job_id, "a");
     stack[1].cancel("a", "").await.unwrap();
-    eventually("the end is heard of", async || claimed(&stack[0]).await.is_none().then_some(())).await;
+    eventually("the end is announced", async || claimed(&stack[0]).await.is_none().then_some(())).await;
 }
 
 #[tokio::test]
 async fn during_a_postgres_outage_only_known_adopted_jobs_are_claimable() {
     let mut stack = Stack::builder(2).private_postgres(&[]).start().await;
     stack[0].create(started("a", 5)).await.unwrap();
-    hands_out(&stack[0], "a").await;
+    becomes_claimable(&stack[0], "a").await;
     stack.postgres.private_server().kill();
     let unconfirmed = async || {
         let claim = stack[0].next_job(&[]).await.ok()?;
         (claim.source_reason() == SourceReason::PostgresUnreachable).then_some(claim.job?.job_id)
     };
-    assert_eq!(eventually("it is said to be unconfirmed", unconfirmed).await, "a");
-    // This one was never asked, so it knows of no job.
+    assert_eq!(eventually("the claim is unconfirmed", unconfirmed).await, "a");
+    // The second gateway never served a claim, so it has no cached job.
     let refused = async || stack[1].next_job(&[]).await.err();
-    let status = eventually("it cannot say", refused).await;
+    let status = eventually("the claim fails", refused).await;
     assert_eq!(code_and_reason(&status), (Code::Unavailable, "POSTGRES_UNAVAILABLE".into()));
 }
 
@@ -191,8 +191,8 @@ async fn jobs_with_confirmed_work_are_preferred_to_jobs_without_a_tracker() {
     for id in ["lost", "seen"] {
         stack[0].create(started(id, 5)).await.unwrap();
     }
-    hands_out(&stack[0], "lost").await;
-    hands_out(&stack[0], "seen").await;
+    becomes_claimable(&stack[0], "lost").await;
+    becomes_claimable(&stack[0], "seen").await;
     let () = stack.redis.run(redis::cmd("DEL").arg(crate::support::tracker_key("lost"))).await;
     for _ in 0..6 {
         assert_eq!(claimed(&stack[0]).await.as_deref(), Some("seen"));
@@ -205,24 +205,24 @@ async fn jobs_with_confirmed_work_are_preferred_to_jobs_without_a_tracker() {
 async fn claims_among_ten_thousand_jobs_make_bounded_store_calls() {
     let stack = Stack::builder(1).without_reconciler().private_postgres(&[("log_statement", "all")]).start().await;
     stack.postgres.run(TEN_THOUSAND_RUNNING_JOBS).await.unwrap();
-    // Of none of them there is a tracker: a claim that finds one in order would stop there.
-    eventually("one is handed out", async || claimed(&stack[0]).await).await;
-    let questions = || stack.postgres.log().matches("FROM jobs WHERE job_id = ANY").count();
-    let asked = questions();
+    // No job has a tracker, so that no claim stops early at a healthy one.
+    eventually("a job is claimable", async || claimed(&stack[0]).await).await;
+    let queries = || stack.postgres.log().matches("FROM jobs WHERE job_id = ANY").count();
+    let before = queries();
     stack.redis.take_command_stats().await;
     let begun = Instant::now();
     for number in 0..100 {
-        // So that there is always something to learn.
+        // A new job each time, so that the gateway always has something to query.
         stack[0].create(started(&format!("new-{number}"), 5)).await.unwrap();
         assert!(claimed(&stack[0]).await.is_some());
     }
     let ran = stack.redis.take_command_stats().await;
     let calls = |command: &str| ran.get(command).map_or(0, |(calls, _)| *calls);
-    // A claim looks at four pages of trackers at most; starting a job looks a few times itself.
+    // A claim reads at most four pages of trackers; starting a job adds a few reads.
     assert!(calls("getrange") <= 100 * (128 + 8), "{ran:?}");
     assert!(calls("info") <= 100 * (4 + 8), "{ran:?}");
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
-    // Creating and starting a job asks three times itself, in the same words.
-    let of_claims = (questions() - asked).saturating_sub(100 * 3);
-    assert!(of_claims <= seconds, "{of_claims} questions in {seconds} s");
+    // Creating and starting a job runs the same query three times.
+    let by_claims = (queries() - before).saturating_sub(100 * 3);
+    assert!(by_claims <= seconds, "{by_claims} queries in {seconds} s");
 }

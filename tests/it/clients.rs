@@ -1,5 +1,5 @@
-//! Two clients that are none of ours take a job from its creation to its snapshot: Python on gRPC's C core, and
-//! `buf curl`. Both learn the interface by reflection, the one by v1alpha, the other by v1.
+//! Two third-party clients drive a job from its creation to its snapshot: Python on gRPC's C core, and `buf curl`. They
+//! discover the API by reflection, Python by v1alpha and buf by v1.
 
 use std::env;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ async fn buf_curl_drives_a_job_from_create_to_snapshot() {
     let ended = ended.await;
     assert_eq!((&ended["state"], &ended["source"]), (&json!("JOB_STATE_FAILED"), &json!("SOURCE_SNAPSHOT")));
     assert_eq!((&ended["succeededTaskCount"], &ended["failedTaskCount"]), (&json!("2"), &json!("1")));
-    assert_eq!(ended["pendingTaskCount"], "0", "zero is said, not left out");
+    assert_eq!(ended["pendingTaskCount"], "0", "zero is present, not omitted");
 
     let late = buf.report(&[(2, "digest", true)]).await.unwrap();
     assert_eq!((&late["dispositions"], &late["stop"]), (&json!(["DISPOSITION_SUPERSEDED"]), &json!(true)));
@@ -88,8 +88,8 @@ async fn buf_curl_receives_error_reasons_and_details() {
     assert_eq!(unknown.detail::<ResourceInfo>("ResourceInfo").resource_name, "71");
 }
 
-/// Types the calls of a document at a shell, one after the other; to our gateway instead of the usual one.
-async fn type_calls(document: &str, stack: &Stack) -> usize {
+/// Runs the `./dev curl` lines of a document in a shell, in order, against this stack. Returns how many there are.
+async fn run_documented_calls(document: &str, stack: &Stack) -> usize {
     let lines = document.lines().filter(|line| line.starts_with("./dev curl "));
     let mut calls = 0;
     for line in lines {
@@ -101,12 +101,11 @@ async fn type_calls(document: &str, stack: &Stack) -> usize {
     calls
 }
 
-/// What a newcomer types first must work as it is printed.
 #[tokio::test]
 async fn readme_quick_start_runs_as_written() {
     let stack = Stack::start(1).await;
-    let calls = type_calls(include_str!("../../README.md"), &stack).await;
-    assert_eq!(calls, 8, "create, report, look, report; and create, add, start, report by name");
+    let calls = run_documented_calls(include_str!("../../README.md"), &stack).await;
+    assert_eq!(calls, 8, "create, report, read, report; then create, add, start, report by name");
     let buf = BufCurl { address: stack[0].address().to_string() };
     eventually("the job of the README ends", async || {
         let answer = buf.call("ProgressService/GetProgress", &json!({"jobId": "mine"})).await.unwrap();
@@ -118,10 +117,10 @@ async fn readme_quick_start_runs_as_written() {
 #[tokio::test]
 async fn api_guide_commands_run_as_written() {
     let stack = Stack::start(1).await;
-    assert_eq!(type_calls(include_str!("../../docs/api.md"), &stack).await, 16);
+    assert_eq!(run_documented_calls(include_str!("../../docs/api.md"), &stack).await, 16);
     let retry = stack[0].get("film-7-again").await.unwrap();
     assert_eq!((retry.state(), retry.task_count), (pb::JobState::Running, 6));
-    // What the guide says is printed of task 0.
+    // The guide prints the range that starts at task 0.
     let buf = BufCurl { address: stack[0].address().to_string() };
     let outstanding = json!({"jobId": "film-7", "status": "TASK_STATUS_OUTSTANDING"});
     let ranges = &buf.call("JobService/ListTasks", &outstanding).await.unwrap()["ranges"];
@@ -129,13 +128,13 @@ async fn api_guide_commands_run_as_written() {
     assert!(include_str!("../../docs/api.md").contains(r#""ranges": [{}, {"first": "2", "last": "5"}]"#));
 }
 
-/// Calls by `buf curl`, for the shorter ones about job 17.
+/// Makes calls with `buf curl`; the short methods concern job 17.
 struct BufCurl {
     address: String,
 }
 
 impl BufCurl {
-    /// What the call answers, or the error that it prints.
+    /// Returns the response, or the error that buf printed.
     async fn call(&self, method: &str, request: &Value) -> Result<Value, Refused> {
         let url = format!("http://{}/highwater.v1.{method}", self.address);
         let mut command = Command::new(tool("HIGHWATER_TEST_BUF", "buf"));
@@ -145,7 +144,7 @@ impl BufCurl {
         }
         let printed = String::from_utf8_lossy(&ran.stderr);
         let exit_code = ran.status.code().unwrap();
-        // Less than 8 is a fault of buf's own; from there on it is the code of gRPC, shifted.
+        // Exit codes below 8 are failures of buf; from 8 they are the gRPC code times 8.
         assert!(exit_code >= 8, "buf curl failed with {exit_code}: {printed}");
         Err(Refused { code: Code::from_i32(exit_code >> 3), printed: serde_json::from_str(&printed).unwrap() })
     }
@@ -165,7 +164,7 @@ impl BufCurl {
     }
 }
 
-/// An error as `buf curl` shows it.
+/// An error as `buf curl` prints it.
 #[derive(Debug)]
 struct Refused {
     code: Code,
@@ -186,7 +185,7 @@ impl Refused {
     }
 }
 
-/// Base64 without padding, as the details are printed.
+/// Decodes base64 without padding, as buf prints details.
 fn from_base64(text: &str) -> Vec<u8> {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = Vec::new();
@@ -203,11 +202,11 @@ fn from_base64(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A program that `./dev setup` installs; the variable names another one.
+/// The path of a program that `./dev setup` installs, or of the one that the environment variable names.
 pub fn tool(variable: &str, name: &str) -> PathBuf {
-    let ours = || root().join("target/tools/venv/bin").join(name);
-    let program = env::var_os(variable).map_or_else(ours, PathBuf::from);
-    assert!(program.exists(), "there is no {}: run ./dev setup", program.display());
+    let installed = || root().join("target/tools/venv/bin").join(name);
+    let program = env::var_os(variable).map_or_else(installed, PathBuf::from);
+    assert!(program.exists(), "{} does not exist: run ./dev setup", program.display());
     program
 }
 

@@ -1,4 +1,4 @@
-//! Many workers, several gateways, one job: every mark counts once, and every read adds up.
+//! Many workers, several gateways, one job: every mark counts once, and the counts of every read add up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ const TASKS: i64 = 12_000;
 const REPORTERS: usize = 64;
 const STAGES: [&str; 2] = ["read", "digest"];
 
-/// What workers do to a task: most succeed; some fail at the first stage, for good or until a second attempt.
+/// The results of a task: most succeed; some fail at a stage; some fail first and succeed at the second attempt.
 fn results_of(task: i64) -> Vec<pb::TaskResult> {
     match task % 10 {
         0 => failed([task], "read"),
@@ -22,12 +22,12 @@ fn results_of(task: i64) -> Vec<pb::TaskResult> {
     }
 }
 
-/// Sends its share in batches of random sizes, some of them again, each through any gateway. Returns how often each
-/// disposition was answered.
+/// Sends its share in batches of random sizes through random gateways, and sends some batches twice. Returns the number
+/// of responses for each disposition.
 async fn reporter(seed: u64, gateways: Vec<Client>, mut share: Vec<pb::TaskResult>) -> HashMap<pb::Disposition, usize> {
     let mut random = Random::seeded(seed);
     random.shuffle(&mut share);
-    let mut became = HashMap::new();
+    let mut answered = HashMap::new();
     let mut delivered: Vec<Vec<pb::TaskResult>> = Vec::new();
     while !share.is_empty() {
         let batch = share.split_off(share.len() - share.len().min(1 + random.below(100)));
@@ -38,13 +38,13 @@ async fn reporter(seed: u64, gateways: Vec<Client>, mut share: Vec<pb::TaskResul
         }
         for batch in deliveries {
             let answer = gateways[random.below(gateways.len())].report("a", batch).await.unwrap();
-            answer.dispositions().for_each(|disposition| *became.entry(disposition).or_default() += 1);
+            answer.dispositions().for_each(|disposition| *answered.entry(disposition).or_default() += 1);
         }
     }
-    became
+    answered
 }
 
-/// Reads until told to stop; every answer must add up, and none may be older than the one before.
+/// Reads until `stop` is set. The counts of every read must add up, and no revision may decrease.
 async fn reader(gateway: Client, stop: Arc<AtomicBool>) -> usize {
     let (mut reads, mut revision) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
@@ -63,7 +63,7 @@ async fn reader(gateway: Client, stop: Arc<AtomicBool>) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_concurrent_reporters_count_exactly_and_reads_add_up() {
     let stack = Stack::builder(3).setting("redis-timeout", "5s").start().await;
-    // One task more, which keeps the job running until everything has been looked at.
+    // One extra task keeps the job running until all checks are done.
     stack[0].create(job("a", &STAGES, TASKS + 1)).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> =
@@ -78,7 +78,7 @@ async fn sixty_four_concurrent_reporters_count_exactly_and_reads_add_up() {
         let gateways = stack.gateways().iter().map(|gateway| gateway.new_connection()).collect();
         reporters.spawn(reporter(seed, gateways, share));
     }
-    let became = reporters.join_all().await;
+    let answered = reporters.join_all().await;
     stop.store(true, Ordering::Relaxed);
     for reader in readers {
         assert!(reader.await.unwrap() > 10);
@@ -89,8 +89,8 @@ async fn sixty_four_concurrent_reporters_count_exactly_and_reads_add_up() {
     for gateway in stack.gateways() {
         assert_eq!(stage_counts(&gateway.progress("a").await.unwrap()), expected);
     }
-    let applied: usize = became.iter().filter_map(|became| became.get(&pb::Disposition::Applied)).sum();
-    // A task that failed and succeeded was applied twice, unless the success came first.
+    let applied: usize = answered.iter().filter_map(|counts| counts.get(&pb::Disposition::Applied)).sum();
+    // A task that failed and then succeeded was applied twice, unless the success arrived first.
     let applied = i64::try_from(applied).unwrap();
     assert!((18 * tenth + tenth..=18 * tenth + 2 * tenth).contains(&applied), "{applied}");
 

@@ -1,11 +1,11 @@
-//! Reporters whose results lie among each other's.
+//! Concurrent reporters whose results touch the same parts of one tracker.
 
 use crate::support::{Stack, job, succeeded};
 
 const TASKS: i64 = 6400;
 const REPORTERS: i64 = 64;
 
-/// Of many who compute from the same bytes only the fastest gets through; the others must not have to come back.
+/// When many writers compare and set the same bytes, only the fastest succeeds; the gateway retries the others itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicting_concurrent_reports_are_all_applied() {
     let stack = Stack::builder(3).setting("redis-timeout", "5s").start().await;
@@ -14,7 +14,7 @@ async fn conflicting_concurrent_reports_are_all_applied() {
         let client = stack[usize::try_from(reporter).unwrap() % 3].client();
         tokio::spawn(async move {
             for round in 0..5 {
-                // Spread over the whole job, so that every report touches the places of all others.
+                // Spread over the whole job, so that every report touches the same bytes as all others.
                 let tasks = (0..20).map(|index| index * 320 + 64 * round + reporter);
                 client.report("a", succeeded(tasks, "s")).await.unwrap();
             }

@@ -1,4 +1,4 @@
-//! What counts, what it counts as, and where counts lead.
+//! Counts: which results count, as which disposition, and which state they lead to.
 
 use highwater::domain::{Cells, Layout};
 use pb::Disposition::{Applied, Duplicate, UnknownTask};
@@ -42,7 +42,7 @@ async fn stages_advance_independently_and_a_failure_skips_the_later_ones() {
     stack[0].report("a", failed([3], "read")).await.unwrap();
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!(stage_counts(&progress), [[0, 3, 1, 0], [2, 1, 0, 1], [3, 0, 0, 1]]);
-    assert_eq!(task_counts(&progress), [3, 0, 1], "the last stage speaks for the task");
+    assert_eq!(task_counts(&progress), [3, 0, 1], "the last stage decides the status of the task");
 
     let rest = [succeeded(1..3, "digest"), succeeded(0..3, "store")].concat();
     let answer = stack[0].report("a", rest).await.unwrap();
@@ -56,10 +56,10 @@ async fn stages_advance_independently_and_a_failure_skips_the_later_ones() {
 async fn a_task_moves_from_failed_to_succeeded_and_never_back() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
-    let mut went = Vec::new();
+    let mut outcomes = Vec::new();
     for result in [failed([0], "s"), failed([0], "s"), succeeded([0], "s"), failed([0], "s"), succeeded([0], "s")] {
-        let became = dispositions(&stack[0].report("a", result).await.unwrap());
-        went.push((became, stage_counts(&stack[0].progress("a").await.unwrap())[0]));
+        let answered = dispositions(&stack[0].report("a", result).await.unwrap());
+        outcomes.push((answered, stage_counts(&stack[0].progress("a").await.unwrap())[0]));
     }
     let (one_failed, one_succeeded) = ([1, 0, 1, 0], [1, 1, 0, 0]);
     let expected = [
@@ -69,7 +69,7 @@ async fn a_task_moves_from_failed_to_succeeded_and_never_back() {
         (vec![Duplicate], one_succeeded),
         (vec![Duplicate], one_succeeded),
     ];
-    assert_eq!(went, expected);
+    assert_eq!(outcomes, expected);
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn unknown_task_changes_nothing_and_is_reported_as_unknown() {
     assert_eq!((stage_counts(&progress), progress.revision), (stage_counts(&fresh), fresh.revision));
 
     let answer = stack[0].report("a", succeeded([0, 3, 1], "s")).await.unwrap();
-    assert_eq!(dispositions(&answer), [Applied, UnknownTask, Applied], "it does not poison its batch");
+    assert_eq!(dispositions(&answer), [Applied, UnknownTask, Applied], "the other results of its batch are applied");
     assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[1, 2, 0, 0]]);
 }
 
@@ -143,7 +143,7 @@ async fn job_without_tasks_succeeds_at_start() {
     let started = stack[0].start("a").await.unwrap();
     assert_eq!(started.state(), pb::JobState::Succeeded);
     assert!(started.start_time.is_some() && started.end_time.is_some());
-    assert_eq!(stack[0].start("a").await.unwrap(), started, "starting it again is harmless");
+    assert_eq!(stack[0].start("a").await.unwrap(), started, "starting it again changes nothing");
     assert_eq!(stack[0].create(job("b", &["s"], 0)).await.unwrap().state(), pb::JobState::Succeeded);
 
     let progress = stack[0].progress("a").await.unwrap();
@@ -168,14 +168,14 @@ async fn job_fails_only_above_its_failure_threshold() {
     stack[0].create(strict).await.unwrap();
     stack[0].report("strict", [succeeded(0..999, "read"), succeeded(0..999, "digest")].concat()).await.unwrap();
     let answer = stack[0].report("strict", failed([999], "read")).await.unwrap();
-    assert_eq!(answer.job_state(), pb::JobState::Failed, "who is skipped at the last stage has failed");
+    assert_eq!(answer.job_state(), pb::JobState::Failed, "a task skipped at the last stage has failed");
     let lenient = pb::CreateJobRequest { failure_threshold: Some(1.0), ..job("lenient", &["s"], 3) };
     stack[0].create(lenient).await.unwrap();
     assert_eq!(stack[0].report("lenient", failed(0..3, "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
-/// Scenario: a worker loses its lease, another does the task and goes on to the next stage, and then the first one's
-/// failure arrives. It must not close the stages that are being worked on; and whatever the order, the end is the same.
+/// Scenario: a worker loses its lease, another worker completes the stage and starts the next one, then the failure of
+/// the first worker arrives. It must not close the stages in progress, and the end is the same in every order.
 #[tokio::test]
 async fn late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
     let stack = Stack::start(1).await;
@@ -191,7 +191,7 @@ async fn late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
     let mut ends = Vec::new();
     for (number, order) in orders.into_iter().enumerate() {
         let id = format!("order-{number}");
-        // The second task keeps the job from ending in between.
+        // The second task keeps the job running until all orders are reported.
         stack[0].create(job(&id, &["read", "digest", "store"], 2)).await.unwrap();
         for result in order {
             stack[0].report(&id, result.clone()).await.unwrap();
@@ -228,7 +228,7 @@ async fn one_report_takes_up_to_ten_thousand_results() {
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
 }
 
-/// What is stored is which task stood where, not only how many did.
+/// The stored end holds the status of each task at each stage, not only counts.
 #[tokio::test]
 async fn ended_job_keeps_every_task_status_at_every_stage() {
     let stack = Stack::start(1).await;
@@ -239,7 +239,9 @@ async fn ended_job_keeps_every_task_status_at_every_stage() {
 
     let layout = Layout { total: 5, stages: 2 };
     let cells = Cells::new(layout, stack.postgres.cells("a").await).unwrap();
-    let stood: Vec<_> = (0..5).map(|task| format!("{:?}", cells.cell(task).statuses(2).collect::<Vec<_>>())).collect();
-    let (through, refused, digested) = ("[Succeeded, Succeeded]", "[Failed, Skipped]", "[Succeeded, Failed]");
-    assert_eq!(stood, [through, refused, digested, refused, digested]);
+    let statuses: Vec<_> =
+        (0..5).map(|task| format!("{:?}", cells.cell(task).statuses(2).collect::<Vec<_>>())).collect();
+    let (completed, failed_read, failed_digest) =
+        ("[Succeeded, Succeeded]", "[Failed, Skipped]", "[Succeeded, Failed]");
+    assert_eq!(statuses, [completed, failed_read, failed_digest, failed_read, failed_digest]);
 }

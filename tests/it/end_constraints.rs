@@ -1,18 +1,18 @@
-//! Postgres itself sees to it that a job ends once (invariant I1), whoever writes.
+//! Postgres enforces that a job ends once (invariant I1), for every writer.
 
 use crate::support::{Stack, failed, job, pb, succeeded};
 
-/// As a person in psql: plainly, and with ordinary triggers switched off, which only a superuser can.
-const ROLES: [&str; 2] = ["", "SET session_replication_role = replica; "];
+/// Session settings of an operator in psql: the default, and ordinary triggers disabled, which needs a superuser.
+const SESSIONS: [&str; 2] = ["", "SET session_replication_role = replica; "];
 
-/// Runs the statement as every role, and returns why it was refused.
-async fn refusals(stack: &Stack, statement: &str) -> Vec<String> {
-    let mut refusals = Vec::new();
-    for role in ROLES {
-        let refused = stack.postgres.run(&format!("{role}{statement}")).await;
-        refusals.push(refused.expect_err(statement).as_database_error().unwrap().message().to_owned());
+/// Runs the statement in every kind of session; returns the errors. Panics if it succeeds.
+async fn errors_of(stack: &Stack, statement: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    for session in SESSIONS {
+        let refused = stack.postgres.run(&format!("{session}{statement}")).await;
+        errors.push(refused.expect_err(statement).as_database_error().unwrap().message().to_owned());
     }
-    refusals
+    errors
 }
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn ended_job_cannot_be_changed_in_postgres() {
             "state = state",
         ];
         for change in changes {
-            for refused in refusals(&stack, &format!("UPDATE jobs SET {change} WHERE job_id = '{id}'")).await {
+            for refused in errors_of(&stack, &format!("UPDATE jobs SET {change} WHERE job_id = '{id}'")).await {
                 assert!(refused.contains("an ended job is never changed"), "{change}: {refused}");
             }
         }
@@ -59,31 +59,31 @@ async fn active_job_cannot_be_deleted_or_reverted() {
         ("UPDATE jobs SET incarnation = 0 WHERE job_id = 'running'", "only grows"),
         ("UPDATE jobs SET task_count = 3, incarnation = 9 WHERE job_id = 'running'", "tasks are only added, before"),
         ("UPDATE jobs SET task_count = 1, incarnation = 9 WHERE job_id = 'pending'", "tasks are only added, before"),
-        // A start that is under way must find out.
+        // A concurrent start must notice the change.
         ("UPDATE jobs SET task_count = 3, created_task_count = 2 WHERE job_id = 'pending'", "with a new incarnation"),
         ("UPDATE jobs SET created_task_count = 1 WHERE job_id = 'pending'", "tasks are only added"),
         ("UPDATE jobs SET named_tasks = true WHERE job_id = 'pending'", "what a job is never changes"),
-        // No half of an end is ever stored.
+        // An end is stored completely or not at all.
         ("UPDATE jobs SET state = 'SUCCEEDED' WHERE job_id = 'running'", "violates check constraint"),
         ("UPDATE jobs SET end_time = now() WHERE job_id = 'running'", "violates check constraint"),
         ("UPDATE jobs SET state = 'DONE' WHERE job_id = 'running'", "violates check constraint"),
     ];
     for (statement, why) in statements {
-        for refused in refusals(&stack, statement).await {
+        for refused in errors_of(&stack, statement).await {
             assert!(refused.contains(why), "{statement}: {refused}");
         }
     }
     assert_eq!(stack[0].report("running", succeeded(0..2, "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
-    stack.postgres.run("DELETE FROM jobs WHERE job_id = 'running'").await.expect("an ended job may go");
+    stack.postgres.run("DELETE FROM jobs WHERE job_id = 'running'").await.expect("an ended job can be deleted");
 }
 
-/// Gateways remember ended jobs by their ids, so that a second job of the same name would be told the end of the first.
+/// Gateways cache ended jobs by ID, so a second job with the same ID would be answered with the end of the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn id_of_a_deleted_job_cannot_be_reused() {
     let stack = Stack::start(2).await;
     stack[0].create(job("gone", &["s"], 1)).await.unwrap();
     stack[0].report("gone", succeeded(0..1, "s")).await.unwrap();
-    stack.postgres.run("DELETE FROM jobs WHERE job_id = 'gone'").await.expect("an ended job may go");
+    stack.postgres.run("DELETE FROM jobs WHERE job_id = 'gone'").await.expect("an ended job can be deleted");
     for gateway in [&stack[0], &stack[1]] {
         let refused = gateway.create(job("gone", &["s"], 2)).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::AlreadyExists);

@@ -1,4 +1,4 @@
-//! How a job ends, what is kept of it, and what workers are told from then on.
+//! The end of a job: who commits it, what is stored, and how calls are answered afterwards.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::support::{
     succeeded, system_time, task_counts,
 };
 
-/// How many gateways' commits ended a job.
+/// How many commits of ends the gateways logged.
 fn commits(stack: &Stack) -> usize {
     stack.gateways().iter().map(|gateway| gateway.log().matches("gateway::finish: ended").count()).sum()
 }
@@ -39,7 +39,7 @@ async fn last_report_ends_the_job_and_the_snapshot_equals_the_live_counts() {
     }
 }
 
-/// Both have read the sealed tracker, and go to commit at the same time.
+/// Two gateways have read the sealed tracker and try to commit at the same time.
 #[tokio::test]
 async fn only_one_of_two_concurrent_finishers_commits() {
     let stack = Stack::builder(2).setting("reconcile-interval", "50ms").start().await;
@@ -69,8 +69,8 @@ async fn only_one_of_two_concurrent_finishers_commits() {
     };
     assert_eq!(eventually("the job ends", ended).await, [[0, 2, 0, 0]]);
     assert_eq!(stack[0].get("a").await.unwrap(), stack[1].get("a").await.unwrap());
-    // Who committed says so a moment after Postgres does.
-    eventually("the commit is said", async || (commits(&stack) > 0).then_some(())).await;
+    // The gateway logs the commit shortly after Postgres has it.
+    eventually("the commit is logged", async || (commits(&stack) > 0).then_some(())).await;
     assert_eq!(commits(&stack), 1);
 }
 
@@ -93,7 +93,7 @@ async fn jobs_with_concurrent_last_reports_end_once_each() {
     });
     for job in jobs.collect::<Vec<_>>() {
         let id = job.await.unwrap();
-        // A report waits for the end, but not longer than for a moment: fifty at once may keep a gateway busy.
+        // A report waits for the end only briefly: fifty at once may keep a gateway busy.
         for gateway in stack.gateways() {
             let ended = async || {
                 let progress = gateway.progress(&id).await.unwrap();
@@ -106,13 +106,13 @@ async fn jobs_with_concurrent_last_reports_end_once_each() {
     assert_eq!(commits(&stack), 50);
 }
 
-/// Reads until the job has ended; returns when the last read began that showed it running, if one did, and when the
-/// first answer came that did not.
+/// Reads until the job has ended. Returns the start of the last read that showed it running, if any, and the time of the
+/// first response that did not.
 async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
-    let (mut running, follows) = (None, Instant::now());
+    let (mut running, started) = (None, Instant::now());
     loop {
         let begun = Instant::now();
-        assert!(follows.elapsed() < WAIT_TIMEOUT, "{id} is still shown as running");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "{id} is still shown as running");
         match gateway.progress(&id).await.unwrap().state() {
             pb::JobState::Running => running = Some(begun),
             _ => return (running, Instant::now()),
@@ -120,7 +120,7 @@ async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
     }
 }
 
-/// Invariant I6, through three gateways of which one is told the end and the others have just seen the job running.
+/// Invariant I6 through three gateways: one learns of the end, the others have just read the job as running.
 #[tokio::test]
 async fn no_read_shows_running_after_any_read_showed_the_end() {
     let stack = Stack::start(3).await;
@@ -128,7 +128,7 @@ async fn no_read_shows_running_after_any_read_showed_the_end() {
         let id = format!("job-{number}");
         stack[0].create(job(&id, &["s"], 1)).await.unwrap();
         let readers = [1, 2].map(|reader| tokio::spawn(follow(stack[reader].client(), id.clone())));
-        // Seen running by all of them.
+        // All gateways have read the job as running.
         for gateway in stack.gateways() {
             assert_eq!(gateway.progress(&id).await.unwrap().state(), pb::JobState::Running);
         }
@@ -148,7 +148,7 @@ async fn no_read_shows_running_after_any_read_showed_the_end() {
     }
 }
 
-/// Also when the sealed tracker is gone, and the gateway has never heard of the job.
+/// Also after the sealed tracker has expired, and through a gateway that does not know the job.
 #[tokio::test]
 async fn report_after_the_end_is_superseded_and_recreates_nothing() {
     let mut stack = Stack::builder(2).setting("sealed-ttl", "50ms").start().await;
@@ -167,7 +167,8 @@ async fn report_after_the_end_is_superseded_and_recreates_nothing() {
         ("cancelled", pb::JobState::Cancelled, [[2, 1, 0, 0], [3, 0, 0, 0]]),
     ];
     for (id, ..) in ends {
-        eventually("the sealed tracker goes", async || stack.redis.job_keys(id).await.is_empty().then_some(())).await;
+        eventually("the sealed tracker expires", async || stack.redis.job_keys(id).await.is_empty().then_some(()))
+            .await;
     }
     stack[1].restart().await;
     stack[1].wait_until_ready().await;
@@ -192,7 +193,7 @@ async fn ended_job_is_served_without_redis() {
     let ended = stack[0].progress("a").await.unwrap();
     assert_eq!((ended.state(), ended.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
     stack.redis.kill();
-    // It remembers nothing, and will not be ready without Redis.
+    // The restarted gateway has an empty cache, and cannot become ready without Redis.
     stack[1].restart().await;
     for gateway in stack.gateways() {
         assert_eq!(gateway.progress("a").await.unwrap(), ended);
@@ -217,7 +218,7 @@ async fn job_survives_the_loss_of_every_gateway() {
     assert_eq!(stack[0].report("a", succeeded([2], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
-/// A tracker that was opened for a start which never came to its commit: the gateway died in between.
+/// The tracker of a start that was never committed, because the gateway died.
 #[tokio::test]
 async fn orphaned_tracker_is_removed_and_a_running_one_stays() {
     let short_lived = Stack::builder(2).setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");
@@ -227,8 +228,8 @@ async fn orphaned_tracker_is_removed_and_a_running_one_stays() {
     stack[0].create(job("orphan", &["s"], 2)).await.unwrap_err();
     stack[0].wait_for_exit().await;
     assert!(stack.redis.tracker("orphan").await.is_some());
-    let gone = async || stack.redis.job_keys("orphan").await.is_empty().then_some(());
-    eventually("the orphaned tracker goes", gone).await;
+    let removed = async || stack.redis.job_keys("orphan").await.is_empty().then_some(());
+    eventually("the orphaned tracker is removed", removed).await;
     assert_eq!(stack[1].progress("running").await.unwrap().source(), pb::Source::Live);
 
     assert_eq!(stack[1].progress("orphan").await.unwrap().state(), pb::JobState::Pending);

@@ -1,4 +1,4 @@
-//! The programs under docs/examples do what they say, also when they die.
+//! The programs in docs/examples work as documented, also when one is killed.
 
 use std::process::Stdio;
 
@@ -19,19 +19,19 @@ fn example(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// A worker that is at work.
+/// Starts a worker and waits until it is ready for tasks.
 async fn worker(address: &str, queue: &Redis, name: &str, pace: &str) -> Child {
     let mut command = example("worker.py", &[address, &queue.url(), name]);
     let mut worker = command.env("SECONDS_A_TASK", pace).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(worker.stdout.take().unwrap()).lines();
-    assert_eq!(said.next_line().await.unwrap().unwrap(), format!("{name} is at work"));
+    let mut output = BufReader::new(worker.stdout.take().unwrap()).lines();
+    assert_eq!(output.next_line().await.unwrap().unwrap(), format!("{name} is at work"));
     worker
 }
 
-async fn stops_in_order(mut worker: Child) {
+async fn stop_gracefully(mut worker: Child) {
     let pid = worker.id().expect("it runs").to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-    assert!(worker.wait().await.unwrap().success(), "a worker that is told to stop ends in order");
+    assert!(worker.wait().await.unwrap().success(), "a worker that receives SIGTERM exits with success");
 }
 
 #[tokio::test]
@@ -44,14 +44,14 @@ async fn queue_workers_finish_every_job_although_one_is_killed() {
         let ran = example("dispatcher.py", &[&address, &queue.url(), id, &TASKS.to_string()]).output().await.unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     }
-    // One that takes its time, and is killed with tasks in its hands.
+    // A slow worker, which is killed while it holds tasks.
     let mut doomed = worker(&address, &queue, "doomed", "0.2").await;
     let holds = async || {
         let mut connection = queue.connection().await;
         for id in ["film-1", "film-2"] {
             let mut pending = cmd("XPENDING");
             pending.arg(format!("tasks:{id}")).arg("workers").arg("-").arg("+").arg(1).arg("doomed");
-            // There is no group before somebody takes the first.
+            // The group does not exist before a worker reads the first task.
             let held = pending.query_async::<Vec<redis::Value>>(&mut connection).await.unwrap_or_default();
             if !held.is_empty() {
                 return Some(());
@@ -59,7 +59,7 @@ async fn queue_workers_finish_every_job_although_one_is_killed() {
         }
         None
     };
-    eventually("it has taken tasks", holds).await;
+    eventually("the worker holds tasks", holds).await;
     doomed.kill().await.unwrap();
     let workers = [worker(&address, &queue, "one", "0").await, worker(&other, &queue, "two", "0").await];
     for id in ["film-1", "film-2"] {
@@ -72,11 +72,11 @@ async fn queue_workers_finish_every_job_although_one_is_killed() {
         assert_eq!(progress.succeeded_task_count, Some(TASKS));
     }
     for worker in workers {
-        stops_in_order(worker).await;
+        stop_gracefully(worker).await;
     }
 }
 
-/// As one does whose job has ended, as another worker was told first.
+/// The queue of an ended job is deleted by the worker that learns of the end first.
 #[tokio::test]
 async fn worker_survives_a_queue_deleted_while_it_waits() {
     let stack = Stack::start(1).await;
@@ -89,10 +89,10 @@ async fn worker_survives_a_queue_deleted_while_it_waits() {
             let clients: String = queue.run(cmd("INFO").arg("clients")).await;
             clients.contains("blocked_clients:1").then_some(())
         };
-        eventually("it waits for a task", waits).await;
+        eventually("the worker waits for a task", waits).await;
         let () = queue.run(cmd("DEL").arg("tasks:film")).await;
     }
-    stops_in_order(worker).await;
+    stop_gracefully(worker).await;
 }
 
 #[tokio::test]

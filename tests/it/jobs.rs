@@ -1,4 +1,4 @@
-//! Jobs are created, started, looked at and cancelled, and every call may be repeated.
+//! Creating, starting, reading and cancelling jobs; every call is idempotent.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ async fn creating_an_existing_job_returns_its_current_state() {
         ..pending(job("17", &["read", "digest"], 5))
     };
     let created = stack[0].create(request.clone()).await.unwrap();
-    assert_eq!(created.job_id, "17", "a plain integer is an id");
+    assert_eq!(created.job_id, "17", "a plain integer is a valid ID");
     assert_eq!((created.display_name.as_str(), &created.labels), ("Nightly import", &request.labels));
     assert_eq!((created.stages.len(), created.task_count), (2, 5));
     assert_eq!(created.failure_threshold.to_bits(), 0.25_f64.to_bits());
@@ -61,7 +61,7 @@ async fn missing_id_is_generated_and_sorts_by_time() {
         assert_eq!(stack[0].get(&job.job_id).await.unwrap(), *job);
     }
     assert!(first.job_id < second.job_id);
-    assert_eq!(first.failure_threshold.to_bits(), 0.5_f64.to_bits(), "half, unless it is said");
+    assert_eq!(first.failure_threshold.to_bits(), 0.5_f64.to_bits(), "the default is one half");
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn cancelling_again_keeps_the_first_reason() {
         assert_eq!(gateway.get("a").await.unwrap(), cancelled);
         let progress = gateway.progress("a").await.unwrap();
         assert_eq!((progress.state(), progress.cancel_reason.as_str()), (pb::JobState::Cancelled, "wrong input"));
-        assert_eq!(stage_counts(&progress), [[1, 1, 0, 0]], "the marks that it had");
+        assert_eq!(stage_counts(&progress), [[1, 1, 0, 0]], "the marks at the time of the cancel");
         assert!(!progress.lower_bound);
     }
 }

@@ -1,4 +1,4 @@
-//! Dependencies point one way. Reads every path that each module of `src` uses, and fails where one crosses a layer.
+//! Checks the layers: parses every file in `src` and fails where a path uses a layer that its own layer may not use.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,8 +9,8 @@ use syn::visit::{self, Visit};
 
 use crate::source::{root, rust_files};
 
-/// The layers (a layer is a top-level module, with all below it), and which others each may use. To let a layer use
-/// another, write it here, and say in the commit why the design still holds.
+/// The layers and which other layers each may use. A layer is a top-level module with everything below it. To allow a
+/// new dependency, add it here and explain in the commit why the design still holds.
 const MAY_USE: [(&str, &[&str]); 16] = [
     ("domain", &[]),
     ("deadline", &[]),
@@ -27,11 +27,11 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("config", &["server", "gateway", "live", "store", "domain"]),
     ("cli", &["config", "server", "gateway", "live", "store", "dev", "grpc", "deadline", "domain"]),
     ("main", &["cli"]),
-    // The map: declares the modules.
+    // Only declares the modules.
     ("lib", &[]),
 ];
 
-/// Crates that only some layers know.
+/// Crates that only these layers may use.
 const ONLY_IN: [(&str, &[&str]); 10] = [
     ("redis", &["live"]),
     // `dev` creates databases on the private servers that it starts.
@@ -46,10 +46,10 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
     ("prost", &["grpc", "server", "cli"]),
 ];
 
-/// The crates that the pure core may use: no store, no network, no runtime, no clock.
+/// The crates that `domain` may use: no store, network, runtime or clock.
 const DOMAIN_CRATES: [&str; 4] = ["serde", "thiserror", "time", "uuid"];
 
-/// What test modules may use beside what their layer may.
+/// Layers that test modules may use in addition to those of their own layer.
 const TESTS_MAY_USE: [&str; 1] = ["dev"];
 
 #[test]
@@ -80,7 +80,7 @@ fn layers_have_no_cycles() {
                 .map(|(layer, _)| *layer)
                 .collect::<Vec<_>>(),
         );
-        assert!(settled.len() > before, "a circle, or a layer that is none; without it: {settled:?}");
+        assert!(settled.len() > before, "a cycle, or an unknown layer; layers without either: {settled:?}");
     }
 }
 
@@ -119,7 +119,7 @@ fn allowed_dependencies_are_not_reported() {
     for (file, text) in [
         ("gateway/read.rs", "use crate::{live::Live, store::Store, domain::resolve}; use super::Gateway;"),
         ("live/view.rs", "use redis::Value; use crate::live::keys; fn f() { self::g(); super::h(); }"),
-        // Not the crate: a module beside it has the name.
+        // `redis` is the sibling module here, not the crate.
         ("dev/mod.rs", "mod redis; pub use redis::Redis;"),
         ("store/mod.rs", "#[cfg(test)] mod tests { use crate::dev::Postgres; use super::*; }"),
         ("main.rs", "fn main() { highwater::cli::main() }"),
@@ -129,7 +129,7 @@ fn allowed_dependencies_are_not_reported() {
     }
 }
 
-/// The crossings in one file, as `file:line: what`. `file` is relative to `src`.
+/// The crossings in one file, formatted as `file:line: what`. `file` is relative to `src`.
 fn crossings(file: &Path, text: &str, crates: &BTreeSet<String>) -> Vec<String> {
     let module = module_of(file);
     let layer = module.first().cloned().unwrap_or_else(|| file.with_extension("").display().to_string());
@@ -144,14 +144,14 @@ fn crossings(file: &Path, text: &str, crates: &BTreeSet<String>) -> Vec<String> 
     reader.found.into_iter().map(|(line, what)| format!("{}:{line}: {what}", file.display())).collect()
 }
 
-/// Walks one file, knowing in which module it is.
+/// Walks the syntax tree of one file and tracks the current module.
 struct Reader<'a> {
     layer: String,
-    /// Where the walk is, from the crate's root.
+    /// The path of the current module from the crate root.
     module: Vec<String>,
     crates: &'a BTreeSet<String>,
     in_tests: bool,
-    /// The modules that are declared where the walk is: their names hide crates.
+    /// The child modules declared in the current module; their names shadow crates.
     siblings: Vec<String>,
     found: BTreeSet<(usize, String)>,
 }
@@ -165,7 +165,7 @@ impl Reader<'_> {
         self.found.insert((line, format!("{} {what}", self.layer)));
     }
 
-    /// Judges one path; `exported` if it is given a name here that others may use.
+    /// Checks one path. `exported`: a `pub use` makes it available to other modules.
     fn judge(&mut self, path: &[String], global: bool, exported: bool, line: usize) {
         let Some(first) = path.first() else { return };
         let from_root = match first.as_str() {
@@ -210,7 +210,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A `use` tree, branch by branch.
+    /// Checks every branch of a `use` tree.
     fn judge_tree(&mut self, tree: &syn::UseTree, before: &[String], global: bool, exported: bool) {
         let with = |ident: &syn::Ident| [before, &[ident.to_string()]].concat();
         match tree {
@@ -227,7 +227,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Inside a macro's arguments there are only tokens: a path is a run of names with `::` between them.
+    /// Checks the arguments of a macro, which are only tokens: a path is a run of names joined by `::`.
     fn judge_tokens(&mut self, tokens: TokenStream) {
         let (mut path, mut colons, mut global) = (Vec::<String>::new(), 0, false);
         let mut at = 0;
@@ -255,7 +255,7 @@ impl Reader<'_> {
         self.judge_run(&path, global, at);
     }
 
-    /// A single name in a macro is a variable or a key, not a path.
+    /// Checks a run of names; a single name in a macro is a variable or a key, not a path.
     fn judge_run(&mut self, path: &[String], global: bool, line: usize) {
         if path.len() > 1 {
             self.judge(path, global, false, line);
@@ -271,7 +271,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let names: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        // One name alone is something in scope, and how it came there was judged.
+        // A single name is in scope through an import, which is checked separately.
         if names.len() > 1 {
             self.judge(&names, path.leading_colon.is_some(), false, line(&path.segments[0].ident));
         }
@@ -316,14 +316,14 @@ fn modules_in(items: &[syn::Item]) -> Vec<String> {
     modules.collect()
 }
 
-/// The module that a file is, from the crate's root: `live/mod.rs` is `live`, `lib.rs` and `main.rs` are the root.
+/// The module path of a file from the crate root: `live/mod.rs` is `live`, `lib.rs` and `main.rs` are the root.
 fn module_of(file: &Path) -> Vec<String> {
     let path = file.with_extension("");
     let names = path.iter().map(|name| name.to_string_lossy().into_owned());
     names.filter(|name| !["mod", "lib", "main"].contains(&name.as_str())).collect()
 }
 
-/// The crates that Cargo.toml names, as code writes them.
+/// The crates in Cargo.toml, spelled as in code.
 fn dependencies() -> BTreeSet<String> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let manifest: toml::Table = manifest.parse().unwrap();

@@ -1,6 +1,6 @@
-//! Tests against the outside: the interface, real servers, real processes, and the source itself.
+//! Integration tests: the public API, real servers, real processes, and checks of the source and the documentation.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so at once")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot continue fails")]
 
 mod airtight;
 mod bad_input;

@@ -1,20 +1,20 @@
-//! In a healthy run nothing is written to Postgres between start and end (invariant I9). Asked of a Postgres that logs
-//! every statement which modifies anything: its statistics lag by seconds.
+//! A healthy run writes nothing to Postgres between start and end (invariant I9). Postgres logs every modifying statement
+//! for this check, because its statistics lag by seconds.
 
 use crate::support::{Database, Stack, job, pb, stage_counts, succeeded};
 
 const TASKS: i64 = 100_000;
 const BATCH: usize = 10_000;
 
-/// The modifying statements that Postgres was given so far.
+/// The modifying statements that Postgres has logged so far.
 fn writes(postgres: &Database) -> Vec<String> {
-    let is_one = |line: &&str| line.contains("LOG:  statement: ") || line.contains("LOG:  execute ");
-    postgres.log().lines().filter(is_one).map(str::to_owned).collect()
+    let is_write = |line: &&str| line.contains("LOG:  statement: ") || line.contains("LOG:  execute ");
+    postgres.log().lines().filter(is_write).map(str::to_owned).collect()
 }
 
 async fn stack() -> Stack {
     let log = [("log_statement", "mod"), ("log_parameter_max_length", "0")];
-    // Often enough that reconcilers would be seen writing.
+    // A short interval, so that writes of the reconciler would be logged during the test.
     Stack::builder(2)
         .private_postgres(&log)
         .setting("reconcile-interval", "50ms")
@@ -28,8 +28,8 @@ async fn healthy_run_writes_nothing_to_postgres_between_start_and_end() {
     let stack = stack().await;
     stack[0].create(job("a", &["read", "digest"], TASKS)).await.unwrap();
     let at_start = writes(&stack.postgres);
-    assert!(at_start.iter().any(|write| write.contains("INSERT INTO jobs")), "writes are seen: {at_start:?}");
-    assert!(at_start.iter().any(|write| write.contains("'RUNNING'")), "writes are seen: {at_start:?}");
+    assert!(at_start.iter().any(|write| write.contains("INSERT INTO jobs")), "writes are logged: {at_start:?}");
+    assert!(at_start.iter().any(|write| write.contains("'RUNNING'")), "writes are logged: {at_start:?}");
 
     let results: Vec<_> = (0..TASKS).flat_map(|task| ["read", "digest"].map(|stage| (task, stage))).collect();
     for (number, batch) in results[..results.len() - 1].chunks(BATCH).enumerate() {
@@ -48,14 +48,14 @@ async fn healthy_run_writes_nothing_to_postgres_between_start_and_end() {
     assert!(at_end[0].contains("UPDATE jobs SET state"), "{at_end:?}");
 }
 
-/// The test above would find a write.
+/// Shows that the check above would find a write.
 #[tokio::test]
 async fn planted_writes_are_found() {
     let stack = stack().await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     let before = writes(&stack.postgres).len();
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
-    let plants = ["UPDATE jobs SET state = state WHERE job_id = 'nobody'", "CREATE TABLE planted (number int)"];
+    let plants = ["UPDATE jobs SET state = state WHERE job_id = 'unknown'", "CREATE TABLE planted (number int)"];
     for plant in plants {
         stack.postgres.run(plant).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! What a gateway tells of itself: measures, readiness, and its log.
+//! Metrics, readiness and the log of a gateway.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +48,7 @@ async fn metrics_cover_calls_results_reads_and_ends_without_job_ids() {
     }
 }
 
-/// The list of metrics is what docs are made of.
+/// The documentation of metrics is generated from the list.
 #[test]
 fn metrics_list_matches_the_code() {
     let mut written = BTreeSet::new();
@@ -71,18 +71,18 @@ async fn gateway_stays_ready_while_one_store_is_reachable() {
     assert_eq!(stack[0].http("/livez").await.0, 200);
     assert_eq!(stack[0].http("/elsewhere").await.0, 404);
     let (redis, postgres) = (&stack[0].links().redis, &stack[0].links().postgres);
-    let says = async |status: u16, what: &str| {
+    let responds = async |status: u16, what: &str| {
         let (found, text) = stack[0].http("/readyz").await;
         (found == status && text.contains(what)).then_some(())
     };
-    // It goes on without one of them, so it stays where it is, and says so.
+    // The gateway works with one store missing, so it stays ready and names the missing store.
     redis.set(Link::Cut);
-    eventually("without Redis", async || says(200, "without: Redis cannot be reached").await).await;
+    eventually("without Redis", async || responds(200, "without: Redis cannot be reached").await).await;
     postgres.set(Link::Cut);
-    eventually("without both", async || says(503, "not ready: Postgres cannot be reached").await).await;
-    assert_eq!(stack[0].http("/livez").await.0, 200, "a restart would mend nothing");
+    eventually("without both", async || responds(503, "not ready: Postgres cannot be reached").await).await;
+    assert_eq!(stack[0].http("/livez").await.0, 200, "a restart would not help");
     redis.set(Link::Open);
-    eventually("without Postgres", async || says(200, "without: Postgres cannot be reached").await).await;
+    eventually("without Postgres", async || responds(200, "without: Postgres cannot be reached").await).await;
     postgres.set(Link::Open);
     eventually("with both", async || (stack[0].http("/readyz").await.1 == "ready\n").then_some(())).await;
 
@@ -93,35 +93,35 @@ async fn gateway_stays_ready_while_one_store_is_reachable() {
     stack[0].wait_until_reached("report.marked").await;
     stack[0].signal(libc::SIGTERM);
     let stopping = async || (stack[0].http("/readyz").await == (503, "stopping\n".to_owned())).then_some(());
-    eventually("it says that it stops while it finishes what it began", stopping).await;
+    eventually("the gateway reports that it stops while a call is in flight", stopping).await;
     stack[0].release("report.marked");
     report.await.unwrap().unwrap();
     stack[0].wait_for_exit().await;
 }
 
-/// Answering is not enough: what keeps the scripts from running is found before a job is.
+/// A Redis that answers is not enough: the readiness check runs the scripts before any job needs them.
 #[tokio::test]
 async fn gateway_is_not_ready_until_redis_runs_the_scripts() {
     let mut stack = Stack::start(1).await;
     let acl = |rule: &str| redis::cmd("ACL").arg("SETUSER").arg("default").arg(rule).to_owned();
     let () = stack.redis.run(&acl("-rename")).await;
-    let told = async || {
+    let degraded = async || {
         let (status, text) = stack[0].http("/readyz").await;
         (status == 200 && text.contains("without: Redis does not run our scripts")).then_some(())
     };
-    eventually("it goes on without it", told).await;
+    eventually("a ready gateway stays ready", degraded).await;
     stack[0].restart().await;
-    let told = async || {
+    let not_ready = async || {
         let (status, text) = stack[0].http("/readyz").await;
         (status == 503 && text.contains("not ready: Redis does not run our scripts")).then_some(())
     };
-    eventually("it does not begin without it", told).await;
+    eventually("a restarted gateway is not ready", not_ready).await;
     assert!(!stack[0].is_ready().await.unwrap());
     let () = stack.redis.run(&acl("+rename")).await;
     stack[0].wait_until_ready().await;
-    let nothing =
+    let no_keys =
         async || stack.redis.run::<Vec<String>>(redis::cmd("KEYS").arg("hw:{.*")).await.is_empty().then_some(());
-    eventually("nothing is left of what was tried", nothing).await;
+    eventually("the keys of the check are gone", no_keys).await;
 }
 
 #[tokio::test]
@@ -130,19 +130,19 @@ async fn json_log_has_one_object_per_line_and_logs_each_start_and_end() {
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     stack[0].report("a", succeeded(0..2, "s")).await.unwrap();
     let log = stack[0].log();
-    // The one line of stdout is for people.
+    // The single line on stdout is plain text.
     let lines: Vec<serde_json::Value> = log
         .lines()
         .filter(|line| !line.starts_with("listening on "))
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let of = |message: &str| {
-        let about = |line: &&serde_json::Value| {
+    let lines_with = |message: &str| {
+        let matches = |line: &&serde_json::Value| {
             line["job"] == "a" && line["level"] == "INFO" && line["message"].as_str().unwrap().starts_with(message)
         };
-        lines.iter().filter(about).collect::<Vec<_>>()
+        lines.iter().filter(matches).collect::<Vec<_>>()
     };
-    assert_eq!((of("started").len(), of("ended").len(), of("").len()), (1, 1, 2), "{log}");
-    assert_eq!((&of("started")[0]["tasks"], &of("ended")[0]["succeeded"]), (&2.into(), &2.into()));
-    assert_eq!(of("ended")[0]["state"], "SUCCEEDED");
+    assert_eq!((lines_with("started").len(), lines_with("ended").len(), lines_with("").len()), (1, 1, 2), "{log}");
+    assert_eq!((&lines_with("started")[0]["tasks"], &lines_with("ended")[0]["succeeded"]), (&2.into(), &2.into()));
+    assert_eq!(lines_with("ended")[0]["state"], "SUCCEEDED");
 }

@@ -1,4 +1,4 @@
-//! Stores that fail for a while: nobody is told anything false, and no job fails of it.
+//! Temporary store failures: no response is wrong, and no job fails because of them.
 
 use std::time::Duration;
 
@@ -6,20 +6,21 @@ use tonic::Code;
 
 use crate::support::{CallResult, Link, Stack, dispositions, eventually, job, pb, stage_counts, succeeded};
 
-/// Longer than the gateway of these tests waits for any store.
+/// A delay longer than the store timeouts of the gateways in these tests.
 const LATE: Duration = Duration::from_millis(800);
 
-/// What a call says that may simply be sent again.
+/// Whether the call failed with a retryable error.
 fn is_transient<T>(answer: &CallResult<T>) -> bool {
     answer.as_ref().is_err_and(|status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded))
 }
 
 async fn stack() -> Stack {
-    let impatient = Stack::builder(1).links().setting("redis-timeout", "200ms").setting("postgres-timeout", "400ms");
-    impatient.reconciling(Duration::from_millis(100), Duration::from_secs(4)).start().await
+    let short_timeouts =
+        Stack::builder(1).links().setting("redis-timeout", "200ms").setting("postgres-timeout", "400ms");
+    short_timeouts.reconciling(Duration::from_millis(100), Duration::from_secs(4)).start().await
 }
 
-/// Scenario: one store after the other is slow, hangs, answers nothing or is away, in the middle of a run.
+/// Scenario: during a run each store in turn is slow, hangs, does not respond, or is unreachable.
 #[tokio::test]
 async fn transient_errors_never_fail_a_job() {
     let stack = stack().await;
@@ -43,7 +44,7 @@ async fn transient_errors_never_fail_a_job() {
 
         link.set(Link::Open);
         let report = async || gateway.report("a", succeeded([task], "s")).await.ok();
-        assert_eq!(eventually("a report is taken again", report).await.job_state(), pb::JobState::Running);
+        assert_eq!(eventually("reports succeed again", report).await.job_state(), pb::JobState::Running);
         task += 1;
         let live = async || {
             let progress = gateway.progress("a").await.ok()?;
@@ -54,7 +55,7 @@ async fn transient_errors_never_fail_a_job() {
     assert_eq!(gateway.report("a", succeeded([task], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
-/// A job that is complete while Postgres is away has not ended, and nobody says so; it ends by itself afterwards.
+/// A job that completes while Postgres is down stays RUNNING, and ends without further calls after recovery.
 #[tokio::test]
 async fn job_completed_during_a_postgres_outage_ends_after_recovery() {
     let stack = stack().await;
@@ -65,10 +66,14 @@ async fn job_completed_during_a_postgres_outage_ends_after_recovery() {
         gateway.report(&id, succeeded([0], "s")).await.unwrap();
         gateway.links().postgres.set(fault);
         let answer = gateway.report(&id, succeeded([1], "s")).await.unwrap();
-        assert_eq!((answer.job_state(), answer.stop), (pb::JobState::Running, false), "what is marked is acknowledged");
+        assert_eq!(
+            (answer.job_state(), answer.stop),
+            (pb::JobState::Running, false),
+            "a marked result is acknowledged"
+        );
         let read = gateway.progress(&id).await.unwrap();
         assert_eq!((read.state(), read.percent), (pb::JobState::Running, Some(100)));
-        // A report that meets the seal learns only that it is to come again.
+        // A report that finds the seal fails with a retryable error.
         assert!(is_transient(&gateway.report(&id, succeeded([0], "s")).await));
 
         gateway.links().postgres.set(Link::Open);
@@ -82,7 +87,7 @@ async fn job_completed_during_a_postgres_outage_ends_after_recovery() {
     }
 }
 
-/// Neither a start nor a cancel is half done, and both may simply be sent again.
+/// A start or a cancel without Postgres has no partial effect and can be retried.
 #[tokio::test]
 async fn starts_and_cancels_require_postgres() {
     let stack = stack().await;
@@ -105,8 +110,8 @@ async fn starts_and_cancels_require_postgres() {
     assert_eq!(stage_counts(&gateway.progress("a").await.unwrap()), [[1, 1, 0, 0]]);
 }
 
-/// A job starts without a tracker. One that has a tracker is cancelled past it: what that holds is added once it can be
-/// reached, and until then the end says that it is a lower bound.
+/// Without Redis a job starts without a tracker, and a job that has one is cancelled without its marks: they are added
+/// once Redis is reachable, and until then the end is a lower bound.
 #[tokio::test]
 async fn starts_and_cancels_succeed_without_redis() {
     let stack = stack().await;
@@ -124,7 +129,7 @@ async fn starts_and_cancels_succeed_without_redis() {
             assert_eq!(stage_counts(&progress), [[2, 1, 0, 0]]);
             (progress.source() == pb::Source::Live).then_some(())
         };
-        eventually("it has a tracker", live).await;
+        eventually("the job has a tracker", live).await;
         let answer = gateway.report(id, succeeded([1], "s")).await.unwrap();
         assert_eq!(dispositions(&answer), [pb::Disposition::Applied]);
 
@@ -135,10 +140,10 @@ async fn starts_and_cancels_succeed_without_redis() {
         assert_eq!((shown.state(), shown.source()), (pb::JobState::Cancelled, pb::Source::Snapshot));
         assert!(shown.lower_bound);
         link.set(Link::Open);
-        let whole = async || gateway.progress(id).await.ok().filter(|progress| !progress.lower_bound);
-        let whole = eventually("the end is completed", whole).await;
-        assert_eq!((stage_counts(&whole), whole.cancel_reason.as_str()), (vec![[1, 2, 0, 0]], "enough"));
-        assert_eq!((whole.state(), whole.source()), (pb::JobState::Cancelled, pb::Source::Snapshot));
-        assert_eq!(gateway.get(id).await.unwrap(), cancelled, "nothing but the marks has changed");
+        let amended = async || gateway.progress(id).await.ok().filter(|progress| !progress.lower_bound);
+        let amended = eventually("the end is amended", amended).await;
+        assert_eq!((stage_counts(&amended), amended.cancel_reason.as_str()), (vec![[1, 2, 0, 0]], "enough"));
+        assert_eq!((amended.state(), amended.source()), (pb::JobState::Cancelled, pb::Source::Snapshot));
+        assert_eq!(gateway.get(id).await.unwrap(), cancelled, "only the marks have changed");
     }
 }

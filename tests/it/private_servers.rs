@@ -1,5 +1,5 @@
-//! What the README has a newcomer type beside calls: a gateway with servers of its own, which keeps what it stores; and one
-//! over given stores, told by a file.
+//! Gateways as the README starts them: `highwater dev` with private servers that keep their data, and `highwater serve`
+//! configured by a file.
 
 use std::fs;
 use std::process::Stdio;
@@ -16,27 +16,27 @@ fn highwater(arguments: &[&str]) -> Command {
     command
 }
 
-/// Starts a command that serves, and waits until it says where.
+/// Starts a command that serves, and waits until it is ready.
 async fn serving(arguments: &[&str]) -> (Child, Client) {
     let mut child = highwater(arguments).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let address = loop {
-        let line = lines.next_line().await.unwrap().expect("it says where it listens");
+        let line = lines.next_line().await.unwrap().expect("the address is printed");
         if let Some(address) = line.strip_prefix("listening on ") {
             break address.parse().unwrap();
         }
     };
-    // Read on, or it could not say more.
+    // Keep reading, so that the process can write more.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     let client = Client::new(address);
-    eventually("it is ready", async || client.is_ready().await.ok().filter(|ready| *ready)).await;
+    eventually("the gateway is ready", async || client.is_ready().await.ok().filter(|ready| *ready)).await;
     (child, client)
 }
 
 async fn interrupt(mut child: Child) {
     let pid = child.id().expect("it runs").to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
-    assert!(child.wait().await.unwrap().success(), "Ctrl-C is a stop in order");
+    assert!(child.wait().await.unwrap().success(), "SIGINT exits with success");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a read tells besides the counts: from where, how old, how fast, what went wrong; and what it leaves out.
+//! Fields of a read besides the counts: source, times, rate, ETA and errors; and which fields are omitted.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use crate::support::{
     Stack, dispositions, failed, failed_with, job, named_job, pb, stage_counts, succeeded, system_time, tracker_key,
 };
 
-/// How far apart the clocks of two programs on one machine may seem.
+/// Maximum apparent difference between the clocks of two processes on one machine.
 const ROUNDING: Duration = Duration::from_millis(5);
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn read_reports_its_time_and_the_time_of_the_last_new_mark() {
     stack[0].report("a", succeeded([0], "s")).await.unwrap();
     let second = stack[1].progress("a").await.unwrap();
     assert_eq!((second.last_progress_time, second.revision), (first.last_progress_time, first.revision));
-    assert!(system_time(second.observe_time) > system_time(first.observe_time), "a read is taken when it is made");
+    assert!(system_time(second.observe_time) > system_time(first.observe_time), "every read has its own time");
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn pending_job_reads_as_all_pending() {
     assert_eq!((progress.results_per_second, progress.eta), (None, None));
 }
 
-/// Nothing is pending of it, and yet it is not complete.
+/// Nothing is pending, but the job is not complete.
 #[tokio::test]
 async fn job_without_tasks_is_at_0_percent_until_it_starts() {
     let stack = Stack::start(1).await;
@@ -55,7 +55,7 @@ async fn job_without_tasks_is_at_0_percent_until_it_starts() {
         let before = stack[0].progress(id).await.unwrap();
         assert_eq!((before.state(), stage_counts(&before)), (pb::JobState::Pending, vec![[0; 4]; 2]));
         assert_eq!((before.percent, before.fraction), (Some(0), Some(0.0)));
-        assert_eq!(before.revision, None, "tasks may be added, which is no change of the marks");
+        assert_eq!(before.revision, None, "tasks can still be added, which changes no marks");
         let (ended, percent) = match end {
             pb::JobState::Succeeded => (stack[0].start(id).await.unwrap(), 100),
             _ => (stack[0].cancel(id, "").await.unwrap(), 0),
@@ -70,7 +70,7 @@ async fn job_without_tasks_is_at_0_percent_until_it_starts() {
     assert_eq!((listed.state(), listed.percent), (pb::JobState::Pending, Some(0)));
 }
 
-/// Makes a job's tracker look as if it had been opened so long ago.
+/// Rewrites the header of a tracker as if it had been opened this long ago.
 async fn age(stack: &Stack, id: &str, by: Duration) {
     let tracker = stack.redis.tracker(id).await.unwrap();
     let mut header = Header::decode(&tracker[..HEADER_BYTES]).unwrap();
@@ -92,15 +92,15 @@ async fn rate_and_eta_appear_once_enough_results_exist() {
     let older = stack[0].progress("a").await.unwrap();
     let rate = older.results_per_second.unwrap();
     assert!((0.5..=1.8).contains(&rate), "9 results in 5 s are not {rate} a second");
-    assert_eq!(older.eta, None, "ten results in ten seconds are the least");
+    assert_eq!(older.eta, None, "an ETA needs at least ten results and ten seconds");
 
     age(&stack, "a", Duration::from_secs(20)).await;
     assert_eq!(stack[0].progress("a").await.unwrap().eta, None);
     stack[0].report("a", succeeded(9..20, "s")).await.unwrap();
     let old = stack[0].progress("a").await.unwrap();
-    let (rate, left) = (old.results_per_second.unwrap(), old.eta.unwrap().seconds);
+    let (rate, seconds) = (old.results_per_second.unwrap(), old.eta.unwrap().seconds);
     assert!((0.3..=1.0).contains(&rate), "20 results in 20 s are not {rate} a second");
-    assert!((79..=300).contains(&left), "80 results at {rate} a second do not take {left} s");
+    assert!((79..=300).contains(&seconds), "80 results at {rate} a second do not take {seconds} s");
 
     stack[0].report("a", succeeded(20..100, "s")).await.unwrap();
     let ended = stack[0].progress("a").await.unwrap();
@@ -119,7 +119,7 @@ async fn errors_are_counted_by_code_and_the_newest_are_sampled() {
     }
     let long = "ä".repeat(200);
     stack[0].report("a", vec![failed_with(25, "digest", "", &long)]).await.unwrap();
-    // Neither a duplicate nor a failure after a success is an error of the job.
+    // A duplicate failure and a failure after a success are not counted as errors.
     stack[0].report("a", vec![failed_with(24, "read", "IO", "again")]).await.unwrap();
     stack[0].report("a", succeeded([26], "read")).await.unwrap();
     stack[0].report("a", vec![failed_with(26, "read", "IO", "late")]).await.unwrap();
@@ -131,7 +131,11 @@ async fn errors_are_counted_by_code_and_the_newest_are_sampled() {
     let newest: Vec<_> = std::iter::once((25, "digest")).chain((6..25).rev().map(|task| (task, "read"))).collect();
     assert_eq!(samples, newest);
     let [last, before, ..] = &live.error_samples[..] else { panic!("{live:?}") };
-    assert_eq!((last.code.as_str(), last.message.as_str()), ("UNKNOWN", &*"ä".repeat(128)), "its first 256 bytes");
+    assert_eq!(
+        (last.code.as_str(), last.message.as_str()),
+        ("UNKNOWN", &*"ä".repeat(128)),
+        "messages are cut at 256 bytes"
+    );
     assert_eq!((before.code.as_str(), before.message.as_str()), ("TIMEOUT", "task 24"));
     assert!(system_time(before.report_time) <= system_time(last.report_time));
 
@@ -145,28 +149,28 @@ async fn errors_are_counted_by_code_and_the_newest_are_sampled() {
     }
 }
 
-/// Existence is not evidence: a tracker that is gone is not a job in which nothing happened.
+/// A missing tracker must not be read as a job without marks.
 #[tokio::test]
 async fn running_job_without_a_tracker_reports_only_remembered_counts() {
     let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(job("a", &["s"], 5)).await.unwrap();
     stack[0].report("a", succeeded(0..4, "s")).await.unwrap();
     stack.redis.run::<i64>(redis::cmd("DEL").arg(tracker_key("a"))).await;
-    for (gateway, remembers) in stack.gateways().iter().zip([true, false]) {
+    for (gateway, has_mirror) in stack.gateways().iter().zip([true, false]) {
         let progress = gateway.progress("a").await.unwrap();
         assert_eq!((progress.state(), progress.source()), (pb::JobState::Running, pb::Source::Fallback));
         assert_eq!(progress.source_reason(), pb::SourceReason::TrackerMissing);
         assert_eq!((progress.task_count, progress.stages[0].total_count), (5, 5), "the definition is known");
-        assert_eq!((progress.lower_bound, progress.revision), (remembers, None));
-        if remembers {
+        assert_eq!((progress.lower_bound, progress.revision), (has_mirror, None));
+        if has_mirror {
             assert_eq!((stage_counts(&progress), progress.percent), (vec![[1, 4, 0, 0]], Some(80)));
         } else {
             assert_eq!((progress.pending_task_count, progress.percent, progress.fraction), (None, None, None));
             assert_eq!(progress.stages[0].pending_count, None);
         }
-        assert!(stack.redis.tracker("a").await.is_none(), "no read brings a blank one back");
+        assert!(stack.redis.tracker("a").await.is_none(), "reads do not recreate the tracker");
     }
-    // A report does, with what its gateway remembers; it is not believed before the others had the time to add theirs.
+    // A report recreates it from the mirror of its gateway. It is not adopted until other gateways had time to add theirs.
     let answer = stack[0].report("a", succeeded([3], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [pb::Disposition::Duplicate]);
     for gateway in stack.gateways() {

@@ -1,4 +1,4 @@
-//! The server as its clients see it, without stores: what never reaches a use case, and how it stops.
+//! The server without stores: how it rejects malformed calls, and how it shuts down.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -37,12 +37,12 @@ struct Server {
     served: JoinHandle<Result<(), Box<dyn Error + Send + Sync>>>,
 }
 
-/// A server over stores at ports that nobody listens on.
+/// Starts a server whose store addresses refuse connections.
 async fn start() -> Server {
     start_with(100, Duration::from_secs(10)).await
 }
 
-/// One that takes `max_connections`, and waits `handshake_timeout` for what a client says first.
+/// Starts one with these limits: `handshake_timeout` bounds the wait for the HTTP/2 preface of a client.
 async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Server {
     let within = Duration::from_millis(100);
     let redis = live::Settings {
@@ -83,16 +83,16 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
 }
 
 impl Server {
-    /// What a call of any path with any message is refused with, in short.
-    async fn refusal<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> String {
-        let status = self.refused(path, request).await;
+    /// The error of a call, as code, reason and malformed fields.
+    async fn error_summary<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> String {
+        let status = self.error(path, request).await;
         let info = status.get_details_error_info().unwrap();
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
         let fields: Vec<_> = violations.into_iter().map(|violation| violation.field).collect();
         format!("{:?} {} {}", status.code(), info.reason, fields.join(" ")).trim_end().to_owned()
     }
 
-    async fn refused<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> Status {
+    async fn error<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> Status {
         let mut client = tonic::client::Grpc::new(self.channel.clone());
         client.ready().await.unwrap();
         let codec = ProstCodec::<M, pb::GetJobResponse>::default();
@@ -119,17 +119,17 @@ fn with_header(name: &'static str, value: &'static str) -> Request<pb::GetJobReq
 #[tokio::test]
 async fn malformed_calls_are_rejected_with_code_and_details() {
     let server = start().await;
-    // Another message: its first field is a number where the method takes text.
+    // Another message type: its first field is a number where the method expects text.
     let undecodable = Request::new(pb::TaskResult { task: 7, ..pb::TaskResult::default() });
     let table = [
-        ("malformed id", server.refusal(GET_JOB, get_job("no id")).await),
-        ("too large", server.refusal(GET_JOB, get_job(&"x".repeat(2000))).await),
-        ("far too large", server.refusal(GET_JOB, get_job(&"x".repeat(10_000_000))).await),
-        ("undecodable", server.refusal(GET_JOB, undecodable).await),
-        ("unknown method", server.refusal("/highwater.v1.JobService/Nothing", get_job("j")).await),
-        ("unknown service", server.refusal("/highwater.v1.Nothing/Nothing", get_job("j")).await),
-        ("compressed", server.refusal(GET_JOB, with_header("grpc-encoding", "gzip")).await),
-        ("garbage timeout", server.refusal(GET_JOB, with_header("grpc-timeout", "soon")).await),
+        ("malformed id", server.error_summary(GET_JOB, get_job("no id")).await),
+        ("too large", server.error_summary(GET_JOB, get_job(&"x".repeat(2000))).await),
+        ("far too large", server.error_summary(GET_JOB, get_job(&"x".repeat(10_000_000))).await),
+        ("undecodable", server.error_summary(GET_JOB, undecodable).await),
+        ("unknown method", server.error_summary("/highwater.v1.JobService/Nothing", get_job("j")).await),
+        ("unknown service", server.error_summary("/highwater.v1.Nothing/Nothing", get_job("j")).await),
+        ("compressed", server.error_summary(GET_JOB, with_header("grpc-encoding", "gzip")).await),
+        ("garbage timeout", server.error_summary(GET_JOB, with_header("grpc-timeout", "soon")).await),
     ];
     let table = table.map(|(case, answer)| format!("{case}: {answer}"));
     insta::assert_snapshot!(table.join("\n"), @r"
@@ -143,7 +143,7 @@ async fn malformed_calls_are_rejected_with_code_and_details() {
     garbage timeout: InvalidArgument INVALID_TIMEOUT
     ");
     insta::assert_snapshot!(
-        server.refused(GET_JOB, get_job(&"x".repeat(2000))).await.message(),
+        server.error(GET_JOB, get_job(&"x".repeat(2000))).await.message(),
         @"the message is larger than the gateway takes (found 2003 bytes, the limit is: 1000 bytes): send less in one call, such as fewer results"
     );
 }
@@ -161,22 +161,22 @@ async fn without_stores_health_is_not_serving_and_calls_are_retryable() {
     assert_eq!(server.health("nothing").await.unwrap_err().code(), Code::NotFound);
 }
 
-/// A client that never speaks and a stream that never ends do not hold the stop: the one is cut, the other ended.
+/// A silent connection and an endless stream do not delay shutdown: the first is closed, the second ended with an error.
 #[tokio::test]
 async fn shutdown_is_bounded_despite_silent_clients() {
     let server = start().await;
     let silent = TcpStream::connect(server.address).await.unwrap();
-    let questions = futures_util::stream::pending();
+    let requests = futures_util::stream::pending();
     let mut answers = ServerReflectionClient::new(server.channel.clone())
-        .server_reflection_info(questions)
+        .server_reflection_info(requests)
         .await
         .unwrap()
         .into_inner();
 
-    let asked = Instant::now();
+    let started = Instant::now();
     server.shutdown.cancel();
     server.served.await.unwrap().unwrap();
-    assert!(asked.elapsed() < DRAIN, "{:?}", asked.elapsed());
+    assert!(started.elapsed() < DRAIN, "{:?}", started.elapsed());
     let ended = answers.message().await.unwrap_err();
     assert_eq!(
         (ended.code(), ended.get_details_error_info().unwrap().reason.as_str()),
@@ -186,27 +186,28 @@ async fn shutdown_is_bounded_despite_silent_clients() {
     drop(silent);
 }
 
-/// Half a preface is no word either, and neither keeps those waiting who have something to say.
+/// A partial preface counts as silence too. Neither kind of connection keeps active clients out for long.
 #[tokio::test]
 async fn silent_connections_are_closed_and_free_their_slots() {
     let server = start_with(3, Duration::from_millis(500)).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
-    let mut mumbling = TcpStream::connect(server.address).await.unwrap();
-    mumbling.write_all(b"PRI * HTTP").await.unwrap();
+    let mut partial = TcpStream::connect(server.address).await.unwrap();
+    partial.write_all(b"PRI * HTTP").await.unwrap();
     let begun = Instant::now();
     let later = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
     let request = HealthCheckRequest { service: String::new() };
     HealthClient::new(later).check(request).await.unwrap();
-    assert!(begun.elapsed() > Duration::from_millis(300), "it was served beyond the limit");
-    for peer in [&mut silent, &mut mumbling] {
-        let ended = tokio::time::timeout(Duration::from_secs(5), peer.read(&mut [0])).await.expect("it is cut");
+    assert!(begun.elapsed() > Duration::from_millis(300), "the connection limit was exceeded");
+    for peer in [&mut silent, &mut partial] {
+        let ended =
+            tokio::time::timeout(Duration::from_secs(5), peer.read(&mut [0])).await.expect("the connection is closed");
         assert!(matches!(ended, Ok(0) | Err(_)));
     }
-    server.health("").await.expect("who has spoken stays");
+    server.health("").await.expect("the active connection stays open");
 }
 
-/// A client whose calls all have the same short deadline takes them back before they are looked at. On one thread, the
-/// server reads the calls and their ends at once.
+/// A client whose calls share a short deadline cancels them before the server handles them. On one thread, the server
+/// reads the calls and their resets together.
 #[tokio::test]
 async fn cancelled_calls_do_not_close_their_connection() {
     let server = start().await;
@@ -214,15 +215,15 @@ async fn cancelled_calls_do_not_close_their_connection() {
     let (mut calls, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let call = || http::Request::post(format!("http://{}{GET_JOB}", server.address)).body(Body::empty()).unwrap();
-    // Until here, the client does not know how many calls it may make at once.
+    // With the first response the client learns how many concurrent calls are allowed.
     calls.send_request(call()).await.unwrap();
 
-    let mut taken_back: Vec<_> = (0..500).map(|_| Box::pin(calls.send_request(call()))).collect();
-    for call in &mut taken_back {
+    let mut cancelled: Vec<_> = (0..500).map(|_| Box::pin(calls.send_request(call()))).collect();
+    for call in &mut cancelled {
         assert!(call.as_mut().now_or_never().is_none());
     }
     tokio::task::yield_now().await;
-    drop(taken_back);
+    drop(cancelled);
     calls.ready().await.expect("the connection is still there");
     calls.send_request(call()).await.expect("the connection is still there");
     assert!(!connection.is_finished());
@@ -235,15 +236,15 @@ async fn health_watchers_learn_of_shutdown_and_do_not_delay_it() {
     let mut watch = HealthClient::new(server.channel.clone()).watch(request).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
 
-    let asked = Instant::now();
+    let started = Instant::now();
     server.shutdown.cancel();
     server.served.await.unwrap().unwrap();
-    assert!(asked.elapsed() < DRAIN);
+    assert!(started.elapsed() < DRAIN);
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     assert_eq!(watch.message().await.unwrap(), None);
 }
 
-/// Clients resolve what they find in one file by asking for the files that it imports.
+/// Clients resolve the types of a file by requesting the files that it imports.
 #[test]
 fn reflection_includes_every_imported_file() {
     let sets = [pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];

@@ -1,14 +1,14 @@
-//! The source itself, for tests that read it.
+//! Access to the source files, for tests that check them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The project's directory.
+/// The root directory of the project.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All Rust files below a directory.
+/// All Rust files below a directory, sorted.
 pub fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let mut files = vec![];
     for entry in fs::read_dir(directory).unwrap() {

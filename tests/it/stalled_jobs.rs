@@ -1,5 +1,5 @@
-//! A job that makes no progress is revoked, with the marks that it has, after its stall timeout and never
-//! sooner; and only time counts in which its workers could have reported.
+//! A job without progress is revoked with its marks at its stall timeout, never sooner. Only time during which its
+//! workers could have reported counts.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::support::{
 };
 
 const TIMEOUT: Duration = Duration::from_millis(1500);
-/// How late a gateway may be that looks ten times a second, on a busy machine.
+/// Maximum delay of a gateway that checks ten times a second, on a busy machine.
 const LATE: Duration = Duration::from_secs(2);
-/// Longer than any test takes.
+/// Seconds; longer than any test takes.
 const LONG: i64 = 3600;
 
 fn stalls(id: &str, timeout: Duration) -> pb::CreateJobRequest {
     pb::CreateJobRequest { stall_timeout: Some(timeout.try_into().unwrap()), ..job(id, &["read", "digest"], 10) }
 }
 
-/// Gateways that look often, and that settle as soon as they may.
+/// Gateways with a short reconcile interval and the shortest allowed settle time.
 async fn stack(gateways: usize) -> Stack {
     let stack = Stack::builder(gateways).links().private_postgres(&[]).redis(&[("save", "3600 1000")]);
     let stack = stack.setting("reconcile-interval", "100ms").setting("redis-timeout", "400ms");
@@ -44,7 +44,7 @@ async fn revoked(gateway: &Gateway, id: &str) -> pb::Progress {
     progress
 }
 
-/// From one moment to another, which may lie before it by what the clocks of both stores tell differently.
+/// The time between two timestamps; zero if they are reversed, because the clocks of both stores may differ.
 fn between(from: Option<Timestamp>, to: Option<Timestamp>) -> Duration {
     system_time(to).duration_since(system_time(from)).unwrap_or_default()
 }
@@ -56,18 +56,18 @@ async fn stalled_job_is_revoked_with_its_marks_at_its_stall_timeout() {
     let results = [succeeded(0..5, "read"), failed([5], "read"), succeeded(0..2, "digest")].concat();
     stack[0].report("a", results.clone()).await.unwrap();
     let last = stack[0].progress("a").await.unwrap().last_progress_time;
-    // What is only repeated is no progress.
+    // Duplicate results are not progress.
     let repeated = async || stack[1].report("a", results.clone()).await.is_ok_and(|answer| !answer.stop);
     holds_for(TIMEOUT / 2, "the job runs", repeated).await;
 
-    let told = revoked(&stack[1], "a").await;
-    let idle = between(last, told.observe_time);
+    let end = revoked(&stack[1], "a").await;
+    let idle = between(last, end.observe_time);
     assert!(idle >= TIMEOUT && idle < TIMEOUT + LATE, "{idle:?}");
-    assert_eq!(stage_counts(&told), [[4, 5, 1, 0], [7, 2, 0, 1]]);
-    assert_eq!((told.lower_bound, told.last_progress_time, &*told.cancel_reason), (false, last, ""));
-    assert_eq!(revoked(&stack[0], "a").await, told);
+    assert_eq!(stage_counts(&end), [[4, 5, 1, 0], [7, 2, 0, 1]]);
+    assert_eq!((end.lower_bound, end.last_progress_time, &*end.cancel_reason), (false, last, ""));
+    assert_eq!(revoked(&stack[0], "a").await, end);
     let job = stack[0].get("a").await.unwrap();
-    assert_eq!((job.state(), job.end_time), (JobState::Revoked, told.observe_time));
+    assert_eq!((job.state(), job.end_time), (JobState::Revoked, end.observe_time));
 
     let late = stack[0].report("a", succeeded([9], "read")).await.unwrap();
     assert_eq!((dispositions(&late), late.stop), (vec![Disposition::Superseded], true));
@@ -87,18 +87,18 @@ async fn new_marks_postpone_revocation() {
     assert_eq!(stage_counts(&revoked(&stack[0], "a").await)[0], [2, 8, 0, 0]);
 }
 
-/// From the start, if nothing is ever reported.
+/// Without any report, the timeout counts from the start.
 #[tokio::test]
 async fn job_without_reports_is_revoked() {
     let stack = stack(1).await;
     let job = stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
-    let told = revoked(&stack[0], "a").await;
-    let idle = between(job.start_time, told.observe_time);
+    let end = revoked(&stack[0], "a").await;
+    let idle = between(job.start_time, end.observe_time);
     assert!(idle >= TIMEOUT && idle < TIMEOUT + LATE, "{idle:?}");
-    assert_eq!((stage_counts(&told)[0], told.last_progress_time), ([10, 0, 0, 0], None));
+    assert_eq!((stage_counts(&end)[0], end.last_progress_time), ([10, 0, 0, 0], None));
 }
 
-/// Its finisher sleeps through the stall timeout, before it has sealed anything.
+/// The finisher of the job stalls past the stall timeout, before it has sealed the tracker.
 #[tokio::test]
 async fn complete_job_succeeds_although_it_stalled() {
     let stack = stack(1).await;
@@ -108,13 +108,13 @@ async fn complete_job_succeeds_although_it_stalled() {
     stack[0].report("a", succeeded(0..10, "digest")).await.unwrap();
     stack[0].wait_until_reached("finish.begun").await;
     let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
-    holds_for(Duration::from_secs(2), "it has not ended", runs).await;
+    holds_for(Duration::from_secs(2), "the job runs", runs).await;
     stack[0].release("finish.begun");
     let ended = async || stack[0].get("a").await.ok().filter(|job| job.state() != JobState::Running);
-    assert_eq!(eventually("it ends", ended).await.state(), JobState::Succeeded);
+    assert_eq!(eventually("the job ends", ended).await.state(), JobState::Succeeded);
 }
 
-/// The gateway has found that the job is stalled, and that Postgres answers, and is about to seal it.
+/// The gateway has found the job stalled and Postgres reachable, and is about to seal the tracker.
 #[tokio::test]
 async fn report_just_before_the_revoke_postpones_it() {
     let stack = stack(1).await;
@@ -125,40 +125,40 @@ async fn report_just_before_the_revoke_postpones_it() {
     assert_eq!(dispositions(&answer), [Disposition::Applied; 10]);
     let last = stack[0].progress("a").await.unwrap().last_progress_time;
     stack[0].release("revoke.checked");
-    let told = revoked(&stack[0], "a").await;
-    assert_eq!(stage_counts(&told)[0], [0, 10, 0, 0]);
-    assert!(between(last, told.observe_time) >= TIMEOUT, "{told:?}");
+    let end = revoked(&stack[0], "a").await;
+    assert_eq!(stage_counts(&end)[0], [0, 10, 0, 0]);
+    assert!(between(last, end.observe_time) >= TIMEOUT, "{end:?}");
 }
 
-/// A job that gets no mark while a store is away, for longer than its stall timeout, has its whole time afterwards.
-async fn counts_from_the_end_of(stack: &mut Stack, id: &str, outage: impl AsyncFnOnce(&mut Stack)) {
+/// Checks that a job without marks during an outage longer than its stall timeout has its full timeout afterwards.
+async fn timer_restarts_after(stack: &mut Stack, id: &str, outage: impl AsyncFnOnce(&mut Stack)) {
     stack[0].create(stalls(id, TIMEOUT)).await.unwrap();
     stack[0].report(id, succeeded([0], "read")).await.unwrap();
     outage(stack).await;
     let back: Timestamp = std::time::SystemTime::now().into();
-    let told = revoked(&stack[0], id).await;
-    let idle = between(Some(back), told.observe_time);
-    // The gateway may find out that the store is back a little before the test does.
+    let end = revoked(&stack[0], id).await;
+    let idle = between(Some(back), end.observe_time);
+    // The gateway may notice the recovery slightly before the test does.
     assert!(idle + Duration::from_millis(300) > TIMEOUT, "{id}: revoked {idle:?} after the store was back");
-    assert_eq!(stage_counts(&told)[0], [9, 1, 0, 0], "{id}");
+    assert_eq!(stage_counts(&end)[0], [9, 1, 0, 0], "{id}");
 }
 
 #[tokio::test]
 async fn stall_timer_restarts_after_a_redis_outage() {
     let mut stack = stack(1).await;
-    counts_from_the_end_of(&mut stack, "stopped", async |stack| {
+    timer_restarts_after(&mut stack, "stopped", async |stack| {
         stack.redis.pause();
         tokio::time::sleep(2 * TIMEOUT).await;
         stack.redis.resume();
     })
     .await;
-    counts_from_the_end_of(&mut stack, "silent", async |stack| {
+    timer_restarts_after(&mut stack, "silent", async |stack| {
         stack[0].links().redis.set(Link::Blackhole);
         tokio::time::sleep(2 * TIMEOUT).await;
         stack[0].links().redis.set(Link::Open);
     })
     .await;
-    counts_from_the_end_of(&mut stack, "restarted", async |stack| {
+    timer_restarts_after(&mut stack, "restarted", async |stack| {
         stack.redis.run::<()>(&redis::cmd("SAVE")).await;
         stack.redis.kill();
         tokio::time::sleep(TIMEOUT).await;
@@ -170,13 +170,13 @@ async fn stall_timer_restarts_after_a_redis_outage() {
 #[tokio::test]
 async fn stall_timer_restarts_after_a_postgres_outage() {
     let mut stack = stack(1).await;
-    counts_from_the_end_of(&mut stack, "silent", async |stack| {
+    timer_restarts_after(&mut stack, "silent", async |stack| {
         stack[0].links().postgres.set(Link::Blackhole);
         tokio::time::sleep(3 * TIMEOUT).await;
         stack[0].links().postgres.set(Link::Open);
     })
     .await;
-    counts_from_the_end_of(&mut stack, "gone", async |stack| {
+    timer_restarts_after(&mut stack, "gone", async |stack| {
         stack.postgres.private_server().kill();
         tokio::time::sleep(3 * TIMEOUT).await;
         stack.postgres.private_server().restart().unwrap();
@@ -184,7 +184,7 @@ async fn stall_timer_restarts_after_a_postgres_outage() {
     .await;
 }
 
-/// Deploying every hour must not keep a job alive for ever that has stalled for a day.
+/// Hourly deployments must not keep a stalled job running forever.
 #[tokio::test]
 async fn stall_timer_continues_across_a_gateway_restart() {
     let mut stack = stack(1).await;
@@ -194,8 +194,8 @@ async fn stall_timer_continues_across_a_gateway_restart() {
     tokio::time::sleep(timeout * 3 / 4).await;
     stack[0].restart().await;
     stack[0].wait_until_ready().await;
-    let told = revoked(&stack[0], "a").await;
-    let idle = between(told.last_progress_time, told.observe_time);
+    let end = revoked(&stack[0], "a").await;
+    let idle = between(end.last_progress_time, end.observe_time);
     assert!(idle >= timeout && idle < timeout * 3 / 2, "{idle:?}");
 }
 
@@ -205,7 +205,7 @@ async fn no_job_is_revoked_without_a_stall_timeout() {
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
     holds_for(Duration::from_secs(3), "the job runs", runs).await;
-    // And nothing is written for it either.
+    // The gateway does not record its availability either.
     assert!(!stack.redis.run::<bool>(redis::cmd("EXISTS").arg("hw:availability")).await);
 
     let lenient = Stack::builder(1).setting("reconcile-interval", "100ms").setting("stall-timeout", "1s").start().await;
@@ -215,17 +215,17 @@ async fn no_job_is_revoked_without_a_stall_timeout() {
     assert_eq!(lenient[0].get("own").await.unwrap().state(), JobState::Running);
 }
 
-/// Without its tracker, a job's idleness is nobody's to judge.
+/// While the tracker is missing, no gateway knows how long the job has been idle.
 #[tokio::test]
 async fn stall_timer_restarts_after_a_tracker_is_restored() {
     let stack = stack(1).await;
     stack[0].create(stalls("a", TIMEOUT)).await.unwrap();
     stack[0].report("a", succeeded([0], "read")).await.unwrap();
     stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
-    let told = revoked(&stack[0], "a").await;
-    let idle = between(told.restore_time, told.observe_time);
-    assert!(idle >= Duration::from_secs(5) + TIMEOUT, "{idle:?}: less than to settle and to stall");
-    assert_eq!((stage_counts(&told)[0], told.lower_bound), ([9, 1, 0, 0], false));
+    let end = revoked(&stack[0], "a").await;
+    let idle = between(end.restore_time, end.observe_time);
+    assert!(idle >= Duration::from_secs(5) + TIMEOUT, "{idle:?}: less than the settle time plus the stall timeout");
+    assert_eq!((stage_counts(&end)[0], end.lower_bound), ([9, 1, 0, 0], false));
 }
 
 #[tokio::test]

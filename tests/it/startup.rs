@@ -1,4 +1,4 @@
-//! How a gateway starts and stops: what it waits for, what it says is wrong, and what holds its stop and what does not.
+//! Starting and stopping a gateway: readiness, messages about wrong settings and stores, and what may delay shutdown.
 
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
@@ -16,10 +16,10 @@ use crate::support::{
     CallResult, Client, Directory, Fault, Gateway, Link, Redis, Stack, eventually, holds_for, job, pb, succeeded,
 };
 
-/// Longer than the gateway waits from one look at the stores to the next.
+/// Longer than the interval between two store checks of the gateway.
 const A_WHILE: Duration = Duration::from_millis(1500);
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
-/// What services are asked for, and what clients need to print their errors.
+/// The services, and the types that clients need to print error details.
 const SYMBOLS: [&str; 10] = [
     "highwater.v1.JobService",
     "highwater.v1.ReportService",
@@ -33,24 +33,24 @@ const SYMBOLS: [&str; 10] = [
     "grpc.health.v1.Health",
 ];
 
-/// Runs a command, which must come to its end by itself.
+/// Runs a command, which must exit by itself.
 async fn highwater(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
     let output = command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(ENDS_WITHIN, output).await;
-    output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap()
+    output.unwrap_or_else(|_| panic!("{arguments:?} does not exit")).unwrap()
 }
 
-/// A connection on which nobody says anything, and which the gateway has accepted: it has answered a later one.
+/// Opens a connection that stays silent. A response on a later connection shows that the gateway has accepted it.
 async fn silent(gateway: &Gateway) -> TcpStream {
     let silent = TcpStream::connect(gateway.address()).await.unwrap();
     Client::new(gateway.address()).is_ready().await.unwrap();
     silent
 }
 
-/// Waits until the log says this.
-async fn says(gateway: &Gateway, what: &str) {
-    eventually(what, async || gateway.log().contains(what).then_some(())).await;
+/// Waits until the log contains this text.
+async fn logs(gateway: &Gateway, text: &str) {
+    eventually(text, async || gateway.log().contains(text).then_some(())).await;
 }
 
 async fn stay_unready(gateway: &Gateway) {
@@ -60,7 +60,7 @@ async fn stay_unready(gateway: &Gateway) {
 #[tokio::test]
 async fn gateway_starts_without_stores_and_becomes_ready_once_both_answer() {
     let mut stack = Stack::builder(3).links().start().await;
-    // Without both, without Redis, without Postgres.
+    // Without both stores, without Redis, without Postgres.
     for (number, links) in [(true, true), (true, false), (false, true)].into_iter().enumerate() {
         let cut = |cut| if cut { Link::Cut } else { Link::Open };
         stack[number].links().redis.set(cut(links.0));
@@ -70,15 +70,15 @@ async fn gateway_starts_without_stores_and_becomes_ready_once_both_answer() {
     join_all(stack.gateways().iter().map(stay_unready)).await;
     assert_eq!(stack[0].get("a").await.unwrap_err().code(), tonic::Code::Unavailable);
     for gateway in &stack.gateways()[..2] {
-        says(gateway, "not ready: Redis cannot be reached").await;
-        says(gateway, "check that it runs and that --redis-url is right").await;
+        logs(gateway, "not ready: Redis cannot be reached").await;
+        logs(gateway, "check that it runs and that --redis-url is right").await;
         gateway.links().redis.set(Link::Open);
     }
     stack[1].wait_until_ready().await;
     stay_unready(&stack[0]).await;
     for number in [0, 2] {
-        says(&stack[number], "not ready: Postgres cannot be reached").await;
-        says(&stack[number], "check that it runs and that --postgres-url is right").await;
+        logs(&stack[number], "not ready: Postgres cannot be reached").await;
+        logs(&stack[number], "check that it runs and that --postgres-url is right").await;
         stack[number].links().postgres.set(Link::Open);
         stack[number].wait_until_ready().await;
     }
@@ -101,7 +101,7 @@ async fn missing_or_old_tables_are_reported_with_the_migrate_command() {
         stack.postgres.run(sql).await.unwrap();
         stack[0].restart().await;
         let wrong = format!("not up to date (version {found}, needed is {newest}): run `highwater migrate`");
-        says(&stack[0], &wrong).await;
+        logs(&stack[0], &wrong).await;
         assert!(!stack[0].is_ready().await.unwrap());
     }
     let migrated = highwater(&["migrate", &url]).await;
@@ -109,7 +109,7 @@ async fn missing_or_old_tables_are_reported_with_the_migrate_command() {
     assert!(String::from_utf8(migrated.stdout).unwrap().starts_with("applied 0001 "));
     let again = highwater(&["migrate", &url]).await;
     assert_eq!(String::from_utf8(again.stdout).unwrap(), "nothing to do: the tables are up to date\n");
-    // The gateway that was waiting goes on by itself.
+    // The waiting gateway becomes ready without a restart.
     stack[0].wait_until_ready().await;
     stack[0].create(job("a", &["s"], 1)).await.unwrap();
 }
@@ -120,7 +120,7 @@ async fn evicting_redis_and_replica_redis_cause_warnings() {
     let evicting = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").to_owned();
     let () = stack.redis.run(&evicting).await;
     stack[0].restart().await;
-    says(&stack[0], "maxmemory-policy is allkeys-lru; set it to noeviction").await;
+    logs(&stack[0], "maxmemory-policy is allkeys-lru; set it to noeviction").await;
     stack[0].wait_until_ready().await;
 
     let directory = Directory::new();
@@ -128,10 +128,10 @@ async fn evicting_redis_and_replica_redis_cause_warnings() {
     let replicate = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(primary.port()).to_owned();
     let () = stack.redis.run(&replicate).await;
     stack[0].restart().await;
-    says(&stack[0], "this Redis is a replica").await;
+    logs(&stack[0], "this Redis is a replica").await;
 }
 
-/// Answers of something else are no reason to be ready.
+/// Responses of another kind of server do not make the gateway ready.
 #[tokio::test]
 async fn wrong_servers_at_store_addresses_keep_the_gateway_unready() {
     let stack = Stack::start(0).await;
@@ -144,13 +144,13 @@ async fn wrong_servers_at_store_addresses_keep_the_gateway_unready() {
         [swapped[0].clone(), format!("--postgres-url={postgres}")],
         [format!("--redis-url={redis}"), swapped[1].clone()],
     ];
-    let are_not_believed = mixed.map(async |flags| {
+    let stay_unready_checks = mixed.map(async |flags| {
         let directory = Directory::new();
         let gateway = Gateway::start(directory.join("gateway"), flags.to_vec(), None).await;
-        says(&gateway, "not ready: ").await;
+        logs(&gateway, "not ready: ").await;
         stay_unready(&gateway).await;
     });
-    join_all(are_not_believed).await;
+    join_all(stay_unready_checks).await;
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn in_flight_call_is_answered_before_shutdown() {
     assert!(stack[0].log().contains("stopped"));
 }
 
-/// Each of these alone would hold a server for ever; none holds this one.
+/// Each of these connections alone could block a graceful shutdown forever.
 #[tokio::test]
 async fn idle_connections_and_open_streams_do_not_delay_shutdown() {
     let mut stack = Stack::builder(1).setting("drain-timeout", "60s").start().await;
@@ -211,31 +211,31 @@ async fn idle_connections_and_open_streams_do_not_delay_shutdown() {
     let watched = pb::WatchProgressRequest { job_id: "a".to_owned() };
     let states =
         pb::progress_service_client::ProgressServiceClient::new(channel()).watch_progress(watched).await.unwrap();
-    // One that has called, and does not even hear that the gateway takes leave.
-    let mut deaf = TcpStream::connect(stack[0].address()).await.unwrap();
-    deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    deaf.read_exact(&mut [0; 9]).await.unwrap();
+    // A client that has spoken HTTP/2 and ignores GOAWAY.
+    let mut ignoring = TcpStream::connect(stack[0].address()).await.unwrap();
+    ignoring.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    ignoring.read_exact(&mut [0; 9]).await.unwrap();
 
-    let asked = Instant::now();
+    let signalled = Instant::now();
     stack[0].signal(libc::SIGTERM);
     stack[0].wait_for_exit().await;
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    drop((silent, stream, watch, states, deaf));
+    assert!(signalled.elapsed() < Duration::from_secs(10), "{:?}", signalled.elapsed());
+    drop((silent, stream, watch, states, ignoring));
 }
 
-/// A call that hangs in the gateway itself is given up, with the connection that it came by.
+/// A call that hangs in the gateway is dropped together with its connection.
 #[tokio::test]
 async fn shutdown_ends_at_the_drain_timeout_despite_hanging_calls() {
     let mut stack = Stack::builder(1).setting("drain-timeout", "1s").start().await;
     let report = hang(&stack[0]).await;
-    let asked = Instant::now();
+    let signalled = Instant::now();
     stack[0].signal(libc::SIGTERM);
     stack[0].wait_for_exit().await;
-    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(signalled.elapsed() < Duration::from_secs(8), "{:?}", signalled.elapsed());
     assert!(report.await.unwrap().is_err());
 }
 
-/// A call that hangs in the gateway.
+/// Starts a call that hangs in the gateway.
 async fn hang(gateway: &Gateway) -> JoinHandle<CallResult<pb::ReportResultsResponse>> {
     gateway.create(job("a", &["s"], 2)).await.unwrap();
     gateway.inject("report.marked", Fault::Stall);
@@ -254,23 +254,24 @@ async fn second_signal_stops_immediately() {
                 Stack::builder(1).setting("drain-timeout", "60s").setting("request-timeout", "12s").start().await;
             let report = hang(&stack[0]).await;
             stack[0].signal(first);
-            says(&stack[0], "a second signal stops at once").await;
-            holds_for(Duration::from_millis(300), "it drains", async || !stack[0].log().contains("stopped")).await;
-            let asked = Instant::now();
+            logs(&stack[0], "a second signal stops at once").await;
+            holds_for(Duration::from_millis(300), "the gateway drains", async || !stack[0].log().contains("stopped"))
+                .await;
+            let signalled = Instant::now();
             stack[0].signal(second);
             stack[0].wait_for_exit().await;
-            assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+            assert!(signalled.elapsed() < Duration::from_secs(5), "{:?}", signalled.elapsed());
             assert!(report.await.unwrap().is_err());
         });
     join_all(stop_at_once).await;
 }
 
-/// For who supervises it.
+/// Supervisors rely on the exit code: 0 after a graceful stop, 1 after an immediate one.
 #[tokio::test]
 async fn exit_code_distinguishes_graceful_from_immediate_shutdown() {
     for (signals, code) in [(1, 0), (2, 1)] {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
-        // A Postgres that accepts connections and says nothing.
+        // A Postgres address that accepts connections and never responds.
         let postgres = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("--postgres-url=postgres://nobody@{}/none", postgres.local_addr().unwrap());
         command.args(["serve", "--listen=127.0.0.1:0", "--redis-url=redis://127.0.0.1:1", "--drain-timeout=60s"]);
@@ -282,13 +283,13 @@ async fn exit_code_distinguishes_graceful_from_immediate_shutdown() {
         let address: SocketAddr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
         let client = Client::new(address);
         client.is_ready().await.unwrap();
-        // Holds the first stop, so that there is time for the second.
-        let asking = (signals > 1).then(|| {
+        // A pending call delays the graceful shutdown, so that the second signal arrives in time.
+        let pending = (signals > 1).then(|| {
             let client = client.clone();
             tokio::spawn(async move { client.get("a").await })
         });
         tokio::task::yield_now().await;
-        // Behind it on the same connection, so it has arrived.
+        // A later call on the same connection shows that the pending one has arrived.
         client.is_ready().await.unwrap();
         let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
         for _ in 0..signals {
@@ -298,7 +299,7 @@ async fn exit_code_distinguishes_graceful_from_immediate_shutdown() {
         }
         let ended = tokio::time::timeout(ENDS_WITHIN, gateway.wait()).await.expect("the gateway ends");
         assert_eq!(ended.unwrap().code(), Some(code));
-        drop((asking, output, postgres));
+        drop((pending, output, postgres));
     }
 }
 
@@ -306,34 +307,34 @@ async fn exit_code_distinguishes_graceful_from_immediate_shutdown() {
 async fn both_reflection_versions_resolve_services_and_error_details() {
     let stack = Stack::start(1).await;
     let channel = stack[0].client().channel();
-    let mut known = Vec::new();
+    let mut resolved = Vec::new();
     {
         use v1::server_reflection_request::MessageRequest::FileContainingSymbol;
-        let ask = |symbol: &str| v1::ServerReflectionRequest {
+        let request = |symbol: &str| v1::ServerReflectionRequest {
             host: String::new(),
             message_request: Some(FileContainingSymbol(symbol.to_owned())),
         };
-        let questions = futures_util::stream::iter(SYMBOLS.map(ask));
+        let requests = futures_util::stream::iter(SYMBOLS.map(request));
         let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
-        let mut answers = client.server_reflection_info(questions).await.unwrap().into_inner();
+        let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
         while let Some(answer) = answers.message().await.unwrap() {
             use v1::server_reflection_response::MessageResponse::FileDescriptorResponse;
-            known.push(matches!(answer.message_response, Some(FileDescriptorResponse(_))));
+            resolved.push(matches!(answer.message_response, Some(FileDescriptorResponse(_))));
         }
     }
     {
         use v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol;
-        let ask = |symbol: &str| v1alpha::ServerReflectionRequest {
+        let request = |symbol: &str| v1alpha::ServerReflectionRequest {
             host: String::new(),
             message_request: Some(FileContainingSymbol(symbol.to_owned())),
         };
-        let questions = futures_util::stream::iter(SYMBOLS.map(ask));
+        let requests = futures_util::stream::iter(SYMBOLS.map(request));
         let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
-        let mut answers = client.server_reflection_info(questions).await.unwrap().into_inner();
+        let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
         while let Some(answer) = answers.message().await.unwrap() {
             use v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse;
-            known.push(matches!(answer.message_response, Some(FileDescriptorResponse(_))));
+            resolved.push(matches!(answer.message_response, Some(FileDescriptorResponse(_))));
         }
     }
-    assert_eq!(known, [true; 2 * SYMBOLS.len()]);
+    assert_eq!(resolved, [true; 2 * SYMBOLS.len()]);
 }

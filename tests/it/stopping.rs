@@ -1,10 +1,10 @@
-//! A gateway that is stopped as planned takes no marks with it, even if Redis has just lost its own (invariant I4).
+//! A graceful shutdown loses no marks, even if Redis has just lost its own (invariant I4).
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Link, Stack, eventually, failed, job, pb, stage_counts, succeeded, tracker_key};
 
-/// Gateways that settle soon, and that leave Redis alone for as long as a test needs to stop them.
+/// Gateways with a short settle time, and a reconcile interval long enough to stop them before the next round.
 async fn stack(gateways: usize, redis: &[(&str, &str)]) -> Stack {
     let stack = Stack::builder(gateways).links().redis(redis).setting("request-timeout", "1s");
     stack.setting("reconcile-interval", "2s").setting("settle-time", "7s").setting("drain-timeout", "5s").start().await
@@ -12,7 +12,7 @@ async fn stack(gateways: usize, redis: &[(&str, &str)]) -> Stack {
 
 const MARKED: [[i64; 4]; 2] = [[300, 600, 100, 0], [800, 100, 0, 100]];
 
-/// A thousand tasks in two stages, marked as above.
+/// Creates a job of a thousand tasks in two stages, and marks it as in `MARKED`.
 async fn mark(stack: &Stack, id: &str) {
     stack[0].create(job(id, &["read", "digest"], 1000)).await.unwrap();
     for results in [succeeded(0..600, "read"), failed(600..700, "read"), succeeded(0..100, "digest")] {
@@ -20,14 +20,14 @@ async fn mark(stack: &Stack, id: &str) {
     }
 }
 
-/// What a gateway that remembers nothing says, once it believes the tracker.
-async fn told_by_a_fresh_gateway(stack: &mut Stack, id: &str) -> pb::Progress {
+/// Restarts the gateway with empty memory and returns its first live read.
+async fn read_after_restart(stack: &mut Stack, id: &str) -> pb::Progress {
     stack[0].restart().await;
     let live = async || {
         let progress = stack[0].progress(id).await.ok()?;
         (progress.source() == pb::Source::Live).then_some(progress)
     };
-    eventually("the fresh gateway reads live", live).await
+    eventually("the restarted gateway reads live", live).await
 }
 
 #[tokio::test]
@@ -39,9 +39,9 @@ async fn shutdown_just_after_a_redis_flush_loses_no_marks() {
     stack.redis.run::<()>(&redis::cmd("FLUSHALL")).await;
     stack[0].terminate().await;
     for id in ["a", "b"] {
-        let told = told_by_a_fresh_gateway(&mut stack, id).await;
-        assert_eq!((stage_counts(&told), told.lower_bound), (MARKED.to_vec(), false), "{id}");
-        assert!(told.restore_time.is_some());
+        let progress = read_after_restart(&mut stack, id).await;
+        assert_eq!((stage_counts(&progress), progress.lower_bound), (MARKED.to_vec(), false), "{id}");
+        assert!(progress.restore_time.is_some());
     }
 }
 
@@ -55,11 +55,11 @@ async fn shutdown_just_after_redis_loaded_an_older_dump_loses_no_marks() {
     stack.redis.kill();
     stack.redis.restart().unwrap();
     stack[0].terminate().await;
-    let told = told_by_a_fresh_gateway(&mut stack, "a").await;
-    assert_eq!((stage_counts(&told), told.lower_bound), (vec![[300, 700, 0, 0], [900, 100, 0, 0]], false));
+    let progress = read_after_restart(&mut stack, "a").await;
+    assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[300, 700, 0, 0], [900, 100, 0, 0]], false));
 }
 
-/// Nothing is done that need not be: neither to a tracker that holds all, nor for a job that has ended.
+/// Shutdown writes neither to a tracker that already has all marks nor for a job that has ended.
 #[tokio::test]
 async fn gateway_with_nothing_to_merge_stops_immediately() {
     let mut stack = stack(1, &[]).await;
@@ -76,7 +76,7 @@ async fn gateway_with_nothing_to_merge_stops_immediately() {
     assert!(!stack[0].log().contains("could not be merged back"));
 }
 
-/// It gives up in time, and says what that means.
+/// The gateway gives up in time and logs the consequence.
 #[tokio::test]
 async fn gateway_without_reachable_stores_stops_in_time() {
     for fault in [Link::Blackhole, Link::Cut] {

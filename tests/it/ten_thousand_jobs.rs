@@ -1,23 +1,23 @@
-//! What ten thousand running jobs cost the reconciler: when everything is lost, all come back; when nothing is wrong, a
-//! round is one pipelined read of each one's header, and nobody waits for the others.
+//! The reconciler with ten thousand running jobs: lost trackers are all restored; a round without repairs is one
+//! pipelined header read per job; a job that needs a repair does not wait for the others.
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Stack, TEN_THOUSAND_RUNNING_JOBS, eventually, pb, tracker_key};
 
 const JOBS: u64 = 10_000;
-/// How many the reconciler looks at in one round trip.
+/// How many trackers the reconciler reads in one round trip.
 const PAGE: u64 = 500;
-/// How long a quiet gateway is watched.
+/// How long an idle gateway is observed.
 const WINDOW: Duration = Duration::from_secs(3);
 
-/// What the trackers' headers say.
+/// Whether the header of every tracker is marked as adopted.
 async fn all_are_adopted(stack: &Stack) -> bool {
-    let mut look = redis::pipe();
+    let mut pipeline = redis::pipe();
     for number in 1..=JOBS {
-        look.cmd("GETRANGE").arg(tracker_key(&format!("job-{number}"))).arg(5).arg(5);
+        pipeline.cmd("GETRANGE").arg(tracker_key(&format!("job-{number}"))).arg(5).arg(5);
     }
-    let found: Vec<Vec<u8>> = look.query_async(&mut stack.redis.connection().await).await.unwrap();
+    let found: Vec<Vec<u8>> = pipeline.query_async(&mut stack.redis.connection().await).await.unwrap();
     found.iter().all(|adopted| adopted == &[1])
 }
 
@@ -26,7 +26,7 @@ async fn reads_live(stack: &Stack, number: u64) {
         let read = stack[0].progress(&format!("job-{number}")).await.ok()?;
         (read.source() == pb::Source::Live).then_some(())
     };
-    eventually("it is read live", live).await;
+    eventually("the job is read live", live).await;
 }
 
 #[tokio::test]
@@ -39,16 +39,16 @@ async fn reconcile_round_over_ten_thousand_jobs_reads_each_header_once() {
     eventually("all are restored", async || (stack.postgres.value::<i64>(lost).await == 0).then_some(())).await;
     println!("{JOBS} trackers restored within {:?}", begun.elapsed());
     eventually("all are adopted", async || all_are_adopted(&stack).await.then_some(())).await;
-    println!("and adopted within {:?}", begun.elapsed());
+    println!("all adopted within {:?}", begun.elapsed());
     for number in (1..=JOBS).step_by(1000) {
         reads_live(&stack, number).await;
     }
-    // Each tracker's cells are read once more, into the mirror.
+    // The cells of each tracker are read once more, into the mirror.
     let mirrored = async || {
         stack.redis.take_command_stats().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let asked = stack.redis.take_command_stats().await;
-        let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
+        let ran = stack.redis.take_command_stats().await;
+        let calls = |command: &str| ran.get(command).map_or(0, |(calls, _)| *calls);
         (calls("evalsha") == 0 && calls("getrange").abs_diff(calls("strlen")) <= PAGE).then_some(())
     };
     eventually("nothing is left to do", mirrored).await;
@@ -56,29 +56,29 @@ async fn reconcile_round_over_ten_thousand_jobs_reads_each_header_once() {
     let logged = stack.postgres.log().len();
     stack.redis.take_command_stats().await;
     tokio::time::sleep(WINDOW).await;
-    let asked = stack.redis.take_command_stats().await;
+    let ran = stack.redis.take_command_stats().await;
     let statements = stack.postgres.log()[logged..].matches("LOG:  ").count();
-    let calls = |command: &str| asked.get(command).map_or(0, |(calls, _)| *calls);
-    let looks = calls("getrange");
-    let took: Duration = asked.values().map(|(_, took)| took).sum();
-    println!("{looks} looks and {statements} statements in {WINDOW:?}; Redis took {took:?}: {asked:?}");
-    // Rounds went on; the window's ends may cut a page.
-    assert!(looks >= JOBS, "{asked:?}");
-    assert!(calls("strlen").abs_diff(looks) <= PAGE && calls("exists").abs_diff(looks) <= PAGE, "{asked:?}");
-    // Which Redis answers, and when, once a page; and for the ends that are lower bounds.
-    let pages = looks.div_ceil(PAGE) + looks.div_ceil(JOBS) + 3;
-    assert!(calls("info") <= pages && calls("time") <= pages, "{asked:?}");
+    let calls = |command: &str| ran.get(command).map_or(0, |(calls, _)| *calls);
+    let reads = calls("getrange");
+    let took: Duration = ran.values().map(|(_, took)| took).sum();
+    println!("{reads} header reads and {statements} statements in {WINDOW:?}; Redis took {took:?}: {ran:?}");
+    // At least one full round; the window may cut a page at each end.
+    assert!(reads >= JOBS, "{ran:?}");
+    assert!(calls("strlen").abs_diff(reads) <= PAGE && calls("exists").abs_diff(reads) <= PAGE, "{ran:?}");
+    // Generation and time are read once per page, and for lower-bound ends.
+    let pages = reads.div_ceil(PAGE) + reads.div_ceil(JOBS) + 3;
+    assert!(calls("info") <= pages && calls("time") <= pages, "{ran:?}");
     let known = ["getrange", "strlen", "exists", "info", "time"];
-    let others: Vec<_> = asked.keys().filter(|name| !known.contains(&name.as_str())).collect();
+    let others: Vec<_> = ran.keys().filter(|name| !known.contains(&name.as_str())).collect();
     assert!(others.iter().all(|name| name.starts_with("config")), "{others:?}");
-    // Whether the feed is alive, and which ends are lower bounds.
+    // Statements check the feed and look for lower-bound ends.
     assert!(statements < 100, "{statements} statements: {}", &stack.postgres.log()[logged..]);
 
-    // One that is in trouble does not wait for those that are not.
+    // A job that needs a repair does not wait for the healthy ones.
     let begun = Instant::now();
     stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("job-7777"))).await;
     let restored = async || stack.redis.tracker("job-7777").await.map(drop);
-    eventually("the one is restored", restored).await;
+    eventually("the deleted tracker is restored", restored).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     reads_live(&stack, 7777).await;
 }

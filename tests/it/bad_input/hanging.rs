@@ -1,5 +1,5 @@
-//! Stores that hang, which is worse than stores that are away: every call is answered in time all the same, by its own
-//! deadline if it has one, and no deadline of a caller waits for a timeout of the gateway's.
+//! Stores that hang, which is worse than stores that refuse connections. Every call is answered in time: by the deadline
+//! of the caller, if it has one, without waiting for the store timeout of the gateway.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,18 @@ use futures_util::future::join_all;
 use highwater::grpc::pb;
 use tonic::Status;
 
-use super::wire::{CANCEL_JOB, CREATE_JOB, GET_JOB, GET_PROGRESS, REPORT_RESULTS, START_JOB, Wire, of, report};
-use super::{answered, no_fault_was_logged, read, small};
+use super::wire::{
+    CANCEL_JOB, CREATE_JOB, GET_JOB, GET_PROGRESS, REPORT_RESULTS, START_JOB, Wire, job_request, report,
+};
+use super::{no_fault_was_logged, read, result_line, small};
 use crate::support::{Link, Stack, eventually, stage_counts, succeeded};
 
-/// How long the gateway of this test waits for a store.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// The caller's deadline, shorter than that, as it is on the wire.
-const SOON: Duration = Duration::from_millis(300);
-const SOON_HEADER: (&str, &[u8]) = ("grpc-timeout", b"300m");
-/// What a busy machine may add.
+/// The store timeouts of the gateways in this test.
+const STORE_TIMEOUT: Duration = Duration::from_millis(500);
+/// The deadline of the caller, shorter than the store timeout, and its header.
+const DEADLINE: Duration = Duration::from_millis(300);
+const DEADLINE_HEADER: (&str, &[u8]) = ("grpc-timeout", b"300m");
+/// Allowance for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +33,7 @@ enum Fault {
 use Fault::{BothSilent, PostgresSilent, PostgresStopped, RedisSilent, RedisStopped};
 
 impl Fault {
-    /// Begins, or ends.
+    /// Starts or ends the fault.
     fn set(self, stack: &mut Stack, hangs: bool) {
         let link = if hangs { Link::Blackhole } else { Link::Open };
         match (self, hangs) {
@@ -49,55 +51,55 @@ impl Fault {
     }
 }
 
-/// An answer, in time: not later than `limit`, and an end by the deadline not before it.
+/// The result of a call in one line; panics if it takes much longer than `limit`.
 async fn in_time(limit: Duration, call: impl Future<Output = Result<(), Status>>) -> String {
-    let asked = Instant::now();
-    let answer = answered(call.await);
-    let took = asked.elapsed();
+    let started = Instant::now();
+    let answer = result_line(call.await);
+    let took = started.elapsed();
     assert!(took < limit + SLACK, "{answer} after {took:?}");
     answer
 }
 
-/// With a deadline that is as long as the call goes one store's way and then the other's.
-async fn soon(fault: Fault, call: impl Future<Output = Result<(), Status>>) -> String {
-    let answer = in_time(SOON, call).await;
+/// The result of a call with the short deadline. Where it depends on timing, the row only says that it was in time.
+async fn with_deadline(fault: Fault, call: impl Future<Output = Result<(), Status>>) -> String {
+    let answer = in_time(DEADLINE, call).await;
     let late = answer.starts_with("DeadlineExceeded");
     match fault {
         RedisSilent | RedisStopped if late || answer == "Ok" => "in time".to_owned(),
-        // Whether the gateway knew already that it is away.
+        // The code depends on whether the gateway already knew that the store is unreachable.
         _ if late || answer.starts_with("Unavailable") => "refused in time".to_owned(),
         _ => answer,
     }
 }
 
-/// Every method, with a deadline that is shorter than the gateway's patience, and without one.
+/// Calls every method with a deadline shorter than the store timeout, and without one.
 async fn rows(stack: &Stack, wire: &Wire, fault: Fault) -> Vec<String> {
-    let id = |what: &str| format!("{what}-{fault:?}");
+    let id = |name: &str| format!("{name}-{fault:?}");
     let mut rows = Vec::new();
-    // A call may ask both stores, one of them twice.
-    let patient = 3 * PATIENCE;
-    let of_jobs = [(GET_PROGRESS, "running"), (GET_JOB, "running"), (START_JOB, "pending"), (CANCEL_JOB, "cancel")];
-    for (path, what) in of_jobs {
-        let hurried = soon(fault, wire.with_headers(path, of(&id(what)), &[SOON_HEADER])).await;
-        let later = in_time(patient, wire.call(path, of(&id(what)))).await;
-        rows.push(format!("{fault:?}, {}: {later}; soon: {hurried}", super::method(path)));
+    // A call may query both stores, one of them twice.
+    let limit = 3 * STORE_TIMEOUT;
+    let job_methods = [(GET_PROGRESS, "running"), (GET_JOB, "running"), (START_JOB, "pending"), (CANCEL_JOB, "cancel")];
+    for (path, what) in job_methods {
+        let limited = with_deadline(fault, wire.with_headers(path, job_request(&id(what)), &[DEADLINE_HEADER])).await;
+        let unlimited = in_time(limit, wire.call(path, job_request(&id(what)))).await;
+        rows.push(format!("{fault:?}, {}: {unlimited}; deadline: {limited}", super::method(path)));
     }
-    rows.push(format!("{fault:?}, what the read says: {}", read(&stack[0].client(), &id("running")).await));
+    rows.push(format!("{fault:?}, read result: {}", read(&stack[0].client(), &id("running")).await));
     let new = pb::CreateJobRequest { job_id: id("new"), ..small("") };
-    let hurried = soon(fault, wire.with_headers(CREATE_JOB, new.clone(), &[SOON_HEADER])).await;
-    let later = in_time(patient, wire.call(CREATE_JOB, new)).await;
-    rows.push(format!("{fault:?}, CreateJob: {later}; soon: {hurried}"));
+    let limited = with_deadline(fault, wire.with_headers(CREATE_JOB, new.clone(), &[DEADLINE_HEADER])).await;
+    let unlimited = in_time(limit, wire.call(CREATE_JOB, new)).await;
+    rows.push(format!("{fault:?}, CreateJob: {unlimited}; deadline: {limited}"));
     let results = |task| report(&id("running"), succeeded([task], "read"));
-    let hurried = soon(fault, wire.with_headers(REPORT_RESULTS, results(1), &[SOON_HEADER])).await;
-    let later = in_time(patient, wire.call(REPORT_RESULTS, results(2))).await;
-    rows.push(format!("{fault:?}, ReportResults: {later}; soon: {hurried}"));
+    let limited = with_deadline(fault, wire.with_headers(REPORT_RESULTS, results(1), &[DEADLINE_HEADER])).await;
+    let unlimited = in_time(limit, wire.call(REPORT_RESULTS, results(2))).await;
+    rows.push(format!("{fault:?}, ReportResults: {unlimited}; deadline: {limited}"));
     rows
 }
 
-/// The same calls go through once the store is back, and nothing was done by halves.
-async fn goes_on(stack: &Stack, fault: Fault) {
+/// Checks that the same calls succeed once the store is back, and that none had a partial effect.
+async fn recovers(stack: &Stack, fault: Fault) {
     let client = stack[0].client();
-    let id = |what: &str| format!("{what}-{fault:?}");
+    let id = |name: &str| format!("{name}-{fault:?}");
     let created = async || client.create(pb::CreateJobRequest { job_id: id("new"), ..small("") }).await.ok();
     assert_eq!(eventually("a job is created", created).await.state(), pb::JobState::Running);
     let started = async || client.start(&id("pending")).await.ok();
@@ -105,21 +107,21 @@ async fn goes_on(stack: &Stack, fault: Fault) {
     let cancelled = async || client.cancel(&id("cancel"), "").await.ok();
     assert_eq!(eventually("a job is cancelled", cancelled).await.state(), pb::JobState::Cancelled);
     let reported = async || client.report(&id("running"), succeeded(0..5, "read")).await.ok();
-    assert_eq!(eventually("a report is taken", reported).await.job_state(), pb::JobState::Running);
+    assert_eq!(eventually("a report succeeds", reported).await.job_state(), pb::JobState::Running);
     for (what, expected) in [("new", [[5, 0, 0, 0], [5, 0, 0, 0]]), ("running", [[0, 5, 0, 0], [5, 0, 0, 0]])] {
         let live =
             async || client.progress(&id(what)).await.ok().filter(|progress| progress.source() == pb::Source::Live);
-        assert_eq!(stage_counts(&eventually("it is on the fast path", live).await), expected, "{}", id(what));
+        assert_eq!(stage_counts(&eventually("the job is read live", live).await), expected, "{}", id(what));
     }
-    let whole = async || client.progress(&id("cancel")).await.ok().filter(|progress| !progress.lower_bound);
-    eventually("what was cancelled is whole", whole).await;
+    let amended = async || client.progress(&id("cancel")).await.ok().filter(|progress| !progress.lower_bound);
+    eventually("the cancelled job is amended", amended).await;
 }
 
-/// A gateway of its own, with jobs in it, whose stores then hang.
+/// Starts a separate stack with jobs, lets its stores hang, and returns the table of results.
 async fn table(fault: Fault) -> String {
-    let patience = format!("{}ms", PATIENCE.as_millis());
-    let builder = Stack::builder(1).links().setting("redis-timeout", &patience).setting("postgres-timeout", &patience);
-    // So long that no call is ended by the gateway's own deadline.
+    let timeout = format!("{}ms", STORE_TIMEOUT.as_millis());
+    let builder = Stack::builder(1).links().setting("redis-timeout", &timeout).setting("postgres-timeout", &timeout);
+    // Long enough that the request timeout of the gateway ends no call.
     let mut builder = builder.reconciling(Duration::from_millis(200), Duration::from_secs(8));
     if matches!(fault, PostgresStopped) {
         builder = builder.private_postgres(&[]);
@@ -132,14 +134,14 @@ async fn table(fault: Fault) -> String {
     }
     stack[0].report(&format!("running-{fault:?}"), succeeded([0], "read")).await.unwrap();
     fault.set(&mut stack, true);
-    let seen = async || {
+    let falls_back = async || {
         let read = stack[0].progress(&format!("running-{fault:?}")).await.ok();
         read.filter(|progress| progress.source() == pb::Source::Fallback)
     };
-    eventually("reads fall back", seen).await;
+    eventually("reads fall back", falls_back).await;
     let rows = rows(&stack, &wire, fault).await;
     fault.set(&mut stack, false);
-    goes_on(&stack, fault).await;
+    recovers(&stack, fault).await;
     no_fault_was_logged(&stack);
     rows.join("\n")
 }
@@ -149,40 +151,40 @@ async fn every_call_is_answered_in_time_when_a_store_hangs() {
     let faults = [RedisSilent, RedisStopped, PostgresSilent, PostgresStopped, BothSilent];
     let tables = join_all(faults.map(table)).await;
     insta::assert_snapshot!(tables.join("\n"), @r"
-    RedisSilent, GetProgress: Ok; soon: in time
-    RedisSilent, GetJob: Ok; soon: in time
-    RedisSilent, StartJob: Ok; soon: in time
-    RedisSilent, CancelJob: Ok; soon: in time
-    RedisSilent, what the read says: Ok RUNNING FALLBACK REDIS_UNREACHABLE 1 succeeded at least
-    RedisSilent, CreateJob: Ok; soon: in time
-    RedisSilent, ReportResults: Ok; soon: in time
-    RedisStopped, GetProgress: Ok; soon: in time
-    RedisStopped, GetJob: Ok; soon: in time
-    RedisStopped, StartJob: Ok; soon: in time
-    RedisStopped, CancelJob: Ok; soon: in time
-    RedisStopped, what the read says: Ok RUNNING FALLBACK REDIS_UNREACHABLE 1 succeeded at least
-    RedisStopped, CreateJob: Ok; soon: in time
-    RedisStopped, ReportResults: Ok; soon: in time
-    PostgresSilent, GetProgress: Ok; soon: Ok
-    PostgresSilent, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresSilent, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresSilent, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresSilent, what the read says: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded at least
-    PostgresSilent, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresSilent, ReportResults: Ok; soon: Ok
-    PostgresStopped, GetProgress: Ok; soon: Ok
-    PostgresStopped, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresStopped, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresStopped, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresStopped, what the read says: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded at least
-    PostgresStopped, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    PostgresStopped, ReportResults: Ok; soon: Ok
-    BothSilent, GetProgress: Ok; soon: Ok
-    BothSilent, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    BothSilent, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    BothSilent, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    BothSilent, what the read says: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded at least
-    BothSilent, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
-    BothSilent, ReportResults: Unavailable POSTGRES_UNAVAILABLE retry=1s; soon: refused in time
+    RedisSilent, GetProgress: Ok; deadline: in time
+    RedisSilent, GetJob: Ok; deadline: in time
+    RedisSilent, StartJob: Ok; deadline: in time
+    RedisSilent, CancelJob: Ok; deadline: in time
+    RedisSilent, read result: Ok RUNNING FALLBACK REDIS_UNREACHABLE 1 succeeded at least
+    RedisSilent, CreateJob: Ok; deadline: in time
+    RedisSilent, ReportResults: Ok; deadline: in time
+    RedisStopped, GetProgress: Ok; deadline: in time
+    RedisStopped, GetJob: Ok; deadline: in time
+    RedisStopped, StartJob: Ok; deadline: in time
+    RedisStopped, CancelJob: Ok; deadline: in time
+    RedisStopped, read result: Ok RUNNING FALLBACK REDIS_UNREACHABLE 1 succeeded at least
+    RedisStopped, CreateJob: Ok; deadline: in time
+    RedisStopped, ReportResults: Ok; deadline: in time
+    PostgresSilent, GetProgress: Ok; deadline: Ok
+    PostgresSilent, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresSilent, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresSilent, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresSilent, read result: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded at least
+    PostgresSilent, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresSilent, ReportResults: Ok; deadline: Ok
+    PostgresStopped, GetProgress: Ok; deadline: Ok
+    PostgresStopped, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresStopped, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresStopped, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresStopped, read result: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded at least
+    PostgresStopped, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    PostgresStopped, ReportResults: Ok; deadline: Ok
+    BothSilent, GetProgress: Ok; deadline: Ok
+    BothSilent, GetJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    BothSilent, StartJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    BothSilent, CancelJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    BothSilent, read result: Ok RUNNING FALLBACK POSTGRES_UNREACHABLE 1 succeeded at least
+    BothSilent, CreateJob: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
+    BothSilent, ReportResults: Unavailable POSTGRES_UNAVAILABLE retry=1s; deadline: refused in time
     ");
 }

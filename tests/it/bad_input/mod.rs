@@ -1,5 +1,4 @@
-//! What callers should not send and what they should not find: each gets the right code and the right details, and
-//! leaves everything as it was.
+//! Invalid calls and damaged trackers: every call returns the right code and details, and changes nothing.
 
 mod hanging;
 mod wire;
@@ -15,9 +14,11 @@ use tonic::Status;
 use tonic_types::StatusExt;
 
 use crate::support::{Client, Stack, dispositions, failed_with, job, succeeded, tracker_key};
-use wire::{CANCEL_JOB, CREATE_JOB, GET_JOB, OF_A_JOB, OfAJob, REPORT_RESULTS, START_JOB, Wire, of, report};
+use wire::{
+    CANCEL_JOB, CREATE_JOB, GET_JOB, JOB_METHODS, JobIdRequest, REPORT_RESULTS, START_JOB, Wire, job_request, report,
+};
 
-/// Nothing of how the gateway works is a caller's business, and none of it helps him.
+/// Implementation details, which no error message may contain.
 const INTERNALS: [&str; 12] = [
     "redis://",
     "postgres://",
@@ -33,43 +34,43 @@ const INTERNALS: [&str; 12] = [
     "SELECT",
 ];
 
-/// Code, reason, and the details beside ErrorInfo, in one line.
-fn told(status: &Status) -> String {
+/// Code, reason and other details of an error in one line; panics if its text has implementation details.
+fn error_line(status: &Status) -> String {
     let details = status.get_error_details();
-    let info = details.error_info().unwrap_or_else(|| panic!("without ErrorInfo: {status:?}"));
+    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "highwater");
     let text = format!("{} {}", status.message(), String::from_utf8_lossy(status.details()));
     for internal in INTERNALS {
-        assert!(!text.contains(internal), "`{internal}` is told: {text}");
+        assert!(!text.contains(internal), "the error contains `{internal}`: {text}");
     }
-    let mut told = format!("{:?} {}", status.code(), info.reason);
+    let mut line = format!("{:?} {}", status.code(), info.reason);
     for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
-        told += &format!(" field={}", violation.field);
+        line += &format!(" field={}", violation.field);
     }
     if let Some(resource) = details.resource_info() {
-        told += &format!(" resource={}/{}", resource.resource_type, resource.resource_name);
+        line += &format!(" resource={}/{}", resource.resource_type, resource.resource_name);
     }
     for violation in details.precondition_failure().into_iter().flat_map(|failure| &failure.violations) {
-        told += &format!(" precondition={}/{}", violation.r#type, violation.subject);
+        line += &format!(" precondition={}/{}", violation.r#type, violation.subject);
     }
     if let Some(retry) = details.retry_info() {
-        told += &format!(" retry={:?}", retry.retry_delay.expect("a RetryInfo that says when"));
+        line += &format!(" retry={:?}", retry.retry_delay.expect("RetryInfo has a delay"));
     }
     if let Some(state) = info.metadata.get("state") {
-        told += &format!(" state={state}");
+        line += &format!(" state={state}");
     }
-    told
+    line
 }
 
-/// What a call of a method is answered, in one line.
-fn answered(answer: Result<(), Status>) -> String {
-    answer.map_or_else(|status| told(&status), |()| "Ok".to_owned())
+/// The result of a call in one line.
+fn result_line(answer: Result<(), Status>) -> String {
+    answer.map_or_else(|status| error_line(&status), |()| "Ok".to_owned())
 }
 
-/// What a read is answered, in one line: counts are there or they are not.
+/// The result of a read in one line: state, source, reason, and succeeded tasks if they are known.
 async fn read(client: &Client, id: &str) -> String {
     match client.progress(id).await {
-        Err(status) => told(&status),
+        Err(status) => error_line(&status),
         Ok(progress) => {
             let (state, source) = (progress.state().as_str_name(), progress.source().as_str_name());
             let reason = progress.source_reason().as_str_name().trim_start_matches("SOURCE_REASON_");
@@ -82,12 +83,12 @@ async fn read(client: &Client, id: &str) -> String {
     }
 }
 
-/// A job of two stages and five tasks.
+/// A job with two stages and five tasks.
 fn small(id: &str) -> pb::CreateJobRequest {
     job(id, &["read", "digest"], 5)
 }
 
-/// The table: each row is what a call was answered, after which both stores hold what they held before.
+/// A table of results. Each row is one call, after which both stores hold the same data as before.
 struct Table {
     wire: Wire,
     redis: MultiplexedConnection,
@@ -96,7 +97,7 @@ struct Table {
 }
 
 impl Table {
-    async fn over(stack: &Stack) -> Self {
+    async fn new(stack: &Stack) -> Self {
         Self {
             wire: Wire::to(stack[0].address()).await,
             redis: stack.redis.connection().await,
@@ -108,27 +109,27 @@ impl Table {
     async fn row(&mut self, case: impl Display, call: impl Future<Output = String>) {
         let before = self.stored().await;
         let answer = call.await;
-        assert!(self.stored().await == before, "{case}: something was done");
+        assert!(self.stored().await == before, "{case}: the stores have changed");
         self.rows.push(format!("{case}: {answer}"));
     }
 
-    /// A row for a call as it is on the wire.
+    /// Adds a row for a call with any path and message.
     async fn call<M: prost::Message + 'static>(&mut self, case: impl Display, path: &'static str, message: M) {
         let wire = self.wire.clone();
-        self.row(case, async { answered(wire.call(path, message).await) }).await;
+        self.row(case, async { result_line(wire.call(path, message).await) }).await;
     }
 
-    /// All that the stores hold: the jobs, but for the incarnation (a number that a start which fails has used up), and
-    /// every key that stays.
+    /// The contents of both stores: all jobs without their incarnation, which a failed start may use up, and every key
+    /// without an expiry.
     async fn stored(&mut self) -> (String, BTreeMap<String, Option<Vec<u8>>>) {
         let jobs = "SELECT string_agg((to_jsonb(jobs) - 'incarnation')::text, ' ' ORDER BY job_id) FROM jobs";
         let jobs: Option<String> = self.postgres.fetch_one(jobs).await.unwrap().get(0);
         let mut keys = BTreeMap::new();
         for key in redis::cmd("KEYS").arg("*").query_async::<Vec<String>>(&mut self.redis).await.unwrap() {
             if key.contains(":image:") {
-                // Uploaded for a start that was refused.
+                // The image of a rejected start; it must expire.
                 let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut self.redis).await.unwrap();
-                assert!(left != -1, "{key} stays for ever");
+                assert!(left != -1, "{key} never expires");
                 continue;
             }
             let dump = redis::cmd("DUMP").arg(&key).query_async(&mut self.redis).await.unwrap();
@@ -138,7 +139,7 @@ impl Table {
     }
 }
 
-/// Jobs in every state.
+/// Creates a job in every state.
 async fn jobs_in_every_state(client: &Client) {
     client.create(pb::CreateJobRequest { start: false, ..small("pending") }).await.unwrap();
     client.create(small("running")).await.unwrap();
@@ -156,12 +157,12 @@ fn method(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// What every method refuses that takes a job's id.
+/// Invalid job IDs for every method that takes one.
 async fn ids(table: &mut Table) {
-    for path in OF_A_JOB {
+    for path in JOB_METHODS {
         let name = method(path);
-        let id = |id: &[u8]| OfAJob { job_id: id.to_vec() };
-        table.call(format!("{name}, unknown job"), path, id(b"nobody")).await;
+        let id = |id: &[u8]| JobIdRequest { job_id: id.to_vec() };
+        table.call(format!("{name}, unknown job"), path, id(b"unknown")).await;
         table.call(format!("{name}, no id"), path, id(b"")).await;
         table.call(format!("{name}, malformed id"), path, id(b"a/b")).await;
         table.call(format!("{name}, id of 129 bytes"), path, id(&[b'x'; 129])).await;
@@ -183,10 +184,10 @@ async fn creating(table: &mut Table) {
         ("nine stages", |new| new.stages = (0..9).map(|stage| stage.to_string()).collect()),
         ("a stage twice", |new| new.stages = vec!["s".into(), "s".into()]),
         ("malformed stage", |new| new.stages[1] = "a b".into()),
-        ("fewer than no tasks", |new| new.task_count = -1),
+        ("negative task count", |new| new.task_count = -1),
         ("too many tasks", |new| new.task_count = i64::MAX),
         ("threshold above 1", |new| new.failure_threshold = Some(1.5)),
-        ("threshold that is no number", |new| new.failure_threshold = Some(f64::NAN)),
+        ("threshold that is not a number", |new| new.failure_threshold = Some(f64::NAN)),
         ("two fields wrong", |new| (new.task_count, new.job_id) = (-1, "-".into())),
     ];
     for (case, change) in wrong {
@@ -202,10 +203,10 @@ async fn creating(table: &mut Table) {
 
 async fn starting_and_cancelling(table: &mut Table) {
     for state in ["cancelled", "succeeded", "failed"] {
-        table.call(format!("StartJob, {state}"), START_JOB, of(state)).await;
+        table.call(format!("StartJob, {state}"), START_JOB, job_request(state)).await;
     }
     for state in ["succeeded", "failed"] {
-        table.call(format!("CancelJob, {state}"), CANCEL_JOB, of(state)).await;
+        table.call(format!("CancelJob, {state}"), CANCEL_JOB, job_request(state)).await;
     }
     for (case, reason) in [("a reason of 1025 bytes", "x".repeat(1025)), ("NUL in the reason", "\0".into())] {
         let request = pb::CancelJobRequest { job_id: "running".into(), reason };
@@ -225,7 +226,7 @@ async fn reporting(table: &mut Table) {
     ];
     let good = succeeded([1], "read").remove(0);
     for (case, change) in wrong {
-        // The first result is right, and must not be marked all the same.
+        // The first result is valid, but must not be marked.
         let mut results = vec![good.clone(); 2];
         change(&mut results[1]);
         table.call(format!("ReportResults, {case}"), REPORT_RESULTS, report("running", results)).await;
@@ -238,21 +239,22 @@ async fn reporting(table: &mut Table) {
 }
 
 async fn messages_and_headers(table: &mut Table) {
-    let large = OfAJob { job_id: vec![b'x'; 9 << 20] };
+    let large = JobIdRequest { job_id: vec![b'x'; 9 << 20] };
     table.call("message too large", GET_JOB, large).await;
-    // Another message: its first field is a number where the method takes text.
+    // Another message type: its first field is a number where the method expects text.
     let undecodable = pb::TaskResult { task: 7, ..pb::TaskResult::default() };
     table.call("undecodable message", GET_JOB, undecodable).await;
-    table.call("unknown method", "/highwater.v1.JobService/Nothing", of("running")).await;
-    table.call("unknown service", "/highwater.v2.JobService/GetJob", of("running")).await;
+    table.call("unknown method", "/highwater.v1.JobService/Nothing", job_request("running")).await;
+    table.call("unknown service", "/highwater.v2.JobService/GetJob", job_request("running")).await;
     let wire = table.wire.clone();
-    let refused = async |path, name, value| answered(wire.with_headers(path, of("running"), &[(name, value)]).await);
+    let refused =
+        async |path, name, value| result_line(wire.with_headers(path, job_request("running"), &[(name, value)]).await);
     table.row("unknown compression", refused(GET_JOB, "grpc-encoding", b"gzip")).await;
     for garbage in [&b"soon"[..], b"", b"1", b"-1S", b"1.5S", b"123456789S", b"1s", b"\xff"] {
         let case = format!("grpc-timeout `{}`", garbage.escape_ascii());
         table.row(case, refused(GET_JOB, "grpc-timeout", garbage)).await;
     }
-    for path in OF_A_JOB.into_iter().chain([CREATE_JOB]) {
+    for path in JOB_METHODS.into_iter().chain([CREATE_JOB]) {
         let case = format!("{}, deadline already passed", method(path));
         table.row(case, refused(path, "grpc-timeout", b"0n")).await;
     }
@@ -262,39 +264,39 @@ async fn messages_and_headers(table: &mut Table) {
 async fn invalid_calls_return_precise_errors_and_change_nothing() {
     let stack = Stack::start(1).await;
     jobs_in_every_state(&stack[0].client()).await;
-    let mut table = Table::over(&stack).await;
+    let mut table = Table::new(&stack).await;
     ids(&mut table).await;
     creating(&mut table).await;
     starting_and_cancelling(&mut table).await;
     reporting(&mut table).await;
     messages_and_headers(&mut table).await;
     insta::assert_snapshot!(table.rows.join("\n"), @r"
-    StartJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    StartJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/unknown
     StartJob, no id: InvalidArgument INVALID_FIELD field=job_id
     StartJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
     StartJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
     StartJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
-    CancelJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    CancelJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/unknown
     CancelJob, no id: InvalidArgument INVALID_FIELD field=job_id
     CancelJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
     CancelJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
     CancelJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
-    GetJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    GetJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/unknown
     GetJob, no id: InvalidArgument INVALID_FIELD field=job_id
     GetJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
     GetJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
     GetJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
-    RetryJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    RetryJob, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/unknown
     RetryJob, no id: InvalidArgument INVALID_FIELD field=job_id
     RetryJob, malformed id: InvalidArgument INVALID_FIELD field=job_id
     RetryJob, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
     RetryJob, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
-    ReportResults, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    ReportResults, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/unknown
     ReportResults, no id: InvalidArgument INVALID_FIELD field=job_id
     ReportResults, malformed id: InvalidArgument INVALID_FIELD field=job_id
     ReportResults, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
     ReportResults, id that is not UTF-8: InvalidArgument INVALID_MESSAGE
-    GetProgress, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/nobody
+    GetProgress, unknown job: NotFound JOB_NOT_FOUND resource=highwater.v1.Job/unknown
     GetProgress, no id: InvalidArgument INVALID_FIELD field=job_id
     GetProgress, malformed id: InvalidArgument INVALID_FIELD field=job_id
     GetProgress, id of 129 bytes: InvalidArgument INVALID_FIELD field=job_id
@@ -310,10 +312,10 @@ async fn invalid_calls_return_precise_errors_and_change_nothing() {
     CreateJob, nine stages: InvalidArgument INVALID_FIELD field=stages
     CreateJob, a stage twice: InvalidArgument INVALID_FIELD field=stages[1]
     CreateJob, malformed stage: InvalidArgument INVALID_FIELD field=stages[1]
-    CreateJob, fewer than no tasks: InvalidArgument INVALID_FIELD field=task_count
+    CreateJob, negative task count: InvalidArgument INVALID_FIELD field=task_count
     CreateJob, too many tasks: InvalidArgument INVALID_FIELD field=task_count
     CreateJob, threshold above 1: InvalidArgument INVALID_FIELD field=failure_threshold
-    CreateJob, threshold that is no number: InvalidArgument INVALID_FIELD field=failure_threshold
+    CreateJob, threshold that is not a number: InvalidArgument INVALID_FIELD field=failure_threshold
     CreateJob, two fields wrong: InvalidArgument INVALID_FIELD field=job_id field=task_count
     CreateJob, another job than the pending one: AlreadyExists JOB_EXISTS resource=highwater.v1.Job/pending
     CreateJob, another job than the running one: AlreadyExists JOB_EXISTS resource=highwater.v1.Job/running
@@ -358,14 +360,14 @@ async fn invalid_calls_return_precise_errors_and_change_nothing() {
     no_fault_was_logged(&stack);
 }
 
-/// A caller's mistake is none of ours.
+/// Checks that mistakes of callers are not logged as errors of the gateway.
 fn no_fault_was_logged(stack: &Stack) {
     let log = stack[0].log();
     let faults: Vec<_> = log.lines().filter(|line| line.contains("ERROR") || line.contains("panicked")).collect();
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// What a tracker's key can hold that is no tracker of this job.
+/// Replaces the tracker of a job with a damaged one, a newer one, another type, or nothing.
 async fn damage(stack: &Stack, id: &str, damage: &str) {
     let key = tracker_key(id);
     let tracker = stack.redis.tracker(id).await.unwrap();
@@ -403,7 +405,7 @@ async fn damaged_tracker_keys_are_neither_read_nor_written() {
         client.create(small(what)).await.unwrap();
         client.report(what, succeeded([0], "read")).await.unwrap();
         damage(&stack, what, what).await;
-        // A job whose tracker is to be put where something is already.
+        // A job whose tracker key is already taken when it starts.
         let later = format!("{what}-later");
         if what != "missing" {
             client.create(pb::CreateJobRequest { start: false, ..small(&later) }).await.unwrap();
@@ -411,7 +413,7 @@ async fn damaged_tracker_keys_are_neither_read_nor_written() {
             copy.arg(tracker_key(what)).arg(tracker_key(&later));
             assert!(stack.redis.run::<bool>(&copy).await);
             rows.push(format!("{what}, GetProgress before the start: {}", read(&client, &later).await));
-            rows.push(format!("{what}, StartJob: {}", answered(wire.call(START_JOB, of(&later)).await)));
+            rows.push(format!("{what}, StartJob: {}", result_line(wire.call(START_JOB, job_request(&later)).await)));
             rows.push(format!("{what}, GetProgress: {}", read(&client, &later).await));
         }
         let contents = async || stack.redis.run::<Option<Vec<u8>>>(redis::cmd("DUMP").arg(tracker_key(what))).await;
@@ -420,9 +422,9 @@ async fn damaged_tracker_keys_are_neither_read_nor_written() {
         let answer = client.report(what, succeeded([1], "read")).await.unwrap();
         rows.push(format!("{what}, ReportResults: {}", dispositions(&answer)[0].as_str_name()));
         rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
-        rows.push(format!("{what}, CancelJob: {}", answered(wire.call(CANCEL_JOB, of(what)).await)));
+        rows.push(format!("{what}, CancelJob: {}", result_line(wire.call(CANCEL_JOB, job_request(what)).await)));
         rows.push(format!("{what}, GetProgress: {}", read(&client, what).await));
-        assert!(before.is_none() || contents().await == before, "{what}: it was written to");
+        assert!(before.is_none() || contents().await == before, "{what}: the key was written");
     }
     insta::assert_snapshot!(rows.join("\n"), @r"
     missing, GetProgress: Ok RUNNING FALLBACK TRACKER_MISSING 1 succeeded at least

@@ -1,5 +1,5 @@
-//! Calls as they are on the wire: any path, any headers, any message. A channel of tonic's would itself end a call at the
-//! deadline that its headers name, and the gateway's own answer would not be seen.
+//! Calls with any path, headers and message. A tonic channel would itself end a call at the deadline in its headers, and
+//! the response of the gateway would not be visible.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
-/// The methods, and the least that each takes.
+// The paths of the methods.
 pub const CREATE_JOB: &str = "/highwater.v1.JobService/CreateJob";
 pub const START_JOB: &str = "/highwater.v1.JobService/StartJob";
 pub const CANCEL_JOB: &str = "/highwater.v1.JobService/CancelJob";
@@ -25,8 +25,8 @@ pub const RETRY_JOB: &str = "/highwater.v1.JobService/RetryJob";
 pub const REPORT_RESULTS: &str = "/highwater.v1.ReportService/ReportResults";
 pub const GET_PROGRESS: &str = "/highwater.v1.ProgressService/GetProgress";
 
-/// All that take a job's id.
-pub const OF_A_JOB: [&str; 6] = [START_JOB, CANCEL_JOB, GET_JOB, RETRY_JOB, REPORT_RESULTS, GET_PROGRESS];
+/// The methods whose request has the job ID in field 1.
+pub const JOB_METHODS: [&str; 6] = [START_JOB, CANCEL_JOB, GET_JOB, RETRY_JOB, REPORT_RESULTS, GET_PROGRESS];
 
 /// Clones share one connection.
 #[derive(Clone)]
@@ -35,9 +35,9 @@ pub struct Wire {
     address: SocketAddr,
 }
 
-/// A request that is only a job's id: field 1 of every method that takes one.
+/// A request with only a job ID, in field 1. Bytes, so that it can hold invalid UTF-8.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct OfAJob {
+pub struct JobIdRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub job_id: Vec<u8>,
 }
@@ -50,7 +50,7 @@ impl Wire {
         Self { sender, address }
     }
 
-    /// What a call is answered, as far as it is refused.
+    /// Makes a call and discards the response; returns the error, if any.
     pub async fn call<M>(&self, path: &'static str, message: M) -> Result<(), Status>
     where
         M: Message + 'static,
@@ -80,12 +80,12 @@ impl Wire {
     }
 }
 
-/// The least that a method that takes a job's id takes.
-pub fn of(id: &str) -> OfAJob {
-    OfAJob { job_id: id.as_bytes().to_vec() }
+/// A request with only this job ID.
+pub fn job_request(id: &str) -> JobIdRequest {
+    JobIdRequest { job_id: id.as_bytes().to_vec() }
 }
 
-/// A report of these results.
+/// A report with these results.
 pub fn report(id: &str, results: Vec<pb::TaskResult>) -> pb::ReportResultsRequest {
     pb::ReportResultsRequest { job_id: id.to_owned(), results }
 }

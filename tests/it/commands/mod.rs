@@ -1,4 +1,4 @@
-//! The commands that people call a gateway with: what they print, and their exit codes.
+//! The commands of the CLI that call a gateway: their output and exit codes.
 
 mod printing;
 mod unreachable;
@@ -19,7 +19,7 @@ fn command(arguments: &[&str]) -> tokio::process::Command {
     command
 }
 
-/// Exit code, stdout and stderr of a command that calls this gateway.
+/// Runs a command against this gateway; returns exit code, stdout and stderr.
 async fn call(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String, String) {
     let address = format!("--address={}", gateway.address());
     run(&[arguments, &[&address]].concat()).await
@@ -27,7 +27,7 @@ async fn call(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String, St
 
 async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = tokio::time::timeout(ENDS_WITHIN, command(arguments).output()).await;
-    let Output { status, stdout, stderr } = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+    let Output { status, stdout, stderr } = output.unwrap_or_else(|_| panic!("{arguments:?} does not exit")).unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
@@ -41,7 +41,7 @@ async fn watch_prints_states_until_the_end_across_a_gateway_restart() {
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let mut next = async || -> serde_json::Value {
         let line = tokio::time::timeout(ENDS_WITHIN, lines.next_line()).await.expect("a line").unwrap();
-        serde_json::from_str(&line.expect("no end yet")).unwrap()
+        serde_json::from_str(&line.expect("the output continues")).unwrap()
     };
     let first = next().await;
     assert_eq!((&first["jobId"], &first["state"]), (&"a".into(), &"JOB_STATE_RUNNING".into()));
@@ -84,7 +84,7 @@ async fn exit_codes_reflect_the_outcome() {
         let (code, _, error) = run(&[name, "a", "--address=https://localhost:1"]).await;
         assert_eq!((code, error.contains("only http:// is spoken")), (Some(2), true), "{name}: {error}");
     }
-    // What only the gateway knows to be wrong.
+    // Arguments that only the gateway can reject.
     for words in [&["tasks", "done", "--failed", "--stage=odd"][..], &["retry", "done", "--new-id=no id"]] {
         let (code, _, error) = call(&stack[0], words).await;
         assert!(code == Some(2) && error.contains("(InvalidArgument)"), "{words:?}: {error}");
@@ -136,10 +136,10 @@ async fn completions_cover_every_visible_command() {
 
 #[tokio::test]
 async fn reference_matches_the_program() {
-    let (code, said, _) = run(&["reference"]).await;
+    let (code, printed, _) = run(&["reference"]).await;
     assert_eq!(code, Some(0));
     let written = std::fs::read_to_string(root().join("docs/reference.md")).unwrap();
-    assert!(said == written, "docs/reference.md is not what the program says: ./dev reference");
+    assert!(printed == written, "docs/reference.md is out of date: run ./dev reference");
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn inspect_shows_both_stores_and_which_rule_answers() {
     ] {
         assert!(out.contains(what), "{what}:\n{out}");
     }
-    assert_eq!(stack.redis.tracker("a").await, before, "it only looks");
+    assert_eq!(stack.redis.tracker("a").await, before, "inspect writes nothing");
 
     stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
     let (code, out, _) = inspect("a").await;
@@ -207,7 +207,7 @@ async fn jobs_and_tasks_are_listed_to_the_last_page() {
     assert_eq!(tasks("--succeeded").await, "0-39\n");
 }
 
-/// A page looks at about a million tasks.
+/// A page covers about a million tasks, so this range spans several pages.
 #[tokio::test]
 async fn task_range_across_pages_prints_as_one_line() {
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
@@ -238,7 +238,7 @@ async fn repeated_retry_creates_one_job_of_the_failed_tasks() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 10)).await.unwrap();
     let (code, _, error) = call(&stack[0], &["retry", "a"]).await;
-    assert_eq!(code, Some(1), "it runs: {error}");
+    assert_eq!(code, Some(1), "a running job cannot be retried: {error}");
     stack[0].report("a", [succeeded(0..7, "s"), failed(7..10, "s")].concat()).await.unwrap();
     for _ in 0..2 {
         let (code, out, error) = call(&stack[0], &["retry", "a", "--new-id=b", "--start"]).await;

@@ -1,4 +1,4 @@
-//! What is asked for is printed, or the command fails: with the reason, unless its reader has gone away by itself.
+//! Write failures: a command that cannot print fails with the cause, or silently if the reader of a pipe has exited.
 
 use std::fs::File;
 use std::process::{Output, Stdio};
@@ -8,14 +8,14 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::{ENDS_WITHIN, command};
 use crate::support::{Directory, Stack, failed, job, succeeded};
 
-/// Every command that prints something and ends, with what lets it print that.
+/// Arguments of every command that prints and exits; creates the jobs that they need.
 async fn commands(stack: &Stack) -> Vec<Vec<String>> {
     stack[0].create(job("ended", &["s"], 3)).await.unwrap();
     stack[0].report("ended", [succeeded(0..2, "s"), failed([2], "s")].concat()).await.unwrap();
     stack[0].create(job("cancelled", &["s"], 3)).await.unwrap();
     let address = format!("--address={}", stack[0].address());
     let stores = [format!("--redis-url={}", stack.redis.url()), format!("--postgres-url={}", stack.postgres.url())];
-    let of_gateway: [&[&str]; 8] = [
+    let gateway_commands: [&[&str]; 8] = [
         &["jobs"],
         &["jobs", "--json"],
         &["tasks", "ended", "--failed"],
@@ -25,22 +25,22 @@ async fn commands(stack: &Stack) -> Vec<Vec<String>> {
         &["retry", "ended"],
         &["healthcheck"],
     ];
-    let of_gateway = of_gateway.map(|words| [words, &[&address]].concat());
-    let of_stores = [vec!["inspect", "ended", &stores[0], &stores[1]], vec!["migrate", "--log=off", &stores[1]]];
-    let of_nobody = [vec!["completions", "bash"], vec!["reference"], vec!["--help"], vec!["jobs", "--help"]];
-    let all = of_gateway.into_iter().chain(of_stores).chain(of_nobody);
+    let gateway_commands = gateway_commands.map(|words| [words, &[&address]].concat());
+    let store_commands = [vec!["inspect", "ended", &stores[0], &stores[1]], vec!["migrate", "--log=off", &stores[1]]];
+    let standalone = [vec!["completions", "bash"], vec!["reference"], vec!["--help"], vec!["jobs", "--help"]];
+    let all = gateway_commands.into_iter().chain(store_commands).chain(standalone);
     all.map(|words| words.into_iter().map(str::to_owned).collect()).collect()
 }
 
-/// Exit code and stderr of a command that prints there.
+/// Runs a command with this stdout; returns exit code and stderr.
 async fn print_to(stdout: impl Into<Stdio>, words: &[String]) -> (Option<i32>, String) {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut command = command(&words);
-    // Where the programs of private servers are.
+    // PATH, so that the programs of private servers are found.
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let output = tokio::time::timeout(ENDS_WITHIN, child.wait_with_output()).await;
-    let Output { status, stderr, .. } = output.unwrap_or_else(|_| panic!("{words:?} does not end")).unwrap();
+    let Output { status, stderr, .. } = output.unwrap_or_else(|_| panic!("{words:?} does not exit")).unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
 }
 
@@ -68,7 +68,7 @@ async fn closed_stdout_pipe_exits_silently() {
     }
 }
 
-/// `highwater watch JOB | head -1`: nothing is printed for as long as nothing happens to the job.
+/// As in `highwater watch JOB | head -1` while the job does not change, so that watch has nothing to print.
 #[tokio::test]
 async fn idle_watch_exits_when_its_reader_closes() {
     let stack = Stack::start(1).await;
@@ -80,7 +80,7 @@ async fn idle_watch_exits_when_its_reader_closes() {
         let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
         assert!(lines.next_line().await.unwrap().expect("a state").contains("RUNNING"));
         drop(lines);
-        let output = tokio::time::timeout(ENDS_WITHIN, watch.wait_with_output()).await.expect("it ends").unwrap();
+        let output = tokio::time::timeout(ENDS_WITHIN, watch.wait_with_output()).await.expect("watch exits").unwrap();
         assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(1), ""));
     }
 }

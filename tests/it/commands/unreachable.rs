@@ -1,5 +1,5 @@
-//! What people are told when no gateway answers: who it is that does not, what they can do, and that it is tried again. On
-//! stderr, so that what was asked for is alone on stdout.
+//! Messages when no gateway responds: they name the address and a remedy, and announce retries. They go to stderr, so that
+//! stdout has only the requested output.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -15,17 +15,17 @@ use crate::support::{Gateway, Link, Stack, job, succeeded};
 const ONE_CALL: [&[&str]; 5] =
     [&["jobs"], &["tasks", "a", "--failed"], &["cancel", "a"], &["retry", "a"], &["healthcheck"]];
 
-/// Less than trying again would take; on a machine that is busy.
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// Less than the retries would take, on a busy machine.
+const NO_RETRY: Duration = Duration::from_secs(5);
 
-fn started(gateway: &Gateway, words: &[&str]) -> Child {
+fn spawn(gateway: &Gateway, words: &[&str]) -> Child {
     let address = format!("--address={}", gateway.address());
     let mut command = command(&[words, &[&address]].concat());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 async fn next<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> Option<String> {
-    tokio::time::timeout(ENDS_WITHIN, lines.next_line()).await.expect("a line, or the end").unwrap()
+    tokio::time::timeout(ENDS_WITHIN, lines.next_line()).await.expect("a line or the end of the output").unwrap()
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn refused_connection_is_reported_immediately_with_advice() {
             ),
             "{words:?}"
         );
-        assert!(begun.elapsed() < AT_ONCE, "{words:?} after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < NO_RETRY, "{words:?} after {:?}", begun.elapsed());
     }
 }
 
@@ -71,8 +71,8 @@ async fn silent_server_is_named_while_waiting() {
 
     let mut jobs = command(&["jobs", "--address", &address]);
     let mut jobs = jobs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(jobs.stderr.take().unwrap()).lines();
-    assert_eq!(next(&mut said).await, Some(format!("note: waiting for an answer from {address}")));
+    let mut notes = BufReader::new(jobs.stderr.take().unwrap()).lines();
+    assert_eq!(next(&mut notes).await, Some(format!("note: waiting for an answer from {address}")));
 }
 
 #[tokio::test]
@@ -80,13 +80,13 @@ async fn retries_are_announced_and_success_prints_nothing_more() {
     let stack = Stack::builder(1).links().start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     stack[0].links().postgres.set(Link::Cut);
-    let mut jobs = started(&stack[0], &["jobs"]);
-    let mut said = BufReader::new(jobs.stderr.take().unwrap()).lines();
-    let trouble = next(&mut said).await.expect("a note");
+    let mut jobs = spawn(&stack[0], &["jobs"]);
+    let mut notes = BufReader::new(jobs.stderr.take().unwrap()).lines();
+    let trouble = next(&mut notes).await.expect("a note");
     assert!(trouble.starts_with("note: Postgres cannot be reached"), "{trouble}");
     assert!(trouble.ends_with("(Unavailable); trying again for 10 s"), "{trouble}");
     stack[0].links().postgres.set(Link::Open);
-    assert_eq!(next(&mut said).await, None);
+    assert_eq!(next(&mut notes).await, None);
     let output = jobs.wait_with_output().await.unwrap();
     assert_eq!((output.status.code(), output.stdout.starts_with(b"a  RUNNING")), (Some(0), true));
 }
@@ -96,15 +96,15 @@ async fn watch_reports_connection_changes_on_stderr() {
     let mut stack = Stack::builder(1).start().await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
     let address = stack[0].address().to_string();
-    let mut watch = started(&stack[0], &["watch", "a"]);
+    let mut watch = spawn(&stack[0], &["watch", "a"]);
     let mut printed = BufReader::new(watch.stdout.take().unwrap()).lines();
-    let mut said = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let mut notes = BufReader::new(watch.stderr.take().unwrap()).lines();
     assert!(next(&mut printed).await.expect("a state").starts_with("RUNNING  0 %"));
     stack[0].restart_at(&address).await;
-    let trouble = next(&mut said).await.expect("a note");
+    let trouble = next(&mut notes).await.expect("a note");
     assert!(trouble.starts_with("note: ") && trouble.ends_with("; trying on"), "{trouble}");
     assert!(trouble.contains(&address), "{trouble}");
-    assert_eq!(next(&mut said).await.as_deref(), Some("note: the gateway answers again"));
+    assert_eq!(next(&mut notes).await.as_deref(), Some("note: the gateway answers again"));
     stack[0].wait_until_ready().await;
     stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
     while let Some(line) = next(&mut printed).await {

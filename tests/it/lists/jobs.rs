@@ -1,4 +1,4 @@
-//! Lists of jobs: nothing twice, nothing missed, whatever happens to the jobs meanwhile; and endings can be followed.
+//! ListJobs: paging returns every job exactly once while jobs change, and clients can follow ended jobs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use crate::support::{
     Client, Stack, code_and_reason, eventually, holds_for, job, pb, stage_counts, succeeded, system_time,
 };
 
-/// Jobs as Postgres knows them: of four, one each is pending, running, cancelled and succeeded; every tenth is red.
+/// SQL for ten thousand jobs: of every four, one each is pending, running, cancelled and succeeded; every tenth is red.
 const TEN_THOUSAND: &str = r#"
     INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, create_time)
     SELECT 'job-' || n, '', jsonb_build_object('color', CASE WHEN n % 10 = 0 THEN 'red' ELSE 'blue' END, 'n', n::text),
@@ -31,7 +31,7 @@ fn ids(jobs: &[pb::Job]) -> Vec<&str> {
     jobs.iter().map(|job| job.job_id.as_str()).collect()
 }
 
-/// All pages, with something done between each two of them.
+/// Reads all pages; runs `between` with the page number between two pages.
 async fn pages(client: &Client, first: pb::ListJobsRequest, mut between: impl AsyncFnMut(usize)) -> Vec<pb::Job> {
     let mut request = first;
     let mut jobs = Vec::new();
@@ -49,7 +49,7 @@ async fn pages(client: &Client, first: pb::ListJobsRequest, mut between: impl As
 
 fn distinct(jobs: &[pb::Job]) -> HashSet<String> {
     let distinct: HashSet<_> = jobs.iter().map(|job| job.job_id.clone()).collect();
-    assert_eq!(distinct.len(), jobs.len(), "some are told twice");
+    assert_eq!(distinct.len(), jobs.len(), "some jobs are listed twice");
     distinct
 }
 
@@ -59,7 +59,7 @@ async fn paging_over_ten_thousand_changing_jobs_lists_each_once() {
     stack.postgres.run(TEN_THOUSAND).await.unwrap();
     let request = pb::ListJobsRequest { page_size: 200, ..pb::ListJobsRequest::default() };
     let listed = pages(&stack[0], request, async |number| {
-        // Some are created, some are started, some end; through the other gateway.
+        // Jobs are created and ended through the other gateway.
         stack[1].create(job(&format!("new-{number}"), &["s"], 1)).await.unwrap();
         stack[1].report(&format!("new-{number}"), succeeded([0], "s")).await.unwrap();
         stack[1].cancel(&format!("job-{}", number * 100), "").await.unwrap();
@@ -68,7 +68,7 @@ async fn paging_over_ten_thousand_changing_jobs_lists_each_once() {
     let listed = listed.await;
     let found = distinct(&listed);
     assert!((0..10_000).all(|number| found.contains(&format!("job-{number}"))));
-    assert!(listed.is_sorted_by(|a, b| system_time(a.create_time) >= system_time(b.create_time)), "the newest first");
+    assert!(listed.is_sorted_by(|a, b| system_time(a.create_time) >= system_time(b.create_time)), "newest first");
 
     let red = |states: &[pb::JobState]| pb::ListJobsRequest {
         labels: BTreeMap::from([("color".to_owned(), "red".to_owned())]),
@@ -80,7 +80,7 @@ async fn paging_over_ten_thousand_changing_jobs_lists_each_once() {
     let running = pages(&stack[0], red(&[pb::JobState::Running, pb::JobState::Succeeded]), async |_| ()).await;
     assert!(running.iter().all(|job| job.labels["color"] == "red"));
     assert!(running.iter().all(|job| matches!(job.state(), pb::JobState::Running | pb::JobState::Succeeded)));
-    // None of them is odd: what is left of every tenth is pending and cancelled.
+    // Every tenth job has an even number, so it is pending or cancelled.
     assert_eq!(running.len(), 0);
     let one = pb::ListJobsRequest {
         labels: BTreeMap::from([("color".to_owned(), "blue".to_owned()), ("n".to_owned(), "77".to_owned())]),
@@ -89,7 +89,7 @@ async fn paging_over_ten_thousand_changing_jobs_lists_each_once() {
     assert_eq!(ids(&pages(&stack[0], one, async |_| ()).await), ["job-77"]);
 }
 
-/// A backend that follows endings: it asks again behind the last one that it was told of.
+/// Lists the jobs that ended after the last one seen, as a backend that follows ends does.
 async fn follow(client: &Client, after: &mut Option<prost_types::Timestamp>) -> Vec<pb::Job> {
     let request = pb::ListJobsRequest { ended_after: *after, page_size: 7, ..by_end() };
     let ended = pages(client, request, async |_| ()).await;
@@ -104,7 +104,7 @@ async fn following_ended_jobs_returns_each_once_in_end_time_order() {
     for id in &all {
         stack[0].create(job(id, &["s"], 1)).await.unwrap();
     }
-    let ending = stack.gateways().iter().enumerate().map(|(share, gateway)| {
+    let enders = stack.gateways().iter().enumerate().map(|(share, gateway)| {
         let (client, mine) = (gateway.client(), all.iter().skip(share).step_by(3).cloned().collect::<Vec<_>>());
         tokio::spawn(async move {
             for (number, id) in mine.iter().enumerate() {
@@ -115,23 +115,23 @@ async fn following_ended_jobs_returns_each_once_in_end_time_order() {
             }
         })
     });
-    let ending: Vec<_> = ending.collect();
-    let (mut after, mut told) = (None, Vec::new());
-    let all_told = async || {
-        told.extend(follow(&stack[1], &mut after).await);
-        (told.len() >= all.len()).then_some(())
+    let enders: Vec<_> = enders.collect();
+    let (mut after, mut listed) = (None, Vec::new());
+    let all_listed = async || {
+        listed.extend(follow(&stack[1], &mut after).await);
+        (listed.len() >= all.len()).then_some(())
     };
-    eventually("all endings are told", all_told).await;
-    for task in ending {
+    eventually("all ends are listed", all_listed).await;
+    for task in enders {
         task.await.unwrap();
     }
-    assert_eq!(distinct(&told).len(), all.len());
-    assert!(told.is_sorted_by(|a, b| system_time(a.end_time) <= system_time(b.end_time)), "in the order of their ends");
-    assert!(told.iter().all(|job| matches!(job.state(), pb::JobState::Succeeded | pb::JobState::Cancelled)));
-    assert_eq!(follow(&stack[0], &mut after).await, [], "nothing is new");
+    assert_eq!(distinct(&listed).len(), all.len());
+    assert!(listed.is_sorted_by(|a, b| system_time(a.end_time) <= system_time(b.end_time)), "sorted by end time");
+    assert!(listed.iter().all(|job| matches!(job.state(), pb::JobState::Succeeded | pb::JobState::Cancelled)));
+    assert_eq!(follow(&stack[0], &mut after).await, [], "no further ends");
 }
 
-/// Rows become visible in the order of their commits, which is not that of their times.
+/// Rows become visible in commit order, which can differ from the order of end times.
 #[tokio::test]
 async fn late_committing_end_is_not_skipped() {
     let stack = Stack::start(1).await;
@@ -140,28 +140,28 @@ async fn late_committing_end_is_not_skipped() {
     }
     stack[0].cancel("before", "").await.unwrap();
     let mut after = None;
-    let told = async || {
-        let told = follow(&stack[0], &mut after).await;
-        (!told.is_empty()).then_some(told)
+    let new_ends = async || {
+        let listed = follow(&stack[0], &mut after).await;
+        (!listed.is_empty()).then_some(listed)
     };
-    assert_eq!(ids(&eventually("the first ending is told", told).await), ["before"]);
+    assert_eq!(ids(&eventually("the first end is listed", new_ends).await), ["before"]);
 
     let mut psql = stack.postgres.connection().await;
     let mut slow = psql.begin().await.unwrap();
     let end = "UPDATE jobs SET state = 'CANCELLED', end_time = now(), cells = '', snapshot =
                (SELECT snapshot FROM jobs WHERE job_id = 'before') WHERE job_id = 'slow'";
     slow.execute(end).await.unwrap();
-    // Seconds later, so that no coarseness of the lock helps.
+    // More than a second later, so that the order does not depend on the resolution of the lock.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     stack[0].cancel("after", "").await.unwrap();
     let quiet = async || follow(&stack[0], &mut after).await.is_empty();
-    holds_for(Duration::from_secs(1), "nobody goes past the ending that is under way", quiet).await;
+    holds_for(Duration::from_secs(1), "no end is listed before the one in progress", quiet).await;
     slow.commit().await.unwrap();
-    let told = async || {
-        let told = follow(&stack[0], &mut after).await;
-        (!told.is_empty()).then_some(told)
+    let new_ends = async || {
+        let listed = follow(&stack[0], &mut after).await;
+        (!listed.is_empty()).then_some(listed)
     };
-    assert_eq!(ids(&eventually("both are told", told).await), ["slow", "after"]);
+    assert_eq!(ids(&eventually("both ends are listed", new_ends).await), ["slow", "after"]);
     assert_eq!(follow(&stack[0], &mut after).await, []);
 }
 
@@ -189,8 +189,8 @@ async fn job_list_includes_progress_on_request() {
     let with = pb::ListJobsRequest { with_progress: true, ..pb::ListJobsRequest::default() };
     let with = stack[0].list_jobs(with).await.unwrap();
     assert_eq!(with.jobs, without.jobs);
-    let counts = with.progress.iter().map(|told| match &told.result {
-        Some(pb::progress_result::Result::Progress(progress)) => (told.job_id.as_str(), stage_counts(progress)[0]),
+    let counts = with.progress.iter().map(|entry| match &entry.result {
+        Some(pb::progress_result::Result::Progress(progress)) => (entry.job_id.as_str(), stage_counts(progress)[0]),
         other => panic!("{other:?}"),
     });
     assert_eq!(counts.collect::<Vec<_>>(), [("c", [3, 0, 0, 0]), ("b", [2, 1, 0, 0]), ("a", [3, 0, 0, 0])]);
@@ -222,7 +222,7 @@ async fn invalid_job_list_requests_are_rejected() {
     assert_eq!(ids(&page.jobs), ["b"]);
     let next = pb::ListJobsRequest { page_token: token.clone(), page_size: 5, ..first.clone() };
     let next = stack[0].list_jobs(next).await.unwrap();
-    assert_eq!((ids(&next.jobs), next.next_page_token.as_str()), (vec!["a"], ""), "the size may change");
+    assert_eq!((ids(&next.jobs), next.next_page_token.as_str()), (vec!["a"], ""), "the page size may change");
 
     let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
     let running = i32::from(pb::JobState::Running);

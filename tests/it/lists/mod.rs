@@ -1,4 +1,4 @@
-//! Many at once: the progress of many jobs, lists of jobs and tasks, and jobs that are made of another's tasks.
+//! Batch reads, lists of jobs and tasks, and retries of the tasks of another job.
 
 mod batch;
 mod jobs;

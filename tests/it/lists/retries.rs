@@ -1,5 +1,4 @@
-//! Jobs that try again what failed in another: made once however often they are asked for, linked for good, and each of
-//! their tasks can be traced back.
+//! RetryJob: a retry is created once, stays linked to its original, and each of its tasks maps to an original task.
 
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -10,7 +9,7 @@ fn retry(id: &str) -> pb::RetryJobRequest {
     pb::RetryJobRequest { job_id: id.to_owned(), ..pb::RetryJobRequest::default() }
 }
 
-/// Of ten tasks 1, 2 and 7 fail, 3 at the second stage, 8 and 9 are outstanding; then it is cancelled.
+/// Creates and cancels a job of ten tasks: 1, 2 and 7 failed at the first stage, 3 at the second, 8 and 9 are outstanding.
 async fn ended(client: &Client, id: &str) -> pb::Job {
     client
         .create(pb::CreateJobRequest { display_name: "Import".into(), ..job(id, &["read", "digest"], 10) })
@@ -22,12 +21,12 @@ async fn ended(client: &Client, id: &str) -> pb::Job {
     client.cancel(id, "enough").await.unwrap()
 }
 
-/// Each outstanding task of a job, with the task that it is a retry of.
+/// Each outstanding task of a retry, with its original task.
 async fn originals(client: &Client, id: &str, page_size: i32) -> Vec<(i64, i64)> {
     first_originals(client, id, page_size, usize::MAX).await
 }
 
-/// Those of the first pages.
+/// The outstanding tasks of the first pages, with their original tasks.
 async fn first_originals(client: &Client, id: &str, page_size: i32, pages: usize) -> Vec<(i64, i64)> {
     let mut request = pb::ListTasksRequest {
         job_id: id.to_owned(),
@@ -40,7 +39,7 @@ async fn first_originals(client: &Client, id: &str, page_size: i32, pages: usize
         let page = client.list_tasks(request.clone()).await.unwrap();
         assert!(page_size == 0 || page.ranges.len() <= usize::try_from(page_size).unwrap());
         for range in &page.ranges {
-            let first = range.original_first.expect("the task that it is a retry of");
+            let first = range.original_first.expect("the range has its original task");
             originals.extend((range.first..=range.last).zip(first..));
         }
         request.page_token = page.next_page_token;
@@ -62,14 +61,14 @@ async fn retry_contains_the_failed_tasks_and_their_original_indexes() {
     for size in [0, 1, 2] {
         assert_eq!(originals(&stack[0], "new", size).await, [(0, 1), (1, 2), (2, 3), (3, 7)]);
     }
-    // The old one is as it ended, but for the link.
+    // The original is unchanged except for the link.
     let linked = pb::Job { retried_by: "new".to_owned(), ..old };
     for gateway in stack.gateways() {
         assert_eq!(gateway.get("old").await.unwrap(), linked);
         let listed = gateway.list_jobs(pb::ListJobsRequest::default()).await.unwrap().jobs;
         assert_eq!(listed, [new.clone(), linked.clone()]);
     }
-    // It runs as any other, through all stages.
+    // The retry runs like any other job, through all stages.
     stack[0].start("new").await.unwrap();
     stack[0].report("new", succeeded(0..4, "read")).await.unwrap();
     assert_eq!(originals(&stack[1], "new", 0).await.len(), 4);
@@ -78,7 +77,7 @@ async fn retry_contains_the_failed_tasks_and_their_original_indexes() {
 
     let third = stack[0].retry(retry("new")).await.unwrap();
     assert_eq!((third.task_count, third.retry_of.as_str()), (2, "new"));
-    assert_eq!(originals(&stack[1], &third.job_id, 0).await, [(0, 3), (1, 7)], "tasks of the first job");
+    assert_eq!(originals(&stack[1], &third.job_id, 0).await, [(0, 3), (1, 7)], "indexes in the first job");
 }
 
 #[tokio::test]
@@ -92,7 +91,7 @@ async fn retry_includes_outstanding_tasks_on_request() {
     assert_eq!(originals(&stack[0], &new.job_id, 0).await, expected);
 }
 
-/// A caller that got no answer sends the same again.
+/// A caller that received no response repeats the request.
 #[tokio::test]
 async fn concurrent_retries_through_any_gateway_create_one_job() {
     let stack = Stack::start(2).await;
@@ -101,16 +100,16 @@ async fn concurrent_retries_through_any_gateway_create_one_job() {
         let client = stack[number % 2].client();
         tokio::spawn(async move { client.retry(retry("old")).await.unwrap() })
     });
-    let mut made = Vec::new();
+    let mut created = Vec::new();
     for call in calls.collect::<Vec<_>>() {
-        made.push(call.await.unwrap().job_id);
+        created.push(call.await.unwrap().job_id);
     }
-    made.dedup();
-    assert_eq!(made.len(), 1, "{made:?}");
-    let again = pb::RetryJobRequest { new_job_id: made[0].clone(), start: true, ..retry("old") };
+    created.dedup();
+    assert_eq!(created.len(), 1, "{created:?}");
+    let again = pb::RetryJobRequest { new_job_id: created[0].clone(), start: true, ..retry("old") };
     assert_eq!(stack[1].retry(again.clone()).await.unwrap().state(), pb::JobState::Running);
-    stack[0].cancel(&made[0], "").await.unwrap();
-    assert_eq!(stack[1].retry(again).await.unwrap().state(), pb::JobState::Cancelled, "as it is now");
+    stack[0].cancel(&created[0], "").await.unwrap();
+    assert_eq!(stack[1].retry(again).await.unwrap().state(), pb::JobState::Cancelled, "the current state");
     assert_eq!(stack.postgres.value::<i64>("SELECT count(*) FROM jobs").await, 2);
 
     for other in [
@@ -119,12 +118,12 @@ async fn concurrent_retries_through_any_gateway_create_one_job() {
     ] {
         let refused = stack[0].retry(other).await.unwrap_err();
         assert_eq!(code_and_reason(&refused), (Code::AlreadyExists, "JOB_RETRIED".to_owned()));
-        assert_eq!(refused.get_details_resource_info().unwrap().resource_name, made[0]);
+        assert_eq!(refused.get_details_resource_info().unwrap().resource_name, created[0]);
     }
-    assert!(stack.postgres.run("UPDATE retries SET retry_of = 'new'").await.is_err(), "a link is for good");
+    assert!(stack.postgres.run("UPDATE retries SET retry_of = 'new'").await.is_err(), "a link cannot be changed");
 }
 
-/// It looks like one that was created so, and is another.
+/// A retry can have the same fields as a job that CreateJob would make, but it is a different job.
 #[tokio::test]
 async fn creating_a_job_with_the_id_of_a_retry_is_rejected() {
     let stack = Stack::start(1).await;
@@ -135,8 +134,8 @@ async fn creating_a_job_with_the_id_of_a_retry_is_rejected() {
     let refused = stack[0].create(same).await.unwrap_err();
     assert_eq!(code_and_reason(&refused), (Code::AlreadyExists, "JOB_EXISTS".to_owned()));
     assert!(refused.message().contains(": retry_of differs"), "{refused:?}");
-    assert_eq!(stack[0].get("new").await.unwrap(), new, "it was not started either");
-    assert_eq!(stack[0].retry(request).await.unwrap(), new, "who retries again is answered");
+    assert_eq!(stack[0].get("new").await.unwrap(), new, "the retry was not started");
+    assert_eq!(stack[0].retry(request).await.unwrap(), new, "repeating the retry returns the job");
 }
 
 #[tokio::test]
@@ -171,7 +170,7 @@ async fn invalid_retries_are_rejected_with_a_reason() {
     let refused = [
         (retry("running"), Code::FailedPrecondition, "JOB_NOT_ENDED"),
         (retry("all-well"), Code::FailedPrecondition, "NOTHING_TO_RETRY"),
-        (retry("nobody"), Code::NotFound, "JOB_NOT_FOUND"),
+        (retry("unknown"), Code::NotFound, "JOB_NOT_FOUND"),
         (retry("a b"), Code::InvalidArgument, "INVALID_FIELD"),
         (named("a b"), Code::InvalidArgument, "INVALID_FIELD"),
         (named("running"), Code::AlreadyExists, "JOB_EXISTS"),
@@ -233,7 +232,7 @@ async fn retry_of_a_million_tasks_is_stored_compactly() {
     const TASKS: i64 = 2_000_000;
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("old", &["s"], TASKS)).await.unwrap();
-    // Every second one, so that nothing of it is one stretch: by hand, since two hundred reports take their time.
+    // Every second task failed, so that no range is longer than one. Written by SQL, because two hundred reports are slow.
     let cells = vec![0b1101_1101_u8; 500_000];
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, &cells).unwrap();

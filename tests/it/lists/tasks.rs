@@ -1,4 +1,4 @@
-//! Lists of tasks: who is outstanding, has failed, has succeeded; live, from what can be reached, and after the end.
+//! ListTasks: outstanding, failed and succeeded tasks; live, from fallbacks, and after the end.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::support::{
 
 const STAGES: [&str; 2] = ["read", "digest"];
 
-fn wanted(id: &str, stage: &str, status: pb::TaskStatus) -> pb::ListTasksRequest {
+fn request(id: &str, stage: &str, status: pb::TaskStatus) -> pb::ListTasksRequest {
     let (job_id, stage) = (id.to_owned(), stage.to_owned());
     pb::ListTasksRequest { job_id, stage, status: status.into(), ..pb::ListTasksRequest::default() }
 }
 
-/// All pages: their tasks, and the pages themselves; with something done between each two of them.
+/// Reads all pages; runs `between` with the page number between two pages. Returns the tasks, and the pages themselves.
 async fn pages(
     client: &Client,
     mut request: pb::ListTasksRequest,
@@ -34,7 +34,7 @@ async fn pages(
         }
         between(number).await;
     }
-    assert!(tasks.is_sorted_by(|a, b| a < b), "in order, and none twice");
+    assert!(tasks.is_sorted_by(|a, b| a < b), "sorted, without duplicates");
     (tasks, pages)
 }
 
@@ -46,7 +46,7 @@ fn ranges(page: &pb::ListTasksResponse) -> Vec<(i64, i64)> {
     page.ranges.iter().map(|range| (range.first, range.last)).collect()
 }
 
-/// Ten tasks: 0 to 3 succeeded, 4 is halfway, 5 failed at the first stage, 6 at the second.
+/// Creates a job of ten tasks: 0 to 3 succeeded, 4 is past the first stage, 5 failed at the first stage, 6 at the second.
 async fn ten_tasks(client: &Client, id: &str) {
     client.create(job(id, &STAGES, 10)).await.unwrap();
     client.report(id, succeeded([0, 1, 2, 3, 4, 6], "read")).await.unwrap();
@@ -73,8 +73,8 @@ async fn tasks_are_listed_by_status_live_and_after_the_end() {
                 ("", Succeeded, vec![(0, 3)]),
             ];
             for (stage, status, expected) in rows {
-                let page = eventually("the feed tells of the job", async || {
-                    let page = gateway.list_tasks(wanted("a", stage, status)).await.unwrap();
+                let page = eventually("the source is as expected", async || {
+                    let page = gateway.list_tasks(request("a", stage, status)).await.unwrap();
                     (page.source() == source).then_some(page)
                 });
                 let page = page.await;
@@ -82,7 +82,7 @@ async fn tasks_are_listed_by_status_live_and_after_the_end() {
                 assert_eq!((page.job_state(), page.lower_bound, page.next_page_token.as_str()), (state, false, ""));
                 assert!(page.observe_time.is_some());
             }
-            // As a whole they are what Progress counts.
+            // Progress counts the same tasks.
             let progress = gateway.progress("a").await.unwrap();
             assert_eq!(task_counts(&progress), [4, 4, 2]);
         }
@@ -96,20 +96,20 @@ async fn tasks_are_listed_by_status_live_and_after_the_end() {
 async fn every_task_of_a_pending_job_is_outstanding() {
     let stack = Stack::start(1).await;
     stack[0].create(pb::CreateJobRequest { start: false, ..job("a", &STAGES, 10) }).await.unwrap();
-    let page = stack[0].list_tasks(wanted("a", "digest", Outstanding)).await.unwrap();
+    let page = stack[0].list_tasks(request("a", "digest", Outstanding)).await.unwrap();
     assert_eq!((ranges(&page), page.source()), (vec![(0, 9)], pb::Source::Snapshot));
     assert_eq!(page.job_state(), pb::JobState::Pending);
-    assert_eq!(listed(&stack[0], wanted("a", "", Succeeded)).await, [0; 0]);
+    assert_eq!(listed(&stack[0], request("a", "", Succeeded)).await, [0; 0]);
 }
 
-/// Those that stand so all the time are listed, those that never do are not, none is listed twice; and the end in the
-/// middle of it changes nothing.
+/// Tasks that have the status throughout are listed, tasks that never have it are not, and none is listed twice, even
+/// though the job ends between two pages.
 #[tokio::test]
 async fn paging_over_a_hundred_thousand_changing_tasks_lists_each_once() {
     const TASKS: i64 = 100_000;
     let stack = Stack::builder(2).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
-    // Of three tasks one is never reported, one before, one while it is listed.
+    // A third of the tasks is never reported, a third before the list, and a third during it.
     let every_third = |first: i64| (first..TASKS).step_by(3).collect::<Vec<_>>();
     let (never, before, mut during) = (every_third(0), every_third(1), every_third(2));
     for batch in before.chunks(10_000) {
@@ -117,7 +117,7 @@ async fn paging_over_a_hundred_thousand_changing_tasks_lists_each_once() {
     }
     Random::seeded(1).shuffle(&mut during);
     let mut batches = during.chunks(500);
-    let request = pb::ListTasksRequest { page_size: 400, ..wanted("a", "read", Outstanding) };
+    let request = pb::ListTasksRequest { page_size: 400, ..request("a", "read", Outstanding) };
     let (outstanding, read) = pages(&stack[0], request.clone(), async |number| {
         if let Some(batch) = batches.next() {
             stack[1].report("a", succeeded(batch.iter().copied(), "read")).await.unwrap();
@@ -131,8 +131,8 @@ async fn paging_over_a_hundred_thousand_changing_tasks_lists_each_once() {
     assert!(read.iter().all(|page| page.ranges.len() <= 400));
     let sources = |source| read.iter().filter(|page| page.source() == source).count();
     assert!(sources(pb::Source::Live) > 50 && sources(pb::Source::Snapshot) > 20);
-    assert!(never.iter().all(|task| outstanding.binary_search(task).is_ok()), "one that was outstanding is missed");
-    assert!(before.iter().all(|task| outstanding.binary_search(task).is_err()), "one that succeeded is listed");
+    assert!(never.iter().all(|task| outstanding.binary_search(task).is_ok()), "an outstanding task is missing");
+    assert!(before.iter().all(|task| outstanding.binary_search(task).is_err()), "a succeeded task is listed");
 
     let [outstanding, succeeded] = [Outstanding, Succeeded].map(|status| {
         let request = pb::ListTasksRequest { status: status.into(), page_size: 10_000, ..request.clone() };
@@ -154,17 +154,17 @@ async fn one_call_scans_a_bounded_part_of_the_largest_job() {
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
     stack[0].report("a", succeeded([0, TASKS - 1], "read")).await.unwrap();
-    let request = wanted("a", "read", Succeeded);
-    let (found, read) = pages(&stack[0], request.clone(), async |_| ()).await;
+    let succeeded_tasks = request("a", "read", Succeeded);
+    let (found, read) = pages(&stack[0], succeeded_tasks.clone(), async |_| ()).await;
     assert_eq!(found, [0, TASKS - 1]);
     assert!((9..=11).contains(&read.len()), "{} pages", read.len());
-    let outstanding = stack[0].list_tasks(wanted("a", "read", Outstanding)).await.unwrap();
+    let outstanding = stack[0].list_tasks(request("a", "read", Outstanding)).await.unwrap();
     assert_eq!(ranges(&outstanding), [(1, (1 << 20) - 1)]);
     stack[0].cancel("a", "").await.unwrap();
-    assert_eq!(listed(&stack[0], request).await, [0, TASKS - 1]);
+    assert_eq!(listed(&stack[0], succeeded_tasks).await, [0, TASKS - 1]);
 }
 
-/// SCENARIO: the tracker is evicted, and no mirror knows it.
+/// Scenario: the tracker is evicted, and no mirror has its marks.
 #[tokio::test]
 async fn lost_marks_are_outstanding_again_and_reporting_them_ends_the_job() {
     let mut stack = Stack::builder(2).reconciling(Duration::from_millis(100), Duration::from_secs(3)).start().await;
@@ -179,25 +179,25 @@ async fn lost_marks_are_outstanding_again_and_reporting_them_ends_the_job() {
         stack[gateway].wait_until_ready().await;
     }
     let lost = async || {
-        let page = stack[0].list_tasks(wanted("a", "s", Outstanding)).await;
+        let page = stack[0].list_tasks(request("a", "s", Outstanding)).await;
         match page {
             Ok(page) => {
                 assert_eq!((page.source(), page.lower_bound), (pb::Source::Fallback, true));
                 Some(page)
             }
             Err(status) => {
-                let told = code_and_reason(&status);
-                assert_eq!(told.0, Code::Unavailable, "{told:?}: no guess");
+                let error = code_and_reason(&status);
+                assert_eq!(error.0, Code::Unavailable, "{error:?}: the gateway must not guess");
                 None
             }
         }
     };
     assert_eq!(ranges(&eventually("the tracker is restored", lost).await), [(0, 9)]);
-    let outstanding = listed(&stack[1], wanted("a", "s", Outstanding)).await;
+    let outstanding = listed(&stack[1], request("a", "s", Outstanding)).await;
     stack[1].report("a", succeeded(outstanding, "s")).await.unwrap();
     let ended = async || (stack[0].get("a").await.unwrap().state() == pb::JobState::Succeeded).then_some(());
     eventually("the job ends", ended).await;
-    assert_eq!(listed(&stack[0], wanted("a", "s", Succeeded)).await, (0..10).collect::<Vec<_>>());
+    assert_eq!(listed(&stack[0], request("a", "s", Succeeded)).await, (0..10).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -207,20 +207,20 @@ async fn during_a_redis_outage_tasks_are_listed_from_mirror_and_ledger_or_refuse
     for gateway in stack.gateways() {
         gateway.links().redis.set(Link::Cut);
     }
-    let refused = stack[1].list_tasks(wanted("a", "read", Outstanding)).await.unwrap_err();
+    let refused = stack[1].list_tasks(request("a", "read", Outstanding)).await.unwrap_err();
     assert_eq!(code_and_reason(&refused), (Code::Unavailable, "REDIS_UNAVAILABLE".to_owned()));
     stack[0].report("a", succeeded([7], "read")).await.unwrap();
-    let page = stack[0].list_tasks(wanted("a", "read", Outstanding)).await.unwrap();
+    let page = stack[0].list_tasks(request("a", "read", Outstanding)).await.unwrap();
     assert_eq!((ranges(&page), page.lower_bound), (vec![(8, 9)], true), "mirror and ledger");
     assert_eq!((page.source(), page.source_reason()), (pb::Source::Fallback, pb::SourceReason::RedisUnreachable));
-    let page = stack[1].list_tasks(wanted("a", "read", Succeeded)).await.unwrap();
+    let page = stack[1].list_tasks(request("a", "read", Succeeded)).await.unwrap();
     assert_eq!((ranges(&page), page.lower_bound), (vec![(7, 7)], true), "the ledger alone");
 
     for gateway in stack.gateways() {
         gateway.links().redis.set(Link::Open);
     }
     let all = async || {
-        let page = stack[1].list_tasks(wanted("a", "read", Outstanding)).await.unwrap();
+        let page = stack[1].list_tasks(request("a", "read", Outstanding)).await.unwrap();
         (page.source_reason() == pb::SourceReason::InLedger).then_some(page)
     };
     let page = eventually("Redis is used again", all).await;
@@ -232,10 +232,10 @@ async fn invalid_task_list_requests_are_rejected() {
     let stack = Stack::start(1).await;
     ten_tasks(&stack[0], "a").await;
     ten_tasks(&stack[0], "b").await;
-    let first = pb::ListTasksRequest { page_size: 1, ..wanted("a", "digest", Outstanding) };
+    let first = pb::ListTasksRequest { page_size: 1, ..request("a", "digest", Outstanding) };
     let token = stack[0].list_tasks(first.clone()).await.unwrap().next_page_token;
     let next = pb::ListTasksRequest { page_token: token.clone(), page_size: 9, ..first.clone() };
-    assert_eq!(ranges(&stack[0].list_tasks(next.clone()).await.unwrap()), [(7, 9)], "the size may change");
+    assert_eq!(ranges(&stack[0].list_tasks(next.clone()).await.unwrap()), [(7, 9)], "the page size may change");
     let wrong = [
         ("job_id", pb::ListTasksRequest { job_id: "a b".into(), ..first.clone() }),
         ("stage", pb::ListTasksRequest { stage: "nowhere".into(), ..first.clone() }),
@@ -253,7 +253,7 @@ async fn invalid_task_list_requests_are_rejected() {
         assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
         assert!(refused.message().starts_with(&format!("{field}: ")), "{field}: {refused:?}");
     }
-    let unknown = stack[0].list_tasks(wanted("nobody", "", Failed)).await.unwrap_err();
+    let unknown = stack[0].list_tasks(request("unknown", "", Failed)).await.unwrap_err();
     assert_eq!(code_and_reason(&unknown), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
 }
 
@@ -262,19 +262,19 @@ async fn named_tasks_are_listed_with_their_names() {
     let stack = Stack::start(2).await;
     stack[0].create(pb::CreateJobRequest { named_tasks: true, start: false, ..job("a", &["s"], 0) }).await.unwrap();
     let names: Vec<String> = (0..2500).map(|number| format!("file-{number:04}")).collect();
-    let page = stack[1].list_tasks(wanted("a", "", Outstanding)).await.unwrap();
-    assert_eq!((ranges(&page), page.task_names.len()), (vec![], 0), "none was added yet");
+    let page = stack[1].list_tasks(request("a", "", Outstanding)).await.unwrap();
+    assert_eq!((ranges(&page), page.task_names.len()), (vec![], 0), "no task was added yet");
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     stack[0].add("a", &all).await.unwrap();
     stack[0].start("a").await.unwrap();
     stack[0].report("a", succeeded(100..2400, "s")).await.unwrap();
     for end in [false, true] {
         for gateway in stack.gateways() {
-            let mut told = Vec::new();
-            let (tasks, read) = pages(gateway, wanted("a", "s", Succeeded), async |_| ()).await;
-            told.extend(read.iter().flat_map(|page| page.task_names.clone()));
-            assert_eq!(told, names[100..2400]);
-            assert_eq!((tasks.len(), read.len()), (2300, 3), "a page of a thousand each");
+            let mut listed_names = Vec::new();
+            let (tasks, read) = pages(gateway, request("a", "s", Succeeded), async |_| ()).await;
+            listed_names.extend(read.iter().flat_map(|page| page.task_names.clone()));
+            assert_eq!(listed_names, names[100..2400]);
+            assert_eq!((tasks.len(), read.len()), (2300, 3), "pages of a thousand names");
         }
         if !end {
             stack[0].cancel("a", "").await.unwrap();

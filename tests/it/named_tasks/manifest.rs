@@ -1,4 +1,4 @@
-//! Where names are kept: in Postgres, compactly, and in the memory of gateways as far as it reaches.
+//! Storage of names: compressed in Postgres, and cached in gateways up to a memory limit.
 
 use std::io::Read;
 use std::time::Instant;
@@ -14,20 +14,20 @@ use crate::support::{
     succeeded_by_name,
 };
 
-/// Names as people give them: paths of files that differ by their ends.
+/// A realistic name: a file path that shares its prefix with others.
 fn path(number: usize) -> String {
     let (year, month, day) = (2015 + number / 120_000, 1 + number / 10_000 % 12, 1 + number / 357 % 28);
     format!("imports/{year}-{month:02}-{day:02}/customer-{:05}/invoice-{number:07}.xml", number * 7919 % 65_521)
 }
 
-async fn add_all(client: &Client, id: &str, names: &[String], at_once: usize) {
-    for part in names.chunks(at_once) {
+async fn add_all(client: &Client, id: &str, names: &[String], batch: usize) {
+    for part in names.chunks(batch) {
         let part: Vec<&str> = part.iter().map(String::as_str).collect();
         assert_eq!(usize::try_from(client.add(id, &part).await.unwrap().added_count).unwrap(), part.len());
     }
 }
 
-/// The names that Postgres holds, in their order; fails where a block leaves a gap. And how many blocks there are.
+/// The stored names in index order, and the number of blocks; panics if the blocks have a gap.
 async fn stored(stack: &Stack, id: &str) -> (Vec<String>, usize) {
     let query = format!("SELECT * FROM task_names WHERE job_id = '{id}' ORDER BY first_task");
     let blocks = stack.postgres.connection().await.fetch_all(AssertSqlSafe(query)).await.unwrap();
@@ -52,8 +52,8 @@ async fn names_added_in_small_calls_are_stored_in_few_blocks() {
     let mut random = Random::seeded(7);
     let (mut at, mut calls) = (0, 0);
     while at < names.len() {
-        let many = if random.one_in(20) { random.below(1_000) } else { random.below(8) };
-        let end = names.len().min(at + 1 + many);
+        let extra = if random.one_in(20) { random.below(1_000) } else { random.below(8) };
+        let end = names.len().min(at + 1 + extra);
         add_all(&stack[random.below(2)], "a", &names[at..end], names.len()).await;
         (at, calls) = (end, calls + 1);
     }
@@ -62,7 +62,7 @@ async fn names_added_in_small_calls_are_stored_in_few_blocks() {
     assert!(calls > 60 && blocks <= 2 + 12, "{blocks} blocks of {calls} calls");
 }
 
-/// Each report reads them all, and is right.
+/// Each report reads all names from Postgres and resolves them correctly.
 #[tokio::test]
 async fn names_beyond_the_memory_limit_are_read_from_postgres() {
     let stack = Stack::builder(2).setting("manifest-memory", "1KiB").start().await;
@@ -79,7 +79,7 @@ async fn names_beyond_the_memory_limit_are_read_from_postgres() {
         let answer = stack[gateway].report("a", results).await.unwrap();
         assert_eq!(dispositions(&answer), [APPLIED, UNKNOWN_TASK, DUPLICATE], "{name}");
     }
-    // Named by its index, told by its name.
+    // Reported by index, returned with its name.
     stack[1].report("a", vec![failed_with(9_000, "s", "BROKEN", "")]).await.unwrap();
     assert_eq!(stack[0].progress("a").await.unwrap().error_samples[0].task_name, "new");
 }
@@ -107,13 +107,13 @@ async fn during_a_postgres_outage_only_cached_names_resolve() {
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     stack[0].add("a", &["north", "south", "east", "west"]).await.unwrap();
     stack[0].start("a").await.unwrap();
-    // The second one knows the job, but has resolved no name.
+    // The second gateway knows the job, but has cached no names.
     stack[1].report("a", succeeded([0], "s")).await.unwrap();
     for gateway in stack.gateways() {
         gateway.links().postgres.set(Link::Cut);
     }
-    let held = stack[0].report("a", succeeded_by_name(["south", "nowhere"], "s")).await.unwrap();
-    assert_eq!(dispositions(&held), [APPLIED, UNKNOWN_TASK]);
+    let cached = stack[0].report("a", succeeded_by_name(["south", "nowhere"], "s")).await.unwrap();
+    assert_eq!(dispositions(&cached), [APPLIED, UNKNOWN_TASK]);
     let refused = stack[1].report("a", succeeded_by_name(["east"], "s")).await.unwrap_err();
     assert_eq!(code_and_reason(&refused), (Code::Unavailable, "POSTGRES_UNAVAILABLE".to_owned()));
     assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
@@ -149,11 +149,11 @@ async fn names_are_immutable_after_start_and_deleted_with_their_job() {
     assert_eq!(stored(&stack, "a").await.0, [""; 0]);
 }
 
-/// Bytes a name in Postgres, with all that belongs to it: rows, what lies beside them, and the index.
-async fn bytes_a_name(stack: &Stack, names: usize) -> f64 {
+/// Bytes per name in Postgres, including rows, TOAST data and the index.
+async fn bytes_per_name(stack: &Stack, names: usize) -> f64 {
     stack.postgres.run("VACUUM (FULL, ANALYZE) task_names").await.unwrap();
     let bytes: i64 = stack.postgres.value("SELECT pg_total_relation_size('task_names')").await;
-    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    #[expect(clippy::cast_precision_loss, reason = "a figure for humans")]
     let each = bytes as f64 / names as f64;
     each
 }
@@ -165,12 +165,12 @@ async fn stored_names_take_under_10_bytes_each() {
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let names: Vec<String> = (0..NAMES).map(path).collect();
     add_all(&stack[0], "a", &names, 10_000).await;
-    let each = bytes_a_name(&stack, NAMES).await;
-    let own = names.iter().map(String::len).sum::<usize>() / NAMES;
-    assert!(each < 10.0, "{each:.1} bytes a name of {own}");
+    let each = bytes_per_name(&stack, NAMES).await;
+    let raw = names.iter().map(String::len).sum::<usize>() / NAMES;
+    assert!(each < 10.0, "{each:.1} bytes per name of {raw} bytes");
 }
 
-/// The goal: well under a minute.
+/// Prints the time to add, read and report a million names. The goal is well under a minute.
 #[tokio::test]
 #[ignore = "a figure, not a check: takes long without optimisation"]
 async fn a_million_names() {
@@ -183,7 +183,7 @@ async fn a_million_names() {
     println!("a million names by 100 calls: {:?}", begun.elapsed());
     let begun = Instant::now();
     assert_eq!(stack[1].add("a", &[&names[NAMES - 1]]).await.unwrap().existing_count, 1);
-    println!("read by a gateway that had none of them: {:?}", begun.elapsed());
+    println!("read by a gateway without a cache: {:?}", begun.elapsed());
     let begun = Instant::now();
     stack[0].start("a").await.unwrap();
     println!("started: {:?}", begun.elapsed());
@@ -193,6 +193,6 @@ async fn a_million_names() {
     println!("10,000 results by name: {:?}", begun.elapsed());
     assert_eq!(dispositions(&answer), vec![APPLIED; 10_000]);
     assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[990_000, 10_000, 0, 0]]);
-    let own: usize = names.iter().map(String::len).sum();
-    println!("{:.1} bytes a name in Postgres, of {} on average", bytes_a_name(&stack, NAMES).await, own / NAMES);
+    let raw: usize = names.iter().map(String::len).sum();
+    println!("{:.1} bytes per name in Postgres, of {} on average", bytes_per_name(&stack, NAMES).await, raw / NAMES);
 }

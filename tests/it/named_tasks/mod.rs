@@ -1,4 +1,4 @@
-//! Tasks by their names: added before the start, through any gateway, and reported by name or by index.
+//! Named tasks: added before the start through any gateway, and reported by name or by index.
 
 mod manifest;
 mod racing;
@@ -19,7 +19,7 @@ const UNKNOWN_TASK: pb::Disposition = pb::Disposition::UnknownTask;
 
 /// The names of the malformed fields.
 fn fields(status: &tonic::Status) -> Vec<String> {
-    let bad = status.get_details_bad_request().unwrap_or_else(|| panic!("no fields are named: {status:?}"));
+    let bad = status.get_details_bad_request().unwrap_or_else(|| panic!("no BadRequest detail: {status:?}"));
     bad.field_violations.into_iter().map(|violation| violation.field).collect()
 }
 
@@ -34,7 +34,7 @@ async fn names_are_added_through_any_gateway_and_returned_with_indexes() {
     let added = stack[1].add("a", &["east", "north", "west ü/%"]).await.unwrap();
     assert_eq!((added.added_count, added.existing_count, added.task_count), (2, 1, 4));
     assert_eq!(added.tasks, [2, 0, 3]);
-    // A call whose answer was lost is repeated.
+    // A caller whose response was lost repeats the call.
     let again = stack[0].add("a", &["east", "north", "west ü/%"]).await.unwrap();
     assert_eq!((again.added_count, again.existing_count, again.tasks), (0, 3, vec![2, 0, 3]));
     assert_eq!(stack[0].get("a").await.unwrap().task_count, 4);
@@ -74,10 +74,10 @@ async fn invalid_additions_and_reports_name_the_field_and_change_nothing() {
         (stack[0].grow("counted", 10_000_001).await, "task_count"),
         (stack[0].grow("no id", 1).await, "job_id"),
     ];
-    for (answer, named) in refused {
+    for (answer, expected) in refused {
         let refused = answer.unwrap_err();
         assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
-        assert_eq!(fields(&refused).join(" ").replace(" task_names[", " ["), named);
+        assert_eq!(fields(&refused).join(" ").replace(" task_names[", " ["), expected);
     }
     assert_eq!(stack[0].get("named").await.unwrap().task_count, 0);
     assert_eq!(stack[0].get("counted").await.unwrap().task_count, 2);
@@ -105,9 +105,9 @@ async fn unnamed_job_grows_and_can_still_be_created_again() {
     let grown = stack[0].grow("a", 5).await.unwrap();
     assert_eq!((grown.added_count, grown.existing_count, grown.task_count), (3, 0, 5));
     assert!(grown.tasks.is_empty());
-    assert_eq!(stack[1].grow("a", 5).await.unwrap().added_count, 0, "a call that is repeated");
+    assert_eq!(stack[1].grow("a", 5).await.unwrap().added_count, 0, "a repeated call adds nothing");
     assert_eq!(stack[1].grow("a", 7).await.unwrap().added_count, 2);
-    assert_eq!(stack[0].create(request.clone()).await.unwrap().task_count, 7, "the job as it is now");
+    assert_eq!(stack[0].create(request.clone()).await.unwrap().task_count, 7, "the current task count");
     let other = pb::CreateJobRequest { task_count: 7, ..request };
     assert_eq!(stack[0].create(other).await.unwrap_err().code(), Code::AlreadyExists);
     assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[7, 0, 0, 0]]);
@@ -153,19 +153,19 @@ async fn error_samples_include_task_names_live_and_after_the_end() {
     let by_index = failed_with(1, "s", "TIMEOUT", "slow");
     let by_name = pb::TaskResult { task: 0, task_name: "east".to_owned(), ..failed_with(0, "s", "BROKEN", "") };
     stack[1].report("a", vec![by_index, by_name]).await.unwrap();
-    let told = |progress: &pb::Progress| -> BTreeMap<i64, String> {
+    let names = |progress: &pb::Progress| -> BTreeMap<i64, String> {
         progress.error_samples.iter().map(|sample| (sample.task, sample.task_name.clone())).collect()
     };
     let expected = BTreeMap::from([(1, "south".to_owned()), (2, "east".to_owned())]);
-    assert_eq!(told(&stack[0].progress("a").await.unwrap()), expected);
+    assert_eq!(names(&stack[0].progress("a").await.unwrap()), expected);
     stack[1].report("a", succeeded_by_name(["north"], "s")).await.unwrap();
-    let ended = eventually("it ends", async || {
+    let ended = eventually("the job ends", async || {
         Some(stack[0].progress("a").await.unwrap()).filter(|progress| progress.source() == pb::Source::Snapshot)
     });
-    assert_eq!(told(&ended.await), expected);
+    assert_eq!(names(&ended.await), expected);
 }
 
-/// Every gateway adds all names, in another order and in parts of another size.
+/// Six callers over three gateways add all names, each in a different order and in parts of a different size.
 #[tokio::test]
 async fn concurrent_adds_of_the_same_names_give_each_name_one_index() {
     const NAMES: usize = 300;
@@ -188,17 +188,21 @@ async fn concurrent_adds_of_the_same_names_give_each_name_one_index() {
         })
     });
     let adders: Vec<_> = adders.collect();
-    let mut told = BTreeSet::new();
+    let mut answers = BTreeSet::new();
     let mut sum = 0;
     for adder in adders {
         let (tasks, added) = adder.await.unwrap();
-        told.insert(tasks);
+        answers.insert(tasks);
         sum += added;
     }
-    assert_eq!((told.len(), sum), (1, i64::try_from(NAMES).unwrap()), "all are told the same, and each is new once");
-    let tasks = told.pop_first().unwrap();
+    assert_eq!(
+        (answers.len(), sum),
+        (1, i64::try_from(NAMES).unwrap()),
+        "all indexes agree, and each name is added once"
+    );
+    let tasks = answers.pop_first().unwrap();
     let indexes: BTreeSet<i64> = tasks.values().copied().collect();
-    assert_eq!(indexes, (0..i64::try_from(NAMES).unwrap()).collect(), "without a gap");
+    assert_eq!(indexes, (0..i64::try_from(NAMES).unwrap()).collect(), "indexes have no gaps");
     let started = stack[1].start("a").await.unwrap();
     assert_eq!(started.task_count, i64::try_from(NAMES).unwrap());
     for (name, task) in tasks.iter().step_by(29) {

@@ -1,5 +1,5 @@
-//! Tasks are added while others start or cancel the job, and between any two steps of a start: no job ever runs with
-//! fewer tasks than were added, and nobody is told otherwise.
+//! Races between adding tasks and starting or cancelling the job, at every step of a start: no job runs with fewer tasks
+//! than were acknowledged, and no response says otherwise.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ fn pending(id: &str, task_count: i64) -> pb::CreateJobRequest {
     pb::CreateJobRequest { start: false, ..job(id, &["s"], task_count) }
 }
 
-/// Runs, with so many tasks and no mark, on every gateway, and the last of them is one.
-async fn runs_with(stack: &Stack, id: &str, tasks: i64) {
+/// Checks that every gateway shows the job running with this many tasks and no mark, then completes it.
+async fn assert_runs_with(stack: &Stack, id: &str, tasks: i64) {
     let refused = stack[1].grow(id, tasks + 1).await.unwrap_err();
     assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_STARTED".to_owned()));
     for gateway in stack.gateways() {
@@ -51,7 +51,7 @@ async fn stalled_start_includes_tasks_added_meanwhile() {
         assert_eq!(stack[1].grow(point, 5).await.unwrap().added_count, 3);
         stack[0].release(point);
         assert_eq!(start.await.unwrap().unwrap().task_count, 5, "{point}");
-        runs_with(&stack, point, 5).await;
+        assert_runs_with(&stack, point, 5).await;
     }
 }
 
@@ -67,10 +67,9 @@ async fn no_tasks_are_added_after_a_stalled_start_has_committed() {
     assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_STARTED".to_owned()));
     stack[0].release("start.committed");
     assert_eq!(start.await.unwrap().unwrap().task_count, 2);
-    runs_with(&stack, "a", 2).await;
+    assert_runs_with(&stack, "a", 2).await;
 }
 
-/// A start waits for tasks that are being added, and has them.
 #[tokio::test]
 async fn start_waits_for_a_concurrent_addition_and_includes_it() {
     let stack = Stack::builder(2).setting("postgres-timeout", "10s").start().await;
@@ -88,11 +87,11 @@ async fn start_waits_for_a_concurrent_addition_and_includes_it() {
         stack[0].release(point);
         assert_eq!(grown.await.unwrap().unwrap().added_count, 3);
         assert_eq!(start.await.unwrap().unwrap().task_count, 5);
-        runs_with(&stack, point, 5).await;
+        assert_runs_with(&stack, point, 5).await;
     }
 }
 
-/// What another gateway saw of the job before tasks were added, it must not go by afterwards.
+/// A gateway that cached the job before tasks were added must not use the outdated task count.
 #[tokio::test]
 async fn gateway_with_an_outdated_task_count_uses_the_new_one() {
     let stack = Stack::start(2).await;
@@ -110,8 +109,8 @@ async fn gateway_with_an_outdated_task_count_uses_the_new_one() {
     }
 }
 
-/// A start that died leaves a tracker for two tasks. The job then starts without Redis, with five, and finds that tracker
-/// when Redis is back.
+/// A failed start leaves a tracker for two tasks. The job then starts without Redis with five tasks, and finds the old
+/// tracker when Redis is back.
 #[tokio::test]
 async fn tracker_left_by_a_dead_start_with_fewer_tasks_is_never_used() {
     let settling = Stack::builder(2).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
@@ -120,28 +119,28 @@ async fn tracker_left_by_a_dead_start_with_fewer_tasks_is_never_used() {
     stack[0].inject("start.opened", Fault::Kill);
     stack[0].start("a").await.unwrap_err();
     stack[0].wait_for_exit().await;
-    let left = stack.redis.run::<i64>(redis::cmd("STRLEN").arg(tracker_key("a"))).await;
-    assert_eq!(left, 256 + 1, "two tasks");
+    let length = stack.redis.run::<i64>(redis::cmd("STRLEN").arg(tracker_key("a"))).await;
+    assert_eq!(length, 256 + 1, "two tasks");
     stack[1].grow("a", 5).await.unwrap();
     stack[1].links().redis.set(Link::Cut);
     assert_eq!(stack[1].start("a").await.unwrap().task_count, 5);
-    // One mark for which that tracker has room, and one for which it has not.
+    // One mark that would fit into the old tracker, and one that would not.
     let recorded = stack[1].report("a", succeeded([0, 4], "s")).await.unwrap();
     assert_eq!(dispositions(&recorded), [pb::Disposition::Recorded; 2]);
     stack[1].links().redis.set(Link::Open);
-    let whole = async || {
+    let live = async || {
         let progress = stack[1].progress("a").await.unwrap();
         if progress.pending_task_count.is_some() {
             assert_eq!(stage_counts(&progress), [[3, 2, 0, 0]], "{progress:?}");
         }
         (progress.source() == pb::Source::Live).then_some(())
     };
-    eventually("it is live", whole).await;
+    eventually("the job is live", live).await;
     let answer = stack[1].report("a", succeeded(1..4, "s")).await.unwrap();
     assert_eq!((dispositions(&answer), answer.job_state()), (vec![APPLIED; 3], pb::JobState::Succeeded));
 }
 
-/// A job without tasks succeeds at its start: but not one that has just got one.
+/// A job without tasks succeeds at its start, unless a concurrent call added one before it.
 #[tokio::test]
 async fn first_addition_and_start_of_an_empty_job_are_serialised() {
     let stack = Stack::start(2).await;
@@ -166,10 +165,10 @@ async fn first_addition_and_start_of_an_empty_job_are_serialised() {
         }
         assert_eq!(stack[0].get(&id).await.unwrap().state(), pb::JobState::Succeeded);
     }
-    assert!(empty < 40, "the start always came first");
+    assert!(empty < 40, "the start was always first");
 }
 
-/// An operator cancels a job that a dispatcher fills without a pause.
+/// An operator cancels a job to which a dispatcher adds tasks without pause.
 #[tokio::test]
 async fn job_can_be_cancelled_during_continuous_additions() {
     let stack = Stack::start(2).await;
@@ -185,12 +184,13 @@ async fn job_can_be_cancelled_during_continuous_additions() {
             unreachable!("numbers do not end")
         }
     });
-    eventually("it is being filled", async || (stack[1].get("a").await.unwrap().task_count > 20).then_some(())).await;
+    eventually("tasks are being added", async || (stack[1].get("a").await.unwrap().task_count > 20).then_some(()))
+        .await;
     let cancelled = stack[1].cancel("a", "wrong input").await.unwrap();
     assert_eq!(cancelled.state(), pb::JobState::Cancelled);
     let (added, refused) = filler.await.unwrap();
     assert_eq!(code_and_reason(&refused), (Code::FailedPrecondition, "JOB_ENDED".to_owned()));
-    assert_eq!(cancelled.task_count, added, "what was told to be added is in it");
+    assert_eq!(cancelled.task_count, added, "the job has every acknowledged task");
     let progress = stack[0].progress("a").await.unwrap();
     assert_eq!((progress.source(), stage_counts(&progress)), (pb::Source::Snapshot, vec![[added, 0, 0, 0]]));
 }

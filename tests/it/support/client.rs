@@ -1,4 +1,4 @@
-//! A client of one gateway: each call with its plain arguments.
+//! A client of one gateway, with one method per call and plain arguments.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use pb::job_service_client::JobServiceClient;
 use pb::progress_service_client::ProgressServiceClient;
 use pb::report_service_client::ReportServiceClient;
 
-/// So that a test never hangs; longer than the gateway lets any call take.
-const CALL_WITHIN: Duration = Duration::from_secs(20);
+/// Keeps a test from hanging; longer than any call may take in the gateway.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a call answers.
+/// The result of a call.
 pub type CallResult<T> = Result<T, Status>;
 
-/// Clones share one connection, which is made when it is needed.
+/// Clones share one connection, which is opened on first use.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
@@ -30,17 +30,17 @@ pub struct Client {
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        Self { address, channel: endpoint.timeout(CALL_WITHIN).tcp_nodelay(true).connect_lazy() }
+        Self { address, channel: endpoint.timeout(CALL_TIMEOUT).tcp_nodelay(true).connect_lazy() }
     }
 
-    /// Another client of the same gateway, with a connection of its own.
+    /// Another client of this gateway, over a separate connection.
     pub fn new_connection(&self) -> Self {
         Self::new(self.address)
     }
 
     pub async fn create(&self, request: pb::CreateJobRequest) -> CallResult<pb::Job> {
         let response = self.jobs().create_job(request).await?;
-        Ok(response.into_inner().job.expect("a created job is answered"))
+        Ok(response.into_inner().job.expect("the response has the created job"))
     }
 
     /// Adds tasks by name.
@@ -60,18 +60,18 @@ impl Client {
 
     pub async fn start(&self, id: &str) -> CallResult<pb::Job> {
         let response = self.jobs().start_job(pb::StartJobRequest { job_id: id.to_owned() }).await?;
-        Ok(response.into_inner().job.expect("a started job is answered"))
+        Ok(response.into_inner().job.expect("the response has the started job"))
     }
 
     pub async fn cancel(&self, id: &str, reason: &str) -> CallResult<pb::Job> {
         let request = pb::CancelJobRequest { job_id: id.to_owned(), reason: reason.to_owned() };
         let response = self.jobs().cancel_job(request).await?;
-        Ok(response.into_inner().job.expect("a cancelled job is answered"))
+        Ok(response.into_inner().job.expect("the response has the cancelled job"))
     }
 
     pub async fn get(&self, id: &str) -> CallResult<pb::Job> {
         let response = self.jobs().get_job(pb::GetJobRequest { job_id: id.to_owned() }).await?;
-        Ok(response.into_inner().job.expect("a job is answered"))
+        Ok(response.into_inner().job.expect("the response has the job"))
     }
 
     pub async fn report(&self, id: &str, results: Vec<pb::TaskResult>) -> CallResult<pb::ReportResultsResponse> {
@@ -79,7 +79,7 @@ impl Client {
         Ok(self.reports().report_results(request).await?.into_inner())
     }
 
-    /// A job to work on, other than these.
+    /// Claims a job, excluding those listed.
     pub async fn next_job(&self, excluded: &[&str]) -> CallResult<pb::NextJobResponse> {
         let exclude_job_ids = excluded.iter().map(|id| (*id).to_owned()).collect();
         self.claim(pb::NextJobRequest { exclude_job_ids, ..pb::NextJobRequest::default() }).await
@@ -92,7 +92,7 @@ impl Client {
     pub async fn progress(&self, id: &str) -> CallResult<pb::Progress> {
         let mut reads = ProgressServiceClient::new(self.channel.clone());
         let response = reads.get_progress(pb::GetProgressRequest { job_id: id.to_owned() }).await?;
-        Ok(response.into_inner().progress.expect("progress is answered"))
+        Ok(response.into_inner().progress.expect("the response has progress"))
     }
 
     pub async fn list_jobs(&self, request: pb::ListJobsRequest) -> CallResult<pb::ListJobsResponse> {
@@ -105,7 +105,7 @@ impl Client {
 
     pub async fn retry(&self, request: pb::RetryJobRequest) -> CallResult<pb::Job> {
         let response = self.jobs().retry_job(request).await?;
-        Ok(response.into_inner().job.expect("a retry is answered"))
+        Ok(response.into_inner().job.expect("the response has the new job"))
     }
 
     pub async fn batch_progress(&self, job_ids: Vec<String>) -> CallResult<Vec<pb::ProgressResult>> {
@@ -114,13 +114,13 @@ impl Client {
         Ok(response.into_inner().results)
     }
 
-    /// Whether the gateway says that it is ready; an error if it does not answer.
+    /// Whether the gateway reports that it is ready; an error if it does not answer.
     pub async fn is_ready(&self) -> CallResult<bool> {
         let response = HealthClient::new(self.channel.clone()).check(HealthCheckRequest::default()).await?;
         Ok(response.into_inner().status == ServingStatus::Serving as i32)
     }
 
-    /// For calls that the methods above do not make: other headers, deadlines, garbage.
+    /// The channel, for calls that no method above makes: other headers, deadlines, garbage.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }

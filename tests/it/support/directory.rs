@@ -7,19 +7,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Waits for our end, however we end; then removes directory $1, again while a dying server still writes to it.
+/// Waits until our process ends for any reason, then removes directory $1; retries while a dying server still writes to it.
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
 read -r _
 until rm -rf "$1"; do sleep 0.1; done"#;
 
-/// Holds all others, until our process ends.
+/// Contains all other directories; removed when our process ends.
 struct Root {
     path: PathBuf,
     _janitor: Child,
 }
 
-/// A directory of its own, removed when dropped.
+/// A new directory, removed when dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -54,7 +54,7 @@ impl Deref for Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What is left goes with the root.
+        // The janitor removes leftovers together with the root.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

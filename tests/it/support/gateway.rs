@@ -14,21 +14,21 @@ use super::proxy::Proxy;
 use super::wait::eventually;
 
 const LISTENING: &str = "listening on ";
-/// How much of the log is shown when a test fails.
+/// How many lines of the log a failing test prints.
 const SHOWN_LINES: usize = 200;
 
-/// What a gateway is to do when it comes by a fault point.
+/// The action of a gateway when it reaches a fault point.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// Waits there until it is released.
+    /// Blocks there until released.
     Stall,
-    /// SIGKILL.
+    /// Kills itself with SIGKILL.
     Kill,
-    /// The task that comes by panics; the gateway goes on.
+    /// The task that reaches it panics; the gateway keeps running.
     Panic,
 }
 
-/// A gateway; calls go through its [`Client`].
+/// A gateway process; dereferences to its [`Client`].
 pub struct Gateway {
     directory: PathBuf,
     flags: Vec<String>,
@@ -38,27 +38,27 @@ pub struct Gateway {
     links: Option<Links>,
 }
 
-/// The connections of one gateway.
+/// The proxies between one gateway and its stores.
 pub struct Links {
     pub redis: Proxy,
     pub postgres: Proxy,
 }
 
 impl Gateway {
-    /// Starts a gateway with these flags; it listens, but may not be ready.
+    /// Starts a gateway with these flags. Returns once it listens; it may not be ready.
     pub async fn start(directory: PathBuf, flags: Vec<String>, links: Option<Links>) -> Self {
         std::fs::create_dir(&directory).unwrap();
         let (process, address) = run(&directory, &flags).await;
         Self { directory, flags, process, address, client: Client::new(address), links }
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the gateway reports that it is ready.
     pub async fn wait_until_ready(&self) {
         let ready = async || self.client.is_ready().await.is_ok_and(|ready| ready).then_some(());
         eventually("a gateway is ready", ready).await;
     }
 
-    /// Starts the program again, with nothing in its memory; the next call goes to it. It may not be ready.
+    /// Kills the process and starts it again with empty memory. The new one listens, but may not be ready.
     pub async fn restart(&mut self) {
         self.process.kill();
         let (process, address) = run(&self.directory, &self.flags).await;
@@ -67,21 +67,21 @@ impl Gateway {
         self.client = Client::new(address);
     }
 
-    /// The same, where it listens already known to others.
+    /// Restarts the gateway so that it listens at an address that other clients already use.
     pub async fn restart_at(&mut self, address: &str) {
         self.process.kill();
         self.flags.extend([format!("--listen={address}"), "--admin-listen=127.0.0.1:0".to_owned()]);
         self.restart().await;
     }
 
-    /// Where its admin port is.
+    /// The address of the admin port.
     pub fn admin(&self) -> SocketAddr {
         let log = self.log();
-        let admin = log.rsplit_once("admin=").expect("an admin port is logged").1;
+        let admin = log.rsplit_once("admin=").expect("the log has the admin port").1;
         admin.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// What the admin port answers to a path: status and text.
+    /// Sends a GET request to the admin port; returns status and body.
     pub async fn http(&self, path: &str) -> (u16, String) {
         let admin = self.admin();
         let mut stream = TcpStream::connect(admin).await.unwrap();
@@ -89,88 +89,88 @@ impl Gateway {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a complete response");
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// SIGTERM, and waits until it has stopped. Our client goes on meanwhile: it has its part in closing a connection.
+    /// Sends SIGTERM and waits until the process has exited. The client keeps running: both sides close a connection.
     pub async fn terminate(&mut self) {
         self.process.signal(libc::SIGTERM);
         self.wait_for_exit().await;
     }
 
-    /// Any signal; waits for nothing.
+    /// Sends a signal without waiting.
     pub fn signal(&mut self, signal: i32) {
         self.process.signal(signal);
     }
 
-    /// SIGSTOP: it stands still, with its connections open.
+    /// Sends SIGSTOP: the process stops with its connections open.
     pub fn pause(&mut self) {
         self.process.pause();
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&mut self) {
         self.process.resume();
     }
 
-    /// Where it listens, for clients that are none of ours.
+    /// The address for calls, for clients other than [`Client`].
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has exited.
     pub async fn wait_for_exit(&mut self) {
-        eventually("a gateway ends", async || self.process.ended().then_some(())).await;
+        eventually("a gateway exits", async || self.process.ended().then_some(())).await;
     }
 
-    /// Between this gateway and the stores; the stack must have been built with links.
+    /// The proxies between this gateway and the stores; the stack must have been built with links.
     pub fn links(&self) -> &Links {
         self.links.as_ref().expect("the stack was built without links")
     }
 
-    /// Its own client; clones of it can be moved into tasks.
+    /// A clone of its client, to be moved into a task.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// All that it has logged.
+    /// The whole log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(log(&self.directory)).unwrap_or_default()
     }
 
-    /// The last lines of its log, for a test that fails.
+    /// The last lines of the log, for a test that fails.
     pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
     }
 
-    /// Orders a fault for whoever comes by `point` first.
+    /// Injects a fault that the first task to reach `point` triggers.
     pub fn inject(&self, point: &str, fault: Fault) {
-        let what = match fault {
+        let order = match fault {
             Fault::Stall => "stall",
             Fault::Kill => "kill",
             Fault::Panic => "panic",
         };
-        // Put in place whole: the gateway may look at any moment.
+        // Renamed into place: the gateway may read the file at any time.
         let unfinished = faults(&self.directory).join("unfinished");
-        std::fs::write(&unfinished, what).unwrap();
+        std::fs::write(&unfinished, order).unwrap();
         std::fs::rename(unfinished, self.order_file(point)).unwrap();
     }
 
-    /// Waits until the order is obeyed: the gateway stalls there, or dies.
+    /// Waits until a task has reached `point` and triggered the fault.
     pub async fn wait_until_reached(&self, point: &str) {
         let reached = self.reached_file(point);
         eventually(point, async || reached.exists().then_some(())).await;
     }
 
-    /// Lets what stalls at `point` go on.
+    /// Releases the task that is stalled at `point`.
     pub fn release(&self, point: &str) {
         std::fs::remove_file(self.reached_file(point)).unwrap();
     }
@@ -201,7 +201,7 @@ fn faults(directory: &Path) -> PathBuf {
     directory.join("faults")
 }
 
-/// Runs the program, without what our own environment says to it, and without orders that an earlier run obeyed.
+/// Runs the program with an empty environment and without the fault orders of an earlier run.
 async fn run(directory: &Path, flags: &[String]) -> (Process, SocketAddr) {
     let faults = faults(directory);
     let _ = std::fs::remove_dir_all(&faults);
@@ -218,7 +218,7 @@ async fn run(directory: &Path, flags: &[String]) -> (Process, SocketAddr) {
     let mut process = Process::start(&command, directory, &log).unwrap();
     let address = eventually("a gateway listens", async || {
         let written = std::fs::read_to_string(&log).unwrap();
-        assert!(!process.ended(), "the gateway does not start: {}", &written[before..]);
+        assert!(!process.ended(), "the gateway did not start: {}", &written[before..]);
         let (line, _) = written[before..].split_once(LISTENING)?.1.split_once('\n')?;
         Some(line.parse().expect("an address"))
     });

@@ -1,7 +1,7 @@
-//! What the tests stand on: private stores, real gateway processes with their clients, faults between and within them.
+//! Test support: private stores, real gateway processes with clients, and faults in and between them.
 //!
-//! A test starts a [`Stack`], calls its gateways by their number, `stack[0].report(…)`, and looks into the stores
-//! themselves through `stack.redis` and `stack.postgres`. Everything ends with the stack, or with our process.
+//! A test starts a [`Stack`], calls its gateways by number, `stack[0].report(…)`, and inspects the stores through
+//! `stack.redis` and `stack.postgres`. Everything stops with the stack, or with our process.
 
 mod answers;
 mod client;

@@ -1,4 +1,4 @@
-//! A database of the test's own, migrated: in the Postgres that all tests share, or in one that the test may stop.
+//! A migrated database for one test, in the Postgres that all tests share or in a private one that the test may stop.
 
 use std::io::Read;
 use std::sync::OnceLock;
@@ -13,28 +13,28 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::directory::Directory;
 
-/// Jobs `job-1` to `job-10000` that run, as Postgres knows them; of their trackers there is none.
+/// SQL for running jobs `job-1` to `job-10000`, which have no trackers.
 pub const TEN_THOUSAND_RUNNING_JOBS: &str = "
     INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, tracked)
     SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
     UPDATE jobs SET state = 'RUNNING', start_time = now();";
 
-/// As the gateway itself reads and writes, but nobody needs these data after a power cut.
+/// Turns off durability, which tests do not need; reads and writes behave the same.
 const SETTINGS: [(&str, &str); 3] = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
-/// What every test's database is copied from.
+/// The migrated database that every test's database is a copy of.
 const TEMPLATE: &str = "highwater";
 
-/// A server and its template.
+/// A Postgres server with its template database.
 struct Server {
     postgres: dev::Postgres,
     _directory: Directory,
 }
 
-/// A database.
+/// A database for one test.
 pub struct Database {
     name: String,
-    /// `None`: the shared one.
-    own: Option<Server>,
+    /// The private server; `None` if the database is in the shared one.
+    private: Option<Server>,
 }
 
 impl Server {
@@ -51,7 +51,7 @@ impl Server {
         Self { postgres, _directory: directory }
     }
 
-    /// The one that all tests share, which ends with our process.
+    /// The server that all tests share; it stops with our process.
     fn shared() -> &'static Self {
         static SHARED: OnceLock<Server> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(&[]))
@@ -63,16 +63,16 @@ impl Database {
     pub async fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let database = Self { name, own: None };
+        let database = Self { name, private: None };
         let mut connection = connect(&Server::shared().postgres.url("postgres")).await;
         let create = format!("CREATE DATABASE {} TEMPLATE {TEMPLATE}", database.name);
         connection.execute(AssertSqlSafe(create)).await.unwrap();
         database
     }
 
-    /// A database in a server of its own, with these settings (by the names of postgresql.conf).
+    /// A database in a private server with these settings, named as in postgresql.conf.
     pub fn in_private_server(settings: &[(&str, &str)]) -> Self {
-        Self { name: TEMPLATE.to_owned(), own: Some(Server::start(settings)) }
+        Self { name: TEMPLATE.to_owned(), private: Some(Server::start(settings)) }
     }
 
     pub fn url(&self) -> String {
@@ -83,35 +83,35 @@ impl Database {
         self.server().postgres.port()
     }
 
-    /// The server, to be killed, paused and restarted.
+    /// The private server, to kill, pause and restart it; panics if the database is in the shared one.
     pub fn private_server(&mut self) -> &mut dev::Postgres {
-        &mut self.own.as_mut().expect("only a server of the test's own may be touched").postgres
+        &mut self.private.as_mut().expect("only a private server may be controlled").postgres
     }
 
-    /// What the server has logged.
+    /// The log of the server.
     pub fn log(&self) -> String {
         let log = std::fs::read(self.server().postgres.log()).unwrap();
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// A connection as the superuser, as a person in psql has it, that no proxy is between.
+    /// A direct connection as the superuser, without a proxy, as an operator has in psql.
     pub async fn connection(&self) -> PgConnection {
         connect(&self.url()).await
     }
 
-    /// Runs statements as a person in psql would.
+    /// Runs statements as an operator would in psql.
     pub async fn run(&self, sql: &str) -> Result<(), sqlx::Error> {
         let mut connection = self.connection().await;
         connection.execute(AssertSqlSafe(sql.to_owned())).await?;
         Ok(())
     }
 
-    /// The one row that a query answers.
+    /// The single row that a query returns.
     pub async fn row(&self, sql: &str) -> PgRow {
         self.connection().await.fetch_one(AssertSqlSafe(sql.to_owned())).await.unwrap()
     }
 
-    /// The one value that a query answers.
+    /// The single value that a query returns.
     pub async fn value<T>(&self, sql: &str) -> T
     where
         T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
@@ -119,7 +119,7 @@ impl Database {
         self.row(sql).await.get(0)
     }
 
-    /// The cells that are stored of an ended job.
+    /// The stored cells of an ended job, decompressed.
     pub async fn cells(&self, id: &str) -> Vec<u8> {
         let compressed: Vec<u8> = self.value(&format!("SELECT cells FROM jobs WHERE job_id = '{id}'")).await;
         let mut cells = Vec::new();
@@ -128,16 +128,16 @@ impl Database {
     }
 
     fn server(&self) -> &Server {
-        self.own.as_ref().unwrap_or_else(|| Server::shared())
+        self.private.as_ref().unwrap_or_else(|| Server::shared())
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if self.own.is_none() {
+        if self.private.is_none() {
             let url = self.server().postgres.url("postgres");
             let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-            // Only its room is wanted back.
+            // Dropping only frees space, so errors do not matter.
             blocking(async move { connect(&url).await.execute(AssertSqlSafe(drop)).await.ok() });
         }
     }
@@ -147,7 +147,7 @@ async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap()
 }
 
-/// Runs `work` on a thread of its own, for callers that cannot wait or whose runtime must not.
+/// Runs `work` to completion on a separate thread, for callers that are not async or must not block their runtime.
 fn blocking<T: Send>(work: impl Future<Output = T> + Send) -> T {
     let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
     std::thread::scope(|scope| scope.spawn(run).join().unwrap())

@@ -1,5 +1,5 @@
-//! A TCP proxy between a gateway and a store, which can be made to fail as networks do. Runs on a thread of its own, so
-//! that a test that blocks does not.
+//! A TCP proxy between a gateway and a store that simulates network faults. Runs on its own thread, so that a test that
+//! blocks does not block it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,41 +9,41 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// How the link is now. What was held back is delivered once it is open again, as TCP would.
+/// The state of the link. Bytes that were held back are delivered once the link is open again, as TCP does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// As if it were not there.
+    /// Forwards everything without delay.
     Open,
-    /// Everything arrives late, in both directions.
+    /// Delays everything in both directions.
     Slow(Duration),
-    /// Nothing arrives in either direction; connections stay, new ones too.
+    /// Forwards nothing in either direction; connections stay open and new ones are accepted.
     Blackhole,
-    /// Requests arrive, answers do not.
+    /// Forwards requests but no responses.
     HalfOpen,
-    /// Connections are closed, new ones as well.
+    /// Closes all connections, including new ones.
     Cut,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Request,
-    Answer,
+    Response,
 }
 
-/// A proxy in front of a port of 127.0.0.1; ends when dropped.
+/// A proxy in front of a port of 127.0.0.1; stops when dropped.
 pub struct Proxy {
     address: SocketAddr,
     state: watch::Sender<State>,
 }
 
-/// What every connection looks at.
+/// The state that every connection follows.
 #[derive(Debug, Clone, Copy)]
 struct State {
     link: Link,
     /// The port that connections are made to.
     target: u16,
-    /// How often all connections were closed.
-    hung_up: u64,
+    /// How many times all connections were closed.
+    closed_count: u64,
 }
 
 impl Proxy {
@@ -51,7 +51,7 @@ impl Proxy {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let (state, states) = watch::channel(State { link: Link::Open, target, hung_up: 0 });
+        let (state, states) = watch::channel(State { link: Link::Open, target, closed_count: 0 });
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { accept(TcpListener::from_std(listener).unwrap(), states).await });
@@ -63,19 +63,19 @@ impl Proxy {
         self.address.port()
     }
 
-    /// From now on the link is like this.
+    /// Changes the state of the link.
     pub fn set(&self, link: Link) {
         self.state.send_modify(|state| state.link = link);
     }
 
-    /// From now on connections are made to this port. Those that there are stay where they are.
+    /// Directs new connections to this port. Existing connections keep their target.
     pub fn set_target(&self, target: u16) {
         self.state.send_modify(|state| state.target = target);
     }
 
-    /// Closes all connections; new ones are made as ever.
+    /// Closes all connections; new ones are accepted as before.
     pub fn close_connections(&self) {
-        self.state.send_modify(|state| state.hung_up += 1);
+        self.state.send_modify(|state| state.closed_count += 1);
     }
 }
 
@@ -93,20 +93,20 @@ async fn accept(listener: TcpListener, mut states: watch::Receiver<State>) {
 }
 
 async fn connection(client: TcpStream, mut states: watch::Receiver<State>) {
-    let State { link, target, hung_up } = *states.borrow();
+    let State { link, target, closed_count } = *states.borrow();
     if link == Link::Cut {
         return;
     }
-    // A store that is away refuses, and so does the proxy, as far as it can.
+    // If the store refuses the connection, closing ours is the closest that a proxy can do.
     let Ok(store) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
     let _ = (client.set_nodelay(true), store.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_store, to_store) = store.into_split();
     let requests = pump(from_client, to_store, Direction::Request, states.clone());
-    let answers = pump(from_store, to_client, Direction::Answer, states.clone());
+    let responses = pump(from_store, to_client, Direction::Response, states.clone());
     tokio::select! {
-        _ = async { tokio::join!(requests, answers) } => {}
-        _ = states.wait_for(|now| now.link == Link::Cut || now.hung_up != hung_up) => {}
+        _ = async { tokio::join!(requests, responses) } => {}
+        _ = states.wait_for(|now| now.link == Link::Cut || now.closed_count != closed_count) => {}
     }
 }
 
@@ -146,7 +146,7 @@ fn passes(link: Link, direction: Direction) -> bool {
 mod tests {
     use super::*;
 
-    /// A server that answers each byte by itself, behind a proxy; and a connection to it.
+    /// An echo server behind a proxy, and a connection to it.
     async fn echo() -> (Proxy, TcpStream) {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let proxy = Proxy::start(server.local_addr().unwrap().port());
@@ -162,7 +162,7 @@ mod tests {
         (proxy, stream)
     }
 
-    /// The answer to one byte, if there is one soon; 0 at the end of the connection.
+    /// Sends one byte and returns the echo: `None` if none arrives soon, 0 at the end of the connection.
     async fn ask(stream: &mut TcpStream, byte: u8) -> Option<u8> {
         stream.write_all(&[byte]).await.ok()?;
         answer(stream).await
@@ -200,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn set_target_applies_only_to_new_connections() {
         let (proxy, mut stream) = echo().await;
-        // Not before it is there.
+        // The exchange shows that the connection is established.
         assert_eq!(ask(&mut stream, 4).await, Some(4));
         let (other, _) = echo().await;
         other.set(Link::Cut);

@@ -1,4 +1,4 @@
-//! A private Redis, and a look into it.
+//! A private Redis server and queries of its contents.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -9,7 +9,7 @@ use highwater::dev;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncTypedCommands, Cmd, FromRedisValue};
 
-/// A Redis of the test's own; killed, paused and restarted as the [`dev::Redis`] that it is.
+/// A private Redis; dereferences to [`dev::Redis`], which can kill, pause and restart it.
 pub struct Redis {
     server: dev::Redis,
 }
@@ -19,27 +19,27 @@ impl Redis {
         Self { server: dev::Redis::start(base, settings).unwrap() }
     }
 
-    /// A connection that no proxy is between.
+    /// A direct connection, without a proxy.
     pub async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.server.url()).unwrap();
-        #[expect(clippy::disallowed_methods, reason = "fails at once when Redis is away, as a test should")]
+        #[expect(clippy::disallowed_methods, reason = "a test should fail immediately when Redis is unreachable")]
         let connection = client.get_multiplexed_async_connection().await;
         connection.unwrap()
     }
 
-    /// What one command answers.
+    /// Runs one command and returns its reply.
     pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> T {
         command.query_async(&mut self.connection().await).await.unwrap()
     }
 
-    /// The keys that a job has, in order.
+    /// The keys of a job, sorted.
     pub async fn job_keys(&self, id: &str) -> Vec<String> {
         let mut keys: Vec<String> = self.connection().await.keys(format!("hw:{{{id}}}:*")).await.unwrap();
         keys.sort();
         keys
     }
 
-    /// How often it was asked each command since this was asked last, and how long that took it.
+    /// Calls and total run time of each command since the last call of this method; resets the statistics.
     pub async fn take_command_stats(&self) -> HashMap<String, (u64, Duration)> {
         let stats: String = self.run(redis::cmd("INFO").arg("commandstats")).await;
         self.run::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
@@ -54,13 +54,13 @@ impl Redis {
         stats.lines().filter_map(read).collect()
     }
 
-    /// The job's tracker: header and cells.
+    /// The tracker of a job, header and cells; `None` if the key is missing.
     pub async fn tracker(&self, id: &str) -> Option<Vec<u8>> {
         self.run(redis::cmd("GET").arg(tracker_key(id))).await
     }
 }
 
-/// The key of a job's tracker.
+/// The key of the tracker of a job.
 pub fn tracker_key(id: &str) -> String {
     format!("hw:{{{id}}}:marks")
 }

@@ -1,8 +1,8 @@
-//! Requests, as short as tests want to write them.
+//! Short constructors for requests.
 
 use super::pb;
 
-/// A job with these stages and so many tasks, to be started at once.
+/// A job with these stages and `task_count` tasks that starts immediately.
 pub fn job(id: &str, stages: &[&str], task_count: i64) -> pb::CreateJobRequest {
     pb::CreateJobRequest {
         job_id: id.to_owned(),
@@ -13,29 +13,29 @@ pub fn job(id: &str, stages: &[&str], task_count: i64) -> pb::CreateJobRequest {
     }
 }
 
-/// A job with these stages whose tasks have names: none yet, so it is not started.
+/// A job with named tasks: it has none yet, so it is created without being started.
 pub fn named_job(id: &str, stages: &[&str]) -> pb::CreateJobRequest {
     pb::CreateJobRequest { start: false, named_tasks: true, ..job(id, stages, 0) }
 }
 
-/// Successes of these tasks at a stage.
+/// Successful results of these tasks at a stage.
 pub fn succeeded(tasks: impl IntoIterator<Item = i64>, stage: &str) -> Vec<pb::TaskResult> {
     results(tasks, stage, pb::Outcome::Succeeded)
 }
 
-/// Successes of the tasks of these names at a stage.
+/// Successful results of the tasks with these names at a stage.
 pub fn succeeded_by_name<'a>(names: impl IntoIterator<Item = &'a str>, stage: &str) -> Vec<pb::TaskResult> {
     let by_name =
         |name: &str| pb::TaskResult { task_name: name.to_owned(), ..result(0, stage, pb::Outcome::Succeeded) };
     names.into_iter().map(by_name).collect()
 }
 
-/// Failures of these tasks at a stage, without a word why.
+/// Failed results of these tasks at a stage, without error details.
 pub fn failed(tasks: impl IntoIterator<Item = i64>, stage: &str) -> Vec<pb::TaskResult> {
     results(tasks, stage, pb::Outcome::Failed)
 }
 
-/// The failure of a task at a stage.
+/// A failed result of a task at a stage, with an error.
 pub fn failed_with(task: i64, stage: &str, code: &str, message: &str) -> pb::TaskResult {
     let error = pb::TaskError { code: code.to_owned(), message: message.to_owned() };
     let mut result = result(task, stage, pb::Outcome::Failed);

@@ -1,4 +1,4 @@
-//! Stores and gateways of one test.
+//! The stores and gateways of one test.
 
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::directory::Directory;
 use super::gateway::{Gateway, Links};
 use super::{Database, Proxy, Redis};
 
-/// Both stores and gateways over them. The gateways stop first.
+/// Two stores, and gateways that use them. The gateways stop first.
 pub struct Stack {
     gateways: Vec<Gateway>,
     pub redis: Redis,
@@ -15,7 +15,7 @@ pub struct Stack {
     directory: Directory,
 }
 
-/// What a stack is made of, where that is not the ordinary.
+/// Settings of a stack that differ from the defaults.
 #[derive(Default)]
 pub struct Builder {
     gateways: usize,
@@ -26,12 +26,12 @@ pub struct Builder {
 }
 
 impl Stack {
-    /// So many gateways over fresh stores, all ready.
+    /// Starts fresh stores and this number of gateways, and waits until all are ready.
     pub async fn start(gateways: usize) -> Self {
         Self::builder(gateways).start().await
     }
 
-    /// To say more about it before it starts.
+    /// Returns a builder for a stack with this number of gateways.
     pub fn builder(gateways: usize) -> Builder {
         Builder { gateways, ..Builder::default() }
     }
@@ -42,43 +42,43 @@ impl Stack {
 }
 
 impl Builder {
-    /// A setting of every gateway, by its flag: `.setting("tracker-ttl", "2s")`.
+    /// Adds a flag for every gateway: `.setting("tracker-ttl", "2s")`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.flags.push(format!("--{name}={value}"));
         self
     }
 
-    /// No reconciler comes by while the test runs.
+    /// Sets the reconcile interval and settle time beyond the length of any test, so that no reconcile round runs.
     pub fn without_reconciler(self) -> Self {
         self.setting("reconcile-interval", "1h").setting("settle-time", "1d")
     }
 
-    /// How often reconcilers come by, and how long restored trackers settle. Calls may take half of that.
+    /// Sets the reconcile interval and the settle time of restored trackers. The request timeout is half the settle time.
     pub fn reconciling(self, interval: Duration, settle: Duration) -> Self {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let builder = self.setting("reconcile-interval", &millis(interval)).setting("settle-time", &millis(settle));
         builder.setting("request-timeout", &millis(settle / 2))
     }
 
-    /// Each gateway reaches the stores through proxies of its own.
+    /// Puts separate proxies between each gateway and the stores.
     pub fn links(mut self) -> Self {
         self.links = true;
         self
     }
 
-    /// Settings of Redis, by the names of redis.conf.
+    /// Adds settings of Redis, named as in redis.conf.
     pub fn redis(mut self, settings: &[(&str, &str)]) -> Self {
         self.redis_settings = owned(settings);
         self
     }
 
-    /// A Postgres that no other test uses, with settings by the names of postgresql.conf.
+    /// Uses a private Postgres with these settings, named as in postgresql.conf.
     pub fn private_postgres(mut self, settings: &[(&str, &str)]) -> Self {
         self.postgres_settings = Some(owned(settings));
         self
     }
 
-    /// Starts it all, and waits until every gateway is ready.
+    /// Starts everything and waits until every gateway is ready.
     pub async fn start(self) -> Stack {
         let directory = Directory::new();
         let redis = Redis::start(&directory, &borrowed(&self.redis_settings));
@@ -103,7 +103,7 @@ impl Builder {
     }
 }
 
-/// Where the stores are, what else the test wants, and a log that tells a failing test what happened.
+/// The flags of a gateway: store URLs, debug logs for failing tests, and the settings of the test.
 fn flags(stack: &Stack, links: Option<&Links>, settings: &[String]) -> Vec<String> {
     let (redis, postgres) = (stack.redis.url(), stack.postgres.url());
     let through = |url: String, port: u16, proxy: Option<u16>| {
@@ -143,7 +143,7 @@ impl Drop for Stack {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for (number, gateway) in self.gateways.iter().enumerate() {
-                eprintln!("---- the log of gateway {number} ends with\n{}", gateway.log_tail());
+                eprintln!("---- end of the log of gateway {number}:\n{}", gateway.log_tail());
             }
         }
     }
@@ -186,8 +186,8 @@ mod tests {
         let stack = Stack::builder(2).links().start().await;
         stack[0].create(job("a", &["s"], 2)).await.unwrap();
         stack[0].links().redis.set(Link::Cut);
-        let fallen_back = async || (stack[0].progress("a").await.ok()?.source() == pb::Source::Fallback).then_some(());
-        eventually("a read without Redis", fallen_back).await;
+        let falls_back = async || (stack[0].progress("a").await.ok()?.source() == pb::Source::Fallback).then_some(());
+        eventually("a read without Redis", falls_back).await;
         assert_eq!(stack[1].progress("a").await.unwrap().source(), pb::Source::Live);
     }
 }

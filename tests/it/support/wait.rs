@@ -1,28 +1,28 @@
-//! Waiting for what happens on its own, always bounded.
+//! Bounded waiting for conditions.
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test fails. Far longer than any of it takes on a machine that is busy.
+/// How long a condition may take before a test fails. Far longer than anything takes on a busy machine.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
-const LOOKS_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Looks until there is something; fails if that takes too long.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
+/// Polls until `condition` returns a value; panics after [`WAIT_TIMEOUT`]. `what` describes the condition.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = condition().await {
             return found;
         }
-        assert!(begun.elapsed() < WAIT_TIMEOUT, "waited {WAIT_TIMEOUT:?} in vain: {what}");
-        tokio::time::sleep(LOOKS_EVERY).await;
+        assert!(started.elapsed() < WAIT_TIMEOUT, "timed out after {WAIT_TIMEOUT:?}: {what}");
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Looks for a while, and fails as soon as it does not hold: for what must *not* happen.
-pub async fn holds_for(time: Duration, what: &str, mut look: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while begun.elapsed() < time {
-        assert!(look().await, "after {:?} no more: {what}", begun.elapsed());
-        tokio::time::sleep(LOOKS_EVERY).await;
+/// Polls `condition` for `time` and panics as soon as it is false. `what` describes the condition.
+pub async fn holds_for(time: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while started.elapsed() < time {
+        assert!(condition().await, "no longer true after {:?}: {what}", started.elapsed());
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
