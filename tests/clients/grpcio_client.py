@@ -219,7 +219,7 @@ def named(client, job):
 
 
 def endings(client, job, named):
-    """Lists both jobs once each, by creation and by end, page by page; then only the jobs that ended after the first."""
+    """Lists both jobs once each, by creation and by end, page by page; then the jobs that ended after the first."""
     labels = {"of": job}
     pages = list(paged(client, "ListJobs", labels=labels, with_progress=True, page_size=1))
     assert [entry.job_id for page in pages for entry in page.jobs] == [named, job], pages

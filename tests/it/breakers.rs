@@ -1,4 +1,4 @@
-//! Circuit breakers: when a store hangs or is down, the first calls take their timeout and later calls do not wait; once
+//! Circuit breakers: when a store hangs or is down, first calls take their timeout and later calls do not wait. Once
 //! the store is back, it is used again within two seconds.
 
 use std::time::{Duration, Instant};

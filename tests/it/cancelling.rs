@@ -108,8 +108,8 @@ async fn cancel_after_the_end_returns_the_final_state() {
     assert_eq!(stack[1].progress("a").await.unwrap().cancel_reason, "");
 }
 
-/// The tracker is sealed as cancelled, but the end is not committed. The last report is superseded, and is answered only
-/// once the end is committed.
+/// The tracker is sealed as cancelled, but the end is not committed. The last report is superseded, and its response
+/// waits for the commit.
 #[tokio::test]
 async fn report_that_finds_a_cancel_seal_commits_the_end() {
     let stack = Stack::start(2).await;

@@ -106,8 +106,8 @@ async fn jobs_with_concurrent_last_reports_end_once_each() {
     assert_eq!(commits(&stack), 50);
 }
 
-/// Reads until the job has ended. Returns the start of the last read that showed it running, if any, and the time of the
-/// first response that did not.
+/// Reads until the job has ended. Returns the start of the last read that showed it running, if any, and the time of
+/// the first response that did not.
 async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
     let (mut running, started) = (None, Instant::now());
     loop {

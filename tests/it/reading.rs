@@ -170,7 +170,7 @@ async fn running_job_without_a_tracker_reports_only_remembered_counts() {
         }
         assert!(stack.redis.tracker("a").await.is_none(), "reads do not recreate the tracker");
     }
-    // A report recreates it from the mirror of its gateway. It is not adopted until other gateways had time to add theirs.
+    // A report recreates it from the gateway's mirror. It is not adopted until other gateways had time to add theirs.
     let answer = stack[0].report("a", succeeded([3], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [pb::Disposition::Duplicate]);
     for gateway in stack.gateways() {

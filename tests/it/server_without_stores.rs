@@ -161,7 +161,7 @@ async fn without_stores_health_is_not_serving_and_calls_are_retryable() {
     assert_eq!(server.health("nothing").await.unwrap_err().code(), Code::NotFound);
 }
 
-/// A silent connection and an endless stream do not delay shutdown: the first is closed, the second ended with an error.
+/// A silent connection and an endless stream do not delay shutdown: one is closed, the other ended with an error.
 #[tokio::test]
 async fn shutdown_is_bounded_despite_silent_clients() {
     let server = start().await;

@@ -1,5 +1,5 @@
-//! Stores that hang, which is worse than stores that refuse connections. Every call is answered in time: by the deadline
-//! of the caller, if it has one, without waiting for the store timeout of the gateway.
+//! Stores that hang, which is worse than stores that refuse connections. Each call is answered in time: by the caller's
+//! deadline, if it has one, without waiting for the store timeout of the gateway.
 
 use std::time::{Duration, Instant};
 

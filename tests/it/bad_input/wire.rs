@@ -1,5 +1,5 @@
-//! Calls with any path, headers and message. A tonic channel would itself end a call at the deadline in its headers, and
-//! the response of the gateway would not be visible.
+//! Calls with any path, headers and message. A tonic channel would end a call at the deadline in its headers and hide
+//! the response of the gateway.
 
 use std::net::SocketAddr;
 

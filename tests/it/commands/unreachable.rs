@@ -1,5 +1,5 @@
-//! Messages when no gateway responds: they name the address and a remedy, and announce retries. They go to stderr, so that
-//! stdout has only the requested output.
+//! Messages when no gateway responds: they name the address and a remedy, and announce retries. They go to stderr, so
+//! that stdout has only the requested output.
 
 use std::net::TcpListener;
 use std::process::Stdio;

@@ -9,7 +9,8 @@ fn retry(id: &str) -> pb::RetryJobRequest {
     pb::RetryJobRequest { job_id: id.to_owned(), ..pb::RetryJobRequest::default() }
 }
 
-/// Creates and cancels a job of ten tasks: 1, 2 and 7 failed at the first stage, 3 at the second, 8 and 9 are outstanding.
+/// Creates and cancels a job of ten tasks: 1, 2 and 7 failed at the first stage, 3 at the second; 8 and 9 are
+/// outstanding.
 async fn ended(client: &Client, id: &str) -> pb::Job {
     client
         .create(pb::CreateJobRequest { display_name: "Import".into(), ..job(id, &["read", "digest"], 10) })
@@ -232,7 +233,7 @@ async fn retry_of_a_million_tasks_is_stored_compactly() {
     const TASKS: i64 = 2_000_000;
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("old", &["s"], TASKS)).await.unwrap();
-    // Every second task failed, so that no range is longer than one. Written by SQL, because two hundred reports are slow.
+    // Every second task failed, so that no range is longer than one. Written by SQL: two hundred reports are slow.
     let cells = vec![0b1101_1101_u8; 500_000];
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, &cells).unwrap();

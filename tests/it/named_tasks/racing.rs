@@ -1,5 +1,5 @@
-//! Races between adding tasks and starting or cancelling the job, at every step of a start: no job runs with fewer tasks
-//! than were acknowledged, and no response says otherwise.
+//! Races between adding tasks and starting or cancelling the job, at every step of a start: no job runs with fewer
+//! tasks than were acknowledged, and no response says otherwise.
 
 use std::time::Duration;
 

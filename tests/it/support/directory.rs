@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Waits until our process ends for any reason, then removes directory $1; retries while a dying server still writes to it.
+/// Waits until our process ends for any reason, then removes directory $1. Retries while a dying server writes to it.
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
 read -r _

@@ -53,7 +53,7 @@ impl Builder {
         self.setting("reconcile-interval", "1h").setting("settle-time", "1d")
     }
 
-    /// Sets the reconcile interval and the settle time of restored trackers. The request timeout is half the settle time.
+    /// Sets the reconcile interval and the settle time. The request timeout becomes half the settle time.
     pub fn reconciling(self, interval: Duration, settle: Duration) -> Self {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let builder = self.setting("reconcile-interval", &millis(interval)).setting("settle-time", &millis(settle));
