@@ -1,9 +1,9 @@
 //! Two third-party clients drive a job from its creation to its snapshot: Python on gRPC's C core, and `buf curl`. They
 //! discover the API by reflection, Python by v1alpha and buf by v1.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::Output;
+use std::{env, fs};
 
 use prost::Message;
 use serde_json::{Value, json};
@@ -104,7 +104,8 @@ async fn run_documented_calls(document: &str, stack: &Stack) -> usize {
 #[tokio::test]
 async fn readme_quick_start_runs_as_written() {
     let stack = Stack::start(1).await;
-    let calls = run_documented_calls(include_str!("../../README.md"), &stack).await;
+    let quick_start = ["README.md", "docs/first-job.md"].map(|path| fs::read_to_string(root().join(path)));
+    let calls = run_documented_calls(&quick_start.map(Result::unwrap_or_default).concat(), &stack).await;
     assert_eq!(calls, 8, "create, report, read, report; then create, add, start, report by name");
     let buf = BufCurl { address: stack[0].address().to_string() };
     eventually("the job of the README ends", async || {

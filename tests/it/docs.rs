@@ -1,4 +1,6 @@
-//! What README and docs name is there: files, and the tests that are said to watch an invariant.
+//! Checks of the documents: links, the API guide, the state diagram, and shell lines that tests run.
+//!
+//! `mentions.rs` checks the names in documents, `language.rs` their language.
 
 use std::collections::HashSet;
 use std::fs;
@@ -6,51 +8,30 @@ use std::fs;
 use highwater::domain::JobState;
 use highwater::grpc::pb;
 
+use crate::prose::{File, files};
 use crate::source::{root, rust_files};
 
-const DOCS: [&str; 6] =
-    ["README.md", "docs/adopting.md", "docs/api.md", "docs/design.md", "docs/operating.md", "docs/runbook.md"];
-
-#[test]
-fn every_mentioned_path_exists() {
-    for (doc, word) in words() {
-        let is_path = ["src/", "tests/", "docs/", "proto/", "migrations/"].iter().any(|top| word.starts_with(top));
-        assert!(!is_path || root().join(&word).exists(), "{doc} names {word}, which is not there");
-    }
-}
-
-#[test]
-fn every_mentioned_test_and_metric_exists() {
-    let mut text = String::new();
-    for file in rust_files(&root().join("src")).iter().chain(&rust_files(&root().join("tests"))) {
-        text += &fs::read_to_string(file).unwrap();
-    }
-    let mut found = 0;
-    // Names of tests are sentences, those of metrics nearly.
-    for (doc, word) in words().filter(|(_, word)| word.matches('_').count() > 2 && !word.contains([' ', '/', '.'])) {
-        if word.chars().all(|character| character.is_ascii_lowercase() || "_0123456789".contains(character)) {
-            let named = [format!("fn {word}("), format!("\"{word}\"")];
-            assert!(named.iter().any(|name| text.contains(name)), "{doc} names {word}, which is not there");
-            found += 1;
-        }
-    }
-    assert!(found >= 10, "only {found} names of tests were found");
+/// The documents that people write: all but the results of benchmarks.
+fn documents() -> Vec<File> {
+    let written = |file: &File| file.path.ends_with(".md") && !file.path.starts_with("docs/benchmarks/");
+    let documents: Vec<_> = files().into_iter().filter(written).collect();
+    assert!(documents.len() >= 7, "only {} documents were found", documents.len());
+    documents
 }
 
 #[test]
 fn every_link_between_documents_resolves() {
     let mut found = 0;
-    for doc in DOCS {
-        let text = fs::read_to_string(root().join(doc)).unwrap();
+    for File { path: doc, text } in documents() {
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
         for link in links.filter(|link| !link.starts_with("http")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let directory = root().join(doc).parent().unwrap().to_path_buf();
-            let target = if file.is_empty() { root().join(doc) } else { directory.join(file) };
-            assert!(target.exists(), "{doc} leads to {link}, which is not there");
+            let directory = root().join(&doc).parent().unwrap().to_path_buf();
+            let target = if file.is_empty() { root().join(&doc) } else { directory.join(file) };
+            assert!(target.exists(), "{doc} links to {link}, which does not exist");
             assert!(
                 heading.is_empty() || headings(&fs::read_to_string(target).unwrap()).contains(heading),
-                "{doc}: {link}"
+                "{doc} links to {link}, which has no such heading"
             );
             found += 1;
         }
@@ -71,11 +52,11 @@ fn api_guide_covers_every_method_and_error_reason() {
     }
     assert!(words.len() > 25, "{words:?}");
     for word in words {
-        assert!(guide.contains(&word), "docs/api.md does not know {word}");
+        assert!(guide.contains(&word), "docs/api.md does not mention {word}");
     }
 }
 
-/// The table of transitions, as a diagram.
+/// The diagram is generated from the transitions of `JobState`.
 #[test]
 fn state_diagram_matches_the_transition_table() {
     let mut diagram = "```mermaid\nstateDiagram-v2\n    [*] --> PENDING\n".to_owned();
@@ -92,10 +73,10 @@ fn state_diagram_matches_the_transition_table() {
     }
     diagram += "```\n";
     let text = fs::read_to_string(root().join("docs/design.md")).unwrap();
-    assert!(text.contains(&diagram), "docs/design.md must hold\n{diagram}");
+    assert!(text.contains(&diagram), "docs/design.md must contain\n{diagram}");
 }
 
-/// The names by which headings are linked to.
+/// The anchors of the headings of a document.
 fn headings(text: &str) -> HashSet<String> {
     let name = |heading: &str| {
         let kept = heading.to_lowercase().replace(' ', "-");
@@ -104,37 +85,29 @@ fn headings(text: &str) -> HashSet<String> {
     text.lines().filter(|line| line.starts_with('#')).map(|line| name(line.trim_start_matches('#').trim())).collect()
 }
 
-/// Every word in `code` style, with the file that it stands in.
-fn words() -> impl Iterator<Item = (&'static str, String)> {
-    DOCS.into_iter().flat_map(|doc| {
-        let text = fs::read_to_string(root().join(doc)).unwrap();
-        // Every second piece stands between backticks.
-        text.split('`').skip(1).step_by(2).map(|word| (doc, word.to_owned())).collect::<Vec<_>>()
-    })
-}
-
-/// Who types the lines that the docs give for a shell.
-const TYPED: [(&str, &str); 8] = [
+/// The beginnings of shell lines in documents, and the test that runs such lines.
+const SHELL_LINES: [(&str, &str); 10] = [
     ("./dev curl ", "api_guide_commands_run_as_written"),
     ("redis-cli ", "runbook_commands_run_as_written"),
     ("psql ", "runbook_commands_run_as_written"),
     ("target/tools/venv/bin/python docs/examples/adopting/rehearse.py ", "a_backend_adopts_highwater_step_by_step"),
     ("highwater ", "gateway_reads_its_settings_from_a_file"),
     ("./dev run", "dev_gateway_with_private_servers_keeps_its_data_between_runs"),
-    // The checks themselves, and what begins with a build: by people.
+    // Checks and builds, which no test runs.
     ("./dev test ", ""),
     ("./dev demo ", ""),
+    ("./dev model", ""),
+    ("cargo test ", ""),
 ];
 
 #[test]
 fn every_shell_line_of_the_docs_is_run_by_a_test() {
     let mut found = 0;
-    for doc in DOCS {
-        let text = fs::read_to_string(root().join(doc)).unwrap();
+    for File { path: doc, text } in documents() {
         for block in text.split("```sh").skip(1) {
             let (lines, _) = block.split_once("```").unwrap();
             for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-                assert!(TYPED.iter().any(|(begins, _)| line.starts_with(begins)), "{doc}: nobody types {line}");
+                assert!(SHELL_LINES.iter().any(|(begins, _)| line.starts_with(begins)), "{doc}: no test runs {line}");
                 found += 1;
             }
         }
@@ -142,5 +115,5 @@ fn every_shell_line_of_the_docs_is_run_by_a_test() {
     assert!(found > 30, "only {found} lines");
     let tests: String =
         rust_files(&root().join("tests")).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    assert!(TYPED.iter().all(|(_, test)| test.is_empty() || tests.contains(&format!("fn {test}("))));
+    assert!(SHELL_LINES.iter().all(|(_, test)| test.is_empty() || tests.contains(&format!("fn {test}("))));
 }

@@ -1,5 +1,5 @@
-//! A healthy run writes nothing to Postgres between start and end (invariant I9). For this check Postgres logs every modifying
-//! statement, because its statistics lag by seconds.
+//! A healthy run writes nothing to Postgres between start and end (invariant I9). The check reads the log of modifying
+//! statements, because the statistics of Postgres lag by seconds.
 
 use crate::support::{Database, Stack, job, pb, stage_counts, succeeded};
 

@@ -46,7 +46,7 @@ fn ranges(page: &pb::ListTasksResponse) -> Vec<(i64, i64)> {
     page.ranges.iter().map(|range| (range.first, range.last)).collect()
 }
 
-/// Creates a job of ten tasks: 0 to 3 succeeded, 4 passed the first stage, 5 failed at the first stage, 6 at the second.
+/// Creates a job of ten tasks: 0 to 3 succeeded, 4 passed the first stage, 5 failed at the first and 6 at the second.
 async fn ten_tasks(client: &Client, id: &str) {
     client.create(job(id, &STAGES, 10)).await.unwrap();
     client.report(id, succeeded([0, 1, 2, 3, 4, 6], "read")).await.unwrap();
