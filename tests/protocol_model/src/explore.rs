@@ -1,86 +1,96 @@
-//! Exploring: every state that can be reached, or as many as time allows; and the story of one that must not be.
+//! Runs an exploration: every reachable state, or as many as the time limit allows. Reports the trace of each
+//! violation.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
 use std::time::{Duration, Instant};
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 use crate::model::Action;
-use crate::protocol::Protocol;
+use crate::scenario::Scenario;
 use crate::world::World;
 
-/// What was found.
+/// The result of an exploration.
 #[derive(Debug)]
-pub struct Explored {
-    /// How many states there are.
+pub struct Exploration {
+    /// The number of unique states that were found.
     pub states: usize,
-    /// After how many steps there were no new ones.
+    /// The number of steps from the first state to the most distant one.
     pub depth: usize,
-    /// How long it took.
-    pub took: Duration,
-    /// Whether these are all.
-    pub complete: bool,
-    /// What must be so in every state, and is not: with the way there.
-    pub violated: BTreeMap<&'static str, String>,
-    /// What must be so in some state, and was not found.
-    pub missed: Vec<&'static str>,
+    /// The time that the exploration took.
+    pub elapsed: Duration,
+    /// Whether every reachable state was checked: there was no violation, and the time limit was not reached.
+    pub exhaustive: bool,
+    /// The `always` properties that a state violates, each with the trace that leads to this state.
+    pub violations: BTreeMap<&'static str, String>,
+    /// The `sometimes` properties that no state meets.
+    pub unreached: Vec<&'static str>,
 }
 
-impl<const N: usize> Protocol<N> {
-    /// Explores the states, the nearest first, until all are known, something is violated, or the time is up.
-    pub fn explore(&self, threads: usize, within: Duration) -> Explored {
+impl<const N: usize> Scenario<N> {
+    /// Explores the states breadth first until all are known, a property is violated, or the time limit is reached.
+    pub fn explore(&self, threads: usize, time_limit: Duration) -> Exploration {
         let began = Instant::now();
-        let checker = self.clone().checker().threads(threads).timeout(within);
+        let checker = self.clone().checker().threads(threads).timeout(time_limit);
         let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let found = checker.discoveries();
-        let (mut violated, mut missed) = (BTreeMap::new(), Vec::new());
+        let (mut violations, mut unreached) = (BTreeMap::new(), Vec::new());
         for property in self.properties() {
             match (property.expectation, found.get(property.name)) {
                 (Expectation::Always, Some(path)) => {
-                    violated.insert(property.name, story(path.clone()));
+                    violations.insert(property.name, trace(path.clone()));
                 }
-                (Expectation::Sometimes, None) => missed.push(property.name),
+                (Expectation::Sometimes, None) => unreached.push(property.name),
                 _ => {}
             }
         }
-        let took = began.elapsed();
-        // The checker does not say whether it was done or out of time.
-        let complete = violated.is_empty() && took < within;
-        Explored { states: checker.unique_state_count(), depth: checker.max_depth(), took, complete, violated, missed }
+        let elapsed = began.elapsed();
+        // The checker does not report whether it finished or reached the time limit.
+        let exhaustive = violations.is_empty() && elapsed < time_limit;
+        let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+        Exploration { states, depth, elapsed, exhaustive, violations, unreached }
     }
 }
 
-impl Explored {
-    /// Fails unless all states are known and all is as it must be.
+impl Exploration {
+    /// Prints the result, and checks that every state is known, no property is violated and none is unreached.
     ///
     /// # Panics
-    /// See above.
-    pub fn holds(&self, what: &str) {
-        let stories: Vec<_> = self.violated.iter().map(|(name, story)| format!("{name}:\n{story}")).collect();
-        assert!(stories.is_empty(), "{what}: violated\n{}", stories.join("\n"));
-        assert!(self.complete, "{what}: not all states within {:?}", self.took);
-        assert!(self.missed.is_empty(), "{what}: never {:?}", self.missed);
+    /// If any of these conditions is not met.
+    pub fn assert_holds(&self, scenario: &str) {
+        println!("{scenario}: {self}");
+        let traces: Vec<_> = self.violations.iter().map(|(name, trace)| format!("{name}:\n{trace}")).collect();
+        assert!(traces.is_empty(), "{scenario}: violated\n{}", traces.join("\n"));
+        assert!(self.exhaustive, "{scenario}: time limit reached after {:?}", self.elapsed);
+        assert!(self.unreached.is_empty(), "{scenario}: unreached {:?}", self.unreached);
     }
 }
 
-/// What happened, step by step, and how it stands then.
-fn story<const N: usize>(path: Path<World<N>, Action>) -> String {
-    let mut told = String::new();
+impl Display for Exploration {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let extent = if self.exhaustive { "all" } else { "only the first" };
+        write!(f, "{extent} {} states, depth {}, {} s", self.states, self.depth, self.elapsed.as_secs())
+    }
+}
+
+/// Formats the actions along a path, and the state to which it leads.
+fn trace<const N: usize>(path: Path<World<N>, Action>) -> String {
+    let mut lines = String::new();
     for (world, action) in path.into_vec() {
         if let Some(action) = action {
-            let task = |gateway: usize| world.gateways[gateway].task.map(|task| format!(" {:?}", task.step));
             let step = match action {
-                Action::Step(gateway) | Action::AnswerLost(gateway) => task(gateway).unwrap_or_default(),
-                _ => String::new(),
+                Action::Step(gateway) | Action::StepResponseLost(gateway) => world.gateways[gateway].operation,
+                _ => None,
             };
-            let _ = writeln!(told, "  {action:?}{step}");
+            let step = step.map(|operation| format!(" {:?}", operation.step)).unwrap_or_default();
+            let _ = writeln!(lines, "  {action:?}{step}");
         } else {
-            let _ = writeln!(told, "  {:?}\n  {:?}\n  {:?}", world.redis, world.postgres, world.truth);
+            let _ = writeln!(lines, "  {:?}\n  {:?}\n  {:?}", world.redis, world.postgres, world.truth);
             for gateway in world.gateways {
-                let _ = writeln!(told, "  {gateway:?}");
+                let _ = writeln!(lines, "  {gateway:?}");
             }
         }
     }
-    told
+    lines
 }

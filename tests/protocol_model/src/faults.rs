@@ -1,89 +1,161 @@
-//! What goes wrong: which faults can happen in a state, and what they do.
+//! Faults: their kinds, which of them can happen in a state, and their effects.
 
 use crate::gateway::Gateway;
 use crate::model::Action;
-use crate::protocol::Protocol;
+use crate::scenario::Scenario;
 use crate::world::World;
 
-impl<const N: usize> Protocol<N> {
-    /// It happens.
-    pub fn fault(&self, world: &mut World<N>, action: Action) {
-        let left = &mut world.left.faults;
+/// The number of faults of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Faults {
+    /// Redis loses the tracker.
+    pub flushes: u8,
+    /// Redis restarts from an older dump, or fails over to a replica that lagged.
+    pub rollbacks: u8,
+    /// A gateway is killed.
+    pub crashes: u8,
+    /// A gateway loses its connection to Redis for a while.
+    pub redis_cuts: u8,
+    /// A gateway loses its connection to Postgres for a while.
+    pub postgres_cuts: u8,
+    /// The feed's connection breaks.
+    pub feed_cuts: u8,
+    /// Postgres fails over to a standby that lacks the committed end.
+    pub postgres_failovers: u8,
+}
+
+impl Faults {
+    /// No fault.
+    pub const NONE: Self = Self {
+        flushes: 0,
+        rollbacks: 0,
+        crashes: 0,
+        redis_cuts: 0,
+        postgres_cuts: 0,
+        feed_cuts: 0,
+        postgres_failovers: 0,
+    };
+
+    /// One fault of each kind, with the name that scenarios use for it.
+    pub const SINGLE: [(&str, Self); 7] = [
+        ("flush", Self { flushes: 1, ..Self::NONE }),
+        ("rollback", Self { rollbacks: 1, ..Self::NONE }),
+        ("crash", Self { crashes: 1, ..Self::NONE }),
+        ("redis cut", Self { redis_cuts: 1, ..Self::NONE }),
+        ("postgres cut", Self { postgres_cuts: 1, ..Self::NONE }),
+        ("feed cut", Self { feed_cuts: 1, ..Self::NONE }),
+        // Not in pairs: if Redis lost the seal as well, neither store would know of the end.
+        ("postgres failover", Self { postgres_failovers: 1, ..Self::NONE }),
+    ];
+
+    /// Every pair of different faults except Postgres failovers, with its name.
+    pub fn pairs() -> Vec<(String, Self)> {
+        let combinable = &Self::SINGLE[..6];
+        let mut pairs = Vec::new();
+        for (index, (first_name, first)) in combinable.iter().enumerate() {
+            for (second_name, second) in &combinable[index + 1..] {
+                pairs.push((format!("{first_name} and {second_name}"), first.plus(*second)));
+            }
+        }
+        pairs
+    }
+
+    /// The sum of both numbers of faults.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            flushes: self.flushes + other.flushes,
+            rollbacks: self.rollbacks + other.rollbacks,
+            crashes: self.crashes + other.crashes,
+            redis_cuts: self.redis_cuts + other.redis_cuts,
+            postgres_cuts: self.postgres_cuts + other.postgres_cuts,
+            feed_cuts: self.feed_cuts + other.feed_cuts,
+            postgres_failovers: self.postgres_failovers + other.postgres_failovers,
+        }
+    }
+}
+
+impl<const N: usize> Scenario<N> {
+    /// Applies a fault, or the repair of one.
+    pub fn apply_fault(&self, world: &mut World<N>, action: Action) {
+        let remaining = &mut world.remaining.faults;
         match action {
             Action::Flush => {
-                left.flushes -= 1;
-                world.truth.lost |= world.redis.tracker.is_some();
+                remaining.flushes -= 1;
+                world.truth.redis_lost_state |= world.redis.tracker.is_some();
                 world.redis.flush();
             }
             Action::Dump => world.redis.dump = Some(world.redis.tracker),
             Action::RollBack => {
-                left.rollbacks -= 1;
-                world.truth.lost = true;
+                remaining.rollbacks -= 1;
+                world.truth.redis_lost_state = true;
                 world.redis.roll_back();
             }
             Action::Crash(gateway) => {
-                left.crashes -= 1;
+                remaining.crashes -= 1;
                 crash(world, gateway);
             }
             Action::CutRedis(gateway) => {
-                left.redis_cuts -= 1;
-                world.gateways[gateway].redis = false;
+                remaining.redis_cuts -= 1;
+                world.gateways[gateway].reaches_redis = false;
             }
-            Action::HealRedis(gateway) => world.gateways[gateway].redis = true,
+            Action::HealRedis(gateway) => world.gateways[gateway].reaches_redis = true,
             Action::CutPostgres(gateway) => {
-                left.postgres_cuts -= 1;
-                world.gateways[gateway].postgres = false;
+                remaining.postgres_cuts -= 1;
+                world.gateways[gateway].reaches_postgres = false;
             }
-            Action::HealPostgres(gateway) => world.gateways[gateway].postgres = true,
+            Action::HealPostgres(gateway) => world.gateways[gateway].reaches_postgres = true,
             Action::CutFeed(gateway) => {
-                left.feed_cuts -= 1;
+                remaining.feed_cuts -= 1;
                 world.gateways[gateway].feed = None;
             }
-            Action::ForgetEnd => {
-                left.forgets -= 1;
-                world.postgres.forget_end();
-                world.truth.forgotten = true;
+            Action::FailOverPostgres => {
+                remaining.postgres_failovers -= 1;
+                world.postgres.fail_over();
+                world.truth.end_forgotten = true;
                 world.gateways.iter_mut().for_each(|gateway| gateway.feed = None);
             }
             _ => {}
         }
     }
 
-    /// What can go wrong now.
-    pub fn faults(&self, world: &World<N>, actions: &mut Vec<Action>) {
-        let left = &world.left.faults;
-        if left.flushes > 0 && world.redis.tracker.is_some() {
+    /// Adds the faults, and repairs of faults, that are possible now.
+    pub fn possible_faults(&self, world: &World<N>, actions: &mut Vec<Action>) {
+        let remaining = &world.remaining.faults;
+        if remaining.flushes > 0 && world.redis.tracker.is_some() {
             actions.push(Action::Flush);
         }
-        if left.rollbacks > 0 {
+        if remaining.rollbacks > 0 {
             actions.push(if world.redis.dump.is_none() { Action::Dump } else { Action::RollBack });
         }
-        // It is promised for as long as the sealed tracker stays.
-        if left.forgets > 0 && world.postgres.ended.is_some() && !world.truth.expired {
-            actions.push(Action::ForgetEnd);
+        // The protocol guarantees recovery from this fault only while the sealed tracker exists.
+        if remaining.postgres_failovers > 0 && world.postgres.final_record.is_some() && !world.truth.tracker_expired {
+            actions.push(Action::FailOverPostgres);
         }
-        if world.postgres.ended.is_some() && world.redis.tracker.is_some_and(|tracker| tracker.expires) {
-            actions.push(Action::Expire);
+        if world.postgres.final_record.is_some() && world.redis.tracker.is_some_and(|tracker| tracker.expires) {
+            actions.push(Action::ExpireTracker);
         }
-        for (gateway, me) in world.gateways.iter().enumerate() {
-            let mut may = |can: bool, action: Action| {
-                if can {
+        for (index, gateway) in world.gateways.iter().enumerate() {
+            let mut push_if = |possible: bool, action: Action| {
+                if possible {
                     actions.push(action);
                 }
             };
-            may(left.crashes > 0, Action::Crash(gateway));
-            may(left.redis_cuts > 0 && me.redis, Action::CutRedis(gateway));
-            may(!me.redis, Action::HealRedis(gateway));
-            may(left.postgres_cuts > 0 && me.postgres, Action::CutPostgres(gateway));
-            may(!me.postgres, Action::HealPostgres(gateway));
-            may((left.feed_cuts > 0 || !me.postgres) && me.feed.is_some(), Action::CutFeed(gateway));
+            push_if(remaining.crashes > 0, Action::Crash(index));
+            push_if(remaining.redis_cuts > 0 && gateway.reaches_redis, Action::CutRedis(index));
+            push_if(!gateway.reaches_redis, Action::HealRedis(index));
+            push_if(remaining.postgres_cuts > 0 && gateway.reaches_postgres, Action::CutPostgres(index));
+            push_if(!gateway.reaches_postgres, Action::HealPostgres(index));
+            let feed_can_break = remaining.feed_cuts > 0 || !gateway.reaches_postgres;
+            push_if(feed_can_break && gateway.feed.is_some(), Action::CutFeed(index));
         }
     }
 }
 
-fn crash<const N: usize>(world: &mut World<N>, gateway: usize) {
-    let me = &mut world.gateways[gateway];
-    let marks = me.mirror.marks;
-    *me = Gateway { redis: me.redis, postgres: me.postgres, ..Gateway::new(None) };
-    world.truth.at_risk = world.truth.at_risk.and(marks);
+fn crash<const N: usize>(world: &mut World<N>, index: usize) {
+    let gateway = &mut world.gateways[index];
+    let marks = gateway.mirror.marks;
+    let (reaches_redis, reaches_postgres) = (gateway.reaches_redis, gateway.reaches_postgres);
+    *gateway = Gateway { reaches_redis, reaches_postgres, ..Gateway::new(None) };
+    world.truth.at_risk = world.truth.at_risk.union(marks);
 }

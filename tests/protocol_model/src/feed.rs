@@ -1,61 +1,67 @@
-//! The feed, as a gateway hears it: what it has been told in this session, and what is still under way.
+//! The feed as one gateway sees it: the job that its session lists, and the events that have not arrived yet.
 
 use highwater::domain::JobState;
 
 use crate::stores::Postgres;
 
-/// A session of the feed.
+/// One session of the feed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Session {
-    /// The job is listed as running: with this incarnation, and with rows or without.
-    pub running: Option<Listed>,
-    /// What was sent and has not arrived.
+pub struct FeedSession {
+    /// The job, if the session lists it as running.
+    pub job: Option<ListedJob>,
+    /// Events that were sent and have not arrived.
     pub queue: Queue,
 }
 
+/// A running job as the feed lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Listed {
+pub struct ListedJob {
     pub incarnation: u8,
+    /// The ledger has rows of the job.
     pub ledger: bool,
 }
 
-/// What the feed tells.
+/// An announcement of the feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum FeedEvent {
+    /// The job runs under this incarnation.
     Running(u8),
     Ended,
+    /// Rows were added to the ledger.
     Recorded,
+    /// Rows were deleted from the ledger.
     Drained,
 }
 
-/// Events under way, oldest first.
+/// Events that have not arrived, oldest first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Queue([Option<Event>; 6]);
+pub struct Queue([Option<FeedEvent>; 6]);
 
 impl Queue {
-    /// The oldest.
-    pub fn first(&self) -> Option<Event> {
+    /// The oldest event.
+    pub fn first(&self) -> Option<FeedEvent> {
         self.0[0]
     }
 
-    /// Whether it is under way that the job runs, or with which incarnation, or that it has ended.
-    pub fn is_behind(&self) -> bool {
-        self.0.iter().flatten().any(|event| matches!(event, Event::Running(_) | Event::Ended))
+    /// Whether an event is waiting that announces another incarnation, a start or an end.
+    pub fn has_state_change(&self) -> bool {
+        self.0.iter().flatten().any(|event| matches!(event, FeedEvent::Running(_) | FeedEvent::Ended))
     }
 
-    pub fn pop(&mut self) -> Option<Event> {
+    /// Removes the oldest event.
+    pub fn pop(&mut self) -> Option<FeedEvent> {
         let first = self.0[0];
         self.0.rotate_left(1);
         self.0[5] = None;
         first
     }
 
-    /// Adds one; false if there is no room.
-    pub fn push(&mut self, event: Event) -> bool {
+    /// Adds an event; false if the queue is full.
+    pub fn push(&mut self, event: FeedEvent) -> bool {
         let length = self.0.iter().flatten().count();
-        // A later one of the same kind says all that the one before it does.
+        // An event makes a directly preceding one of the same kind redundant.
         match (length.checked_sub(1).and_then(|last| self.0[last]), event) {
-            (Some(Event::Running(_)), Event::Running(_)) => self.0[length - 1] = Some(event),
+            (Some(FeedEvent::Running(_)), FeedEvent::Running(_)) => self.0[length - 1] = Some(event),
             (Some(last), _) if last == event => {}
             _ if length < self.0.len() => self.0[length] = Some(event),
             _ => return false,
@@ -64,20 +70,20 @@ impl Queue {
     }
 }
 
-impl Session {
-    /// As it begins: with the list of jobs that run.
-    pub fn begin(postgres: &Postgres) -> Self {
-        let listed = Listed { incarnation: postgres.incarnation, ledger: postgres.ledger != 0 };
-        let running = (postgres.state == JobState::Running).then_some(listed);
-        Self { running, ..Self::default() }
+impl FeedSession {
+    /// A new session, which begins with the list of running jobs.
+    pub fn open(postgres: &Postgres) -> Self {
+        let job = ListedJob { incarnation: postgres.incarnation, ledger: postgres.ledger != 0 };
+        Self { job: (postgres.state == JobState::Running).then_some(job), ..Self::default() }
     }
 
-    /// The gateway recorded a row itself, or the feed says that somebody did.
-    pub fn recorded(&mut self, remember: bool) {
-        match &mut self.running {
-            Some(listed) => listed.ledger = true,
+    /// Notes a ledger row that this gateway recorded or the feed announced. `remember`: even if the feed does not list
+    /// the job yet.
+    pub fn note_recorded(&mut self, remember: bool) {
+        match &mut self.job {
+            Some(job) => job.ledger = true,
             // No tracker has the incarnation 0.
-            None if remember => self.running = Some(Listed { incarnation: 0, ledger: true }),
+            None if remember => self.job = Some(ListedJob { incarnation: 0, ledger: true }),
             None => {}
         }
     }

@@ -1,4 +1,4 @@
-//! A gateway: what it remembers. Of a mirror, what it holds of which tracker is asked of the gateway's own mirrors.
+//! The memory of a gateway. The gateway's own `Mirrors` compute the contents of its mirror.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -6,109 +6,113 @@ use std::collections::HashMap;
 use highwater::domain::{Generation, JobId, TrackerEpoch};
 use highwater::gateway::Mirrors;
 
-use crate::feed::{Listed, Session};
+use crate::feed::{FeedSession, ListedJob};
 use crate::marks::{LAYOUT, Marks};
-use crate::steps::Task;
+use crate::steps::Operation;
 
-/// A gateway.
+/// One gateway process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Gateway {
     pub mirror: Mirror,
-    /// Whether it reaches Redis, and Postgres.
-    pub redis: bool,
-    pub postgres: bool,
-    /// The session of the feed.
-    pub feed: Option<Session>,
+    pub reaches_redis: bool,
+    pub reaches_postgres: bool,
+    /// The feed session; `None` while there is no connection.
+    pub feed: Option<FeedSession>,
     /// It knows that the job has ended.
-    pub ended: bool,
-    /// The incarnation with which it last saw the job running; kept only where Postgres can be away.
-    pub seen: u8,
-    /// What it acknowledged from the ledger.
+    pub knows_end: bool,
+    /// The incarnation under which it last saw the job running; 0 if none. Kept only where Postgres can be unreachable.
+    pub last_incarnation: u8,
+    /// Marks that it acknowledged after it recorded them in the ledger.
     pub recorded: Marks,
-    /// What it is doing.
-    pub task: Option<Task>,
+    /// The call or reconciler pass that is in progress.
+    pub operation: Option<Operation>,
 }
 
-/// A copy of the marks; what a tracker of this incarnation and generation is known to hold.
+/// A copy of the job's marks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Mirror {
     pub marks: Marks,
-    pub merged: Option<Held>,
-    /// The incarnation of the last tracker that all of it was merged into, or that took the first of it.
-    pub based: u8,
+    /// The tracker that is known to hold all of these marks.
+    pub merged: Option<Epoch>,
+    /// The incarnation of the last tracker that all marks were merged into, or that took the first of them.
+    pub base_incarnation: u8,
 }
 
-/// Incarnation and generation.
-pub type Held = (u8, u8);
+/// The incarnation and the generation of a tracker; the model's [`TrackerEpoch`].
+pub type Epoch = (u8, u8);
 
 impl Gateway {
-    /// As a process begins: with no history.
-    pub fn new(feed: Option<Session>) -> Self {
+    /// A process that has just started.
+    pub fn new(feed: Option<FeedSession>) -> Self {
         Self {
             mirror: Mirror::default(),
-            redis: true,
-            postgres: true,
+            reaches_redis: true,
+            reaches_postgres: true,
             feed,
-            ended: false,
-            seen: 0,
+            knows_end: false,
+            last_incarnation: 0,
             recorded: Marks::default(),
-            task: None,
+            operation: None,
         }
     }
 
-    /// The job, if the feed says that it runs.
-    pub fn listed(&self) -> Option<Listed> {
-        self.feed.and_then(|session| session.running)
+    /// The job, if the feed lists it as running.
+    pub fn listed_job(&self) -> Option<ListedJob> {
+        self.feed.and_then(|session| session.job)
     }
 }
 
 impl Mirror {
-    /// Marks came while the job ran `under` this incarnation, which this tracker holds; `None`: which may be lost.
-    pub fn took(&mut self, marks: Marks, under: u8, held: Option<Held>) {
-        type Taking = (Mirror, Marks, u8, Option<Held>);
+    /// Adds marks that were acknowledged while the job ran under this incarnation. `held_by` is the tracker that holds
+    /// them; `None`: they are elsewhere.
+    pub fn add(&mut self, marks: Marks, incarnation: u8, held_by: Option<Epoch>) {
+        type Addition = (Mirror, Marks, u8, Option<Epoch>);
         thread_local! {
-            static TAKEN: RefCell<HashMap<Taking, Mirror>> = RefCell::default();
+            static RESULTS: RefCell<HashMap<Addition, Mirror>> = RefCell::default();
         }
-        let key = (*self, marks, under, held);
-        *self =
-            TAKEN.with_borrow_mut(|taken| *taken.entry(key).or_insert_with(|| key.0.asked_to_take(marks, under, held)));
+        let key = (*self, marks, incarnation, held_by);
+        *self = RESULTS.with_borrow_mut(|results| {
+            *results.entry(key).or_insert_with(|| key.0.add_by_mirrors(marks, incarnation, held_by))
+        });
     }
 
-    /// Asks the gateway's own mirrors.
-    fn asked_to_take(self, marks: Marks, under: u8, held: Option<Held>) -> Self {
+    /// Computes [`Mirror::add`] with the gateway's own `Mirrors`.
+    fn add_by_mirrors(self, marks: Marks, incarnation: u8, held_by: Option<Epoch>) -> Self {
         let mirrors = Mirrors::new(usize::MAX);
         let Ok(id) = "job".parse::<JobId>() else { return self };
-        let put = |marks: Marks, under: u8, held: Option<Held>| {
+        let mark = |marks: Marks, incarnation: u8, held_by: Option<Epoch>| {
             let Some(cells) = marks.cells() else { return };
             let cells = (0..LAYOUT.total).map(|task| (task, cells.cell(task)));
-            mirrors.mark(&id, LAYOUT, cells, under.into(), held.map(standing));
+            mirrors.mark(&id, LAYOUT, cells, incarnation.into(), held_by.map(tracker_epoch));
         };
         if self.marks.any() {
-            put(self.marks, self.based, self.merged);
+            mark(self.marks, self.base_incarnation, self.merged);
         }
-        put(marks, under, held);
-        let merged = [self.merged, held].into_iter().flatten().find(|held| !mirrors.is_ahead(&id, standing(*held)));
-        let based = (0..=u8::MAX).rev().find(|incarnation| !mirrors.is_behind(&id, (*incarnation).into())).unwrap_or(0);
-        let marks = mirrors.cells(&id).map(|cells| Marks::of(&cells)).unwrap_or_default();
-        Self { marks, merged, based }
+        mark(marks, incarnation, held_by);
+        let mut candidates = [self.merged, held_by].into_iter().flatten();
+        let merged = candidates.find(|epoch| !mirrors.is_ahead(&id, tracker_epoch(*epoch)));
+        let is_base = |incarnation: &u8| !mirrors.is_behind(&id, (*incarnation).into());
+        let base_incarnation = (0..=u8::MAX).rev().find(is_base).unwrap_or(0);
+        let marks = mirrors.cells(&id).map(|cells| Marks::from_cells(&cells)).unwrap_or_default();
+        Self { marks, merged, base_incarnation }
     }
 
-    /// Whether it may hold what this tracker does not.
-    pub fn is_ahead(&self, held: Held) -> bool {
-        self.marks.any() && self.merged != Some(held)
+    /// Whether it may hold marks that this tracker lacks.
+    pub fn is_ahead(&self, epoch: Epoch) -> bool {
+        self.marks.any() && self.merged != Some(epoch)
     }
 
-    /// Whether the job's tracker was restored under this incarnation without what is held here.
+    /// Whether the job's tracker was restored under this incarnation without these marks.
     pub fn is_behind(&self, incarnation: u8) -> bool {
-        self.marks.any() && self.based < incarnation
+        self.marks.any() && self.base_incarnation < incarnation
     }
 
-    /// All of it was merged into this tracker.
-    pub fn was_merged(&mut self, held: Held) {
-        (self.merged, self.based) = (Some(held), self.based.max(held.0));
+    /// Notes that all marks were merged into this tracker.
+    pub fn set_merged(&mut self, epoch: Epoch) {
+        (self.merged, self.base_incarnation) = (Some(epoch), self.base_incarnation.max(epoch.0));
     }
 }
 
-fn standing((incarnation, generation): Held) -> TrackerEpoch {
+fn tracker_epoch((incarnation, generation): Epoch) -> TrackerEpoch {
     TrackerEpoch { incarnation: incarnation.into(), generation: Generation([generation; 16]) }
 }

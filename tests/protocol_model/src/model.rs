@@ -1,40 +1,43 @@
-//! The model: what can happen in a state, and what then is.
+//! The model: the actions that are possible in a state, and the state that follows each of them.
 
 use highwater::domain::JobState;
 use stateright::{Model, Property};
 
-use crate::feed::Session;
-use crate::protocol::Protocol;
+use crate::feed::FeedSession;
 use crate::reports::{FAILED, OTHER, RETRIED, marks_of};
-use crate::steps::{Caller, Link, Step, Taking, Task, writes};
+use crate::scenario::Scenario;
+use crate::steps::{Caller, Executor, Link, Operation, Step, writes};
 use crate::world::World;
 
 /// The highest incarnation that is explored.
-const MOST_INCARNATIONS: u8 = 4;
+const MAX_INCARNATION: u8 = 4;
 
-/// Something that happens.
+/// A transition between two states. A `usize` is the index of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// A client calls this gateway.
+    // Calls of clients.
     Start(usize),
     Report(usize, u8),
     Cancel(usize),
-    /// The gateway takes the next step of what it is doing.
+    /// The gateway takes the next step of its operation.
     Step(usize),
-    /// The same, with a store that is cut off: it does what it was asked, and the answer is lost.
-    AnswerLost(usize),
-    /// A round of the reconciler begins, or it turns to an end that is a lower bound.
-    Round(usize),
-    Complete(usize),
-    /// A round that finds the job stalled.
-    Reap(usize),
-    /// The feed's next event arrives; a session begins.
-    Hear(usize),
-    Listen(usize),
-    /// The tracker of an ended job goes away by itself, long after.
-    Expire,
-    // Faults, and their ends.
+    /// The gateway takes the next step. The store that it cannot reach executes the request, and the response is lost.
+    StepResponseLost(usize),
+    /// A reconciler pass over running jobs begins.
+    Reconcile(usize),
+    /// A reconciler pass over ends that are lower bounds begins.
+    Amend(usize),
+    /// A reconciler pass begins that finds the job stalled.
+    ReconcileStalled(usize),
+    /// The next event of the feed arrives.
+    ReceiveEvent(usize),
+    /// A feed session begins.
+    OpenFeed(usize),
+    /// The sealed tracker of an ended job expires.
+    ExpireTracker,
+    // Faults, and their repairs.
     Flush,
+    /// Redis writes the dump that `RollBack` loads.
     Dump,
     RollBack,
     Crash(usize),
@@ -43,132 +46,138 @@ pub enum Action {
     CutPostgres(usize),
     HealPostgres(usize),
     CutFeed(usize),
-    ForgetEnd,
+    FailOverPostgres,
 }
 
-impl<const N: usize> Protocol<N> {
-    /// One gateway does something.
-    pub fn taking<'a>(&'a self, world: &'a mut World<N>, gateway: usize, link: Link) -> Taking<'a, N> {
-        Taking { protocol: self, world, gateway, link }
+impl<const N: usize> Scenario<N> {
+    /// Returns the executor of one gateway's steps.
+    pub fn executor<'a>(&'a self, world: &'a mut World<N>, index: usize, link: Link) -> Executor<'a, N> {
+        Executor { scenario: self, world, index, link }
     }
 
-    /// A session of the feed begins; false if it cannot.
-    pub fn listen(&self, world: &mut World<N>, gateway: usize) -> bool {
-        let me = &mut world.gateways[gateway];
-        let can = me.feed.is_none() && me.postgres;
-        if can {
-            me.feed = Some(Session::begin(&world.postgres));
+    /// Begins a feed session; false if that is not possible.
+    pub fn open_feed(&self, world: &mut World<N>, index: usize) -> bool {
+        let gateway = &mut world.gateways[index];
+        let possible = gateway.feed.is_none() && gateway.reaches_postgres;
+        if possible {
+            gateway.feed = Some(FeedSession::open(&world.postgres));
             if world.postgres.state.is_ended() {
-                world.hear_ended(gateway);
+                world.learn_end(index);
             }
         }
-        can
+        possible
     }
 
-    /// The next event of the feed arrives; false if there is none.
-    pub fn hear(&self, world: &mut World<N>, gateway: usize) -> bool {
-        let me = &mut world.gateways[gateway];
-        let event = me.feed.as_mut().filter(|_| me.postgres).and_then(|session| session.queue.pop());
+    /// Delivers the next event of the feed; false if there is none.
+    pub fn receive_event(&self, world: &mut World<N>, index: usize) -> bool {
+        let gateway = &mut world.gateways[index];
+        let session = gateway.feed.as_mut().filter(|_| gateway.reaches_postgres);
+        let event = session.and_then(|session| session.queue.pop());
         if let Some(event) = event {
-            world.arrive(gateway, event);
+            world.deliver(index, event);
         }
         event.is_some()
     }
 }
 
-impl<const N: usize> Model for Protocol<N> {
+impl<const N: usize> Model for Scenario<N> {
     type State = World<N>;
     type Action = Action;
 
     fn init_states(&self) -> Vec<World<N>> {
-        vec![self.begin()]
+        vec![self.initial_world()]
     }
 
     fn actions(&self, world: &World<N>, actions: &mut Vec<Action>) {
-        for (gateway, me) in world.gateways.iter().enumerate() {
-            if let Some(task) = me.task {
-                actions.push(Action::Step(gateway));
-                let (redis, postgres) = writes(task.step);
-                if (redis && !me.redis) || (postgres && !me.postgres) {
-                    actions.push(Action::AnswerLost(gateway));
+        for (index, gateway) in world.gateways.iter().enumerate() {
+            if let Some(operation) = gateway.operation {
+                actions.push(Action::Step(index));
+                let (redis, postgres) = writes(operation.step);
+                if (redis && !gateway.reaches_redis) || (postgres && !gateway.reaches_postgres) {
+                    actions.push(Action::StepResponseLost(index));
                 }
             } else {
-                if world.left.starts > 0 {
-                    actions.push(Action::Start(gateway));
+                if world.remaining.starts > 0 {
+                    actions.push(Action::Start(index));
                 }
                 if world.postgres.state != JobState::Pending {
-                    // The other task's worker knows one gateway; a retry may come through any.
-                    for (bit, through) in [(FAILED, Some(0)), (RETRIED, None), (OTHER, Some(1))] {
-                        if world.left.reports & bit != 0 && through.is_none_or(|through| through == gateway) {
-                            actions.push(Action::Report(gateway, bit));
+                    // Each worker reports to one gateway. A retry may come through any.
+                    for (bit, only_through) in [(FAILED, Some(0)), (RETRIED, None), (OTHER, Some(1))] {
+                        if world.remaining.reports & bit != 0 && only_through.is_none_or(|only| only == index) {
+                            actions.push(Action::Report(index, bit));
                         }
                     }
                 }
-                if world.left.cancels > 0 {
-                    actions.push(Action::Cancel(gateway));
+                if world.remaining.cancels > 0 {
+                    actions.push(Action::Cancel(index));
                 }
-                actions.push(Action::Round(gateway));
-                if world.left.stalls > 0 {
-                    actions.push(Action::Reap(gateway));
+                actions.push(Action::Reconcile(index));
+                if world.remaining.stalls > 0 {
+                    actions.push(Action::ReconcileStalled(index));
                 }
-                actions.push(Action::Complete(gateway));
+                actions.push(Action::Amend(index));
             }
-            match me.feed {
-                Some(session) if me.postgres && session.queue.first().is_some() => actions.push(Action::Hear(gateway)),
-                None if me.postgres => actions.push(Action::Listen(gateway)),
+            match gateway.feed {
+                Some(session) if gateway.reaches_postgres && session.queue.first().is_some() => {
+                    actions.push(Action::ReceiveEvent(index));
+                }
+                None if gateway.reaches_postgres => actions.push(Action::OpenFeed(index)),
                 _ => {}
             }
         }
-        self.faults(world, actions);
+        self.possible_faults(world, actions);
     }
 
     fn next_state(&self, last: &World<N>, action: Action) -> Option<World<N>> {
         let mut world = last.clone();
         let happened = match action {
-            Action::Start(gateway) => {
-                world.left.starts -= 1;
-                world.gateways[gateway].task = Some(Task { step: Step::Issue, caller: Caller::Nobody });
+            Action::Start(index) => {
+                world.remaining.starts -= 1;
+                let operation = Operation { step: Step::IssueIncarnation, caller: Caller::Detached };
+                world.gateways[index].operation = Some(operation);
                 true
             }
-            Action::Report(gateway, bit) => {
-                world.left.reports &= !bit;
-                world.truth.sent = world.truth.sent.and(marks_of(bit));
-                self.taking(&mut world, gateway, Link::Plain).report(bit);
+            Action::Report(index, bit) => {
+                world.remaining.reports &= !bit;
+                world.truth.sent = world.truth.sent.union(marks_of(bit));
+                self.executor(&mut world, index, Link::Normal).report(bit);
                 true
             }
-            Action::Cancel(gateway) => {
-                world.left.cancels -= 1;
-                world.gateways[gateway].task = Some(Task { step: Step::AskBeforeCancel, caller: Caller::Cancel(0) });
+            Action::Cancel(index) => {
+                world.remaining.cancels -= 1;
+                let operation = Operation { step: Step::CheckBeforeCancel, caller: Caller::Cancel(0) };
+                world.gateways[index].operation = Some(operation);
                 true
             }
-            Action::Step(gateway) => {
-                self.taking(&mut world, gateway, Link::Plain).step();
+            Action::Step(index) => {
+                self.executor(&mut world, index, Link::Normal).step();
                 true
             }
-            Action::AnswerLost(gateway) => {
-                self.taking(&mut world, gateway, Link::AnswerLost).step();
+            Action::StepResponseLost(index) => {
+                self.executor(&mut world, index, Link::ResponseLost).step();
                 true
             }
-            Action::Round(gateway) => self.taking(&mut world, gateway, Link::Plain).round(false, false),
-            Action::Reap(gateway) => {
-                world.left.stalls -= 1;
-                self.taking(&mut world, gateway, Link::Plain).round(false, true)
+            Action::Reconcile(index) => self.executor(&mut world, index, Link::Normal).begin_pass(false, false),
+            Action::ReconcileStalled(index) => {
+                world.remaining.stalls -= 1;
+                self.executor(&mut world, index, Link::Normal).begin_pass(false, true)
             }
-            Action::Complete(gateway) => self.taking(&mut world, gateway, Link::Plain).round(true, false),
-            Action::Expire => {
+            Action::Amend(index) => self.executor(&mut world, index, Link::Normal).begin_pass(true, false),
+            Action::ExpireTracker => {
                 world.redis.flush();
-                world.truth.expired = true;
+                world.truth.tracker_expired = true;
                 true
             }
-            Action::Hear(gateway) => self.hear(&mut world, gateway),
-            Action::Listen(gateway) => self.listen(&mut world, gateway),
+            Action::ReceiveEvent(index) => self.receive_event(&mut world, index),
+            Action::OpenFeed(index) => self.open_feed(&mut world, index),
             fault => {
-                if let Action::CutFeed(gateway) = fault
-                    && !world.gateways[gateway].postgres
+                if let Action::CutFeed(index) = fault
+                    && !world.gateways[index].reaches_postgres
                 {
-                    world.gateways[gateway].feed = None;
+                    // A consequence of the lost connection to Postgres, not a fault of its own.
+                    world.gateways[index].feed = None;
                 } else {
-                    self.fault(&mut world, fault);
+                    self.apply_fault(&mut world, fault);
                 }
                 true
             }
@@ -177,7 +186,7 @@ impl<const N: usize> Model for Protocol<N> {
     }
 
     fn within_boundary(&self, world: &World<N>) -> bool {
-        world.postgres.incarnation <= MOST_INCARNATIONS
+        world.postgres.incarnation <= MAX_INCARNATION
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

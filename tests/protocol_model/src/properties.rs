@@ -1,74 +1,75 @@
-//! What must be so in every state, and what must be so in some.
+//! The properties: conditions that every state must meet, and conditions that some state must meet.
 
 use highwater::domain::{JobState, Resolution, RowStatus, Source, SourceReason, TrackerStatus, resolve};
 use stateright::Property;
 
 use crate::gateway::Gateway;
 use crate::marks::Marks;
-use crate::protocol::Protocol;
-use crate::reports::{FAILED, OTHER, RETRIED, marks_of_all};
+use crate::reports::{FAILED, OTHER, RETRIED, marks_of};
 use crate::rules::Rule;
+use crate::scenario::Scenario;
 use crate::steps::{AFTER_END, Link};
-use crate::stores::Ended;
+use crate::stores::FinalRecord;
 use crate::world::World;
 
-/// Steps within which everything is over, once faults have stopped.
-const SOON: usize = 60;
+/// The number of rounds of steps in which the job must recover once faults have stopped.
+const MAX_RECOVERY_ROUNDS: usize = 60;
 
-/// What must be so in every state, and, where the protocol's faults and calls allow it, in some.
-pub fn all<const N: usize>(protocol: &Protocol<N>) -> Vec<Property<Protocol<N>>> {
-    let (can_succeed, can_fail) = (protocol.sends(RETRIED | OTHER), protocol.sends(FAILED | OTHER));
-    let (loses, cuts) = (protocol.loses(), protocol.faults.redis_cuts > 0);
+/// The conditions that every state must meet, and those that some state must meet in this scenario. The latter show
+/// that the scenario reaches the cases it is meant for.
+pub fn all<const N: usize>(scenario: &Scenario<N>) -> Vec<Property<Scenario<N>>> {
+    let (can_succeed, can_fail) = (scenario.sends(RETRIED | OTHER), scenario.sends(FAILED | OTHER));
+    let (loses_state, cuts_redis) = (scenario.can_lose_redis_state(), scenario.faults.redis_cuts > 0);
     let sometimes = [
         (can_succeed, Property::sometimes("a job succeeds", |_, world| is(world, JobState::Succeeded))),
         (can_fail, Property::sometimes("a job fails", |_, world| is(world, JobState::Failed))),
-        (protocol.cancels > 0, Property::sometimes("a job is cancelled", |_, world| is(world, JobState::Cancelled))),
-        (protocol.stalls > 0, Property::sometimes("a job is revoked", |_, world| is(world, JobState::Revoked))),
+        (scenario.cancels > 0, Property::sometimes("a job is cancelled", |_, world| is(world, JobState::Cancelled))),
+        (scenario.stalls > 0, Property::sometimes("a job is revoked", |_, world| is(world, JobState::Revoked))),
         (
-            loses,
-            Property::sometimes("a lost tracker is believed again", |_, world: &World<N>| {
-                let believed = matches!(world.redis.view(), TrackerStatus::Present { adopted: true, .. });
-                believed && world.truth.lost && world.postgres.incarnation > 1
+            loses_state,
+            Property::sometimes("a restored tracker is adopted", |_, world: &World<N>| {
+                let adopted = matches!(world.redis.status(), TrackerStatus::Present { adopted: true, .. });
+                adopted && world.truth.redis_lost_state && world.postgres.incarnation > 1
             }),
         ),
         (
-            loses && can_succeed,
-            Property::sometimes("a job succeeds after a loss", |_, world: &World<N>| {
-                world.truth.lost && is(world, JobState::Succeeded)
+            loses_state && can_succeed,
+            Property::sometimes("a job succeeds after Redis lost state", |_, world: &World<N>| {
+                world.truth.redis_lost_state && is(world, JobState::Succeeded)
             }),
         ),
         (
-            cuts && can_succeed,
-            Property::sometimes("a job succeeds by the ledger", |_, world: &World<N>| {
+            cuts_redis && can_succeed,
+            Property::sometimes("a job succeeds with reports in the ledger", |_, world: &World<N>| {
                 world.truth.recorded.any() && is(world, JobState::Succeeded)
             }),
         ),
         (
-            cuts && protocol.cancels > 0,
+            cuts_redis && scenario.cancels > 0,
             Property::sometimes("an end is a lower bound", |_, world: &World<N>| {
-                world.postgres.ended.is_some_and(|ended| ended.lower_bound)
+                world.postgres.final_record.is_some_and(|record| record.lower_bound)
             }),
         ),
     ];
-    let possible = sometimes.into_iter().filter_map(|(can, property)| can.then_some(property));
+    let possible = sometimes.into_iter().filter_map(|(possible, property)| possible.then_some(property));
     always().into_iter().chain(possible).collect()
 }
 
-fn always<const N: usize>() -> Vec<Property<Protocol<N>>> {
+fn always<const N: usize>() -> Vec<Property<Scenario<N>>> {
     vec![
-        Property::always("nobody is told what is not so", |_, world: &World<N>| world.truth.wrong.is_none()),
-        Property::always("a job ends as its marks say", |_, world: &World<N>| ends_truly(world)),
-        Property::always("nothing that was acknowledged is lost while the job runs", |_, world: &World<N>| {
-            world.postgres.state != JobState::Running || world.keeps(acknowledged(world), held(world))
+        Property::always("no client receives a false answer", |_, world: &World<N>| world.truth.false_answer.is_none()),
+        Property::always("an end matches its stored marks", |_, world: &World<N>| end_matches_marks(world)),
+        Property::always("a running job keeps all acknowledged marks", |_, world: &World<N>| {
+            world.postgres.state != JobState::Running || world.keeps(acknowledged(world), stored(world))
         }),
-        Property::always("an end has all that was acknowledged, or says that it may not", |_, world: &World<N>| {
-            let has_all = |end: Ended| end.lower_bound || world.keeps(acknowledged(world), end.marks);
-            world.postgres.ended.is_none_or(has_all)
+        Property::always("an end has all acknowledged marks or is a lower bound", |_, world: &World<N>| {
+            let has_all = |record: FinalRecord| record.lower_bound || world.keeps(acknowledged(world), record.marks);
+            world.postgres.final_record.is_none_or(has_all)
         }),
-        Property::always("every read is true", |protocol: &Protocol<N>, world: &World<N>| {
-            world.gateways.iter().all(|gateway| read(protocol, world, gateway).is_ok())
+        Property::always("every read is correct", |scenario: &Scenario<N>, world: &World<N>| {
+            world.gateways.iter().all(|gateway| check_read(scenario, world, gateway).is_ok())
         }),
-        Property::always("never stuck", never_stuck),
+        Property::always("the job recovers once faults stop", recovers),
     ]
 }
 
@@ -76,108 +77,122 @@ fn is<const N: usize>(world: &World<N>, state: JobState) -> bool {
     world.postgres.state == state
 }
 
-/// All that was acknowledged.
+/// All marks that were acknowledged.
 fn acknowledged<const N: usize>(world: &World<N>) -> Marks {
-    world.truth.acknowledged.and(world.truth.recorded)
+    world.truth.acknowledged.union(world.truth.recorded)
 }
 
-/// All that anybody holds of a running job.
-fn held<const N: usize>(world: &World<N>) -> Marks {
+/// All marks of a running job that the tracker, the ledger or a mirror holds.
+fn stored<const N: usize>(world: &World<N>) -> Marks {
     let tracker = world.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
-    let ledger = marks_of_all(world.postgres.ledger);
-    world.gateways.iter().fold(tracker.and(ledger), |all, gateway| all.and(gateway.mirror.marks))
+    let ledger = marks_of(world.postgres.ledger);
+    world.gateways.iter().fold(tracker.union(ledger), |all, gateway| all.union(gateway.mirror.marks))
 }
 
-/// I2: nothing is pending in what ended by itself, and its state follows from the marks that are stored; none is invented.
-fn ends_truly<const N: usize>(world: &World<N>) -> bool {
-    let Some(ended) = world.postgres.ended else { return !world.postgres.state.is_ended() };
-    let own = matches!(world.postgres.state, JobState::Succeeded | JobState::Failed);
-    ended.marks.are_in(world.truth.sent)
-        && ended.leads_to(world.postgres.state)
-        && (!own || (ended.marks.are_complete() && !ended.lower_bound))
+/// Invariant I2: a job that succeeded or failed has nothing pending, and its state follows from the stored marks. Every
+/// stored mark was sent.
+fn end_matches_marks<const N: usize>(world: &World<N>) -> bool {
+    let Some(record) = world.postgres.final_record else { return !world.postgres.state.is_ended() };
+    let completed = matches!(world.postgres.state, JobState::Succeeded | JobState::Failed);
+    record.marks.is_subset_of(world.truth.sent)
+        && record.matches_state(world.postgres.state)
+        && (!completed || (record.marks.is_complete() && !record.lower_bound))
 }
 
-/// What a read through this gateway tells now, and whether it may: taken in one step.
+/// Checks the answer to a read through this gateway, taken in one step.
 ///
-/// That is enough. A read that believes the tracker alone is one step. One that asks Postgres as well tells of a job that
-/// Postgres then says runs with the tracker's incarnation, so it did when the tracker was looked at, whichever came first.
-fn read<const N: usize>(protocol: &Protocol<N>, world: &World<N>, gateway: &Gateway) -> Result<(), &'static str> {
-    if gateway.ended {
+/// One step is enough. A read that trusts the tracker alone takes one step. Any other read also asks Postgres, and uses
+/// the tracker only if Postgres says that the job runs under the tracker's incarnation. The job then also ran under it
+/// when the tracker was read, whichever store was read first.
+fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway: &Gateway) -> Result<(), &'static str> {
+    if gateway.knows_end {
         return Ok(());
     }
-    let tracker = if gateway.redis { world.redis.view() } else { TrackerStatus::Unreachable };
-    let row = if gateway.postgres { world.postgres.row() } else { RowStatus::Unreachable };
-    let mirror = gateway.mirror.marks.any();
-    let listed = gateway.listed().filter(|listed| !listed.ledger).map(|listed| listed.incarnation.into());
-    let open = (!protocol.has(Rule::FeedFailsClosed) && gateway.feed.is_none())
-        .then(|| world.redis.tracker.map(|tracker| tracker.incarnation.into()))
-        .flatten();
-    let resolution = match resolve(tracker, RowStatus::NotAsked { known_running: listed.or(open) }, mirror) {
-        Resolution::AskPostgres => resolve(tracker, row, mirror),
-        decided => decided,
-    };
-    let (source, lower_bound) = match resolution {
+    let listed = gateway.listed_job().filter(|job| !job.ledger).map(|job| job.incarnation.into());
+    let (source, lower_bound) = match resolve_read(scenario, world, gateway, listed) {
         Resolution::Tracker { source, lower_bound } => (source, lower_bound),
         Resolution::Mirror(reason) | Resolution::Unknown(reason) => (Source::Fallback(reason), true),
         _ => return Ok(()),
     };
-    let unheard = world.postgres.ended.is_some_and(|ended| !ended.sealed) && listed.is_some();
-    let says_so = source == Source::Fallback(SourceReason::PostgresUnreachable);
-    if world.postgres.state.is_ended() && !unheard && !says_so {
-        return Err("running, after it has ended");
+    let end_not_announced = world.postgres.final_record.is_some_and(|record| !record.sealed) && listed.is_some();
+    let names_postgres_unreachable = source == Source::Fallback(SourceReason::PostgresUnreachable);
+    if world.postgres.state.is_ended() && !end_not_announced && !names_postgres_unreachable {
+        return Err("shows an ended job as running");
     }
     if source == Source::Live && world.postgres.state == JobState::Pending {
-        return Err("running, before it was started");
+        return Err("shows a job as running before its start");
     }
     let counted = world.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
-    // That others recorded the feed tells a moment later.
+    // The feed announces the ledger rows of other gateways with a delay.
     let recorded = if listed.is_some() { gateway.recorded } else { world.truth.recorded };
-    if !lower_bound && !unheard && !world.keeps(world.truth.acknowledged.and(recorded), counted) {
-        return Err("fewer than were acknowledged");
+    if !lower_bound && !end_not_announced && !world.keeps(world.truth.acknowledged.union(recorded), counted) {
+        return Err("counts fewer marks than were acknowledged");
     }
     Ok(())
 }
 
-/// From here on no more faults, and everybody does what is to be done: a job whose marks are all acknowledged ends, one
-/// that runs on has a tracker that is believed, and an end that is a lower bound gets what its tracker holds.
-fn never_stuck<const N: usize>(protocol: &Protocol<N>, world: &World<N>) -> bool {
+/// The domain's answer to a read. `listed`: the incarnation that the feed lists, if the ledger is empty.
+fn resolve_read<const N: usize>(
+    scenario: &Scenario<N>,
+    world: &World<N>,
+    gateway: &Gateway,
+    listed: Option<u64>,
+) -> Resolution {
+    let tracker = if gateway.reaches_redis { world.redis.status() } else { TrackerStatus::Unreachable };
+    let row = if gateway.reaches_postgres { world.postgres.status() } else { RowStatus::Unreachable };
+    let has_mirror = gateway.mirror.marks.any();
+    let trusted_without_feed = (!scenario.follows(Rule::FeedFailsClosed) && gateway.feed.is_none())
+        .then(|| world.redis.tracker.map(|tracker| tracker.incarnation.into()))
+        .flatten();
+    let known_running = listed.or(trusted_without_feed);
+    match resolve(tracker, RowStatus::NotAsked { known_running }, has_mirror) {
+        Resolution::AskPostgres => resolve(tracker, row, has_mirror),
+        decided => decided,
+    }
+}
+
+/// Runs the model without further faults: every gateway is connected, and reconciles whenever it is idle. The job must
+/// then converge. With the environment variable `TRACE`, prints every state on the way.
+fn recovers<const N: usize>(scenario: &Scenario<N>, world: &World<N>) -> bool {
     let mut world = world.clone();
     for gateway in &mut world.gateways {
-        (gateway.redis, gateway.postgres) = (true, true);
+        (gateway.reaches_redis, gateway.reaches_postgres) = (true, true);
     }
-    (0..SOON).any(|_| {
-        for gateway in 0..N {
-            protocol.listen(&mut world, gateway);
-            while protocol.hear(&mut world, gateway) {}
-            let idle = world.gateways[gateway].task.is_none();
-            let mut taking = protocol.taking(&mut world, gateway, Link::Plain);
+    (0..MAX_RECOVERY_ROUNDS).any(|_| {
+        for index in 0..N {
+            scenario.open_feed(&mut world, index);
+            while scenario.receive_event(&mut world, index) {}
+            let idle = world.gateways[index].operation.is_none();
+            let mut executor = scenario.executor(&mut world, index, Link::Normal);
             if !idle {
-                taking.step();
-            } else if !taking.round(false, false) {
-                taking.round(true, false);
+                executor.step();
+            } else if !executor.begin_pass(false, false) {
+                executor.begin_pass(true, false);
             }
         }
         if std::env::var("TRACE").is_ok() {
             eprintln!("{:?} {:?}", world.redis, world.postgres);
-            for g in &world.gateways {
-                eprintln!("   {:?} {:?} {:?}", g.mirror, g.task, g.feed);
+            for gateway in &world.gateways {
+                eprintln!("   {:?} {:?} {:?}", gateway.mirror, gateway.operation, gateway.feed);
             }
         }
-        world.gateways.iter().all(|gateway| gateway.task.is_none()) && is_as_it_should(&world)
+        world.gateways.iter().all(|gateway| gateway.operation.is_none()) && has_converged(&world)
     })
 }
 
-fn is_as_it_should<const N: usize>(world: &World<N>) -> bool {
-    let (incarnation, adopted, sealed, complete) = match world.redis.view() {
+/// Whether a running job that is not complete has an adopted, unsealed tracker and no ledger rows, a complete job has
+/// ended, and the tracker that can amend a lower bound is sealed.
+fn has_converged<const N: usize>(world: &World<N>) -> bool {
+    let (incarnation, adopted, sealed, complete) = match world.redis.status() {
         TrackerStatus::Present { incarnation, adopted, sealed, complete, .. } => {
             (incarnation, adopted, sealed, complete)
         }
         _ => (0, false, false, false),
     };
-    let own = incarnation % u64::from(AFTER_END) == u64::from(world.postgres.incarnation);
-    match world.postgres.ended {
+    let is_own = incarnation % u64::from(AFTER_END) == u64::from(world.postgres.incarnation);
+    match world.postgres.final_record {
         None if world.postgres.state == JobState::Pending => true,
-        None => own && adopted && !sealed && !complete && world.postgres.ledger == 0,
-        Some(ended) => !ended.lower_bound || !own || sealed,
+        None => is_own && adopted && !sealed && !complete && world.postgres.ledger == 0,
+        Some(record) => !record.lower_bound || !is_own || sealed,
     }
 }

@@ -1,72 +1,77 @@
-//! The rules of the protocols that the model can leave out, to show what each is for.
+//! The rules of the protocols that a scenario can omit. For each of them, `tests/rules.rs` shows that the model finds a
+//! violation without it.
 
-/// A rule.
+/// A rule of the protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
-    /// A start opens a tracker that nobody believes, commits, and adopts it: not commit first.
-    StartOpensFirst,
-    /// A start that does not know whether it opened a tracker runs the job under another incarnation.
-    StartLeavesWhatItMayHaveOpened,
-    /// A tracker that has been through a restart of Redis is taken up under another incarnation.
-    TakeUpFences,
-    /// And takes no marks before that.
-    MarksNeedTheGeneration,
-    /// A restore that found no tracker replaces none that is there by now.
-    RestoreReplacesNothing,
-    /// Marks on a tracker that is not adopted are acknowledged once Postgres has said that it is the running job's.
-    AskBeforeAcknowledging,
-    /// A report that meets a seal helps to commit before it says SUPERSEDED.
-    HelpBeforeSuperseded,
-    /// The commit takes the ledger in.
-    CommitTakesLedger,
-    /// The commit refuses the seal of another incarnation.
-    CommitFences,
+    /// A start opens a tracker that is not adopted, commits in Postgres, and then adopts the tracker. Without the rule,
+    /// it commits first.
+    StartOpensBeforeCommit,
+    /// A start whose call to open a tracker got no answer runs the job under another incarnation.
+    StartAbandonsUncertainTracker,
+    /// A tracker of an earlier Redis generation is reopened under a new incarnation.
+    ReopenChangesIncarnation,
+    /// A tracker of an earlier Redis generation takes no marks until it is reopened.
+    MarksRequireCurrentGeneration,
+    /// A restore that found no tracker does not replace one that exists by the time it writes.
+    RestoreKeepsExistingTracker,
+    /// Marks in a tracker that is not adopted are acknowledged only after Postgres confirms that it is the tracker of
+    /// the running job.
+    ConfirmBeforeAcknowledging,
+    /// A report that meets a seal helps to commit the end before it answers SUPERSEDED.
+    CommitBeforeSuperseded,
+    /// The commit of an end includes the marks in the ledger.
+    CommitIncludesLedger,
+    /// The commit of an end is rejected if the job runs under another incarnation than the sealed tracker.
+    CommitChecksIncarnation,
     /// A restored tracker settles before it is adopted.
-    Settle,
-    /// And for longer than a feed is believed that is behind.
-    SettleOutlastsFeeds,
-    /// A tracker is adopted once Postgres says that no row is left, of which the feed may not have told yet.
-    AskBeforeAdopting,
-    /// With marks unseen nothing but success all over ends a job, and a cancel says that it is a lower bound.
-    UnseenIsUnsure,
-    /// Reads believe a tracker only of a job that the feed, in its session, says runs.
+    SettleBeforeAdopting,
+    /// The settle time is longer than a gateway trusts a feed that lags.
+    SettleOutlastsFeedLag,
+    /// A tracker is adopted only after Postgres confirms that the ledger is empty. The feed may not have announced a
+    /// row yet.
+    CheckLedgerBeforeAdopting,
+    /// If acknowledged marks may be missing, a job ends by itself only if every task succeeded at every stage, and a
+    /// cancelled job's end is a lower bound.
+    UnconfirmedMarksAreLowerBound,
+    /// A read trusts a tracker alone only if the current feed session lists the job as running.
     FeedFailsClosed,
-    /// Rows are deleted once their marks are in the tracker.
-    DrainMergesFirst,
-    /// An end that was a lower bound is completed from a tracker that was frozen first.
-    CompletionSeals,
-    /// Such an end is complete only with a tracker that was believed when it was sealed.
-    CompletionNeedsBelief,
-    /// A tracker that is taken up after its job has ended gets an incarnation that nobody is told of.
-    EndedIsFenced,
-    /// Rows that this gateway recorded are remembered also before the feed tells that the job runs.
-    RecordedIsRemembered,
-    /// The tracker of an ended job stays, sealed, for a while.
-    SealExpires,
+    /// Ledger rows are deleted only after their marks are in the tracker.
+    DrainMergesBeforeDelete,
+    /// The tracker is sealed before its marks amend an end.
+    AmendSealsFirst,
+    /// An end is amended only from a tracker that was adopted when it was sealed.
+    AmendRequiresAdoption,
+    /// A tracker that is reopened after its job ended gets an incarnation that no other gateway learns.
+    ReopenAfterEndIsFenced,
+    /// A gateway remembers its own ledger rows even before the feed lists the job as running.
+    RecordedReportsAreRemembered,
+    /// The sealed tracker of an ended job remains for a while after the commit.
+    SealSurvivesCommit,
 }
 
 impl Rule {
-    /// All of them.
+    /// Every rule.
     pub const ALL: [Self; 20] = [
-        Self::StartOpensFirst,
-        Self::StartLeavesWhatItMayHaveOpened,
-        Self::TakeUpFences,
-        Self::MarksNeedTheGeneration,
-        Self::RestoreReplacesNothing,
-        Self::AskBeforeAcknowledging,
-        Self::HelpBeforeSuperseded,
-        Self::CommitTakesLedger,
-        Self::CommitFences,
-        Self::Settle,
-        Self::SettleOutlastsFeeds,
-        Self::AskBeforeAdopting,
-        Self::UnseenIsUnsure,
+        Self::StartOpensBeforeCommit,
+        Self::StartAbandonsUncertainTracker,
+        Self::ReopenChangesIncarnation,
+        Self::MarksRequireCurrentGeneration,
+        Self::RestoreKeepsExistingTracker,
+        Self::ConfirmBeforeAcknowledging,
+        Self::CommitBeforeSuperseded,
+        Self::CommitIncludesLedger,
+        Self::CommitChecksIncarnation,
+        Self::SettleBeforeAdopting,
+        Self::SettleOutlastsFeedLag,
+        Self::CheckLedgerBeforeAdopting,
+        Self::UnconfirmedMarksAreLowerBound,
         Self::FeedFailsClosed,
-        Self::DrainMergesFirst,
-        Self::CompletionSeals,
-        Self::CompletionNeedsBelief,
-        Self::EndedIsFenced,
-        Self::RecordedIsRemembered,
-        Self::SealExpires,
+        Self::DrainMergesBeforeDelete,
+        Self::AmendSealsFirst,
+        Self::AmendRequiresAdoption,
+        Self::ReopenAfterEndIsFenced,
+        Self::RecordedReportsAreRemembered,
+        Self::SealSurvivesCommit,
     ];
 }

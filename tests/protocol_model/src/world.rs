@@ -1,162 +1,153 @@
-//! The state that is explored: both stores, the gateways, what can still go wrong, and what nobody in it can see: what
-//! was acknowledged, by whom.
+//! The state that is explored: both stores, the gateways, the calls and faults that can still happen, and the ground
+//! truth that no process in the model can see.
 
 use highwater::domain::JobState;
 
-use crate::feed::{Event, Listed, Session};
+use crate::faults::Faults;
+use crate::feed::{FeedEvent, FeedSession, ListedJob};
 use crate::gateway::{Gateway, Mirror};
 use crate::marks::Marks;
 use crate::reports::marks_of;
-use crate::steps::{Caller, Step, Task};
+use crate::steps::{Caller, Operation, Step};
 use crate::stores::{Postgres, Redis};
 
-/// The state.
+/// One state of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct World<const N: usize> {
     pub redis: Redis,
     pub postgres: Postgres,
     pub gateways: [Gateway; N],
-    pub left: Left,
-    pub truth: Truth,
+    pub remaining: Remaining,
+    pub truth: GroundTruth,
 }
 
-/// What can still happen.
+/// The calls and faults that can still happen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Left {
+pub struct Remaining {
     pub starts: u8,
-    /// A bit for each report that was not sent yet.
+    /// The reports that were not sent yet, as a set of bits.
     pub reports: u8,
     pub cancels: u8,
-    /// How often a gateway finds that there was no progress for too long.
+    /// How often a reconciler may find that the job makes no progress.
     pub stalls: u8,
     pub faults: Faults,
 }
 
-/// How many faults of each kind.
+/// Facts that the properties need and that no gateway or store knows as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Faults {
-    /// Redis loses the tracker.
-    pub flushes: u8,
-    /// Redis restarts from an older dump, or fails over to a replica that lagged.
-    pub rollbacks: u8,
-    /// A gateway is killed.
-    pub crashes: u8,
-    /// A gateway is cut off from Redis, for a while.
-    pub redis_cuts: u8,
-    /// A gateway is cut off from Postgres, for a while.
-    pub postgres_cuts: u8,
-    /// The feed's connection breaks.
-    pub feed_cuts: u8,
-    /// Postgres fails over and forgets the end.
-    pub forgets: u8,
-}
-
-/// What is true, whoever knows it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Truth {
+pub struct GroundTruth {
     /// Marks that workers sent.
     pub sent: Marks,
-    /// Marks that were acknowledged as being in the tracker, and in the ledger.
+    /// Marks that were acknowledged because the tracker holds them.
     pub acknowledged: Marks,
+    /// Marks that were acknowledged because the ledger holds them.
     pub recorded: Marks,
-    /// Marks that a gateway held which died, or did not come back in time.
+    /// Marks held by a gateway that crashed or was cut off beyond the settle time.
     pub at_risk: Marks,
     /// Redis lost state.
-    pub lost: bool,
-    /// Postgres forgot an end.
-    pub forgotten: bool,
-    /// The tracker of the ended job went away by itself: it is long ago.
-    pub expired: bool,
-    /// What a client was told that is not so.
-    pub wrong: Option<&'static str>,
+    pub redis_lost_state: bool,
+    /// Postgres failed over and lost a committed end.
+    pub end_forgotten: bool,
+    /// The sealed tracker of the ended job expired.
+    pub tracker_expired: bool,
+    /// A false answer that a client received.
+    pub false_answer: Option<&'static str>,
 }
 
 impl<const N: usize> World<N> {
-    /// Marks whose loss is nobody's fault: Redis lost state, and so did who acknowledged them.
-    pub fn excused(&self) -> Marks {
-        if self.truth.lost { self.truth.at_risk } else { Marks::default() }
+    /// Marks whose loss invariant I4 permits: Redis lost state, and so did the gateway that acknowledged the marks.
+    pub fn excused_losses(&self) -> Marks {
+        if self.truth.redis_lost_state { self.truth.at_risk } else { Marks::default() }
     }
 
-    /// Everything that was acknowledged and must not be lost is in `marks`.
+    /// Whether `marks` contains all `acknowledged` marks except excused losses.
     pub fn keeps(&self, acknowledged: Marks, marks: Marks) -> bool {
-        acknowledged.are_in(marks.and(self.excused()))
+        acknowledged.is_subset_of(marks.union(self.excused_losses()))
     }
 
-    /// Whether the settle time may have passed: nothing that is not in the tracker can still come from a gateway that is
-    /// well, and no feed is believed that has not told of it, or of an end. What the other gateways hold is at risk from
-    /// then on.
-    pub fn settled(&self, outlasts_feeds: bool) -> (bool, Marks) {
-        let held = self.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
-        let (mut settled, mut late) = (true, Marks::default());
+    /// Whether the settle time may have passed, and the marks that are at risk once it has: those of gateways that are
+    /// cut off.
+    ///
+    /// The settle time is longer than a report and two reconciler passes take, so it has not passed while a connected
+    /// gateway can still deliver marks that the tracker lacks. With `outlasts_feed_lag`, it is also longer than a
+    /// gateway trusts a feed that lags, so it has not passed while such a feed has yet to deliver a change of the job's
+    /// state.
+    pub fn settled(&self, outlasts_feed_lag: bool) -> (bool, Marks) {
+        let in_tracker = self.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
+        let (mut settled, mut at_risk) = (true, Marks::default());
         for gateway in &self.gateways {
-            let under_way = match gateway.task {
-                Some(Task {
-                    step: Step::Confirm { .. } | Step::Acknowledge { .. },
+            let in_flight = match gateway.operation {
+                Some(Operation {
+                    step: Step::ConfirmTarget { .. } | Step::Acknowledge { .. },
                     caller: Caller::Report(report),
                 }) => marks_of(report.bit),
                 _ => Marks::default(),
             };
-            let behind = |session: Session| !gateway.postgres || session.queue.is_behind();
-            settled &= !(outlasts_feeds && gateway.feed.is_some_and(behind));
-            // A mirror is merged, or recorded if the rules say so, which a gateway must have heard of the restore for; what is
-            // under way is acknowledged by then, and in the mirror.
-            let runs = gateway.postgres && self.postgres.state == JobState::Running;
-            let heard = gateway.listed().map_or(0, |listed| listed.incarnation);
-            let restored = if outlasts_feeds { self.postgres.incarnation } else { heard };
-            let recorded = runs && gateway.mirror.is_behind(restored);
-            let (reached, cut_off) = (gateway.redis || gateway.postgres, !gateway.redis && !runs);
-            let marks = [(gateway.mirror.marks, gateway.redis || recorded, cut_off), (under_way, reached, true)];
-            for (marks, comes, excused) in marks {
-                if !marks.are_in(held) {
-                    settled &= !comes;
-                    late = if comes || !excused { late } else { late.and(marks) };
+            let lags = |session: FeedSession| !gateway.reaches_postgres || session.queue.has_state_change();
+            settled &= !(outlasts_feed_lag && gateway.feed.is_some_and(lags));
+            // A gateway must know of the restore to record its mirror. Marks in flight are acknowledged by then, and in
+            // the mirror.
+            let sees_running = gateway.reaches_postgres && self.postgres.state == JobState::Running;
+            let listed = gateway.listed_job().map_or(0, |job| job.incarnation);
+            let restored = if outlasts_feed_lag { self.postgres.incarnation } else { listed };
+            let records_mirror = sees_running && gateway.mirror.is_behind(restored);
+            let mirror_arrives = gateway.reaches_redis || records_mirror;
+            let mirror_is_cut_off = !gateway.reaches_redis && !sees_running;
+            let in_flight_arrives = gateway.reaches_redis || gateway.reaches_postgres;
+            let sources =
+                [(gateway.mirror.marks, mirror_arrives, mirror_is_cut_off), (in_flight, in_flight_arrives, true)];
+            for (marks, arrives, cut_off) in sources {
+                if !marks.is_subset_of(in_tracker) {
+                    settled &= !arrives;
+                    at_risk = if arrives || !cut_off { at_risk } else { at_risk.union(marks) };
                 }
             }
         }
-        (settled, late)
+        (settled, at_risk)
     }
 
-    /// The gateway learns that the job has ended, from the feed or by itself: its mirror is forgotten, unless marks are
-    /// still to be added to the end.
-    pub fn hear_ended(&mut self, gateway: usize) {
-        let bound = self.postgres.ended.is_none_or(|ended| ended.lower_bound);
-        let me = &mut self.gateways[gateway];
-        if let Some(session) = &mut me.feed {
-            session.running = None;
+    /// A gateway learns, from the feed or from its own call, that the job has ended. It drops its mirror unless the end
+    /// is a lower bound, which the mirror can amend.
+    pub fn learn_end(&mut self, gateway: usize) {
+        let keeps_mirror = self.postgres.final_record.is_none_or(|record| record.lower_bound);
+        let gateway = &mut self.gateways[gateway];
+        if let Some(session) = &mut gateway.feed {
+            session.job = None;
         }
-        if !bound {
-            me.mirror = Mirror::default();
+        if !keeps_mirror {
+            gateway.mirror = Mirror::default();
         }
     }
 
-    /// Sends an event to all sessions; one that has no room for it breaks. `promptly`: only ends are under way for a while,
-    /// unless Postgres is cut off.
-    pub fn announce(&mut self, event: Event, promptly: bool) {
-        for gateway in 0..N {
-            let me = &mut self.gateways[gateway];
-            let Some(session) = &mut me.feed else { continue };
-            if promptly && event != Event::Ended && me.postgres && session.queue.first().is_none() {
-                self.arrive(gateway, event);
+    /// Sends an event to every feed session. A session whose queue is full breaks. `promptly`: gateways that reach
+    /// Postgres receive the event at once, unless it announces an end or other events wait before it.
+    pub fn publish(&mut self, event: FeedEvent, promptly: bool) {
+        for index in 0..N {
+            let gateway = &mut self.gateways[index];
+            let Some(session) = &mut gateway.feed else { continue };
+            let at_once = promptly && event != FeedEvent::Ended && gateway.reaches_postgres;
+            if at_once && session.queue.first().is_none() {
+                self.deliver(index, event);
             } else if !session.queue.push(event) {
-                me.feed = None;
+                gateway.feed = None;
             }
         }
     }
 
-    /// An event of the feed arrives.
-    pub fn arrive(&mut self, gateway: usize, event: Event) {
-        let (rows, ended) = (self.postgres.ledger != 0, self.postgres.state.is_ended());
+    /// Delivers an event to a gateway's feed session.
+    pub fn deliver(&mut self, gateway: usize, event: FeedEvent) {
+        let (has_rows, ended) = (self.postgres.ledger != 0, self.postgres.state.is_ended());
         let Some(session) = &mut self.gateways[gateway].feed else { return };
         match event {
-            Event::Running(incarnation) => {
-                let ledger = session.running.is_some_and(|listed| listed.ledger);
-                session.running = Some(Listed { incarnation, ledger });
+            FeedEvent::Running(incarnation) => {
+                let ledger = session.job.is_some_and(|job| job.ledger);
+                session.job = Some(ListedJob { incarnation, ledger });
             }
-            Event::Ended => self.hear_ended(gateway),
-            Event::Recorded => session.recorded(true),
-            Event::Drained => {
-                if let Some(listed) = &mut session.running {
-                    listed.ledger = rows || ended;
+            FeedEvent::Ended => self.learn_end(gateway),
+            FeedEvent::Recorded => session.note_recorded(true),
+            FeedEvent::Drained => {
+                if let Some(job) = &mut session.job {
+                    job.ledger = has_rows || ended;
                 }
             }
         }

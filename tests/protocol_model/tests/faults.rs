@@ -1,61 +1,61 @@
-//! Every pair of faults, on jobs that end in each way.
+//! Faults in jobs that end in each possible way.
 
 use std::time::Duration;
 
-use protocol_model::protocol::Protocol;
-use protocol_model::worlds::{self, KINDS};
+use protocol_model::faults::Faults;
+use protocol_model::scenario::Scenario;
 
-/// Far more than any of these takes.
-const WITHIN: Duration = Duration::from_secs(600);
+/// Far longer than any of these explorations takes.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 
-fn every_pair(protocol: &Protocol<2>) {
-    for (name, faults) in worlds::pairs() {
-        protocol.clone().with(faults).explore(1, WITHIN).holds(&name);
+fn explore_pairs(job: &str, scenario: &Scenario<2>) {
+    for (faults, pair) in Faults::pairs() {
+        scenario.clone().with_faults(pair).explore(1, TIME_LIMIT).assert_holds(&format!("{job}, {faults}"));
     }
 }
 
-fn every_fault(protocol: &Protocol<2>) {
-    for (name, faults) in KINDS {
-        protocol.clone().with(faults).explore(1, WITHIN).holds(name);
+fn explore_single_faults(job: &str, scenario: &Scenario<2>) {
+    for (faults, single) in Faults::SINGLE {
+        scenario.clone().with_faults(single).explore(1, TIME_LIMIT).assert_holds(&format!("{job}, {faults}"));
     }
 }
 
 #[test]
-fn a_job_that_succeeds_past_two_faults() {
-    every_pair(&worlds::succeeding());
+fn successful_job_survives_every_pair_of_faults() {
+    explore_pairs("success", &Scenario::all_succeed());
 }
 
 #[test]
-fn a_job_that_fails_past_two_faults() {
-    every_pair(&worlds::failing());
+fn failing_job_survives_every_pair_of_faults() {
+    explore_pairs("failure", &Scenario::one_fails());
 }
 
 #[test]
-fn a_job_that_is_cancelled_past_two_faults() {
-    every_pair(&worlds::cancelled());
+fn cancelled_job_survives_every_pair_of_faults() {
+    explore_pairs("cancel", &Scenario::cancelled());
 }
 
 #[test]
-fn a_job_that_is_tried_again_past_a_fault() {
-    every_fault(&worlds::retrying());
+fn stalled_job_survives_every_pair_of_faults() {
+    explore_pairs("stalled", &Scenario::cancelled().with_stall());
 }
 
 #[test]
-fn a_job_that_is_started_past_a_fault() {
-    every_fault(&worlds::cancelled().started());
+fn retried_job_survives_every_single_fault() {
+    explore_single_faults("retry", &Scenario::failure_retried());
 }
 
 #[test]
-fn a_job_whose_feed_lags_past_a_fault() {
-    every_fault(&worlds::cancelled().lagging());
+fn start_of_a_job_survives_every_single_fault() {
+    explore_single_faults("start", &Scenario::cancelled().with_start());
 }
 
 #[test]
-fn a_job_that_makes_no_progress_past_two_faults() {
-    every_pair(&worlds::cancelled().stalled());
+fn job_with_a_slow_feed_survives_every_single_fault() {
+    explore_single_faults("slow feed", &Scenario::cancelled().with_slow_feed());
 }
 
 #[test]
-fn three_gateways_without_a_fault() {
-    worlds::retrying::<3>().explore(1, WITHIN).holds("three gateways");
+fn three_gateways_without_a_fault_meet_every_property() {
+    Scenario::<3>::failure_retried().explore(1, TIME_LIMIT).assert_holds("three gateways");
 }

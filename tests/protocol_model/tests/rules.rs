@@ -1,60 +1,66 @@
-//! What each rule of the protocols is for: without it, the model finds what must not be.
+//! Every rule of the protocols is necessary: if a scenario omits it, the model finds a violation.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol_model::explore::Explored;
-use protocol_model::protocol::Protocol;
+use protocol_model::explore::Exploration;
+use protocol_model::faults::Faults;
 use protocol_model::rules::Rule;
-use protocol_model::world::Faults;
-use protocol_model::worlds::{self, NONE};
+use protocol_model::scenario::Scenario;
 
-/// Far more than any of these takes.
-const WITHIN: Duration = Duration::from_secs(600);
+/// Far longer than any of these explorations takes.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 
-const FLUSH: Faults = Faults { flushes: 1, ..NONE };
-const ROLLBACK: Faults = Faults { rollbacks: 1, ..NONE };
-const CRASH: Faults = Faults { crashes: 1, ..NONE };
-const REDIS_CUT: Faults = Faults { redis_cuts: 1, ..NONE };
-const FEED_CUT: Faults = Faults { feed_cuts: 1, ..NONE };
-const FORGOTTEN: Faults = Faults { forgets: 1, ..NONE };
+const FLUSH: Faults = Faults { flushes: 1, ..Faults::NONE };
+const ROLLBACK: Faults = Faults { rollbacks: 1, ..Faults::NONE };
+const CRASH: Faults = Faults { crashes: 1, ..Faults::NONE };
+const REDIS_CUT: Faults = Faults { redis_cuts: 1, ..Faults::NONE };
+const FEED_CUT: Faults = Faults { feed_cuts: 1, ..Faults::NONE };
+const POSTGRES_FAILOVER: Faults = Faults { postgres_failovers: 1, ..Faults::NONE };
 
-/// What happens with the rule left out, where it does harm.
-fn without(rule: Rule) -> Explored {
-    let (cancelled, starting) = (worlds::cancelled::<2>(), worlds::cancelled::<2>().started());
-    let protocol = match rule {
-        Rule::StartOpensFirst => starting.lagging().with(FLUSH),
-        Rule::StartLeavesWhatItMayHaveOpened => starting.with(REDIS_CUT),
-        Rule::TakeUpFences | Rule::MarksNeedTheGeneration => cancelled.with(ROLLBACK),
-        Rule::RestoreReplacesNothing => starting.with(REDIS_CUT.and(CRASH)),
-        // One reports, while another's restore is asleep and the third restores and ends the job.
-        Rule::AskBeforeAcknowledging => return explore(worlds::cancelled::<3>().with(FLUSH.and(FLUSH)), rule),
-        Rule::HelpBeforeSuperseded => cancelled,
-        Rule::CommitTakesLedger | Rule::UnseenIsUnsure | Rule::CompletionSeals => cancelled.with(REDIS_CUT),
-        Rule::CommitFences | Rule::Settle => cancelled.with(FLUSH),
-        Rule::SettleOutlastsFeeds | Rule::AskBeforeAdopting => cancelled.lagging().with(FLUSH.and(REDIS_CUT)),
-        Rule::FeedFailsClosed => cancelled.with(REDIS_CUT.and(FEED_CUT)),
-        Rule::DrainMergesFirst => cancelled.with(REDIS_CUT.and(CRASH)),
-        Rule::CompletionNeedsBelief | Rule::EndedIsFenced => cancelled.with(ROLLBACK.and(REDIS_CUT)),
-        Rule::RecordedIsRemembered => starting.lagging().with(REDIS_CUT),
-        Rule::SealExpires => cancelled.with(FORGOTTEN),
+/// Explores a scenario in which the omitted rule matters.
+fn explore_without(rule: Rule) -> Exploration {
+    let cancelled = Scenario::<2>::cancelled();
+    let starting = Scenario::<2>::cancelled().with_start();
+    let scenario = match rule {
+        Rule::StartOpensBeforeCommit => starting.with_slow_feed().with_faults(FLUSH),
+        Rule::StartAbandonsUncertainTracker => starting.with_faults(REDIS_CUT),
+        Rule::ReopenChangesIncarnation | Rule::MarksRequireCurrentGeneration => cancelled.with_faults(ROLLBACK),
+        Rule::RestoreKeepsExistingTracker => starting.with_faults(REDIS_CUT.plus(CRASH)),
+        // One gateway reports while the restore of a second is paused, and a third restores and ends the job.
+        Rule::ConfirmBeforeAcknowledging => {
+            return explore(Scenario::<3>::cancelled().with_faults(FLUSH.plus(FLUSH)), rule);
+        }
+        Rule::CommitBeforeSuperseded => cancelled,
+        Rule::CommitIncludesLedger | Rule::UnconfirmedMarksAreLowerBound | Rule::AmendSealsFirst => {
+            cancelled.with_faults(REDIS_CUT)
+        }
+        Rule::CommitChecksIncarnation | Rule::SettleBeforeAdopting => cancelled.with_faults(FLUSH),
+        Rule::SettleOutlastsFeedLag | Rule::CheckLedgerBeforeAdopting => {
+            cancelled.with_slow_feed().with_faults(FLUSH.plus(REDIS_CUT))
+        }
+        Rule::FeedFailsClosed => cancelled.with_faults(REDIS_CUT.plus(FEED_CUT)),
+        Rule::DrainMergesBeforeDelete => cancelled.with_faults(REDIS_CUT.plus(CRASH)),
+        Rule::AmendRequiresAdoption | Rule::ReopenAfterEndIsFenced => cancelled.with_faults(ROLLBACK.plus(REDIS_CUT)),
+        Rule::RecordedReportsAreRemembered => starting.with_slow_feed().with_faults(REDIS_CUT),
+        Rule::SealSurvivesCommit => cancelled.with_faults(POSTGRES_FAILOVER),
     };
-    explore(protocol, rule)
+    explore(scenario, rule)
 }
 
-fn explore<const N: usize>(protocol: Protocol<N>, rule: Rule) -> Explored {
-    protocol.without(rule).explore(2, WITHIN)
+fn explore<const N: usize>(scenario: Scenario<N>, rule: Rule) -> Exploration {
+    scenario.without(rule).explore(2, TIME_LIMIT)
 }
 
 #[test]
-fn without_any_rule_something_is_violated() {
+fn every_omitted_rule_leads_to_a_violation() {
     let mut found = BTreeMap::new();
     for rule in Rule::ALL {
-        let Explored { states, took, violated, .. } = without(rule);
-        let violated: Vec<_> = violated.into_keys().collect();
-        println!("without {rule:?}, after {states} states and {took:?}: {violated:?}");
+        let Exploration { states, elapsed, violations, .. } = explore_without(rule);
+        let violated: Vec<_> = violations.into_keys().collect();
+        println!("without {rule:?}, after {states} states and {elapsed:?}: {violated:?}");
         found.insert(format!("{rule:?}"), violated);
     }
-    let needless: Vec<_> = found.iter().filter(|(_, violated)| violated.is_empty()).collect();
-    assert!(needless.is_empty(), "{needless:?}");
+    let unnecessary: Vec<_> = found.iter().filter(|(_, violated)| violated.is_empty()).collect();
+    assert!(unnecessary.is_empty(), "no violation without {unnecessary:?}");
 }

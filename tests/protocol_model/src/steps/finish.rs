@@ -1,107 +1,110 @@
-//! How a job ends, and is cancelled: `src/gateway/finish.rs`, `src/gateway/jobs.rs`.
+//! Ends or cancels a job: `src/gateway/finish`, `src/gateway/lifecycle/cancel.rs`.
 
 use highwater::domain::{EndCause, JobState};
 
-use super::Next::{Call, Return, Stop, To};
-use super::{Caller, Next, Outcome, Step, Taking};
-use crate::feed::Event;
-use crate::reports::marks_of_all;
+use super::Next::{Call, GoTo, Return, Stop};
+use super::{Caller, Executor, Next, Step, StepOutcome};
+use crate::feed::FeedEvent;
+use crate::reports::marks_of;
 use crate::rules::Rule;
-use crate::stores::{Commit, Draft, Refusal};
+use crate::stores::{CommitRules, PendingEnd, Refusal};
 
-impl<const N: usize> Taking<'_, N> {
+impl<const N: usize> Executor<'_, N> {
     pub(super) fn finish(&mut self, step: Step) -> Next {
         match step {
             Step::Seal { incarnation } => {
-                let unsure = !self.protocol.has(Rule::UnseenIsUnsure);
-                match self.redis(|redis| redis.seal(incarnation, EndCause::Complete, unsure)) {
-                    // What is beyond any change may end without it.
-                    None => To(Step::EndWithoutTracker { incarnation, cancelled: false }),
-                    Some(Err(_)) => Return(Outcome::Done),
+                let allow_unadopted = !self.scenario.follows(Rule::UnconfirmedMarksAreLowerBound);
+                match self.redis(|redis| redis.seal(incarnation, EndCause::Complete, allow_unadopted)) {
+                    None => GoTo(Step::FinishWithoutTracker { incarnation, cancelled: false }),
+                    Some(Err(_)) => Return(StepOutcome::Done),
                     Some(Ok(tracker)) => {
                         let cause = tracker.seal.unwrap_or(EndCause::Complete);
-                        let unseen = self.unseen(!tracker.adopted);
-                        let draft = Draft { cause, marks: tracker.marks, unseen, sealed: true };
-                        To(Step::End { incarnation, draft })
+                        let may_miss_marks = self.may_miss_marks(!tracker.adopted);
+                        let pending = PendingEnd { cause, marks: tracker.marks, may_miss_marks, sealed: true };
+                        GoTo(Step::CommitEnd { incarnation, pending })
                     }
                 }
             }
-            Step::EndWithoutTracker { incarnation, cancelled } => {
+            Step::FinishWithoutTracker { incarnation, cancelled } => {
                 let Some((tracked, rows)) = self.postgres(|postgres| (postgres.tracked, postgres.ledger)) else {
-                    return Return(Outcome::Unavailable);
+                    return Return(StepOutcome::Unavailable);
                 };
                 let cause = if cancelled { EndCause::Cancelled } else { EndCause::Complete };
-                let (marks, unseen) = (self.me().mirror.marks, self.unseen(tracked));
-                if marks.and(marks_of_all(rows)).end(cause, unseen).is_none() {
-                    return Return(Outcome::Done);
+                let (marks, may_miss_marks) = (self.gateway().mirror.marks, self.may_miss_marks(tracked));
+                if marks.union(marks_of(rows)).verdict(cause, may_miss_marks).is_none() {
+                    return Return(StepOutcome::Done);
                 }
-                To(Step::End { incarnation, draft: Draft { cause, marks, unseen, sealed: false } })
+                let pending = PendingEnd { cause, marks, may_miss_marks, sealed: false };
+                GoTo(Step::CommitEnd { incarnation, pending })
             }
-            Step::End { incarnation, draft } => {
-                let rules = Commit {
-                    fences: self.protocol.has(Rule::CommitFences),
-                    takes_ledger: self.protocol.has(Rule::CommitTakesLedger),
-                };
-                let ended = self.postgres_tells(
-                    |postgres| {
-                        let rows = postgres.ledger != 0;
-                        let won = postgres.end(incarnation, draft, &rules, marks_of_all);
-                        (postgres.state.is_ended(), won, rows)
-                    },
-                    |(_, won, _)| won.then_some(Event::Ended),
-                );
-                match ended {
-                    None => Return(Outcome::Unavailable),
-                    Some((false, ..)) => Return(Outcome::Done),
-                    Some((true, ..)) => {
-                        self.saw_ended();
-                        self.world.hear_ended(self.gateway);
-                        if draft.sealed { To(Step::Expire { incarnation }) } else { Return(Outcome::Ended) }
-                    }
-                }
-            }
+            Step::CommitEnd { incarnation, pending } => self.commit_end(incarnation, pending),
             Step::Expire { incarnation } => {
-                let at_once = !self.protocol.has(Rule::SealExpires);
+                let at_once = !self.scenario.follows(Rule::SealSurvivesCommit);
                 self.redis(|redis| {
                     if redis.expire(incarnation).is_ok() && at_once {
                         redis.flush();
                     }
                 });
-                Return(Outcome::Ended)
+                Return(StepOutcome::Ended)
             }
-            _ => Return(Outcome::Done),
+            _ => Return(StepOutcome::Done),
         }
     }
 
-    /// Whether an end is unsure; never without the rule.
-    pub(super) fn unseen(&self, unseen: bool) -> bool {
-        unseen && self.protocol.has(Rule::UnseenIsUnsure)
+    fn commit_end(&mut self, incarnation: u8, pending: PendingEnd) -> Next {
+        let rules = CommitRules {
+            checks_incarnation: self.scenario.follows(Rule::CommitChecksIncarnation),
+            includes_ledger: self.scenario.follows(Rule::CommitIncludesLedger),
+        };
+        let ended = self.postgres_publishing(
+            |postgres| {
+                let won = postgres.commit_end(incarnation, pending, &rules, marks_of);
+                (postgres.state.is_ended(), won)
+            },
+            |(_, won)| won.then_some(FeedEvent::Ended),
+        );
+        match ended {
+            None => Return(StepOutcome::Unavailable),
+            Some((false, _)) => Return(StepOutcome::Done),
+            Some((true, _)) => {
+                self.remember_end();
+                self.world.learn_end(self.index);
+                if pending.sealed { GoTo(Step::Expire { incarnation }) } else { Return(StepOutcome::Ended) }
+            }
+        }
+    }
+
+    /// Passes the condition on if the scenario follows `UnconfirmedMarksAreLowerBound`; otherwise false.
+    pub(super) fn may_miss_marks(&self, may_miss_marks: bool) -> bool {
+        may_miss_marks && self.scenario.follows(Rule::UnconfirmedMarksAreLowerBound)
     }
 
     pub(super) fn cancel(&mut self, step: Step) -> Next {
         match step {
-            Step::AskBeforeCancel => {
-                let asked = self.postgres(|postgres| {
+            Step::CheckBeforeCancel => {
+                let job = self.postgres(|postgres| {
                     postgres.cancel_pending();
                     (postgres.state, postgres.incarnation)
                 });
-                match asked {
+                match job {
                     None => Stop,
                     Some((JobState::Running, incarnation)) => {
                         Call(Caller::Cancel(incarnation), Step::SealCancelled { incarnation })
                     }
                     Some(_) => {
-                        self.saw_ended();
-                        self.say_ended();
+                        self.remember_end();
+                        self.answer_ended();
                         Stop
                     }
                 }
             }
             Step::SealCancelled { incarnation } => {
                 match self.redis(|redis| redis.seal(incarnation, EndCause::Cancelled, false)) {
-                    Some(Ok(_)) => To(Step::Seal { incarnation }),
-                    Some(Err(Refusal::Missing | Refusal::OtherIncarnation)) => To(Step::Look { seen: incarnation }),
-                    Some(Err(_)) | None => To(Step::EndWithoutTracker { incarnation, cancelled: true }),
+                    Some(Ok(_)) => GoTo(Step::Seal { incarnation }),
+                    Some(Err(Refusal::Missing | Refusal::OtherIncarnation)) => {
+                        GoTo(Step::ReadTracker { expected: incarnation })
+                    }
+                    Some(Err(_)) | None => GoTo(Step::FinishWithoutTracker { incarnation, cancelled: true }),
                 }
             }
             _ => Stop,

@@ -1,160 +1,167 @@
-//! What a gateway does, step by step, as `src/gateway` does it. Each step accesses one store; what follows from it on the
-//! gateway's own side happens with it.
+//! The steps of a gateway, in the order in which `src/gateway` takes them. Each step accesses one store; the changes to
+//! the gateway's own memory that follow are part of the step.
 
-mod completion;
+mod amend;
 mod finish;
+mod operation;
+mod reconcile;
+mod repair;
 mod report;
 mod restore;
 mod revoke;
-mod round;
 mod start;
-mod task;
-mod upkeep;
 
-use crate::feed::Event;
+use crate::feed::FeedEvent;
 use crate::gateway::Gateway;
-use crate::protocol::Protocol;
+use crate::scenario::Scenario;
 use crate::stores::{Postgres, Redis};
 use crate::world::World;
 
-use Next::{Call, Return, Stop, To};
-pub use task::{Caller, Report, Round, Step, Task, writes};
+use Next::{Call, GoTo, Return, Stop};
+pub use operation::{Caller, Operation, Pass, Report, Step, writes};
 
-/// Added to the incarnation of a tracker that is taken up after its job has ended: nobody is told of it.
+/// Added to the incarnation of a tracker that is reopened after its job ended. No other gateway learns this
+/// incarnation.
 pub const AFTER_END: u8 = 100;
 
-/// How a store is reached in this step.
+/// The connection to the stores in one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// As it is: a store that is cut off does nothing.
-    Plain,
-    /// A store that is cut off does what it was asked, and the answer is lost.
-    AnswerLost,
+    /// A store that is cut off receives nothing.
+    Normal,
+    /// A store that is cut off executes the request, and its response is lost.
+    ResponseLost,
 }
 
-/// Where a use case goes on.
+/// The continuation of an operation after a step.
 #[derive(Clone, Copy)]
 enum Next {
-    To(Step),
-    /// Another use case first; this caller goes on.
+    /// Continues with this step.
+    GoTo(Step),
+    /// Runs another use case first, then continues as this caller.
     Call(Caller, Step),
-    /// The step's caller goes on: with what became of what it asked for.
-    Return(Outcome),
-    /// It is over: answered, or given up.
+    /// Returns to the caller.
+    Return(StepOutcome),
+    /// Ends the operation: it was answered or given up.
     Stop,
 }
 
+/// The result that a use case returns to its caller.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum StepOutcome {
     Done,
     /// The job has ended.
     Ended,
-    /// A store is away.
+    /// Postgres is unreachable, or the job was not started: the call fails.
     Unavailable,
-    RedisAway,
+    RedisUnavailable,
 }
 
-/// One gateway taking one step.
-pub struct Taking<'a, const N: usize> {
-    pub protocol: &'a Protocol<N>,
+/// Executes the steps of one gateway.
+pub struct Executor<'a, const N: usize> {
+    pub scenario: &'a Scenario<N>,
     pub world: &'a mut World<N>,
-    pub gateway: usize,
+    /// The index of the gateway.
+    pub index: usize,
     pub link: Link,
 }
 
-impl<const N: usize> Taking<'_, N> {
-    /// Takes the next step of what the gateway is doing.
+impl<const N: usize> Executor<'_, N> {
+    /// Executes the next step of the gateway's operation.
     pub fn step(&mut self) {
-        let Some(Task { step, caller }) = self.me().task else { return };
-        let next = self.take(step, caller);
-        self.me().task = self.go_on(next, caller);
+        let Some(Operation { step, caller }) = self.gateway().operation else { return };
+        let next = self.execute(step, caller);
+        self.gateway().operation = self.continuation(next, caller);
     }
 
-    fn go_on(&mut self, next: Next, caller: Caller) -> Option<Task> {
+    fn continuation(&mut self, next: Next, caller: Caller) -> Option<Operation> {
         let outcome = match next {
-            To(step) => return Some(Task { step, caller }),
-            Call(caller, step) => return Some(Task { step, caller }),
+            GoTo(step) => return Some(Operation { step, caller }),
+            Call(caller, step) => return Some(Operation { step, caller }),
             Return(outcome) => outcome,
             Stop => return None,
         };
         let step = match (caller, outcome) {
-            (Caller::Nobody, _) => return None,
-            (Caller::Report(_), Outcome::Ended) => {
-                self.say_ended();
+            (Caller::Detached, _) => return None,
+            (Caller::Report(_), StepOutcome::Ended) => {
+                self.answer_ended();
                 return None;
             }
-            (Caller::Report(_), Outcome::RedisAway) => Step::Record,
-            (Caller::Cancel(incarnation), Outcome::RedisAway) => {
-                Step::EndWithoutTracker { incarnation, cancelled: true }
+            (Caller::Report(_), StepOutcome::RedisUnavailable) => Step::RecordReport,
+            (Caller::Cancel(incarnation), StepOutcome::RedisUnavailable) => {
+                Step::FinishWithoutTracker { incarnation, cancelled: true }
             }
-            (Caller::Round(round), Outcome::RedisAway) => return self.give_round_up(round),
-            (_, Outcome::Unavailable) => return None,
-            (Caller::Report(_), Outcome::Done) => Step::StandAgain,
-            (Caller::Cancel(_), _) => Step::AskBeforeCancel,
-            (Caller::Round(round), _) => return self.follow(round),
+            (Caller::Pass(pass), StepOutcome::RedisUnavailable) => return self.continue_without_redis(pass),
+            (_, StepOutcome::Unavailable) => return None,
+            (Caller::Report(_), StepOutcome::Done) => Step::Retarget,
+            (Caller::Cancel(_), _) => Step::CheckBeforeCancel,
+            (Caller::Pass(pass), _) => return self.next_repair(pass),
         };
-        Some(Task { step, caller })
+        Some(Operation { step, caller })
     }
 
-    fn take(&mut self, step: Step, caller: Caller) -> Next {
+    fn execute(&mut self, step: Step, caller: Caller) -> Next {
         match (step, caller) {
-            (Step::Issue | Step::Open { .. } | Step::Commit { .. }, _) => self.start(step),
-            (Step::AdoptStarted { .. } | Step::OpenLate { .. }, _) => self.start(step),
-            (Step::Look { .. } | Step::Reissue { .. } | Step::Rebuild { .. }, _) => self.restore(step),
-            (Step::Seal { .. } | Step::EndWithoutTracker { .. }, _) => self.finish(step),
-            (Step::End { .. } | Step::Expire { .. }, _) => self.finish(step),
-            (Step::AskBeforeCancel | Step::SealCancelled { .. }, _) => self.cancel(step),
-            (_, Caller::Report(report)) => self.mark(step, report),
-            (Step::AskBeforeRevoke { .. } | Step::SealRevoked { .. }, Caller::Round(round)) => self.revoke(step, round),
-            (Step::SealLeft | Step::ReadLeft | Step::Complete { .. }, Caller::Round(round)) => {
-                self.complete(step, round)
+            (Step::IssueIncarnation | Step::OpenTracker { .. } | Step::CommitStart { .. }, _) => self.start(step),
+            (Step::AdoptStarted { .. } | Step::OpenAfterCommit { .. }, _) => self.start(step),
+            (Step::ReadTracker { .. } | Step::ReissueIncarnation { .. } | Step::Rebuild { .. }, _) => {
+                self.restore(step)
             }
-            (_, Caller::Round(round)) => self.upkeep(step, round),
-            (_, Caller::Nobody | Caller::Cancel(_)) => Return(Outcome::Done),
+            (Step::Seal { .. } | Step::FinishWithoutTracker { .. }, _) => self.finish(step),
+            (Step::CommitEnd { .. } | Step::Expire { .. }, _) => self.finish(step),
+            (Step::CheckBeforeCancel | Step::SealCancelled { .. }, _) => self.cancel(step),
+            (_, Caller::Report(report)) => self.mark(step, report),
+            (Step::CheckBeforeRevoke { .. } | Step::SealRevoked { .. }, Caller::Pass(pass)) => self.revoke(step, pass),
+            (Step::SealForAmend | Step::ReadForAmend | Step::Amend { .. }, Caller::Pass(pass)) => {
+                self.amend(step, pass)
+            }
+            (_, Caller::Pass(pass)) => self.repair(step, pass),
+            (_, Caller::Detached | Caller::Cancel(_)) => Return(StepOutcome::Done),
         }
     }
 
-    pub(super) fn saw_ended(&mut self) {
-        let me = self.me();
-        (me.ended, me.seen) = (true, 0);
+    /// The gateway remembers that the job has ended.
+    pub(super) fn remember_end(&mut self) {
+        let gateway = self.gateway();
+        (gateway.knows_end, gateway.last_incarnation) = (true, 0);
     }
 
-    /// A client is told that the job has ended.
-    pub(super) fn say_ended(&mut self) {
-        if !self.world.postgres.state.is_ended() && !self.world.truth.forgotten {
-            self.world.truth.wrong = Some("a client was told that the job has ended, and no end is committed");
+    /// The gateway answers a client that the job has ended.
+    pub(super) fn answer_ended(&mut self) {
+        if !self.world.postgres.state.is_ended() && !self.world.truth.end_forgotten {
+            self.world.truth.false_answer = Some("answered that the job has ended before an end was committed");
         }
     }
 
-    pub(super) fn me(&mut self) -> &mut Gateway {
-        &mut self.world.gateways[self.gateway]
+    pub(super) fn gateway(&mut self) -> &mut Gateway {
+        &mut self.world.gateways[self.index]
     }
 
-    /// Asks Redis; `None`: no answer.
-    pub(super) fn redis<T>(&mut self, ask: impl FnOnce(&mut Redis) -> T) -> Option<T> {
-        let reached = self.me().redis;
-        let answer = (reached || self.link == Link::AnswerLost).then(|| ask(&mut self.world.redis));
-        answer.filter(|_| reached)
+    /// Sends a request to Redis; `None`: no response.
+    pub(super) fn redis<T>(&mut self, request: impl FnOnce(&mut Redis) -> T) -> Option<T> {
+        let reached = self.gateway().reaches_redis;
+        let response = (reached || self.link == Link::ResponseLost).then(|| request(&mut self.world.redis));
+        response.filter(|_| reached)
     }
 
-    /// Asks Postgres; `None`: no answer.
-    pub(super) fn postgres<T>(&mut self, ask: impl FnOnce(&mut Postgres) -> T) -> Option<T> {
-        let reached = self.me().postgres;
-        let answer = (reached || self.link == Link::AnswerLost).then(|| ask(&mut self.world.postgres));
-        answer.filter(|_| reached)
+    /// Sends a request to Postgres; `None`: no response.
+    pub(super) fn postgres<T>(&mut self, request: impl FnOnce(&mut Postgres) -> T) -> Option<T> {
+        let reached = self.gateway().reaches_postgres;
+        let response = (reached || self.link == Link::ResponseLost).then(|| request(&mut self.world.postgres));
+        response.filter(|_| reached)
     }
 
-    /// Asks Postgres for what the feed tells of.
-    pub(super) fn postgres_tells<T: Copy>(
+    /// Sends a request to Postgres that the feed may announce; `None`: no response.
+    pub(super) fn postgres_publishing<T: Copy>(
         &mut self,
-        ask: impl FnOnce(&mut Postgres) -> T,
-        event: impl FnOnce(T) -> Option<Event>,
+        request: impl FnOnce(&mut Postgres) -> T,
+        event: impl FnOnce(T) -> Option<FeedEvent>,
     ) -> Option<T> {
-        let reached = self.me().postgres;
-        let answer = (reached || self.link == Link::AnswerLost).then(|| ask(&mut self.world.postgres));
-        if let Some(event) = answer.and_then(event) {
-            self.world.announce(event, !self.protocol.feed_lags);
+        let reached = self.gateway().reaches_postgres;
+        let response = (reached || self.link == Link::ResponseLost).then(|| request(&mut self.world.postgres));
+        if let Some(event) = response.and_then(event) {
+            self.world.publish(event, !self.scenario.feed_lags);
         }
-        answer.filter(|_| reached)
+        response.filter(|_| reached)
     }
 }

@@ -1,148 +1,157 @@
-//! How a report is taken: `src/gateway/report.rs`.
+//! Takes a report: `src/gateway/report`.
 
 use highwater::domain::JobState;
 
-use super::Next::{Call, Stop, To};
-use super::{Caller, Next, Outcome, Report, Step, Taking, Task};
-use crate::feed::Event;
+use super::Next::{Call, GoTo, Stop};
+use super::{Caller, Executor, Next, Operation, Report, Step, StepOutcome};
+use crate::feed::FeedEvent;
 use crate::reports::marks_of;
 use crate::rules::Rule;
-use crate::stores::{Belief, Refusal};
+use crate::stores::{MarkRequirement, Refusal};
 
-impl<const N: usize> Taking<'_, N> {
+impl<const N: usize> Executor<'_, N> {
     /// Begins a report.
     pub fn report(&mut self, bit: u8) {
-        let known = self.me().listed();
-        let report = Report { bit, incarnation: known.map_or(0, |listed| listed.incarnation), only_adopted: true };
-        let step = if self.me().ended {
-            self.say_ended();
+        let listed = self.gateway().listed_job();
+        let report = Report { bit, incarnation: listed.map_or(0, |job| job.incarnation), only_adopted: true };
+        let step = if self.gateway().knows_end {
+            self.answer_ended();
             return;
-        } else if known.is_some() {
+        } else if listed.is_some() {
             Step::Mark
         } else {
-            Step::FirstFooting
+            Step::FindTarget
         };
-        self.me().task = Some(Task { step, caller: Caller::Report(report) });
+        self.gateway().operation = Some(Operation { step, caller: Caller::Report(report) });
     }
 
     pub(super) fn mark(&mut self, step: Step, report: Report) -> Next {
         let marks = marks_of(report.bit);
-        let on = |incarnation, only_adopted| {
+        let mark_under = |incarnation, only_adopted| {
             Call(Caller::Report(Report { incarnation, only_adopted, ..report }), Step::Mark)
         };
         match step {
-            Step::FirstFooting => match (self.stand(), self.me().seen) {
-                (Err(Outcome::Unavailable), seen @ 1..) => on(seen, true),
-                (Ok(incarnation), _) => on(incarnation, true),
-                (Err(outcome), _) => self.end_report(outcome),
+            Step::FindTarget => match (self.running_incarnation(), self.gateway().last_incarnation) {
+                (Err(StepOutcome::Unavailable), last @ 1..) => mark_under(last, true),
+                (Ok(incarnation), _) => mark_under(incarnation, true),
+                (Err(outcome), _) => self.finish_report(outcome),
             },
             Step::Mark => {
                 let Report { incarnation, only_adopted, .. } = report;
-                let belief = if only_adopted { Belief::Adopted } else { self.current() };
-                match self.redis(|redis| redis.report(incarnation, belief, marks)) {
-                    None => To(Step::Record),
+                let requirement = if only_adopted { MarkRequirement::Adopted } else { self.mark_requirement() };
+                match self.redis(|redis| redis.report(incarnation, requirement, marks)) {
+                    None => GoTo(Step::RecordReport),
                     Some(Ok(tracker)) => {
-                        let complete = tracker.marks.are_complete();
-                        let held = Some((tracker.incarnation, tracker.generation));
-                        if only_adopted || !self.protocol.has(Rule::AskBeforeAcknowledging) {
-                            To(Step::Acknowledge { held, complete })
+                        let complete = tracker.marks.is_complete();
+                        let held_by = Some((tracker.incarnation, tracker.generation));
+                        if only_adopted || !self.scenario.follows(Rule::ConfirmBeforeAcknowledging) {
+                            GoTo(Step::Acknowledge { held_by, complete })
                         } else {
-                            To(Step::Confirm { held, complete })
+                            GoTo(Step::ConfirmTarget { held_by, complete })
                         }
                     }
-                    Some(Err(Refusal::NotAdopted)) if !self.protocol.has(Rule::AskBeforeAcknowledging) => {
-                        on(incarnation, false)
+                    Some(Err(Refusal::NotAdopted)) if !self.scenario.follows(Rule::ConfirmBeforeAcknowledging) => {
+                        mark_under(incarnation, false)
                     }
-                    // Without the rule it asks Postgres, and marks what it finds.
-                    Some(Err(Refusal::Stale)) if self.current() == Belief::Any => {
-                        To(Step::StandAfter(Refusal::NotAdopted))
+                    // Without the rule, a stale tracker takes marks once Postgres confirms its incarnation.
+                    Some(Err(Refusal::Stale)) if self.mark_requirement() == MarkRequirement::Any => {
+                        GoTo(Step::RetargetAfter(Refusal::NotAdopted))
                     }
-                    Some(Err(Refusal::Sealed)) if !self.protocol.has(Rule::HelpBeforeSuperseded) => {
-                        self.end_report(Outcome::Ended)
+                    Some(Err(Refusal::Sealed)) if !self.scenario.follows(Rule::CommitBeforeSuperseded) => {
+                        self.finish_report(StepOutcome::Ended)
                     }
-                    // Helped along; if that is no end after all, it stands again.
-                    Some(Err(Refusal::Sealed)) => To(Step::Seal { incarnation }),
-                    Some(Err(refusal)) => To(Step::StandAfter(refusal)),
+                    // If the seal does not lead to an end, the report looks for its target again.
+                    Some(Err(Refusal::Sealed)) => GoTo(Step::Seal { incarnation }),
+                    Some(Err(refusal)) => GoTo(Step::RetargetAfter(refusal)),
                 }
             }
-            Step::Confirm { held, complete } => match self.stand() {
-                Ok(incarnation) if incarnation == report.incarnation => To(Step::Acknowledge { held, complete }),
-                Ok(incarnation) => on(incarnation, true),
-                Err(outcome) => self.end_report(outcome),
+            Step::ConfirmTarget { held_by, complete } => match self.running_incarnation() {
+                Ok(incarnation) if incarnation == report.incarnation => GoTo(Step::Acknowledge { held_by, complete }),
+                Ok(incarnation) => mark_under(incarnation, true),
+                Err(outcome) => self.finish_report(outcome),
             },
-            Step::Acknowledge { held, complete } => {
-                self.me().mirror.took(marks, report.incarnation, held);
+            Step::Acknowledge { held_by, complete } => {
+                self.gateway().mirror.add(marks, report.incarnation, held_by);
                 let truth = &mut self.world.truth;
-                truth.acknowledged = truth.acknowledged.and(marks);
-                if complete { Call(Caller::Nobody, Step::Seal { incarnation: report.incarnation }) } else { Stop }
+                truth.acknowledged = truth.acknowledged.union(marks);
+                if complete { Call(Caller::Detached, Step::Seal { incarnation: report.incarnation }) } else { Stop }
             }
-            Step::StandAfter(refusal) => match (self.stand(), refusal) {
-                (Ok(incarnation), _) if incarnation != report.incarnation => on(incarnation, true),
-                (Ok(incarnation), Refusal::NotAdopted) => on(incarnation, false),
-                (Ok(seen), Refusal::Missing | Refusal::OtherIncarnation | Refusal::Stale) => To(Step::Look { seen }),
-                (Ok(_), _) => To(Step::Record),
-                (Err(outcome), _) => self.end_report(outcome),
-            },
-            Step::StandAgain => match self.stand() {
-                Ok(incarnation) => on(incarnation, true),
-                Err(outcome) => self.end_report(outcome),
-            },
-            Step::Record => {
-                let recorded = self.postgres_tells(
-                    |postgres| postgres.record(report.bit),
-                    |recorded| recorded.then_some(Event::Recorded),
-                );
-                match recorded {
-                    Some(true) => {
-                        let remember = self.protocol.has(Rule::RecordedIsRemembered);
-                        let me = self.me();
-                        me.recorded = me.recorded.and(marks);
-                        let under = me.listed().map_or(0, |listed| listed.incarnation);
-                        me.mirror.took(marks, under, None);
-                        if let Some(session) = &mut me.feed {
-                            session.recorded(remember);
-                        }
-                        let truth = &mut self.world.truth;
-                        truth.recorded = truth.recorded.and(marks);
-                        Stop
-                    }
-                    Some(false) if self.world.postgres.state.is_ended() => self.end_report(Outcome::Ended),
-                    _ => Stop,
+            Step::RetargetAfter(refusal) => match (self.running_incarnation(), refusal) {
+                (Ok(incarnation), _) if incarnation != report.incarnation => mark_under(incarnation, true),
+                (Ok(incarnation), Refusal::NotAdopted) => mark_under(incarnation, false),
+                (Ok(expected), Refusal::Missing | Refusal::OtherIncarnation | Refusal::Stale) => {
+                    GoTo(Step::ReadTracker { expected })
                 }
-            }
+                (Ok(_), _) => GoTo(Step::RecordReport),
+                (Err(outcome), _) => self.finish_report(outcome),
+            },
+            Step::Retarget => match self.running_incarnation() {
+                Ok(incarnation) => mark_under(incarnation, true),
+                Err(outcome) => self.finish_report(outcome),
+            },
+            Step::RecordReport => self.record_report(report),
             _ => Stop,
         }
     }
 
-    /// What Postgres says: the incarnation of the running job.
-    pub(super) fn stand(&mut self) -> Result<u8, Outcome> {
+    fn record_report(&mut self, report: Report) -> Next {
+        let marks = marks_of(report.bit);
+        let recorded = self.postgres_publishing(
+            |postgres| postgres.record(report.bit),
+            |recorded| recorded.then_some(FeedEvent::Recorded),
+        );
+        match recorded {
+            Some(true) => {
+                let remember = self.scenario.follows(Rule::RecordedReportsAreRemembered);
+                let gateway = self.gateway();
+                gateway.recorded = gateway.recorded.union(marks);
+                let incarnation = gateway.listed_job().map_or(0, |job| job.incarnation);
+                gateway.mirror.add(marks, incarnation, None);
+                if let Some(session) = &mut gateway.feed {
+                    session.note_recorded(remember);
+                }
+                let truth = &mut self.world.truth;
+                truth.recorded = truth.recorded.union(marks);
+                Stop
+            }
+            Some(false) if self.world.postgres.state.is_ended() => self.finish_report(StepOutcome::Ended),
+            _ => Stop,
+        }
+    }
+
+    /// Asks Postgres for the incarnation of the running job.
+    pub(super) fn running_incarnation(&mut self) -> Result<u8, StepOutcome> {
         let Some((state, incarnation)) = self.postgres(|postgres| (postgres.state, postgres.incarnation)) else {
-            return Err(Outcome::Unavailable);
+            return Err(StepOutcome::Unavailable);
         };
         match state {
-            JobState::Pending => Err(Outcome::Unavailable),
+            JobState::Pending => Err(StepOutcome::Unavailable),
             JobState::Running => {
-                if self.protocol.remembers_seen() {
-                    self.me().seen = incarnation;
+                if self.scenario.tracks_last_incarnation() {
+                    self.gateway().last_incarnation = incarnation;
                 }
                 Ok(incarnation)
             }
             _ => {
-                self.saw_ended();
-                Err(Outcome::Ended)
+                self.remember_end();
+                Err(StepOutcome::Ended)
             }
         }
     }
 
-    pub(super) fn end_report(&mut self, outcome: Outcome) -> Next {
-        if outcome == Outcome::Ended {
-            self.say_ended();
+    pub(super) fn finish_report(&mut self, outcome: StepOutcome) -> Next {
+        if outcome == StepOutcome::Ended {
+            self.answer_ended();
         }
         Stop
     }
 
-    /// What marks need that Postgres is asked about.
-    pub(super) fn current(&self) -> Belief {
-        if self.protocol.has(Rule::MarksNeedTheGeneration) { Belief::Current } else { Belief::Any }
+    /// The requirement for marks that do not need an adopted tracker.
+    pub(super) fn mark_requirement(&self) -> MarkRequirement {
+        if self.scenario.follows(Rule::MarksRequireCurrentGeneration) {
+            MarkRequirement::CurrentGeneration
+        } else {
+            MarkRequirement::Any
+        }
     }
 }

@@ -1,51 +1,55 @@
-//! How a lost tracker is rebuilt, or taken up: `src/gateway/restore.rs`.
+//! Restores or reopens a tracker: `src/gateway/reconcile/restore.rs`.
 
-use super::Next::{Return, To};
-use super::{Next, Outcome, Step, Taking};
-use crate::feed::Event;
+use super::Next::{GoTo, Return};
+use super::{Executor, Next, Step, StepOutcome};
+use crate::feed::FeedEvent;
 use crate::rules::Rule;
 use crate::stores::Redis;
 
-impl<const N: usize> Taking<'_, N> {
+impl<const N: usize> Executor<'_, N> {
     pub(super) fn restore(&mut self, step: Step) -> Next {
         match step {
-            Step::Look { seen } => {
+            Step::ReadTracker { expected } => {
                 let Some(Redis { tracker, generation, .. }) = self.redis(|redis| *redis) else {
-                    return Return(Outcome::RedisAway);
+                    return Return(StepOutcome::RedisUnavailable);
                 };
                 match tracker {
-                    Some(tracker) if tracker.incarnation == seen => {
+                    Some(tracker) if tracker.incarnation == expected => {
                         if tracker.generation == generation || tracker.seal.is_some() {
-                            Return(Outcome::Done)
-                        } else if self.protocol.has(Rule::TakeUpFences) {
-                            To(Step::Reissue { seen, found: Some(seen) })
+                            Return(StepOutcome::Done)
+                        } else if self.scenario.follows(Rule::ReopenChangesIncarnation) {
+                            GoTo(Step::ReissueIncarnation { expected, found: Some(expected) })
                         } else {
-                            To(Step::Rebuild { incarnation: seen, found: Some(seen) })
+                            GoTo(Step::Rebuild { incarnation: expected, found: Some(expected) })
                         }
                     }
-                    found => To(Step::Reissue { seen, found: found.map(|tracker| tracker.incarnation) }),
+                    other => {
+                        GoTo(Step::ReissueIncarnation { expected, found: other.map(|tracker| tracker.incarnation) })
+                    }
                 }
             }
-            Step::Reissue { seen, found } => {
-                let issued =
-                    self.postgres_tells(|postgres| postgres.reissue(seen), |issued| issued.map(Event::Running));
+            Step::ReissueIncarnation { expected, found } => {
+                let issued = self.postgres_publishing(
+                    |postgres| postgres.reissue_incarnation(expected),
+                    |issued| issued.map(FeedEvent::Running),
+                );
                 match (issued, found) {
-                    (None, _) => Return(Outcome::Unavailable),
-                    (Some(None), _) => Return(Outcome::Done),
-                    (Some(Some(incarnation)), Some(found)) if found >= incarnation => Return(Outcome::Done),
-                    (Some(Some(incarnation)), found) => To(Step::Rebuild { incarnation, found }),
+                    (None, _) => Return(StepOutcome::Unavailable),
+                    (Some(None), _) => Return(StepOutcome::Done),
+                    (Some(Some(incarnation)), Some(found)) if found >= incarnation => Return(StepOutcome::Done),
+                    (Some(Some(incarnation)), found) => GoTo(Step::Rebuild { incarnation, found }),
                 }
             }
             Step::Rebuild { incarnation, found } => {
-                let marks = self.me().mirror.marks;
-                let replace = !self.protocol.has(Rule::RestoreReplacesNothing);
+                let marks = self.gateway().mirror.marks;
+                let replace = !self.scenario.follows(Rule::RestoreKeepsExistingTracker);
                 let rebuilt = self.redis(|redis| match found {
-                    Some(found) => redis.take_up(found, incarnation),
+                    Some(found) => redis.reopen(found, incarnation),
                     None => redis.open(incarnation, Some(marks), replace),
                 });
-                Return(if rebuilt.is_some() { Outcome::Done } else { Outcome::RedisAway })
+                Return(if rebuilt.is_some() { StepOutcome::Done } else { StepOutcome::RedisUnavailable })
             }
-            _ => Return(Outcome::Done),
+            _ => Return(StepOutcome::Done),
         }
     }
 }

@@ -1,28 +1,30 @@
-//! How a job that makes no progress ends: `src/gateway/revoke.rs`.
+//! Ends a job that makes no progress: `src/gateway/finish/revoke.rs`.
 
 use highwater::domain::JobState;
 
-use super::Next::{Return, To};
-use super::{Next, Outcome, Round, Step, Taking};
+use super::Next::{GoTo, Return};
+use super::{Executor, Next, Pass, Step, StepOutcome};
 use crate::stores::Postgres;
 
-impl<const N: usize> Taking<'_, N> {
-    pub(super) fn revoke(&mut self, step: Step, round: Round) -> Next {
-        let incarnation = round.incarnation;
+impl<const N: usize> Executor<'_, N> {
+    pub(super) fn revoke(&mut self, step: Step, pass: Pass) -> Next {
+        let incarnation = pass.incarnation;
         match step {
-            Step::AskBeforeRevoke { seen } => match self.postgres(|postgres| *postgres) {
-                None => Return(Outcome::Unavailable),
-                Some(Postgres { state: JobState::Running, incarnation: own, ledger: 0, .. }) if own == incarnation => {
-                    To(Step::SealRevoked { seen })
+            Step::CheckBeforeRevoke { observed } => match self.postgres(|postgres| *postgres) {
+                None => Return(StepOutcome::Unavailable),
+                Some(Postgres { state: JobState::Running, incarnation: current, ledger: 0, .. })
+                    if current == incarnation =>
+                {
+                    GoTo(Step::SealRevoked { observed })
                 }
-                Some(_) => Return(Outcome::Done),
+                Some(_) => Return(StepOutcome::Done),
             },
-            Step::SealRevoked { seen } => match self.redis(|redis| redis.seal_revoked(incarnation, seen)) {
-                None => Return(Outcome::RedisAway),
-                Some(Ok(_)) => To(Step::Seal { incarnation }),
-                Some(Err(_)) => Return(Outcome::Done),
+            Step::SealRevoked { observed } => match self.redis(|redis| redis.seal_revoked(incarnation, observed)) {
+                None => Return(StepOutcome::RedisUnavailable),
+                Some(Ok(_)) => GoTo(Step::Seal { incarnation }),
+                Some(Err(_)) => Return(StepOutcome::Done),
             },
-            _ => Return(Outcome::Done),
+            _ => Return(StepOutcome::Done),
         }
     }
 }

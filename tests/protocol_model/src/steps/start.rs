@@ -1,50 +1,50 @@
-//! How a job starts: `src/gateway/start.rs`.
+//! Starts a job: `src/gateway/lifecycle/start.rs`.
 
-use super::Next::{Return, To};
-use super::{Next, Outcome, Step, Taking};
-use crate::feed::Event;
+use super::Next::{GoTo, Return};
+use super::{Executor, Next, Step, StepOutcome};
+use crate::feed::FeedEvent;
 use crate::rules::Rule;
 use crate::stores::Postgres;
 
-impl<const N: usize> Taking<'_, N> {
+impl<const N: usize> Executor<'_, N> {
     pub(super) fn start(&mut self, step: Step) -> Next {
-        let opens_first = self.protocol.has(Rule::StartOpensFirst);
+        let opens_first = self.scenario.follows(Rule::StartOpensBeforeCommit);
         match step {
-            Step::Issue => match self.postgres(Postgres::issue).flatten() {
-                Some(incarnation) if opens_first => To(Step::Open { incarnation }),
-                Some(incarnation) => To(Step::Commit { incarnation, tracked: true }),
-                None => Return(Outcome::Done),
+            Step::IssueIncarnation => match self.postgres(Postgres::issue_incarnation).flatten() {
+                Some(incarnation) if opens_first => GoTo(Step::OpenTracker { incarnation }),
+                Some(incarnation) => GoTo(Step::CommitStart { incarnation, tracked: true }),
+                None => Return(StepOutcome::Done),
             },
-            Step::Open { incarnation } => match self.redis(|redis| redis.open(incarnation, None, false)) {
-                Some(Ok(())) => To(Step::Commit { incarnation, tracked: true }),
-                Some(Err(_)) => Return(Outcome::Done),
-                None => To(Step::Commit { incarnation, tracked: false }),
+            Step::OpenTracker { incarnation } => match self.redis(|redis| redis.open(incarnation, None, false)) {
+                Some(Ok(())) => GoTo(Step::CommitStart { incarnation, tracked: true }),
+                Some(Err(_)) => Return(StepOutcome::Done),
+                None => GoTo(Step::CommitStart { incarnation, tracked: false }),
             },
-            Step::Commit { incarnation, tracked } => {
-                let leave = self.protocol.has(Rule::StartLeavesWhatItMayHaveOpened);
-                let started = self.postgres_tells(
-                    |postgres| postgres.start(incarnation, tracked, leave),
-                    |started| started.map(Event::Running),
+            Step::CommitStart { incarnation, tracked } => {
+                let abandon_uncertain = self.scenario.follows(Rule::StartAbandonsUncertainTracker);
+                let started = self.postgres_publishing(
+                    |postgres| postgres.start(incarnation, tracked, abandon_uncertain),
+                    |started| started.map(FeedEvent::Running),
                 );
                 match started.flatten() {
-                    Some(_) if !opens_first => To(Step::OpenLate { incarnation }),
-                    Some(_) if tracked => To(Step::AdoptStarted { incarnation }),
-                    _ => Return(Outcome::Done),
+                    Some(_) if !opens_first => GoTo(Step::OpenAfterCommit { incarnation }),
+                    Some(_) if tracked => GoTo(Step::AdoptStarted { incarnation }),
+                    _ => Return(StepOutcome::Done),
                 }
             }
-            Step::OpenLate { incarnation } => {
+            Step::OpenAfterCommit { incarnation } => {
                 self.redis(|redis| {
                     if redis.open(incarnation, None, false).is_ok() {
                         let _ = redis.adopt(incarnation, true);
                     }
                 });
-                Return(Outcome::Done)
+                Return(StepOutcome::Done)
             }
             Step::AdoptStarted { incarnation } => {
                 self.redis(|redis| redis.adopt(incarnation, true));
-                Return(Outcome::Done)
+                Return(StepOutcome::Done)
             }
-            _ => Return(Outcome::Done),
+            _ => Return(StepOutcome::Done),
         }
     }
 }

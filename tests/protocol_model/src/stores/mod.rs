@@ -1,8 +1,7 @@
-//! Redis and Postgres, as far as one job sees them. Each method is one script or one statement: a step that is taken
-//! whole.
+//! Redis and Postgres, reduced to one job. Each method models one script or one statement, and is atomic.
 
 mod postgres;
 mod redis;
 
-pub use postgres::{Commit, Draft, Ended, Postgres};
-pub use redis::{Belief, Redis, Refusal, Tracker};
+pub use postgres::{CommitRules, FinalRecord, PendingEnd, Postgres};
+pub use redis::{MarkRequirement, Redis, Refusal, Tracker};

@@ -1,18 +1,18 @@
-//! Postgres: the statements of `src/store`, and the trigger that lets no end be changed.
+//! Postgres: the statements of `src/store`, and the trigger that makes ends final.
 
 use highwater::domain::{EndCause, JobState, RowStatus};
 
 use crate::marks::Marks;
 
-/// How the job ended.
+/// The stored end of the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ended {
+pub struct FinalRecord {
     pub marks: Marks,
     pub lower_bound: bool,
-    /// By a seal, which everybody sees at once.
+    /// The tracker was sealed first, which every reader of the tracker sees.
     pub sealed: bool,
-    /// The rows of the ledger that went with it.
-    rows: u8,
+    /// The ledger rows that the commit deleted.
+    ledger_rows: u8,
     cause: EndCause,
 }
 
@@ -21,30 +21,32 @@ pub struct Ended {
 pub struct Postgres {
     pub state: JobState,
     pub incarnation: u8,
+    /// A tracker was opened for the job, so it may hold acknowledged marks.
     pub tracked: bool,
-    /// A bit for each report that is recorded.
+    /// The recorded reports, as a set of bits.
     pub ledger: u8,
-    pub ended: Option<Ended>,
+    pub final_record: Option<FinalRecord>,
 }
 
-/// An end that is to be committed, but for what the ledger adds.
+/// An end that is ready to commit. The commit adds the marks in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Draft {
+pub struct PendingEnd {
     pub cause: EndCause,
     pub marks: Marks,
-    pub unseen: bool,
+    /// Acknowledged marks may be missing from `marks`.
+    pub may_miss_marks: bool,
     pub sealed: bool,
 }
 
-/// How a commit guards.
-pub struct Commit {
-    pub fences: bool,
-    pub takes_ledger: bool,
+/// The rules that the commit of an end follows.
+pub struct CommitRules {
+    pub checks_incarnation: bool,
+    pub includes_ledger: bool,
 }
 
 impl Postgres {
-    /// As a read sees the job.
-    pub fn row(&self) -> RowStatus {
+    /// The job as a read sees it.
+    pub fn status(&self) -> RowStatus {
         match self.state {
             JobState::Pending => RowStatus::Pending,
             JobState::Running => RowStatus::Running { incarnation: self.incarnation.into(), ledger: self.ledger != 0 },
@@ -52,101 +54,118 @@ impl Postgres {
         }
     }
 
-    /// What the trigger lets through.
-    fn become_(&mut self, state: JobState) -> bool {
-        let may = self.state.can_become(state);
-        if may {
+    /// Changes the state if the trigger permits it.
+    fn transition(&mut self, state: JobState) -> bool {
+        let permitted = self.state.can_become(state);
+        if permitted {
             self.state = state;
         }
-        may
+        permitted
     }
 
-    /// Issues an incarnation to a start.
-    pub fn issue(&mut self) -> Option<u8> {
+    /// Issues an incarnation for a start.
+    pub fn issue_incarnation(&mut self) -> Option<u8> {
         (self.state == JobState::Pending).then(|| {
             self.incarnation += 1;
             self.incarnation
         })
     }
 
-    /// Issues the next incarnation to a restore.
-    pub fn reissue(&mut self, seen: u8) -> Option<u8> {
-        (self.state == JobState::Running && self.incarnation == seen).then(|| {
+    /// Issues the next incarnation for a restore, if the job still runs under the expected one.
+    pub fn reissue_incarnation(&mut self, expected: u8) -> Option<u8> {
+        (self.state == JobState::Running && self.incarnation == expected).then(|| {
             self.incarnation += 1;
             self.tracked = true;
             self.incarnation
         })
     }
 
-    /// PENDING → RUNNING; with which incarnation. `leave`: what may have been opened is not the job's.
-    pub fn start(&mut self, incarnation: u8, tracked: bool, leave: bool) -> Option<u8> {
-        if self.state != JobState::Pending || self.incarnation != incarnation || !self.become_(JobState::Running) {
+    /// PENDING → RUNNING. Returns the incarnation under which the job runs. `abandon_uncertain`: a job without a known
+    /// tracker runs under another incarnation than a tracker that may have been opened.
+    pub fn start(&mut self, incarnation: u8, tracked: bool, abandon_uncertain: bool) -> Option<u8> {
+        if self.state != JobState::Pending || self.incarnation != incarnation || !self.transition(JobState::Running) {
             return None;
         }
         self.tracked = tracked;
-        self.incarnation += u8::from(!tracked && leave);
+        self.incarnation += u8::from(!tracked && abandon_uncertain);
         Some(self.incarnation)
     }
 
     /// Cancels a PENDING job.
     pub fn cancel_pending(&mut self) -> bool {
-        let cancelled = self.state == JobState::Pending && self.become_(JobState::Cancelled);
+        let cancelled = self.state == JobState::Pending && self.transition(JobState::Cancelled);
         if cancelled {
-            let marks = Marks::default();
-            self.ended = Some(Ended { marks, lower_bound: false, sealed: true, rows: 0, cause: EndCause::Cancelled });
+            self.final_record = Some(FinalRecord {
+                marks: Marks::default(),
+                lower_bound: false,
+                sealed: true,
+                ledger_rows: 0,
+                cause: EndCause::Cancelled,
+            });
         }
         cancelled
     }
 
     /// Ends a RUNNING job.
-    pub fn end(&mut self, incarnation: u8, draft: Draft, rules: &Commit, rows: impl Fn(u8) -> Marks) -> bool {
-        if self.state != JobState::Running || (rules.fences && self.incarnation != incarnation) {
+    pub fn commit_end(
+        &mut self,
+        incarnation: u8,
+        pending: PendingEnd,
+        rules: &CommitRules,
+        marks_of: impl Fn(u8) -> Marks,
+    ) -> bool {
+        if self.state != JobState::Running || (rules.checks_incarnation && self.incarnation != incarnation) {
             return false;
         }
-        let taken = if rules.takes_ledger { self.ledger } else { 0 };
-        let marks = draft.marks.and(rows(taken));
-        let Some(end) = marks.end(draft.cause, draft.unseen) else { return false };
-        if !self.become_(end.state) {
+        let included = if rules.includes_ledger { self.ledger } else { 0 };
+        let marks = pending.marks.union(marks_of(included));
+        let Some(verdict) = marks.verdict(pending.cause, pending.may_miss_marks) else { return false };
+        if !self.transition(verdict.state) {
             return false;
         }
-        let (lower_bound, sealed, cause) = (end.lower_bound, draft.sealed, draft.cause);
-        self.ended = Some(Ended { marks, lower_bound, sealed, rows: self.ledger, cause });
+        self.final_record = Some(FinalRecord {
+            marks,
+            lower_bound: verdict.lower_bound,
+            sealed: pending.sealed,
+            ledger_rows: self.ledger,
+            cause: pending.cause,
+        });
         self.ledger = 0;
         true
     }
 
-    /// Adds to an end that is a lower bound what was left, once.
-    pub fn complete(&mut self, left: Marks) -> bool {
-        match &mut self.ended {
-            Some(ended) if ended.lower_bound => {
-                (ended.marks, ended.lower_bound) = (ended.marks.and(left), false);
+    /// Adds marks to an end that is a lower bound, once.
+    pub fn amend(&mut self, marks: Marks) -> bool {
+        match &mut self.final_record {
+            Some(record) if record.lower_bound => {
+                (record.marks, record.lower_bound) = (record.marks.union(marks), false);
                 true
             }
             _ => false,
         }
     }
 
-    /// Records a report of the running job.
-    pub fn record(&mut self, report: u8) -> bool {
-        let runs = self.state == JobState::Running;
-        if runs {
-            self.ledger |= report;
+    /// Records reports of the running job in the ledger.
+    pub fn record(&mut self, reports: u8) -> bool {
+        let running = self.state == JobState::Running;
+        if running {
+            self.ledger |= reports;
         }
-        runs
+        running
     }
 
-    /// Fails over to a standby that did not hear of the end.
-    pub fn forget_end(&mut self) {
-        if let Some(ended) = self.ended.take() {
+    /// Fails over to a standby that lacks the committed end.
+    pub fn fail_over(&mut self) {
+        if let Some(record) = self.final_record.take() {
             self.state = JobState::Running;
-            self.ledger = ended.rows;
+            self.ledger = record.ledger_rows;
         }
     }
 }
 
-impl Ended {
-    /// Whether the state is what the marks that are stored lead to.
-    pub fn leads_to(&self, state: JobState) -> bool {
-        self.marks.end(self.cause, false).is_some_and(|end| end.state == state)
+impl FinalRecord {
+    /// Whether the stored marks lead to this state.
+    pub fn matches_state(&self, state: JobState) -> bool {
+        self.marks.verdict(self.cause, false).is_some_and(|verdict| verdict.state == state)
     }
 }

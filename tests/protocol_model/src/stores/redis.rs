@@ -1,4 +1,4 @@
-//! Redis: the scripts of `src/live/scripts`.
+//! Redis: the scripts in `src/live/scripts`.
 
 use highwater::domain::{EndCause, TrackerStatus};
 
@@ -13,45 +13,45 @@ pub struct Tracker {
     pub adopted: bool,
     pub restored: bool,
     pub seal: Option<EndCause>,
-    /// Its end is committed: it goes away by itself.
+    /// Its end is committed, and Redis will expire it.
     pub expires: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Redis {
     pub tracker: Option<Tracker>,
-    /// Which Redis answers: another one after each restart.
+    /// Identifies the history of the Redis server. It changes on restart and failover.
     pub generation: u8,
-    /// What an older dump holds.
+    /// The tracker in an older dump; the outer `None` if no dump was taken.
     pub dump: Option<Option<Tracker>>,
 }
 
-/// What a tracker must be to take marks.
+/// The condition that a tracker must meet to take marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Belief {
+pub enum MarkRequirement {
     Adopted,
-    /// Of the generation that answers.
-    Current,
-    /// Only with a rule left out.
+    /// The tracker is of the current generation.
+    CurrentGeneration,
+    /// No condition. Used only if a rule is omitted.
     Any,
 }
 
-/// Why a script left the tracker as it was.
+/// The reason why a script did not change the tracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     Missing,
     OtherIncarnation,
     Sealed,
     NotAdopted,
-    /// Of another generation.
+    /// The tracker is of another generation.
     Stale,
-    /// Incomplete, or not settled: not now.
-    NotNow,
+    /// The tracker is incomplete, not settled, not sealed or changed meanwhile, depending on the script.
+    NotReady,
 }
 
 impl Redis {
-    /// As a look sees the tracker.
-    pub fn view(&self) -> TrackerStatus {
+    /// The tracker as a read sees it.
+    pub fn status(&self) -> TrackerStatus {
         let Some(tracker) = self.tracker else { return TrackerStatus::Missing };
         let current = tracker.generation == self.generation;
         TrackerStatus::Present {
@@ -60,16 +60,17 @@ impl Redis {
             current,
             sealed: tracker.seal.is_some(),
             marked: tracker.marks.any(),
-            complete: tracker.marks.are_complete(),
+            complete: tracker.marks.is_complete(),
         }
     }
 
-    fn own(&mut self, incarnation: u8) -> Result<&mut Tracker, Refusal> {
+    fn tracker_of(&mut self, incarnation: u8) -> Result<&mut Tracker, Refusal> {
         let tracker = self.tracker.as_mut().ok_or(Refusal::Missing)?;
         if tracker.incarnation == incarnation { Ok(tracker) } else { Err(Refusal::OtherIncarnation) }
     }
 
-    /// `open.lua`; `replace`: a restore replaces another tracker, too.
+    /// `open.lua`. `restored`: the marks with which a restore opens the tracker. `replace`: a restore also replaces an
+    /// existing tracker.
     pub fn open(&mut self, incarnation: u8, restored: Option<Marks>, replace: bool) -> Result<(), Refusal> {
         let replaces = restored.is_none() || replace;
         if self.tracker.is_some_and(|tracker| !replaces || tracker.incarnation >= incarnation) {
@@ -87,25 +88,25 @@ impl Redis {
         Ok(())
     }
 
-    /// `take_up.lua`
-    pub fn take_up(&mut self, found: u8, incarnation: u8) -> Result<(), Refusal> {
+    /// `reopen.lua`: moves the tracker from one incarnation to another, and to the current generation.
+    pub fn reopen(&mut self, found: u8, incarnation: u8) -> Result<(), Refusal> {
         let generation = self.generation;
-        let tracker = self.own(found)?;
-        let same = found == incarnation;
-        if same && tracker.seal.is_some() {
+        let tracker = self.tracker_of(found)?;
+        let keeps_incarnation = found == incarnation;
+        if keeps_incarnation && tracker.seal.is_some() {
             return Err(Refusal::Sealed);
         }
-        if !same || tracker.generation != generation {
-            let fresh = Tracker { restored: true, adopted: false, seal: None, expires: false, ..*tracker };
-            *tracker = Tracker { incarnation, generation, ..fresh };
+        if !keeps_incarnation || tracker.generation != generation {
+            let reset = Tracker { restored: true, adopted: false, seal: None, expires: false, ..*tracker };
+            *tracker = Tracker { incarnation, generation, ..reset };
         }
         Ok(())
     }
 
-    /// `adopt.lua`; `settled` says whether what was restored may be.
+    /// `adopt.lua`. A restored tracker is adopted only if it has `settled`.
     pub fn adopt(&mut self, incarnation: u8, settled: bool) -> Result<(), Refusal> {
         let generation = self.generation;
-        let tracker = self.own(incarnation)?;
+        let tracker = self.tracker_of(incarnation)?;
         if tracker.seal.is_some() {
             return Err(Refusal::Sealed);
         }
@@ -113,39 +114,39 @@ impl Redis {
             return Err(Refusal::NotAdopted);
         }
         if tracker.restored && !tracker.adopted && !settled {
-            return Err(Refusal::NotNow);
+            return Err(Refusal::NotReady);
         }
         tracker.adopted = true;
         Ok(())
     }
 
-    /// `report.lua`, computed again until it fits: the tracker as it is then.
-    pub fn report(&mut self, incarnation: u8, belief: Belief, marks: Marks) -> Result<Tracker, Refusal> {
+    /// `report.lua`, with its retries. Returns the tracker after the marks were added.
+    pub fn report(&mut self, incarnation: u8, requirement: MarkRequirement, marks: Marks) -> Result<Tracker, Refusal> {
         let generation = self.generation;
-        let tracker = self.own(incarnation)?;
+        let tracker = self.tracker_of(incarnation)?;
         if tracker.seal.is_some() {
             return Err(Refusal::Sealed);
         }
         let current = tracker.generation == generation;
-        match belief {
-            Belief::Adopted | Belief::Current if !current => return Err(Refusal::Stale),
-            Belief::Adopted if !tracker.adopted => return Err(Refusal::NotAdopted),
+        match requirement {
+            MarkRequirement::Adopted | MarkRequirement::CurrentGeneration if !current => return Err(Refusal::Stale),
+            MarkRequirement::Adopted if !tracker.adopted => return Err(Refusal::NotAdopted),
             _ => {}
         }
-        tracker.marks = tracker.marks.and(marks);
+        tracker.marks = tracker.marks.union(marks);
         Ok(*tracker)
     }
 
-    /// `seal.lua` for a revoke: only if the tracker is as it was `seen`.
-    pub fn seal_revoked(&mut self, incarnation: u8, seen: Marks) -> Result<Tracker, Refusal> {
+    /// `seal.lua` for a revoke, which requires that the marks are still the ones that were `observed`.
+    pub fn seal_revoked(&mut self, incarnation: u8, observed: Marks) -> Result<Tracker, Refusal> {
         let generation = self.generation;
-        let tracker = self.own(incarnation)?;
-        if tracker.seal.is_none() && !tracker.marks.are_complete() {
+        let tracker = self.tracker_of(incarnation)?;
+        if tracker.seal.is_none() && !tracker.marks.is_complete() {
             if !(tracker.adopted && tracker.generation == generation) {
                 return Err(Refusal::NotAdopted);
             }
-            if tracker.marks != seen {
-                return Err(Refusal::NotNow);
+            if tracker.marks != observed {
+                return Err(Refusal::NotReady);
             }
             tracker.seal = Some(EndCause::Revoked);
             return Ok(*tracker);
@@ -153,44 +154,45 @@ impl Redis {
         self.seal(incarnation, EndCause::Complete, false)
     }
 
-    /// `seal.lua`: the tracker as it is frozen.
-    pub fn seal(&mut self, incarnation: u8, cause: EndCause, unsure: bool) -> Result<Tracker, Refusal> {
+    /// `seal.lua`. Returns the sealed tracker. `allow_unadopted`: also seals a complete tracker with failed tasks that
+    /// is not adopted.
+    pub fn seal(&mut self, incarnation: u8, cause: EndCause, allow_unadopted: bool) -> Result<Tracker, Refusal> {
         let generation = self.generation;
-        let tracker = self.own(incarnation)?;
+        let tracker = self.tracker_of(incarnation)?;
         if tracker.seal.is_some() {
             return Ok(*tracker);
         }
-        let believed = tracker.adopted && tracker.generation == generation;
+        let adopted = tracker.adopted && tracker.generation == generation;
         if cause == EndCause::Complete {
             let counts = tracker.marks.counts();
             if !counts.is_complete() {
-                return Err(Refusal::NotNow);
+                return Err(Refusal::NotReady);
             }
-            if !counts.all_succeeded() && !believed && !unsure {
+            if !counts.all_succeeded() && !adopted && !allow_unadopted {
                 return Err(Refusal::NotAdopted);
             }
         }
         tracker.seal = Some(cause);
-        tracker.adopted = believed;
+        tracker.adopted = adopted;
         Ok(*tracker)
     }
 
     /// `expire.lua`
     pub fn expire(&mut self, incarnation: u8) -> Result<(), Refusal> {
-        let tracker = self.own(incarnation)?;
+        let tracker = self.tracker_of(incarnation)?;
         if tracker.seal.is_none() {
-            return Err(Refusal::NotNow);
+            return Err(Refusal::NotReady);
         }
         tracker.expires = true;
         Ok(())
     }
 
-    /// Loses the tracker, and keeps its run id: FLUSHALL, an eviction.
+    /// Loses the tracker without a change of generation, as after FLUSHALL or an eviction.
     pub fn flush(&mut self) {
         self.tracker = None;
     }
 
-    /// Restarts from the dump, or fails over to a replica that had not more.
+    /// Restarts from the dump, or fails over to a replica that lagged as far behind.
     pub fn roll_back(&mut self) {
         if let Some(tracker) = self.dump.take() {
             self.tracker = tracker;
