@@ -16,7 +16,7 @@ use crate::world::World;
 pub struct Exploration {
     /// The number of unique states that were found.
     pub states: usize,
-    /// The number of steps from the first state to the most distant one.
+    /// The number of steps from the first state to the most distant one. With several threads, it may be a few more.
     pub depth: usize,
     /// The time that the exploration took.
     pub elapsed: Duration,
