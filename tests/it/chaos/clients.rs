@@ -15,7 +15,7 @@ use super::history::{Call, Disposition, Mark, ObservedProgress, Reply, Request, 
 use super::log::Log;
 use super::plan::Plan;
 use super::schedule::FaultKind;
-use crate::support::{Answer, Client, Random};
+use crate::support::{CallResult, Client, Random};
 
 /// Number of workers per job.
 const WORKERS: usize = 3;
@@ -308,7 +308,7 @@ impl Clients {
         gateway: usize,
         job: &str,
         request: Request,
-        call: impl AsyncFnOnce(Client) -> Answer<Reply>,
+        call: impl AsyncFnOnce(Client) -> CallResult<Reply>,
     ) -> Reply {
         let endpoint = self.environment.nodes[gateway].endpoint();
         let sent = self.environment.now();

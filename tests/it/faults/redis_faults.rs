@@ -245,7 +245,7 @@ async fn corrupt_tracker_is_quarantined_and_restored() {
         );
     }
     for (id, dump, reason) in planted {
-        let contents = async |key: &str| stack.redis.ask::<Vec<u8>>(cmd("DUMP").arg(key)).await;
+        let contents = async |key: &str| stack.redis.run::<Vec<u8>>(cmd("DUMP").arg(key)).await;
         if reason == newer {
             let progress = wait_for_fallback(&stack[0], id, reason).await;
             assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[1, 5, 0, 0], [6, 0, 0, 0]], true));
