@@ -1,13 +1,28 @@
-//! The stores and the memory that the use cases share. Only constructors see it: each use case keeps just the parts it needs.
+//! The settings, the stores and the memory that the use cases share. Only constructors see it: each use case keeps just the parts it needs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Settings;
 use super::jobs::Jobs;
 use super::names::TaskNames;
 use super::state::{JobCache, Layouts, Manifests, Mirrors, RunningJobs};
 use crate::live::Live;
 use crate::store::Store;
+
+/// Settings of the gateway.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The most memory that mirrors of running jobs may take, in bytes.
+    pub mirror_bytes: usize,
+    /// The number of jobs whose definitions and final snapshots are cached.
+    pub cached_snapshots: usize,
+    /// The label by whose values work is shared equally, before it is shared among jobs; `None` shares among jobs alone.
+    pub fairness_label: Option<String>,
+    /// The minimum interval between updates sent to a watcher.
+    pub watch_interval: Duration,
+    /// The most memory that cached task names may take, in bytes.
+    pub manifest_bytes: usize,
+}
 
 /// What use cases are built from.
 pub struct Core {

@@ -30,7 +30,6 @@ mod report;
 mod state;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +52,7 @@ use reconcile::{MirrorSync, Restorer, ShutdownMerge};
 use report::Reporter;
 use state::RunningJobs;
 
+pub use self::core::Settings;
 pub use claim::{Claim, ClaimFilter};
 pub use lifecycle::{AddedTasks, RetryRequest};
 pub use list::{JobsPage, PageRequest, TasksPage};
@@ -60,21 +60,6 @@ pub use read::{Inspection, Watch};
 pub use reconcile::{JITTER as RECONCILE_JITTER, Reconciler, ReconcilerSettings};
 pub use report::ReportOutcome;
 pub use state::{Chunk, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadResult};
-
-/// Settings of the gateway.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The most memory that mirrors of running jobs may take, in bytes.
-    pub mirror_bytes: usize,
-    /// The number of jobs whose definitions and final snapshots are cached.
-    pub cached_snapshots: usize,
-    /// The label by whose values work is shared equally, before it is shared among jobs; `None` shares among jobs alone.
-    pub fairness_label: Option<String>,
-    /// The minimum interval between updates sent to a watcher.
-    pub watch_interval: Duration,
-    /// The most memory that cached task names may take, in bytes.
-    pub manifest_bytes: usize,
-}
 
 /// The result of checking both stores.
 #[derive(Debug, Clone, Default)]
