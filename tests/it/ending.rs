@@ -11,7 +11,7 @@ use crate::support::{
 
 /// How many commits of ends the gateways logged.
 fn commits(stack: &Stack) -> usize {
-    stack.gateways().iter().map(|gateway| gateway.log().matches("gateway::finish: ended").count()).sum()
+    stack.gateways().iter().map(|gateway| gateway.log().matches("gateway::finish::commit: ended").count()).sum()
 }
 
 #[tokio::test]

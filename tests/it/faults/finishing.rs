@@ -73,7 +73,7 @@ async fn finish_with_a_stale_seal_does_not_end_the_job() {
         assert_eq!(sealing.await.unwrap().unwrap().job_state(), JobState::Running);
         if point == "finish.read" {
             // At this point the finish reaches the commit, which refuses the seal.
-            let refused = "the tracker is not the job's any more";
+            let refused = "the tracker was superseded";
             eventually("the seal is refused", async || stack[0].log().contains(refused).then_some(())).await;
         }
         for gateway in stack.gateways() {
@@ -102,7 +102,7 @@ fn all_succeeded() -> StageCounts {
     StageCounts { succeeded: TASKS, ..StageCounts::default() }
 }
 
-const WRONG_COUNTS: &str = "the counts were not those of the cells";
+const WRONG_COUNTS: &str = "the counts in a tracker's header differ from its cells";
 
 /// Invariant I2: the header counts nothing as pending, but cells are pending.
 #[tokio::test]
