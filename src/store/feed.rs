@@ -93,7 +93,7 @@ impl Feed {
     }
 }
 
-/// Reads what the triggers in `migrations/0003_airtight.sql` send.
+/// Parses a notification of the triggers in `migrations/0001_schema.sql`.
 fn event(payload: &str) -> Result<FeedEvent, Error> {
     let wrong = || Error::Unexpected(format!("no event of the feed: {payload:?}"));
     let number = |word: &str| word.parse::<u64>().map_err(|_| wrong());

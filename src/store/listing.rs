@@ -102,8 +102,8 @@ impl Store {
         deadline: Deadline,
     ) -> Result<Vec<JobKey>, Error> {
         let mut lease = self.lease(deadline).await?;
-        let settled = sqlx::query_scalar!(r#"SELECT ends_settled() AS "settled!""#);
-        let settled = lease.deadline.bound(settled.fetch_one(&mut *lease.connection)).await??;
+        let visible_before = sqlx::query_scalar!(r#"SELECT ends_visible_before() AS "visible_before!""#);
+        let visible_before = lease.deadline.bound(visible_before.fetch_one(&mut *lease.connection)).await??;
         let rows = lease
             .deadline
             .bound(
@@ -122,7 +122,7 @@ impl Store {
                     time,
                     id,
                     i64::from(limit),
-                    settled
+                    visible_before
                 )
                 .fetch_all(&mut *lease.connection),
             )

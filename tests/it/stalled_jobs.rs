@@ -243,7 +243,7 @@ async fn stall_timeout_is_part_of_the_job_definition() {
         assert!(refused.message().contains("stall_timeout"), "{refused}");
     }
     let changed = stack.postgres.run("UPDATE jobs SET stall_timeout = 2000").await.unwrap_err();
-    assert!(changed.to_string().contains("what a job is never changes"), "{changed}");
+    assert!(changed.to_string().contains("its definition cannot change"), "{changed}");
     for (seconds, nanos) in [(0, 0), (0, 999_999_999), (-1, 0), (i64::MIN, i32::MIN), (i64::MAX, i32::MAX)] {
         let wrong =
             pb::CreateJobRequest { job_id: "b".into(), ..request(Some(prost_types::Duration { seconds, nanos })) };
