@@ -1,61 +1,55 @@
-//! Whether the Postgres that answers is one that jobs can be kept in.
+//! Checks at the start of a gateway: whether jobs can be stored in this Postgres.
 
+use super::call::Session;
 use super::migrate::MIGRATIONS;
 use super::{Error, Store};
 use crate::deadline::Deadline;
 
-/// The oldest that is tried.
+/// The oldest major version that the statements were tested with.
 const OLDEST_MAJOR_VERSION: i32 = 14;
 
-/// Why this Postgres will not do, and what to do about it.
+/// Why this Postgres cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// It is away.
+    /// Postgres did not answer, or not as expected.
     #[error("{0}; check that it runs and that --postgres-url is right")]
     Unreachable(#[from] Error),
-    /// Older than what the statements were tried on.
+    /// The server is older than the oldest supported version.
     #[error("Postgres {0} is too old: version {OLDEST_MAJOR_VERSION} or newer is needed")]
     TooOld(i32),
-    /// Nothing can be written.
+    /// The server accepts no writes.
     #[error("this Postgres is read-only (a standby?): --postgres-url must name the primary")]
     ReadOnly,
-    /// Migrations are missing.
-    #[error("the schema is not up to date (version {found}, needed is {needed}): run `highwater migrate`")]
+    /// Migrations are missing. A newer schema is accepted.
+    #[error("the schema is not up to date (version {found}, version {needed} is needed): run `highwater migrate`")]
     Schema {
-        /// What is there; 0: nothing.
+        /// Version of the newest migration that was applied; 0 if none was.
         found: i64,
-        /// What this gateway needs.
+        /// Version that this gateway needs.
         needed: i64,
     },
 }
 
+/// Properties of the server that decide whether it can be used.
+struct Server {
+    major: i32,
+    read_only: bool,
+    /// A commit is acknowledged only once it is on disk.
+    durable: bool,
+    /// The table of applied migrations exists.
+    migrated: bool,
+}
+
 impl Store {
-    /// Looks at what answers. The warnings are for the log: things that work, and will hurt.
+    /// Checks version, role, durability and schema of the server. Returns warnings for the log, about settings that work
+    /// but can lose data.
     pub async fn check(&self, deadline: Deadline) -> Result<Vec<String>, CheckError> {
-        let mut lease = self.lease(deadline).await?;
-        let server = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    r#"SELECT current_setting('server_version_num')::int / 10000 AS "major!",
-                              current_setting('transaction_read_only') = 'on' AS "read_only!",
-                              current_setting('synchronous_commit') <> 'off' AS "durable!",
-                              to_regclass('_sqlx_migrations') IS NOT NULL AS "migrated!""#
-                )
-                .fetch_one(&mut *lease.connection),
-            )
-            .await
-            .map_err(Error::from)?
-            .map_err(Error::from)?;
-        let found = if server.migrated {
-            // Not checked at compile time: the table is the migrator's own.
-            let query = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success");
-            let version = lease.deadline.bound(query.fetch_one(&mut *lease.connection)).await;
-            version.map_err(Error::from)?.map_err(Error::from)?
-        } else {
-            0
+        let look = async |session: &mut Session<'_>| {
+            let server = inspect(session).await?;
+            let schema = if server.migrated { schema_version(session).await? } else { 0 };
+            Ok((server, schema))
         };
-        lease.give_back();
+        let (server, found) = self.session(deadline, look).await?;
         let needed = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
         match server {
             _ if server.major < OLDEST_MAJOR_VERSION => Err(CheckError::TooOld(server.major)),
@@ -63,9 +57,26 @@ impl Store {
             _ if found < needed => Err(CheckError::Schema { found, needed }),
             _ if server.durable => Ok(Vec::new()),
             _ => Ok(vec![
-                "synchronous_commit is off: a crash of Postgres may forget ends that were already told; set it to on"
+                "synchronous_commit is off: a crash of Postgres may lose ends that were acknowledged; set it to on"
                     .to_owned(),
             ]),
         }
     }
+}
+
+async fn inspect(session: &mut Session<'_>) -> Result<Server, Error> {
+    let query = sqlx::query_as!(
+        Server,
+        r#"SELECT current_setting('server_version_num')::int / 10000 AS "major!",
+                  current_setting('transaction_read_only') = 'on' AS "read_only!",
+                  current_setting('synchronous_commit') <> 'off' AS "durable!",
+                  to_regclass('_sqlx_migrations') IS NOT NULL AS "migrated!""#
+    );
+    session.run(|connection| query.fetch_one(connection)).await
+}
+
+async fn schema_version(session: &mut Session<'_>) -> Result<i64, Error> {
+    // Not checked at compile time, because sqlx creates this table, not the schema.
+    let query = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success");
+    session.run(|connection| query.fetch_one(connection)).await
 }

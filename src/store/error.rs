@@ -1,31 +1,42 @@
-//! What can go wrong between the gateway and Postgres.
+//! Errors of calls to Postgres.
 
 use crate::breaker::Silence;
 use crate::deadline::Elapsed;
 
-/// Postgres did not do what it was asked.
+/// A call to Postgres failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It cannot be reached, is not in a state to answer, or did not answer in time. A write may have happened.
+    /// Postgres cannot be reached, cannot process statements now, or did not answer in time. A write may have been
+    /// committed. The call can be retried.
     #[error("Postgres cannot be reached: {0}")]
     Unreachable(String),
-    /// It answered what it never should: a bug here, or a row that somebody else wrote.
-    #[error("unexpected answer of Postgres: {0}")]
+    /// Postgres answered in a way that it never should: a bug of the gateway, or a row that another program wrote.
+    #[error("unexpected answer from Postgres: {0}")]
     Unexpected(String),
 }
 
-/// SQLSTATE classes that say something of the server's situation, not of the statement: connection, authorization,
-/// transaction rollback (deadlock, serialization), insufficient resources, operator intervention, system error,
-/// no such database; then read-only (a standby), a transaction that was ended because this gateway stalled in it, no
-/// such table or column (the schema is not there yet).
-const SITUATIONS: [&str; 12] = ["08", "28", "40", "53", "55", "57", "58", "3D", "25006", "25P03", "42P01", "42703"];
+/// Prefixes of the SQLSTATE codes that depend on the state of the server or the connection rather than on the statement.
+const UNREACHABLE_CODES: [&str; 12] = [
+    "08",    // connection exception
+    "28",    // invalid authorization
+    "40",    // transaction rollback: deadlock or serialization failure
+    "53",    // insufficient resources
+    "55",    // object not in the required state
+    "57",    // operator intervention: shutdown, cancelled statement
+    "58",    // system error
+    "3D",    // the database does not exist
+    "25006", // read-only transaction: this server is a standby
+    "25P03", // idle in transaction for too long: this gateway stalled
+    "42P01", // the table does not exist: the schema is not migrated yet
+    "42703", // the column does not exist: the schema is not migrated yet
+];
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error as Sql;
         match &error {
             Sql::Database(database) => match database.code() {
-                Some(code) if SITUATIONS.iter().any(|situation| code.starts_with(situation)) => {
+                Some(code) if UNREACHABLE_CODES.iter().any(|prefix| code.starts_with(prefix)) => {
                     Self::Unreachable(error.to_string())
                 }
                 _ => Self::Unexpected(error.to_string()),

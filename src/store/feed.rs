@@ -1,7 +1,8 @@
-//! The feed: a connection of its own on which Postgres tells which jobs run, which have ended, and whose ledger changed.
+//! The feed: a LISTEN/NOTIFY connection on which Postgres announces which jobs run, which have ended, and which have new
+//! or deleted ledger rows.
 //!
-//! It fails closed: whatever goes wrong with the connection ends the session, and nothing that it said is believed any
-//! more. A new session begins with the whole list.
+//! It fails closed: any error of the connection ends the session, and everything learned from it becomes invalid. A new
+//! session begins with the complete list of running jobs.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,41 +14,41 @@ use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, RunningJob};
 
-/// The channel that the triggers notify.
+/// The notification channel of the triggers.
 const CHANNEL: &str = "highwater";
 
-/// A session of the feed. Dropping it ends it.
+/// A session of the feed. It ends when it is dropped.
 pub struct Feed {
     listener: PgListener,
 }
 
-/// What the feed tells.
+/// A change that the feed announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FeedEvent {
-    /// The job runs, with this incarnation and perhaps a stall timeout of its own.
+    /// The job runs, with this incarnation and, if it has one of its own, this stall timeout.
     Running(JobId, u64, Option<Duration>),
     /// The job has ended.
     Ended(JobId),
-    /// A row of the job was recorded.
+    /// A ledger row of the job was inserted.
     Recorded(JobId),
-    /// A row of the job was drained: whether others are left has to be asked.
+    /// A ledger row of the job was deleted. Other rows may remain: see [`Feed::has_ledger`].
     Drained(JobId),
 }
 
 impl Store {
-    /// Opens a session, and lists the jobs that run now.
+    /// Opens a session and lists the running jobs.
     pub async fn feed(&self, deadline: Deadline) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
         self.breaker.until(deadline).bound(self.open_feed()).await?
     }
 
     async fn open_feed(&self) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
-        // A pool of its own: a listener takes its connection for good, and a dead one must not block the next.
+        // A separate pool: a listener keeps its connection, and a dead one must not block the next session.
         let options = self.pool.connect_options().as_ref().clone();
         let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_lazy_with(options);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
-        // After LISTEN, so that nothing falls between the list and the first event.
+        // After LISTEN, so that no change falls between the list and the first event.
         let rows = sqlx::query!(
             r#"SELECT job_id, incarnation, stall_timeout,
                       EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
@@ -65,7 +66,7 @@ impl Store {
 }
 
 impl Feed {
-    /// The next event; `None` if none comes within `patience`. An error ends the session.
+    /// Waits for the next event; `None` if none arrives within `patience`. An error ends the session.
     pub async fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, Error> {
         let Ok(received) = tokio::time::timeout(patience, self.listener.try_recv()).await else { return Ok(None) };
         match received? {
@@ -74,15 +75,15 @@ impl Feed {
         }
     }
 
-    /// A round trip: what was committed before it was asked has been told once it is answered. What of that `next` did not
-    /// tell.
+    /// Makes a round trip and returns the events that have arrived and that `next` has not returned. Together they include
+    /// every change that was committed before the call. An error ends the session.
     pub async fn confirm(&mut self, deadline: Deadline) -> Result<Vec<FeedEvent>, Error> {
         deadline.bound(sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&mut self.listener)).await??;
-        std::iter::from_fn(|| self.listener.next_buffered()).map(|told| event(told.payload())).collect()
+        std::iter::from_fn(|| self.listener.next_buffered()).map(|notification| event(notification.payload())).collect()
     }
 
-    /// Whether rows of the job are in the ledger, or it does not run any more: the commit of an end takes them, and is told
-    /// of after that.
+    /// Whether the job has ledger rows, or runs no longer: the commit of an end deletes its rows, and the feed announces
+    /// the end later.
     pub async fn has_ledger(&mut self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
         let query = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM ledger WHERE job_id = $1)
@@ -93,10 +94,10 @@ impl Feed {
     }
 }
 
-/// Parses a notification of the triggers in `migrations/0001_schema.sql`.
+/// Parses a notification; the triggers in `migrations/0001_schema.sql` define the format.
 fn event(payload: &str) -> Result<FeedEvent, Error> {
-    let wrong = || Error::Unexpected(format!("no event of the feed: {payload:?}"));
-    let number = |word: &str| word.parse::<u64>().map_err(|_| wrong());
+    let invalid = || Error::Unexpected(format!("not a notification of the feed: {payload:?}"));
+    let number = |word: &str| word.parse::<u64>().map_err(|_| invalid());
     match *payload.split(' ').collect::<Vec<_>>() {
         ["running", incarnation, stall_timeout, id] => {
             let stall_timeout = Some(number(stall_timeout)?).filter(|millis| *millis > 0).map(Duration::from_millis);
@@ -105,7 +106,7 @@ fn event(payload: &str) -> Result<FeedEvent, Error> {
         ["ended", id] => Ok(FeedEvent::Ended(parse(id)?)),
         ["recorded", id] => Ok(FeedEvent::Recorded(parse(id)?)),
         ["drained", id] => Ok(FeedEvent::Drained(parse(id)?)),
-        _ => Err(wrong()),
+        _ => Err(invalid()),
     }
 }
 
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_read_and_anything_else_is_refused() {
+    fn notifications_are_parsed_and_garbage_is_rejected() {
         let id: JobId = "a".parse().unwrap();
         assert_eq!(event("running 7 0 a"), Ok(FeedEvent::Running(id.clone(), 7, None)));
         assert_eq!(event("running 7 1500 a"), Ok(FeedEvent::Running(id.clone(), 7, Some(Duration::from_millis(1500)))));

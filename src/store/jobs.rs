@@ -1,4 +1,4 @@
-//! Jobs: created, looked at, started. Each write is guarded and says whether it won.
+//! Jobs: create, read, start. Each write is a guarded statement that reports whether it took effect.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{Definition, Job, JobId};
 
-/// A row without its snapshot, as it is read.
+/// A row of `jobs` without its snapshot and cells.
 struct JobRow {
     job_id: String,
     display_name: String,
@@ -34,118 +34,85 @@ struct JobRow {
 }
 
 impl Store {
-    /// Creates a PENDING job unless its id is, or ever was, a job's; whether it did.
+    /// Creates a PENDING job. Returns whether it did: not if a job with this ID exists or was deleted.
     pub async fn create(&self, new: &Definition, deadline: Deadline) -> Result<bool, Error> {
         let stages: Vec<String> = new.stages.iter().map(ToString::to_string).collect();
-        let mut lease = self.lease(deadline).await?;
-        let created = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout,
-                                       named_tasks)
-                     SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
-                     ON CONFLICT (job_id) DO NOTHING",
-                    new.id.as_str(),
-                    new.display_name,
-                    Json(&new.labels) as _,
-                    &stages,
-                    to_integer(new.task_count)?,
-                    new.failure_threshold,
-                    new.stall_timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
-                    new.named_tasks
-                )
-                .execute(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
-        Ok(created.rows_affected() == 1)
+        let insert = sqlx::query!(
+            "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout,
+                               named_tasks)
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
+             ON CONFLICT (job_id) DO NOTHING",
+            new.id.as_str(),
+            new.display_name,
+            Json(&new.labels) as _,
+            &stages,
+            to_integer(new.task_count)?,
+            new.failure_threshold,
+            new.stall_timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
+            new.named_tasks
+        );
+        let inserted = self.call(deadline, async |connection| insert.execute(connection).await).await?;
+        Ok(inserted.rows_affected() == 1)
     }
 
-    /// Those of these jobs that there are, each once, in no order.
+    /// Reads jobs. Each that exists is returned once, in no particular order.
     pub async fn jobs(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Job>, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let rows = lease
-            .deadline
-            .bound(
-                sqlx::query_as!(
-                    JobRow,
-                    r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
-                              task_count, named_tasks, created_task_count, failure_threshold, stall_timeout, state,
-                              incarnation, tracked, create_time, start_time, end_time, cancel_reason,
-                              (SELECT retry_of FROM retries WHERE retries.job_id = jobs.job_id) AS retry_of,
-                              (SELECT retries.job_id FROM retries WHERE retries.retry_of = jobs.job_id) AS retried_by,
-                              EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
-                       FROM jobs WHERE job_id = ANY($1)"#,
-                    &texts(ids)
-                )
-                .fetch_all(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
+        let query = sqlx::query_as!(
+            JobRow,
+            r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
+                      task_count, named_tasks, created_task_count, failure_threshold, stall_timeout, state,
+                      incarnation, tracked, create_time, start_time, end_time, cancel_reason,
+                      (SELECT retry_of FROM retries WHERE retries.job_id = jobs.job_id) AS retry_of,
+                      (SELECT retries.job_id FROM retries WHERE retries.retry_of = jobs.job_id) AS retried_by,
+                      EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
+               FROM jobs WHERE job_id = ANY($1)"#,
+            &texts(ids)
+        );
+        let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
         rows.into_iter().map(Job::try_from).collect()
     }
 
-    /// Issues the next incarnation to a start of a PENDING job, with the number of tasks that the job has under it (adding
-    /// tasks issues another one); `None` if it is not PENDING.
+    /// Issues the next incarnation to a start of a PENDING job. Returns it with the job's number of tasks, which cannot
+    /// change under this incarnation (adding tasks issues another one); `None` if the job is not PENDING.
     pub async fn issue_incarnation(&self, id: &JobId, deadline: Deadline) -> Result<Option<(u64, u32)>, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let issued = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    "UPDATE jobs SET incarnation = incarnation + 1 WHERE job_id = $1 AND state = 'PENDING'
-                     RETURNING incarnation, task_count",
-                    id.as_str()
-                )
-                .fetch_optional(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
+        let update = sqlx::query!(
+            "UPDATE jobs SET incarnation = incarnation + 1 WHERE job_id = $1 AND state = 'PENDING'
+             RETURNING incarnation, task_count",
+            id.as_str()
+        );
+        let issued = self.call(deadline, async |connection| update.fetch_optional(connection).await).await?;
         issued.map(|row| Ok((from_bigint(row.incarnation)?, from_integer(row.task_count)?))).transpose()
     }
 
-    /// Issues the next incarnation to a restore of a RUNNING job whose incarnation is `seen`; `None` if it is not, since
-    /// the job has ended or another restore was faster.
+    /// Issues the next incarnation to a restore of a RUNNING job. Returns `None` if the job's incarnation is not `seen`:
+    /// the job has ended, or another restore was faster.
     pub async fn reissue_incarnation(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<Option<u64>, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let issued = lease
-            .deadline
-            .bound(
-                sqlx::query_scalar!(
-                    "UPDATE jobs SET incarnation = incarnation + 1, tracked = true
-                     WHERE job_id = $1 AND state = 'RUNNING' AND incarnation = $2
-                     RETURNING incarnation",
-                    id.as_str(),
-                    to_bigint(seen)?
-                )
-                .fetch_optional(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
+        let update = sqlx::query_scalar!(
+            "UPDATE jobs SET incarnation = incarnation + 1, tracked = true
+             WHERE job_id = $1 AND state = 'RUNNING' AND incarnation = $2
+             RETURNING incarnation",
+            id.as_str(),
+            to_bigint(seen)?
+        );
+        let issued = self.call(deadline, async |connection| update.fetch_optional(connection).await).await?;
         issued.map(from_bigint).transpose()
     }
 
-    /// Commits PENDING → RUNNING for the start that `incarnation` was issued to; whether it won. A later start, tasks that
-    /// were added, a cancel or an earlier commit of the same makes it lose. `tracked`: a tracker was opened for it. If that is not known,
-    /// the job runs with the next incarnation: whatever was opened is not its own.
+    /// Commits PENDING → RUNNING for the start that owns `incarnation`. Returns whether it did: not after a later start,
+    /// added tasks, a cancel, or an earlier commit of the same start.
+    ///
+    /// `tracked`: a tracker was opened for this incarnation. If it is false, because that is not known, the job runs with
+    /// the next incarnation, so that a tracker which was opened does not belong to the job.
     pub async fn start(&self, id: &JobId, incarnation: u64, tracked: bool, deadline: Deadline) -> Result<bool, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let started = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    "UPDATE jobs SET state = 'RUNNING', start_time = now(), tracked = $3,
-                                     incarnation = CASE WHEN $3 THEN incarnation ELSE incarnation + 1 END
-                     WHERE job_id = $1 AND state = 'PENDING' AND incarnation = $2",
-                    id.as_str(),
-                    to_bigint(incarnation)?,
-                    tracked
-                )
-                .execute(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
+        let update = sqlx::query!(
+            "UPDATE jobs SET state = 'RUNNING', start_time = now(), tracked = $3,
+                             incarnation = CASE WHEN $3 THEN incarnation ELSE incarnation + 1 END
+             WHERE job_id = $1 AND state = 'PENDING' AND incarnation = $2",
+            id.as_str(),
+            to_bigint(incarnation)?,
+            tracked
+        );
+        let started = self.call(deadline, async |connection| update.execute(connection).await).await?;
         Ok(started.rows_affected() == 1)
     }
 }
@@ -181,37 +148,37 @@ impl TryFrom<JobRow> for Job {
     }
 }
 
-/// Ids as Postgres takes a list of them.
+/// Converts IDs to a `text[]` parameter.
 pub(super) fn texts(ids: &[JobId]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 
-/// Reads a word that somebody else may have written.
+/// Parses a stored value. An invalid one is [`Error::Unexpected`], because another program may have written the row.
 pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T, Error> {
     word.parse().map_err(|error| Error::Unexpected(format!("{word:?}: {error}")))
 }
 
-/// A stall timeout as it was read.
+/// Converts a stored stall timeout, which is in milliseconds.
 pub(super) fn stall_timeout(millis: Option<i64>) -> Result<Option<Duration>, Error> {
     Ok(millis.map(from_bigint).transpose()?.map(Duration::from_millis))
 }
 
-/// A number as it was read.
+/// Converts a `bigint` result.
 pub(super) fn from_bigint(number: i64) -> Result<u64, Error> {
     u64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
 }
 
-/// A small number as it was read.
+/// Converts an `integer` result.
 pub(super) fn from_integer(number: i32) -> Result<u32, Error> {
     u32::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
 }
 
-/// A small number as Postgres takes it.
+/// Converts to an `integer` parameter.
 pub(super) fn to_integer(number: u32) -> Result<i32, Error> {
     i32::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
 }
 
-/// A number as Postgres takes it.
+/// Converts to a `bigint` parameter.
 pub(super) fn to_bigint(number: u64) -> Result<i64, Error> {
     i64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
 }

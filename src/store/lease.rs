@@ -1,5 +1,7 @@
-//! A connection on loan from the pool. It goes back only when the call on it has ended well: one whose call hangs,
-//! failed or was given up may be dead (sqlx has no keepalive), so it is closed and the next call gets a fresh one.
+//! A connection on loan from the pool, and the probe of the breaker.
+//!
+//! A connection whose call hung, failed or was cancelled may be dead (sqlx sets no TCP keepalive). So it is closed, and
+//! only a connection whose call succeeded returns to the pool.
 
 use std::time::Duration;
 
@@ -10,38 +12,35 @@ use super::{Error, Store};
 use crate::breaker::{Bound, Breaker};
 use crate::deadline::Deadline;
 
-/// How long the pool may take to find out whether a connection that is given back is sound.
+/// How long the pool may check a returned connection before it is closed.
 const RETURN_WITHIN: Duration = Duration::from_secs(2);
 
+/// A pooled connection for one call. It is closed on drop, unless [`Lease::give_back`] was called.
 pub(super) struct Lease {
     pub connection: PoolConnection<Postgres>,
-    /// Until when the call must have ended: the caller's deadline or the store's own timeout, or when Postgres is known
-    /// to be away.
-    pub deadline: Bound,
+    /// Bounds the statements of the call: by the caller's deadline, by the limit of the call, and by the breaker.
+    pub bound: Bound,
     sound: bool,
 }
 
 impl Store {
-    pub(super) async fn lease(&self, deadline: Deadline) -> Result<Lease, Error> {
-        self.lease_within(self.timeout, deadline).await
-    }
-
-    /// For a call that may take longer than others.
-    pub(super) async fn lease_within(&self, limit: Duration, deadline: Deadline) -> Result<Lease, Error> {
-        // Boxed: with what sqlx needs to make a connection, every call that might ask Postgres would be five kilobytes
-        // larger, also where it does not.
+    /// Takes a connection for a call that may take `limit` once it has the connection. The wait for the connection may
+    /// take the store's timeout.
+    pub(super) async fn lease(&self, limit: Duration, deadline: Deadline) -> Result<Lease, Error> {
+        // Boxed because sqlx's future, which can also open a connection, has five kilobytes. Inline it would enlarge the
+        // future of every call that might ask Postgres.
         let acquire = Box::pin(self.pool.acquire());
         let acquired = self.breaker.until(deadline.at_most(self.timeout)).bound(acquire).await?;
         let connection = acquired.inspect_err(|_| self.breaker.suspect())?;
-        Ok(Lease { connection, deadline: self.breaker.until(deadline.at_most(limit)), sound: false })
+        Ok(Lease { connection, bound: self.breaker.until(deadline.at_most(limit)), sound: false })
     }
 }
 
 impl Lease {
-    /// The call has ended well.
+    /// Returns the connection to the pool. Only for a call that succeeded.
     pub fn give_back(mut self) {
         self.sound = true;
-        // The pool asks the connection once more, and would wait for ever, with its place taken, if that hangs.
+        // The pool pings the connection. Without the timeout, a ping that hangs would occupy its slot forever.
         tokio::spawn(tokio::time::timeout(RETURN_WITHIN, self.connection.return_to_pool()));
     }
 }
@@ -54,42 +53,43 @@ impl Drop for Lease {
     }
 }
 
-/// Whether Postgres is known to be away: found out over a connection of its own, since those of the pool may all be taken,
-/// or dead.
+/// The breaker of Postgres. It probes over a connection of its own, because all connections of the pool may be in use or
+/// dead.
 pub(super) fn breaker(pool: &PgPool, timeout: Duration) -> Breaker {
     let pool = pool.clone();
     Breaker::new("postgres", timeout, move || probe(pool.clone()))
 }
 
+/// Connects and pings; the error says why Postgres is away.
 async fn probe(pool: PgPool) -> Result<(), String> {
-    let mut idle = Idle { pool: &pool, dead: true };
+    let mut cleanup = IdleCleanup { pool: &pool, away: true };
     let answer = async {
         let mut connection = pool.connect_options().connect().await?;
         connection.ping().await?;
         connection.close().await
     };
     let answer = answer.await;
-    idle.dead = match &answer {
-        // One that starts or stops answers so; every other error is one that calls are to see.
+    cleanup.away = match &answer {
+        // 57P: Postgres is starting or shutting down. After any other error it can answer, and calls report the error.
         Err(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.starts_with("57P")),
         other => other.is_err(),
     };
     match answer {
-        Err(error) if idle.dead => Err(error.to_string()),
+        Err(error) if cleanup.away => Err(error.to_string()),
         _ => Ok(()),
     }
 }
 
-/// Closes what is idle in the pool of a Postgres that was away, whether it refused or the probe was given up: calls would
-/// have to find out one by one that those connections are dead.
-struct Idle<'a> {
+/// Closes the idle connections of the pool when a probe found Postgres away or timed out. Otherwise each call would have
+/// to discover one dead connection.
+struct IdleCleanup<'a> {
     pool: &'a PgPool,
-    dead: bool,
+    away: bool,
 }
 
-impl Drop for Idle<'_> {
+impl Drop for IdleCleanup<'_> {
     fn drop(&mut self) {
-        while self.dead
+        while self.away
             && let Some(mut connection) = self.pool.try_acquire()
         {
             connection.close_on_drop();

@@ -1,5 +1,5 @@
-//! The ledger: reports that were taken while the tracker could not take them. Insert-only, one row a call; rows go once
-//! their marks are in the tracker (here) or in the snapshot (`ending`).
+//! The ledger: rows that store reports while the tracker cannot take them. A call inserts one row. A row is deleted once
+//! its marks are in the tracker (here) or in the snapshot (`ends`).
 
 use std::collections::HashMap;
 
@@ -8,64 +8,48 @@ use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Mark, Outcome};
 
-/// Bytes a mark.
-const MARK: usize = 6;
+/// Size of an encoded mark.
+const MARK_BYTES: usize = 6;
 
-/// A row.
+/// A row of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// Its number.
+    /// Number of the row. Later rows of a job have higher numbers.
     pub number: u64,
-    /// What was reported.
+    /// The marks that were reported.
     pub marks: Vec<Mark>,
 }
 
 impl Store {
-    /// Records marks of a running job; whether it runs. The job's row is share-locked, so that a commit either finds
-    /// this row or comes first and lets nothing be recorded.
+    /// Inserts a row with marks of a RUNNING job. Returns whether the job runs. The statement takes a share lock on the
+    /// job's row, so the commit of an end either reads this row, or comes first and prevents it.
     pub async fn record(&self, id: &JobId, marks: &[Mark], deadline: Deadline) -> Result<bool, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let recorded = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    "INSERT INTO ledger (job_id, marks)
-                     SELECT job_id, $2 FROM jobs WHERE job_id = $1 AND state = 'RUNNING' FOR SHARE",
-                    id.as_str(),
-                    encode(marks)
-                )
-                .execute(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
-        Ok(recorded.rows_affected() == 1)
+        let insert = sqlx::query!(
+            "INSERT INTO ledger (job_id, marks)
+             SELECT job_id, $2 FROM jobs WHERE job_id = $1 AND state = 'RUNNING' FOR SHARE",
+            id.as_str(),
+            encode(marks)
+        );
+        let inserted = self.call(deadline, async |connection| insert.execute(connection).await).await?;
+        Ok(inserted.rows_affected() == 1)
     }
 
-    /// The oldest rows of a job.
+    /// The oldest rows of a job, at most `limit`.
     pub async fn ledger(&self, id: &JobId, limit: u32, deadline: Deadline) -> Result<Vec<LedgerEntry>, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let rows = lease
-            .deadline
-            .bound(
-                sqlx::query!(
-                    "SELECT entry, marks FROM ledger WHERE job_id = $1 ORDER BY entry LIMIT $2",
-                    id.as_str(),
-                    i64::from(limit)
-                )
-                .fetch_all(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
+        let query = sqlx::query!(
+            "SELECT entry, marks FROM ledger WHERE job_id = $1 ORDER BY entry LIMIT $2",
+            id.as_str(),
+            i64::from(limit)
+        );
+        let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
         let entry = |number, marks| Ok(LedgerEntry { number: from_bigint(number)?, marks: decode(&[marks])? });
         rows.into_iter().map(|row| entry(row.entry, row.marks)).collect()
     }
 
-    /// What the ledger holds of these jobs, which is of few or none of them.
+    /// All marks that the ledger holds of these jobs. Jobs without rows are absent; normally that is most of them.
     pub async fn recorded(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Vec<Mark>>, Error> {
-        let mut lease = self.lease(deadline).await?;
         let query = sqlx::query!("SELECT job_id, marks FROM ledger WHERE job_id = ANY($1)", &texts(ids));
-        let rows = lease.deadline.bound(query.fetch_all(&mut *lease.connection)).await??;
-        lease.give_back();
+        let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
         let mut recorded: HashMap<_, Vec<_>> = HashMap::new();
         for row in rows {
             recorded.entry(parse(&row.job_id)?).or_default().extend(decode(&[row.marks])?);
@@ -76,21 +60,15 @@ impl Store {
     /// Deletes rows whose marks are in the tracker.
     pub async fn drained(&self, id: &JobId, entries: &[LedgerEntry], deadline: Deadline) -> Result<(), Error> {
         let numbers: Vec<i64> = entries.iter().filter_map(|entry| i64::try_from(entry.number).ok()).collect();
-        let mut lease = self.lease(deadline).await?;
-        lease
-            .deadline
-            .bound(
-                sqlx::query!("DELETE FROM ledger WHERE job_id = $1 AND entry = ANY($2)", id.as_str(), &numbers)
-                    .execute(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
+        let delete = sqlx::query!("DELETE FROM ledger WHERE job_id = $1 AND entry = ANY($2)", id.as_str(), &numbers);
+        self.call(deadline, async |connection| delete.execute(connection).await).await?;
         Ok(())
     }
 }
 
+/// Encodes marks for the column `ledger.marks`: task (4 bytes, big-endian), stage (1), outcome (1).
 fn encode(marks: &[Mark]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(marks.len() * MARK);
+    let mut bytes = Vec::with_capacity(marks.len() * MARK_BYTES);
     for mark in marks {
         bytes.extend_from_slice(&mark.task.to_be_bytes());
         bytes.push(u8::try_from(mark.stage).unwrap_or(u8::MAX));
@@ -102,15 +80,15 @@ fn encode(marks: &[Mark]) -> Vec<u8> {
     bytes
 }
 
-/// Reads the marks of rows.
+/// Decodes the marks of rows.
 pub(super) fn decode(rows: &[Vec<u8>]) -> Result<Vec<Mark>, Error> {
-    let marks = rows.iter().flat_map(|row| row.chunks(MARK));
+    let marks = rows.iter().flat_map(|row| row.chunks(MARK_BYTES));
     let mark = |bytes: &[u8]| match *bytes {
         [a, b, c, d, stage, outcome @ 1..=2] => {
             let outcome = if outcome == 1 { Outcome::Failed } else { Outcome::Succeeded };
             Ok(Mark { task: u32::from_be_bytes([a, b, c, d]), stage: usize::from(stage), outcome })
         }
-        _ => Err(Error::Unexpected(format!("no mark in the ledger: {bytes:?}"))),
+        _ => Err(Error::Unexpected(format!("not a mark in the ledger: {bytes:?}"))),
     };
     marks.map(mark).collect()
 }
@@ -120,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_recorded_is_read() {
+    fn encoded_marks_are_decoded_and_garbage_is_rejected() {
         let marks = [
             Mark { task: 0, stage: 7, outcome: Outcome::Failed },
             Mark { task: 9_999_999, stage: 0, outcome: Outcome::Succeeded },

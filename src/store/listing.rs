@@ -1,4 +1,4 @@
-//! Lists of jobs, by keys that never change once they are there: the time of creation, or of the end, and the id.
+//! Lists of jobs, in pages (keyset pagination). The keys never change: the time of creation or of the end, then the ID.
 
 use std::collections::BTreeMap;
 
@@ -6,35 +6,47 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
+use super::call::Session;
 use super::jobs::parse;
 use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, JobOrder, JobQuery, JobState};
 
-/// Before and behind every id, byte by byte.
+/// Sort before and after every ID, byte by byte.
 const FIRST_ID: &str = "";
 const LAST_ID: &str = "~";
-/// Before and behind every time at which a job was created or has ended.
+/// Before and after every time of a job.
 const FIRST_TIME: OffsetDateTime = datetime!(0001-01-01 0:00 UTC);
 const LAST_TIME: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
 
-/// Where a job stands in a list.
+/// The position of a job in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobKey {
-    /// When it was created, or has ended.
+    /// The time of creation or of the end, depending on the list.
     pub time: OffsetDateTime,
-    /// Its id.
+    /// The job.
     pub id: JobId,
 }
 
-/// A row of either list.
+/// A row of a list, in either order.
 struct KeyRow {
     job_id: String,
     time: OffsetDateTime,
 }
 
+/// A page of a list that is to be read.
+struct Page<'a> {
+    /// Only jobs in these states.
+    states: Vec<String>,
+    /// Only jobs with all of these labels; `None`: any job.
+    labels: Option<Json<&'a BTreeMap<String, String>>>,
+    /// The key before the first one of the page.
+    after: (OffsetDateTime, &'a str),
+    limit: i64,
+}
+
 impl Store {
-    /// The next jobs of a list, behind `after` or from its beginning.
+    /// Lists jobs from after `after`, or from the beginning; at most `limit`.
     pub async fn list(
         &self,
         query: &JobQuery,
@@ -46,89 +58,67 @@ impl Store {
         let states: Vec<String> = states.map(|state| state.to_string()).collect();
         let labels = (!query.labels.is_empty()).then_some(Json(&query.labels));
         let key = |beginning| after.map_or(beginning, |key| (key.time, key.id.as_str()));
-        match query.order {
-            JobOrder::NewestFirst => self.newest(&states, labels, key((LAST_TIME, FIRST_ID)), limit, deadline).await,
+        let rows = match query.order {
+            JobOrder::NewestFirst => {
+                let page = Page { states, labels, after: key((LAST_TIME, FIRST_ID)), limit: i64::from(limit) };
+                self.newest_first(page, deadline).await?
+            }
             JobOrder::EarliestEndFirst { ended_after } => {
                 let beginning = (ended_after.unwrap_or(FIRST_TIME), LAST_ID);
-                self.ended(&states, labels, key(beginning), limit, deadline).await
+                let page = Page { states, labels, after: key(beginning), limit: i64::from(limit) };
+                self.earliest_end_first(page, deadline).await?
             }
-        }
-    }
-
-    /// State by state, so that each is one walk along an index, however few jobs are in it.
-    async fn newest(
-        &self,
-        states: &[String],
-        labels: Option<Json<&BTreeMap<String, String>>>,
-        (time, id): (OffsetDateTime, &str),
-        limit: u32,
-        deadline: Deadline,
-    ) -> Result<Vec<JobKey>, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let rows = lease
-            .deadline
-            .bound(
-                sqlx::query_as!(
-                    KeyRow,
-                    r#"SELECT job.job_id AS "job_id!", job.create_time AS "time!"
-                       FROM unnest($1::text[]) AS wanted (state) CROSS JOIN LATERAL (
-                           SELECT job_id, create_time FROM jobs
-                           WHERE jobs.state = wanted.state AND ($2::jsonb IS NULL OR labels @> $2)
-                                 AND (create_time, job_id COLLATE "C") < ($3, $4)
-                           ORDER BY create_time DESC, job_id COLLATE "C" DESC LIMIT $5
-                       ) AS job
-                       ORDER BY job.create_time DESC, job.job_id COLLATE "C" DESC LIMIT $5"#,
-                    states,
-                    labels as _,
-                    time,
-                    id,
-                    i64::from(limit)
-                )
-                .fetch_all(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
+        };
         rows.into_iter().map(JobKey::try_from).collect()
     }
 
-    /// Up to the moment before which every end is committed. That is asked in a statement of its own: the next one sees
-    /// all that was committed by then.
-    async fn ended(
-        &self,
-        states: &[String],
-        labels: Option<Json<&BTreeMap<String, String>>>,
-        (time, id): (OffsetDateTime, &str),
-        limit: u32,
-        deadline: Deadline,
-    ) -> Result<Vec<JobKey>, Error> {
-        let mut lease = self.lease(deadline).await?;
-        let visible_before = sqlx::query_scalar!(r#"SELECT ends_visible_before() AS "visible_before!""#);
-        let visible_before = lease.deadline.bound(visible_before.fetch_one(&mut *lease.connection)).await??;
-        let rows = lease
-            .deadline
-            .bound(
-                sqlx::query_as!(
-                    KeyRow,
-                    r#"SELECT job.job_id AS "job_id!", job.end_time AS "time!"
-                       FROM unnest($1::text[]) AS wanted (state) CROSS JOIN LATERAL (
-                           SELECT job_id, end_time FROM jobs
-                           WHERE jobs.state = wanted.state AND ($2::jsonb IS NULL OR labels @> $2)
-                                 AND (end_time, job_id COLLATE "C") > ($3, $4) AND end_time < $6
-                           ORDER BY end_time, job_id COLLATE "C" LIMIT $5
-                       ) AS job
-                       ORDER BY job.end_time, job.job_id COLLATE "C" LIMIT $5"#,
-                    states,
-                    labels as _,
-                    time,
-                    id,
-                    i64::from(limit),
-                    visible_before
-                )
-                .fetch_all(&mut *lease.connection),
-            )
-            .await??;
-        lease.give_back();
-        rows.into_iter().map(JobKey::try_from).collect()
+    /// Reads each state separately, so that each is one index scan of at most `limit` rows, however rare the state is.
+    async fn newest_first(&self, page: Page<'_>, deadline: Deadline) -> Result<Vec<KeyRow>, Error> {
+        let query = sqlx::query_as!(
+            KeyRow,
+            r#"SELECT job.job_id AS "job_id!", job.create_time AS "time!"
+               FROM unnest($1::text[]) AS wanted (state) CROSS JOIN LATERAL (
+                   SELECT job_id, create_time FROM jobs
+                   WHERE jobs.state = wanted.state AND ($2::jsonb IS NULL OR labels @> $2)
+                         AND (create_time, job_id COLLATE "C") < ($3, $4)
+                   ORDER BY create_time DESC, job_id COLLATE "C" DESC LIMIT $5
+               ) AS job
+               ORDER BY job.create_time DESC, job.job_id COLLATE "C" DESC LIMIT $5"#,
+            &page.states,
+            page.labels as _,
+            page.after.0,
+            page.after.1,
+            page.limit
+        );
+        self.call(deadline, async |connection| query.fetch_all(connection).await).await
+    }
+
+    /// Reads each state separately, and only ends before the time up to which all ends are visible.
+    async fn earliest_end_first(&self, page: Page<'_>, deadline: Deadline) -> Result<Vec<KeyRow>, Error> {
+        let list = async move |session: &mut Session<'_>| {
+            // A separate statement: only a statement that begins later sees every end that was committed by then.
+            let visible_before = sqlx::query_scalar!(r#"SELECT ends_visible_before() AS "visible_before!""#);
+            let visible_before = session.run(|connection| visible_before.fetch_one(connection)).await?;
+            let query = sqlx::query_as!(
+                KeyRow,
+                r#"SELECT job.job_id AS "job_id!", job.end_time AS "time!"
+                   FROM unnest($1::text[]) AS wanted (state) CROSS JOIN LATERAL (
+                       SELECT job_id, end_time FROM jobs
+                       WHERE jobs.state = wanted.state AND ($2::jsonb IS NULL OR labels @> $2)
+                             AND (end_time, job_id COLLATE "C") > ($3, $4) AND end_time < $6
+                       ORDER BY end_time, job_id COLLATE "C" LIMIT $5
+                   ) AS job
+                   ORDER BY job.end_time, job.job_id COLLATE "C" LIMIT $5"#,
+                &page.states,
+                page.labels as _,
+                page.after.0,
+                page.after.1,
+                page.limit,
+                visible_before
+            );
+            session.run(|connection| query.fetch_all(connection)).await
+        };
+        self.session(deadline, list).await
     }
 }
 

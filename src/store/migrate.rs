@@ -1,10 +1,10 @@
-//! Bringing the schema up to date: numbered steps from `migrations/`, each applied once, under a lock.
+//! Migrations: brings the schema up to date. Each file of `migrations/` is applied once, under an advisory lock.
 
 use sqlx::migrate::Migrator;
 
 use super::Store;
 
-/// All steps, compiled in.
+/// All migrations, compiled into the program.
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The schema could not be brought up to date.
@@ -13,7 +13,7 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 pub struct MigrateError(String);
 
 impl Store {
-    /// Brings the schema up to date; returns what was applied, oldest first.
+    /// Brings the schema up to date. Returns the migrations that were missing, oldest first.
     pub async fn migrate(&self) -> Result<Vec<String>, MigrateError> {
         let before = self.applied().await?;
         MIGRATIONS.run(&self.pool).await.map_err(|error| MigrateError(error.to_string()))?;
@@ -21,14 +21,15 @@ impl Store {
         Ok(new.map(|migration| format!("{:04} {}", migration.version, migration.description)).collect())
     }
 
+    /// Versions of the migrations that were applied.
     async fn applied(&self) -> Result<Vec<i64>, MigrateError> {
-        let fault = |error: sqlx::Error| MigrateError(error.to_string());
-        // Not checked at compile time: the table is the migrator's own, and may not exist yet.
+        let failed = |error: sqlx::Error| MigrateError(error.to_string());
+        // Not checked at compile time, because sqlx creates this table, and it may not exist yet.
         let exists = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL");
-        if !exists.fetch_one(&self.pool).await.map_err(fault)? {
+        if !exists.fetch_one(&self.pool).await.map_err(failed)? {
             return Ok(Vec::new());
         }
         let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
-        versions.fetch_all(&self.pool).await.map_err(fault)
+        versions.fetch_all(&self.pool).await.map_err(failed)
     }
 }

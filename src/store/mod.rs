@@ -1,8 +1,10 @@
-//! Postgres: jobs, and how ended ones ended. The only place that knows SQL; knows nothing of trackers.
+//! Postgres: stores jobs, their ends, the ledger and the names of tasks. The only module that uses SQL. It knows nothing
+//! about trackers.
 //!
-//! Every write is a guarded statement that says whether it won; the schema (`migrations/`) enforces invariant I1
-//! besides, whoever writes.
+//! Every write is a guarded statement that reports whether it took effect. The triggers of the schema (`migrations/`)
+//! enforce invariant I1 for every other client too.
 
+mod call;
 mod check;
 mod ends;
 mod error;
@@ -36,36 +38,37 @@ pub use retries::{Retry, RetryPlan};
 use crate::breaker::Breaker;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
-/// How long a commit may take: it may carry twenty megabytes of cells.
-const COMMIT_WITHIN: Duration = Duration::from_secs(30);
-/// How long a transaction may wait for its gateway.
-const STALL_WITHIN: Duration = Duration::from_secs(5);
+/// Time limit of a call that may carry megabytes of cells or names, and the server's limit for every statement. The cells
+/// of the largest job have 20 MB before compression.
+const LONG_CALL_LIMIT: Duration = Duration::from_secs(30);
+/// The server's limit for a transaction in which the gateway sends nothing.
+const IDLE_TRANSACTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// How to reach Postgres.
 #[derive(Clone)]
 pub struct Settings {
-    /// `postgres://user:password@host:port/database` (a socket: `?host=/directory`).
+    /// `postgres://user:password@host:port/database`. For a Unix socket, `?host=/directory`.
     pub url: String,
-    /// How many connections at most.
+    /// Maximum number of connections in the pool. The feed and the breaker's probe each use one more.
     pub max_connections: u32,
-    /// How long one call may take.
+    /// Time limit of a call, and of the wait for a connection. Calls that may carry megabytes have a longer, fixed limit.
     pub timeout: Duration,
 }
 
 impl fmt::Debug for Settings {
-    /// Without the URL, which may hold a password.
+    /// Omits the URL, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url: _, max_connections, timeout } = self;
         f.debug_struct("Settings").field("max_connections", max_connections).field("timeout", timeout).finish()
     }
 }
 
-/// The URL is no address of a Postgres.
+/// The URL is not the address of a Postgres server.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// Postgres. Cheap to clone; all clones share one pool, and what is known of Postgres being away.
+/// The store in Postgres. Cheap to clone; all clones share one pool and one breaker.
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
@@ -74,18 +77,18 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects to nothing yet: works with Postgres away.
+    /// Creates the store. Connections are opened when they are first needed, so this succeeds while Postgres is away.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
-        // sqlx takes any scheme, and would look for a Postgres where there is something else.
+        // sqlx accepts any scheme, and would connect to the server of another protocol.
         if !SCHEMES.iter().any(|scheme| settings.url.starts_with(scheme)) {
             return Err(ConfigError(format!("the address must begin with {}", SCHEMES[0])));
         }
         let options = PgConnectOptions::from_str(&settings.url).map_err(|error| ConfigError(error.to_string()))?;
         let options = options.application_name("highwater").options([
-            // Whatever became of the caller, Postgres stops working for it, and a gateway that stalls within a
-            // transaction does not keep a job's row locked.
-            ("statement_timeout", COMMIT_WITHIN.as_millis()),
-            ("idle_in_transaction_session_timeout", STALL_WITHIN.as_millis()),
+            // Postgres stops the statements of a gateway that is gone, and a gateway that stalls within a transaction
+            // does not keep a job's row locked.
+            ("statement_timeout", LONG_CALL_LIMIT.as_millis()),
+            ("idle_in_transaction_session_timeout", IDLE_TRANSACTION_LIMIT.as_millis()),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)

@@ -1,79 +1,85 @@
-//! Tasks that are added to PENDING jobs, and the manifest: which name is which task. Names lie in blocks, each
-//! compressed as a whole, so that a name costs a fraction of itself; small blocks are merged with what comes behind them,
-//! so that it does not matter by how many calls they came.
+//! Names of tasks (the manifest), and tasks that are added to PENDING jobs.
+//!
+//! Names are stored in blocks, each compressed as a whole, so that a name takes a fraction of its length. Names that are
+//! added are merged with the small blocks at the end, so that the number of blocks does not depend on the number of calls.
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
+use super::call::{Close, Session};
 use super::jobs::{from_integer, to_integer};
 use super::zlib::{self, Compression};
-use super::{COMMIT_WITHIN, Error, Store};
-use crate::breaker::Bound;
+use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, MAX_TASKS, Names};
 use crate::fault;
 
-/// How many names a full block has: the compression gains nothing by more, and a single name costs reading a block.
+/// Names in a full block. Larger blocks compress no better, and reading a single name means reading its block.
 const BLOCK_NAMES: usize = 4096;
-/// How many blocks are read at once: a few megabytes.
-const BLOCKS_AT_ONCE: i64 = 32;
-/// How many small blocks can lie side by side: each has more names than all behind it together.
+/// Blocks that are read by one call: a few megabytes.
+const BLOCKS_PER_READ: i64 = 32;
+/// Upper limit for the number of small blocks at the end: each has more names than all blocks after it together.
 const SMALL_BLOCKS: i64 = 16;
-/// What ends each name in a block; no name has it.
-const END: &str = "\n";
+/// Terminates each name in a block. Names do not contain it.
+const TERMINATOR: &str = "\n";
 
-/// Names of tasks that follow each other.
+/// Names of consecutive tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameBlock {
-    /// The first one's task.
+    /// The task of the first name.
     pub first: u32,
-    /// Its name, and those of the tasks behind it.
+    /// The names, in the order of their tasks.
     pub names: Names,
 }
 
-/// What became of a job to which tasks were to be added.
+/// The result of adding tasks to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddOutcome {
-    /// It had so many tasks, and has so many now.
+    /// The number of tasks before and after the call.
     From(u32, u32),
-    /// It is not there, or not PENDING. As below, nothing was added.
+    /// Nothing was added: the job does not exist or is not PENDING.
     NotPending,
-    /// It has fewer tasks than the caller knows of: Postgres has forgotten some.
+    /// Nothing was added: the job has fewer tasks than the caller knows of, so Postgres has lost some (a failover).
     Forgotten,
-    /// It would have so many, which are too many.
+    /// Nothing was added: the job would have this many tasks, which is too many.
     TooMany(usize),
 }
 
 impl NameBlock {
-    /// The task behind its last one.
+    /// The task after the last one of the block.
     pub fn end(&self) -> u32 {
         self.first.saturating_add(u32::try_from(self.names.len()).unwrap_or(u32::MAX))
     }
 
-    /// The name of this task, if it is one of these.
+    /// The name of a task, if the block contains it.
     pub fn name(&self, task: u32) -> Option<&str> {
         self.names.get(task.checked_sub(self.first)? as usize)
     }
 }
 
+/// A stored block.
+struct BlockRow {
+    first_task: i32,
+    names: Vec<u8>,
+}
+
 impl Store {
-    /// Gives a PENDING job this total, unless it has as many tasks already.
+    /// Sets the number of tasks of a PENDING job to `total`, unless it has as many or more.
     pub async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<AddOutcome, Error> {
-        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
-        let until = lease.deadline.clone();
-        let mut transaction = until.bound(Connection::begin(&mut *lease.connection)).await??;
-        let grown = match lock(&mut transaction, &until, id).await? {
-            None => AddOutcome::NotPending,
-            Some(before) => AddOutcome::From(before, total.max(before)),
+        let grow = async |session: &mut Session<'_>| {
+            let outcome = match lock(session, id).await? {
+                None => AddOutcome::NotPending,
+                Some(before) => AddOutcome::From(before, total.max(before)),
+            };
+            set_total(session, id, outcome).await?;
+            Ok(Close::Commit(outcome))
         };
-        set_total(&mut transaction, &until, id, grown).await?;
-        until.bound(transaction.commit()).await??;
+        let outcome = self.transaction(deadline, grow).await?;
         fault::point("grow.committed").await;
-        lease.give_back();
-        Ok(grown)
+        Ok(outcome)
     }
 
-    /// Adds names to a PENDING job of which the caller knows the first `known`. `choose` is given those that were added
-    /// since, under the job's lock, and answers the new ones.
+    /// Adds names to a PENDING job. `choose` gets the names after the first `known`, which the caller knows, and returns
+    /// the names to add. It is called while the job's row is locked.
     pub async fn add_names(
         &self,
         id: &JobId,
@@ -81,65 +87,48 @@ impl Store {
         choose: impl FnOnce(&[NameBlock]) -> Names + Send,
         deadline: Deadline,
     ) -> Result<AddOutcome, Error> {
-        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
-        let until = lease.deadline.clone();
-        let mut transaction = until.bound(Connection::begin(&mut *lease.connection)).await??;
-        let grown = match lock(&mut transaction, &until, id).await? {
-            None => AddOutcome::NotPending,
-            Some(before) if before < known => AddOutcome::Forgotten,
-            Some(before) => {
-                // In a second statement: the first, if it had to wait for the lock, sees other tables as before.
-                let since = read(&mut transaction, &until, id, known, i64::MAX).await?;
-                let end = since.last().map_or(known, NameBlock::end);
-                if end != before {
-                    return Err(Error::Unexpected(format!("{before} tasks of job {id} have {end} names")));
+        let add = async move |session: &mut Session<'_>| {
+            let outcome = match lock(session, id).await? {
+                None => AddOutcome::NotPending,
+                Some(before) if before < known => AddOutcome::Forgotten,
+                Some(before) => {
+                    let new = choose(&read_between(session, id, known, before).await?);
+                    append_within_limit(session, id, before, new).await?
                 }
-                let new = choose(&since);
-                let after = before as usize + new.len();
-                match u32::try_from(after).ok().filter(|after| *after <= MAX_TASKS) {
-                    None => AddOutcome::TooMany(after),
-                    Some(after) => {
-                        append(&mut transaction, &until, id, before, new).await?;
-                        AddOutcome::From(before, after)
-                    }
-                }
-            }
+            };
+            set_total(session, id, outcome).await?;
+            Ok(Close::Commit(outcome))
         };
-        set_total(&mut transaction, &until, id, grown).await?;
-        until.bound(transaction.commit()).await??;
+        let outcome = self.transaction(deadline, add).await?;
         fault::point("grow.committed").await;
-        lease.give_back();
-        Ok(grown)
+        Ok(outcome)
     }
 
-    /// How many names the job has, and how many bytes they have together.
+    /// The number of names of the job, and their total length in bytes.
     pub async fn names_size(&self, id: &JobId, deadline: Deadline) -> Result<(usize, usize), Error> {
-        let mut lease = self.lease(deadline).await?;
         let query = sqlx::query!(
             r#"SELECT coalesce(sum(task_count), 0) AS "count!", coalesce(sum(name_bytes), 0) AS "bytes!"
                FROM task_names WHERE job_id = $1"#,
             id.as_str()
         );
-        let row = lease.deadline.bound(query.fetch_one(&mut *lease.connection)).await??;
-        lease.give_back();
+        let row = self.call(deadline, async |connection| query.fetch_one(connection).await).await?;
         let number = |number: i64| usize::try_from(number).map_err(|error| Error::Unexpected(error.to_string()));
         Ok((number(row.count)?, number(row.bytes)?))
     }
 
-    /// Some blocks, the first of which holds the name of the task `from`; none behind the last name.
+    /// Consecutive blocks, of which the first contains the name of the task `from`; as many as one call reads. Empty if
+    /// the job has no name of that task or a later one.
     pub async fn names_from(&self, id: &JobId, from: u32, deadline: Deadline) -> Result<Vec<NameBlock>, Error> {
-        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
-        let until = lease.deadline.clone();
-        let blocks = read(&mut lease.connection, &until, id, from, BLOCKS_AT_ONCE).await?;
-        lease.give_back();
-        Ok(blocks)
+        let from = to_integer(from)?;
+        let read = async |connection: &mut PgConnection| read(connection, id, from, BLOCKS_PER_READ).await;
+        decompress(self.long_call(deadline, read).await?).await
     }
 
-    /// Blocks that hold the names of the first of these tasks, as many as are read at once.
+    /// The blocks that contain the names of these tasks, in the order of the tasks; as many as one call reads.
     pub async fn names_of(&self, id: &JobId, tasks: &[u32], deadline: Deadline) -> Result<Vec<NameBlock>, Error> {
         let tasks: Vec<i32> = tasks.iter().map(|task| to_integer(*task)).collect::<Result<_, _>>()?;
-        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
-        let query = sqlx::query!(
+        let query = sqlx::query_as!(
+            BlockRow,
             r#"SELECT first_task, names FROM task_names
                WHERE job_id = $1 AND first_task IN (
                    SELECT (SELECT max(first_task) FROM task_names WHERE job_id = $1 AND first_task <= task)
@@ -147,29 +136,28 @@ impl Store {
                ORDER BY first_task LIMIT $3"#,
             id.as_str(),
             &tasks,
-            BLOCKS_AT_ONCE
+            BLOCKS_PER_READ
         );
-        let rows = lease.deadline.bound(query.fetch_all(&mut *lease.connection)).await??;
-        lease.give_back();
-        decompress(rows.into_iter().map(|row| (row.first_task, row.names)).collect()).await
+        let rows = self.long_call(deadline, async |connection| query.fetch_all(connection).await).await?;
+        decompress(rows).await
     }
 }
 
-/// Locks a PENDING job; how many tasks it has.
-async fn lock(connection: &mut PgConnection, until: &Bound, id: &JobId) -> Result<Option<u32>, Error> {
+/// Locks the row of a PENDING job; returns its number of tasks.
+async fn lock(session: &mut Session<'_>, id: &JobId) -> Result<Option<u32>, Error> {
     let lock = sqlx::query_scalar!(
         "SELECT task_count FROM jobs WHERE job_id = $1 AND state = 'PENDING' FOR UPDATE",
         id.as_str()
     );
-    let total = until.bound(lock.fetch_optional(connection)).await??;
+    let total = session.run(|connection| lock.fetch_optional(connection)).await?;
     fault::point("grow.locked").await;
     total.map(from_integer).transpose()
 }
 
-/// Writes how many tasks the job has, if there are new ones. That takes the incarnation away from a start which has
-/// opened a tracker for fewer.
-async fn set_total(connection: &mut PgConnection, until: &Bound, id: &JobId, grown: AddOutcome) -> Result<(), Error> {
-    if let AddOutcome::From(before, after) = grown
+/// Writes the new number of tasks, if tasks were added. The incarnation increases, so that a start that opened a tracker
+/// for fewer tasks loses its commit.
+async fn set_total(session: &mut Session<'_>, id: &JobId, outcome: AddOutcome) -> Result<(), Error> {
+    if let AddOutcome::From(before, after) = outcome
         && before < after
     {
         let write = sqlx::query!(
@@ -179,63 +167,67 @@ async fn set_total(connection: &mut PgConnection, until: &Bound, id: &JobId, gro
             id.as_str(),
             to_integer(after)?
         );
-        until.bound(write.execute(connection)).await??;
+        session.run(|connection| write.execute(connection)).await?;
         fault::point("grow.written").await;
     }
     Ok(())
 }
 
-async fn read(
-    connection: &mut PgConnection,
-    until: &Bound,
-    id: &JobId,
-    from: u32,
-    limit: i64,
-) -> Result<Vec<NameBlock>, Error> {
-    let query = sqlx::query!(
+/// Reads the names of the tasks `from..total`, and checks that there are as many. The job's row must be locked by an
+/// earlier statement: a statement that waits for the lock sees other tables as of before the wait.
+async fn read_between(session: &mut Session<'_>, id: &JobId, from: u32, total: u32) -> Result<Vec<NameBlock>, Error> {
+    let first = to_integer(from)?;
+    let blocks = decompress(session.run(|connection| read(connection, id, first, i64::MAX)).await?).await?;
+    let end = blocks.last().map_or(from, NameBlock::end);
+    if end != total {
+        return Err(Error::Unexpected(format!("{total} tasks of job {id} have {end} names")));
+    }
+    Ok(blocks)
+}
+
+async fn read(connection: &mut PgConnection, id: &JobId, from: i32, limit: i64) -> Result<Vec<BlockRow>, sqlx::Error> {
+    let query = sqlx::query_as!(
+        BlockRow,
         "SELECT first_task, names FROM task_names
          WHERE job_id = $1 AND first_task + task_count > $2
            AND first_task >= coalesce((SELECT max(first_task) FROM task_names WHERE job_id = $1 AND first_task <= $2), 0)
          ORDER BY first_task LIMIT $3",
         id.as_str(),
-        to_integer(from)?,
+        from,
         limit
     );
-    let rows = until.bound(query.fetch_all(connection)).await??;
-    decompress(rows.into_iter().map(|row| (row.first_task, row.names)).collect()).await
+    query.fetch_all(connection).await
 }
 
-/// Writes names behind those of the first `before` tasks, together with the small blocks there.
-pub(super) async fn append(
-    connection: &mut PgConnection,
-    until: &Bound,
+/// Appends names to those of the first `before` tasks, unless the job would have too many.
+async fn append_within_limit(
+    session: &mut Session<'_>,
     id: &JobId,
     before: u32,
     new: Names,
-) -> Result<(), Error> {
-    let small = sqlx::query!(
-        "SELECT first_task, task_count FROM task_names WHERE job_id = $1 ORDER BY first_task DESC LIMIT $2",
-        id.as_str(),
-        SMALL_BLOCKS
-    );
-    let small = until.bound(small.fetch_all(&mut *connection)).await??;
-    let (mut first, mut count) = (to_integer(before)?, new.len());
-    for block in small {
-        let names = from_integer(block.task_count)? as usize;
-        if names >= BLOCK_NAMES || names > count {
-            break;
+) -> Result<AddOutcome, Error> {
+    let after = before as usize + new.len();
+    match u32::try_from(after).ok().filter(|after| *after <= MAX_TASKS) {
+        None => Ok(AddOutcome::TooMany(after)),
+        Some(after) => {
+            append(session, id, before, new).await?;
+            Ok(AddOutcome::From(before, after))
         }
-        (first, count) = (block.first_task, count + names);
     }
-    let taken = sqlx::query!(
+}
+
+/// Appends names to those of the first `before` tasks. Small blocks at the end are rewritten together with the new names.
+pub(super) async fn append(session: &mut Session<'_>, id: &JobId, before: u32, new: Names) -> Result<(), Error> {
+    let first = first_to_rewrite(session, id, before, new.len()).await?;
+    let delete = sqlx::query_as!(
+        BlockRow,
         "DELETE FROM task_names WHERE job_id = $1 AND first_task >= $2 RETURNING first_task, names",
         id.as_str(),
         first
     );
-    let mut taken = until.bound(taken.fetch_all(&mut *connection)).await??;
-    taken.sort_unstable_by_key(|block| block.first_task);
-    let taken = decompress(taken.into_iter().map(|block| (block.first_task, block.names)).collect()).await?;
-    let Packed { counts, bytes, names } = compress(taken, new).await?;
+    let mut rewritten = session.run(|connection| delete.fetch_all(connection)).await?;
+    rewritten.sort_unstable_by_key(|block| block.first_task);
+    let Packed { counts, bytes, names } = compress(decompress(rewritten).await?, new).await?;
     let firsts = counts.iter().scan(first, |next, count| Some(std::mem::replace(next, *next + count)));
     let firsts: Vec<i32> = firsts.collect();
     let insert = sqlx::query!(
@@ -247,11 +239,31 @@ pub(super) async fn append(
         &bytes,
         &names
     );
-    until.bound(insert.execute(connection)).await??;
+    session.run(|connection| insert.execute(connection)).await?;
     Ok(())
 }
 
-/// Blocks as they are stored, but for where they begin.
+/// The first task of the blocks at the end that are merged with `added` new names: each that is not full, and has no more
+/// names than all names after it.
+async fn first_to_rewrite(session: &mut Session<'_>, id: &JobId, before: u32, added: usize) -> Result<i32, Error> {
+    let last = sqlx::query!(
+        "SELECT first_task, task_count FROM task_names WHERE job_id = $1 ORDER BY first_task DESC LIMIT $2",
+        id.as_str(),
+        SMALL_BLOCKS
+    );
+    let last = session.run(|connection| last.fetch_all(connection)).await?;
+    let (mut first, mut count) = (to_integer(before)?, added);
+    for block in last {
+        let names = from_integer(block.task_count)? as usize;
+        if names >= BLOCK_NAMES || names > count {
+            break;
+        }
+        (first, count) = (block.first_task, count + names);
+    }
+    Ok(first)
+}
+
+/// Blocks to be stored, in columns.
 #[derive(Default)]
 struct Packed {
     counts: Vec<i32>,
@@ -259,13 +271,13 @@ struct Packed {
     names: Vec<Vec<u8>>,
 }
 
-/// Full blocks and a last one.
+/// Packs names into full blocks and a last one that may be smaller.
 async fn compress(before: Vec<NameBlock>, new: Names) -> Result<Packed, Error> {
     let packed = zlib::off_runtime(move || {
         let names: Vec<&str> = before.iter().flat_map(|block| block.names.iter()).chain(new.iter()).collect();
         let mut packed = Packed::default();
         for block in names.chunks(BLOCK_NAMES) {
-            let text: String = block.iter().flat_map(|name| [*name, END]).collect();
+            let text: String = block.iter().flat_map(|name| [*name, TERMINATOR]).collect();
             packed.counts.push(i32::try_from(block.len()).unwrap_or(i32::MAX));
             packed.bytes.push(i32::try_from(block.iter().map(|name| name.len()).sum::<usize>()).unwrap_or(i32::MAX));
             packed.names.push(zlib::compress(text.as_bytes(), Compression::default())?);
@@ -275,15 +287,15 @@ async fn compress(before: Vec<NameBlock>, new: Names) -> Result<Packed, Error> {
     packed.await
 }
 
-async fn decompress(rows: Vec<(i32, Vec<u8>)>) -> Result<Vec<NameBlock>, Error> {
+async fn decompress(rows: Vec<BlockRow>) -> Result<Vec<NameBlock>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let block = |(first, compressed): (i32, Vec<u8>)| {
-        let wrong = |error: &dyn std::fmt::Display| Error::Unexpected(format!("a block of names: {error}"));
-        let bytes = zlib::decompress(&compressed, 0).map_err(|error| wrong(&error))?;
-        let text = String::from_utf8(bytes).map_err(|error| wrong(&error))?;
-        Ok(NameBlock { first: from_integer(first)?, names: text.split_terminator(END).collect() })
+    let block = |row: BlockRow| {
+        let invalid = |error: &dyn std::fmt::Display| Error::Unexpected(format!("block of task names: {error}"));
+        let bytes = zlib::decompress(&row.names, 0).map_err(|error| invalid(&error))?;
+        let text = String::from_utf8(bytes).map_err(|error| invalid(&error))?;
+        Ok(NameBlock { first: from_integer(row.first_task)?, names: text.split_terminator(TERMINATOR).collect() })
     };
     zlib::off_runtime(move || rows.into_iter().map(block).collect()).await
 }

@@ -1,98 +1,106 @@
-//! Jobs that try tasks of another job again, once that has ended: linked both ways, for good.
+//! Retries: jobs that retry tasks of an ended job. The link between the two never changes.
 
+use super::call::{Close, Session};
 use super::jobs::parse;
 use super::names::append;
 use super::zlib::{self, Compression};
-use super::{COMMIT_WITHIN, Error, Store};
+use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Names, Origins};
 
-/// A retry of a job, as its link says.
+/// The retry of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
-    /// The job that tries again.
+    /// The job that retries.
     pub id: JobId,
-    /// Outstanding tasks too, not only failed ones.
+    /// It also retries outstanding tasks, not only failed ones.
     pub outstanding: bool,
 }
 
-/// A retry that is to be created.
+/// A retry to be created.
 #[derive(Debug, Clone)]
 pub struct RetryPlan {
     /// The new job.
     pub id: JobId,
-    /// Outstanding tasks too, not only failed ones.
+    /// It also retries outstanding tasks, not only failed ones.
     pub outstanding: bool,
-    /// Which tasks.
+    /// The tasks that are retried.
     pub origins: Origins,
-    /// Their names, if they have names.
+    /// The names of these tasks; `None` if the job has no named tasks.
     pub names: Option<Names>,
 }
 
 impl Store {
-    /// The retry of a job, if there is one.
+    /// The retry of a job; `None` if it was not retried.
     pub async fn retry_of(&self, id: &JobId, deadline: Deadline) -> Result<Option<Retry>, Error> {
-        let mut lease = self.lease(deadline).await?;
         let query = sqlx::query!("SELECT job_id, outstanding FROM retries WHERE retry_of = $1", id.as_str());
-        let row = lease.deadline.bound(query.fetch_optional(&mut *lease.connection)).await??;
-        lease.give_back();
+        let row = self.call(deadline, async |connection| query.fetch_optional(connection).await).await?;
         row.map(|row| Ok(Retry { id: parse(&row.job_id)?, outstanding: row.outstanding })).transpose()
     }
 
-    /// Creates a PENDING job that is the retry of `old`, with its link: both or neither. Whether it did: not if its id is, or
-    /// ever was, a job's, nor if the old job has a retry.
+    /// Creates a PENDING job that is the retry of `old`, with its link and its names, in one transaction. Returns whether
+    /// it did: not if a job with the new ID exists or was deleted, nor if the old job already has a retry.
     pub async fn create_retry(&self, old: &JobId, plan: RetryPlan, deadline: Deadline) -> Result<bool, Error> {
         let RetryPlan { id: new, outstanding, origins, names } = plan;
         let task_count = i32::try_from(origins.count()).map_err(|error| Error::Unexpected(error.to_string()))?;
         let origins = compress(origins).await?;
-        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
-        let until = lease.deadline.clone();
-        let mut transaction = until.bound(sqlx::Connection::begin(&mut *lease.connection)).await??;
-        let insert = sqlx::query!(
-            "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout,
-                               named_tasks, created_task_count)
-             SELECT $1, display_name, labels, stages, $3, failure_threshold, stall_timeout, named_tasks,
-                    CASE WHEN named_tasks THEN 0 END
-             FROM jobs
-             WHERE job_id = $2 AND end_time IS NOT NULL AND NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
-             ON CONFLICT (job_id) DO NOTHING",
-            new.as_str(),
-            old.as_str(),
-            task_count
-        );
-        let mut created = until.bound(insert.execute(&mut *transaction)).await??.rows_affected() == 1;
-        if created {
-            let link = sqlx::query!(
-                "INSERT INTO retries (job_id, retry_of, outstanding, origins) VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (retry_of) DO NOTHING",
-                new.as_str(),
-                old.as_str(),
-                outstanding,
-                origins
-            );
-            created = until.bound(link.execute(&mut *transaction)).await??.rows_affected() == 1;
-        }
-        if let Some(names) = names.filter(|_| created) {
-            append(&mut transaction, &until, &new, 0, names).await?;
-        }
-        if created {
-            until.bound(transaction.commit()).await??;
-        } else {
-            until.bound(transaction.rollback()).await??;
-        }
-        lease.give_back();
-        Ok(created)
+        let create = async move |session: &mut Session<'_>| {
+            let created = insert_job(session, &new, old, task_count).await?
+                && insert_link(session, &new, old, outstanding, &origins).await?;
+            if !created {
+                return Ok(Close::RollBack(false));
+            }
+            if let Some(names) = names {
+                append(session, &new, 0, names).await?;
+            }
+            Ok(Close::Commit(true))
+        };
+        self.transaction(deadline, create).await
     }
 
-    /// Which task of the first job each task of a retry is; `None` if the job is no retry.
+    /// Maps each task of a retry to its task in the first job of the chain of retries; `None` if the job is not a retry.
     pub async fn origins(&self, id: &JobId, deadline: Deadline) -> Result<Option<Origins>, Error> {
-        let mut lease = self.lease_within(COMMIT_WITHIN, deadline).await?;
         let query = sqlx::query_scalar!("SELECT origins FROM retries WHERE job_id = $1", id.as_str());
-        let compressed = lease.deadline.bound(query.fetch_optional(&mut *lease.connection)).await??;
-        lease.give_back();
+        let compressed = self.long_call(deadline, async |connection| query.fetch_optional(connection).await).await?;
         let Some(compressed) = compressed else { return Ok(None) };
         decompress(compressed).await.map(Some)
     }
+}
+
+/// Inserts the row of a retry, with the definition of the old job; whether the ID was free and the old job has ended.
+async fn insert_job(session: &mut Session<'_>, new: &JobId, old: &JobId, task_count: i32) -> Result<bool, Error> {
+    let insert = sqlx::query!(
+        "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout,
+                           named_tasks, created_task_count)
+         SELECT $1, display_name, labels, stages, $3, failure_threshold, stall_timeout, named_tasks,
+                CASE WHEN named_tasks THEN 0 END
+         FROM jobs
+         WHERE job_id = $2 AND end_time IS NOT NULL AND NOT EXISTS (SELECT FROM tombstones WHERE job_id = $1)
+         ON CONFLICT (job_id) DO NOTHING",
+        new.as_str(),
+        old.as_str(),
+        task_count
+    );
+    Ok(session.run(|connection| insert.execute(connection)).await?.rows_affected() == 1)
+}
+
+/// Links a retry to the old job; whether that had no retry.
+async fn insert_link(
+    session: &mut Session<'_>,
+    new: &JobId,
+    old: &JobId,
+    outstanding: bool,
+    origins: &[u8],
+) -> Result<bool, Error> {
+    let insert = sqlx::query!(
+        "INSERT INTO retries (job_id, retry_of, outstanding, origins) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (retry_of) DO NOTHING",
+        new.as_str(),
+        old.as_str(),
+        outstanding,
+        origins
+    );
+    Ok(session.run(|connection| insert.execute(connection)).await?.rows_affected() == 1)
 }
 
 async fn compress(origins: Origins) -> Result<Vec<u8>, Error> {

@@ -1,5 +1,5 @@
-//! What is stored compressed: as zlib, so that any language can read it, and off the runtime, since what millions of tasks
-//! leave behind takes a while.
+//! Compression of stored blobs. The format is zlib, which every language can read. Work runs off the runtime, because a
+//! blob of millions of tasks takes a while.
 
 use std::io::{Read, Write};
 
@@ -9,21 +9,21 @@ use flate2::write::ZlibEncoder;
 
 use super::Error;
 
-/// Compresses or decompresses, and what goes with that, off the runtime.
+/// Runs `work`, which compresses or decompresses, on the blocking thread pool.
 pub async fn off_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::Unexpected(error.to_string())))
 }
 
-/// These bytes as they are stored.
+/// Compresses bytes for storage.
 pub fn compress(bytes: &[u8], level: Compression) -> Result<Vec<u8>, Error> {
     let mut encoder = ZlibEncoder::new(Vec::new(), level);
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
     written.map_err(|error| Error::Unexpected(error.to_string()))
 }
 
-/// The bytes that were compressed, about `expected` of them.
+/// Decompresses stored bytes. `expected` is the initial capacity for the result.
 pub fn decompress(compressed: &[u8], expected: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(expected);
     let read = ZlibDecoder::new(compressed).read_to_end(&mut bytes);

@@ -55,7 +55,10 @@ async fn active_job_cannot_be_deleted_or_reverted() {
         ("DELETE FROM jobs WHERE job_id = 'pending'", "only an ended job can be deleted"),
         ("DELETE FROM jobs", "only an ended job can be deleted"),
         ("TRUNCATE jobs CASCADE", "cannot be truncated"),
-        ("UPDATE jobs SET state = 'PENDING', start_time = NULL WHERE job_id = 'running'", "its state cannot change from RUNNING to PENDING"),
+        (
+            "UPDATE jobs SET state = 'PENDING', start_time = NULL WHERE job_id = 'running'",
+            "its state cannot change from RUNNING to PENDING",
+        ),
         ("UPDATE jobs SET incarnation = 0 WHERE job_id = 'running'", "its incarnation cannot decrease"),
         ("UPDATE jobs SET task_count = 3, incarnation = 9 WHERE job_id = 'running'", "tasks can only be added, while"),
         ("UPDATE jobs SET task_count = 1, incarnation = 9 WHERE job_id = 'pending'", "tasks can only be added, while"),

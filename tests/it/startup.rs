@@ -98,7 +98,7 @@ async fn missing_or_old_tables_are_reported_with_the_migrate_command() {
     for (sql, found) in [(old, -1), (none, 0)] {
         stack.postgres.run(sql).await.unwrap();
         stack[0].restart().await;
-        let wrong = format!("not up to date (version {found}, needed is {newest}): run `highwater migrate`");
+        let wrong = format!("not up to date (version {found}, version {newest} is needed): run `highwater migrate`");
         logs(&stack[0], &wrong).await;
         assert!(!stack[0].is_ready().await.unwrap());
     }

@@ -1,0 +1,108 @@
+//! Calls on pooled connections: a statement, a series of statements, or a transaction.
+//!
+//! Each statement must end by the deadline of its call, and fails as soon as the breaker knows that Postgres is away. The
+//! connection returns to the pool only if the whole call succeeded; after an error, a timeout or a cancelled call it is
+//! closed.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+
+use super::{Error, LONG_CALL_LIMIT, Store};
+use crate::breaker::Bound;
+use crate::deadline::Deadline;
+
+/// A connection on loan to one call, with the bound of that call.
+pub(super) struct Session<'a> {
+    connection: &'a mut PgConnection,
+    bound: &'a Bound,
+}
+
+/// How a transaction is closed, with the result of the call.
+pub(super) enum Close<T> {
+    Commit(T),
+    RollBack(T),
+}
+
+impl Session<'_> {
+    /// Runs one statement within the bound of the call.
+    pub async fn run<'s, T, F>(&'s mut self, statement: impl FnOnce(&'s mut PgConnection) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        Ok(self.bound.bound(statement(self.connection)).await??)
+    }
+}
+
+impl Store {
+    /// Runs one statement, which may take the store's timeout.
+    pub(super) fn call<T>(
+        &self,
+        deadline: Deadline,
+        statement: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> impl Future<Output = Result<T, Error>> {
+        self.call_within(self.timeout, deadline, statement)
+    }
+
+    /// Runs one statement that may carry megabytes, so that it may take [`LONG_CALL_LIMIT`].
+    pub(super) fn long_call<T>(
+        &self,
+        deadline: Deadline,
+        statement: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> impl Future<Output = Result<T, Error>> {
+        self.call_within(LONG_CALL_LIMIT, deadline, statement)
+    }
+
+    async fn call_within<T>(
+        &self,
+        limit: Duration,
+        deadline: Deadline,
+        statement: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Error> {
+        let mut lease = self.lease(limit, deadline).await?;
+        // Boxed, here and below, because the future would be part of the future of every caller, several times its size.
+        let statement = Box::pin(statement(&mut lease.connection));
+        let value = lease.bound.bound(statement).await??;
+        lease.give_back();
+        Ok(value)
+    }
+
+    /// Runs several statements on one connection, which together may take the store's timeout.
+    pub(super) async fn session<T>(
+        &self,
+        deadline: Deadline,
+        work: impl AsyncFnOnce(&mut Session<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut lease = self.lease(self.timeout, deadline).await?;
+        let mut session = Session { connection: &mut lease.connection, bound: &lease.bound };
+        let value = Box::pin(work(&mut session)).await?;
+        lease.give_back();
+        Ok(value)
+    }
+
+    /// Runs a transaction, which may take [`LONG_CALL_LIMIT`]. `work` decides whether it is committed; an error of `work`
+    /// closes the connection, which rolls the transaction back.
+    pub(super) async fn transaction<T>(
+        &self,
+        deadline: Deadline,
+        work: impl AsyncFnOnce(&mut Session<'_>) -> Result<Close<T>, Error>,
+    ) -> Result<T, Error> {
+        let mut lease = self.lease(LONG_CALL_LIMIT, deadline).await?;
+        let bound = &lease.bound;
+        let mut transaction = bound.bound(lease.connection.begin()).await??;
+        let close = Box::pin(work(&mut Session { connection: &mut transaction, bound })).await?;
+        let value = match close {
+            Close::Commit(value) => {
+                bound.bound(transaction.commit()).await??;
+                value
+            }
+            Close::RollBack(value) => {
+                bound.bound(transaction.rollback()).await??;
+                value
+            }
+        };
+        lease.give_back();
+        Ok(value)
+    }
+}
