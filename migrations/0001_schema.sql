@@ -41,7 +41,7 @@ CREATE TABLE jobs (
     -- The snapshot may miss marks of a tracker that could not be reached. They may be added to it once.
     lower_bound        boolean NOT NULL DEFAULT false,
 
-    -- The same limits as in src/domain/job.rs; here they also bind clients other than the gateway.
+    -- These limits equal those in src/domain/job.rs; here they also bind clients other than the gateway.
     CONSTRAINT job_id_format CHECK (job_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$'),
     CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'),
     CONSTRAINT stage_count_in_range CHECK (cardinality(stages) BETWEEN 1 AND 8),
@@ -297,8 +297,8 @@ ALTER TABLE retries ENABLE ALWAYS TRIGGER guard_retry;
 -- Lists and end times
 ------------------------------------------------------------------------------------------------------------------
 
--- Lists of jobs are ordered by creation (newest first) or by end (earliest first). Both indexes begin with the state,
--- so that a list of the few running jobs does not scan the many ended ones. COLLATE "C" compares IDs byte by byte,
+-- Lists of jobs are ordered by creation (newest first) or by end (earliest first). Each index begins with the state, so
+-- that a list of the few running jobs does not scan the many ended ones. COLLATE "C" compares IDs byte by byte,
 -- whatever the collation of the database.
 CREATE INDEX jobs_by_creation ON jobs (state, create_time, job_id COLLATE "C");
 CREATE INDEX jobs_by_end ON jobs (state, end_time, job_id COLLATE "C") WHERE end_time IS NOT NULL;

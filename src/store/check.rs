@@ -44,12 +44,12 @@ impl Store {
     /// Checks version, role, durability and schema of the server. Returns warnings for the log, about settings that work
     /// but can lose data.
     pub async fn check(&self, deadline: Deadline) -> Result<Vec<String>, CheckError> {
-        let look = async |session: &mut Session<'_>| {
+        let inspection = async |session: &mut Session<'_>| {
             let server = inspect(session).await?;
             let schema = if server.migrated { schema_version(session).await? } else { 0 };
             Ok((server, schema))
         };
-        let (server, found) = self.session(deadline, look).await?;
+        let (server, found) = self.session(deadline, inspection).await?;
         let needed = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
         match server {
             _ if server.major < OLDEST_MAJOR_VERSION => Err(CheckError::TooOld(server.major)),

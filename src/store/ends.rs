@@ -151,7 +151,7 @@ impl Store {
         snapshots.collect()
     }
 
-    /// The cells of an ended job. `layout` is that of the job.
+    /// The cells of an ended job; `None` if it has not ended. `layout` must be the layout of the job.
     pub async fn cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
         let query = sqlx::query_scalar!(
             r#"SELECT cells AS "cells!" FROM jobs WHERE job_id = $1 AND cells IS NOT NULL"#,
