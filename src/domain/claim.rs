@@ -1,27 +1,28 @@
-//! What "claimable" means (invariant I8): a job may be handed out only if it runs and nothing says that all of it is
-//! done. The one place that says so: `NextJob`, the lists and the diagram in the docs all ask here.
+//! Decides whether a job is claimable (invariant I8): only a running job of which nothing indicates that all its tasks
+//! are done may be handed out. `NextJob`, the job lists and the diagram in the docs all use this one decision.
 
 use super::{RowStatus, SourceReason, TrackerStatus};
 
-/// What a job has left for somebody who asks for work.
+/// Whether a job can be handed out to a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claimability {
-    /// Nothing: it has not been started, has ended, is about to, or nothing is pending.
+    /// The job has not been started, has ended, is about to end, or has no pending tasks.
     NotClaimable,
-    /// Tasks are pending.
+    /// The job runs and has pending tasks.
     Claimable,
-    /// It runs, and nothing says that it is complete; why what is left could not be seen.
+    /// The job runs and nothing indicates that it is complete, but its pending tasks could not be confirmed, for this
+    /// reason.
     Unconfirmed(SourceReason),
 }
 
-/// What a job has left, from what is known of its row and its tracker.
+/// Decides whether a job can be handed out, from its row and its tracker.
 pub fn claimability(row: RowStatus, tracker: TrackerStatus) -> Claimability {
     match row {
         RowStatus::Running { incarnation, ledger } => claimability_of_running(incarnation, ledger, tracker),
         RowStatus::NotAsked { known_running: Some(incarnation) } => {
             claimability_of_running(incarnation, false, tracker)
         }
-        // A tracker in order is as much as can be known.
+        // Without Postgres, an adopted, open tracker is the best evidence there is that the job runs.
         RowStatus::Unreachable => match tracker {
             TrackerStatus::Present { incarnation, .. }
                 if claimability_of_running(incarnation, false, tracker) == Claimability::Claimable =>
@@ -38,7 +39,7 @@ pub fn claimability(row: RowStatus, tracker: TrackerStatus) -> Claimability {
 
 fn claimability_of_running(own: u64, ledger: bool, tracker: TrackerStatus) -> Claimability {
     match tracker {
-        // Marks are true of the job whichever tracker of it they are in, and none is ever taken back.
+        // Marks are valid in any tracker of the job, whatever its incarnation, and are never revoked.
         TrackerStatus::Present { complete: true, .. } => Claimability::NotClaimable,
         TrackerStatus::Present { incarnation, sealed: true, .. } if incarnation == own => Claimability::NotClaimable,
         TrackerStatus::Present { incarnation, adopted: true, .. } if incarnation == own && !ledger => {
@@ -65,8 +66,8 @@ mod tests {
         TrackerStatus::Present { incarnation, adopted, current: adopted, sealed, marked: true, complete }
     }
 
-    fn all_views() -> Vec<TrackerStatus> {
-        let mut views = vec![
+    fn all_statuses() -> Vec<TrackerStatus> {
+        let mut statuses = vec![
             TrackerStatus::Unreachable,
             TrackerStatus::Missing,
             TrackerStatus::Corrupt,
@@ -74,56 +75,56 @@ mod tests {
         ];
         for bits in 0..16 {
             let (other, adopted, sealed, complete) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0, bits & 8 > 0);
-            views.push(tracker(OWN + u64::from(other), adopted, sealed, complete));
+            statuses.push(tracker(OWN + u64::from(other), adopted, sealed, complete));
         }
-        views
+        statuses
     }
 
     const RUNNING: RowStatus = RowStatus::Running { incarnation: OWN, ledger: false };
     const WITH_LEDGER: RowStatus = RowStatus::Running { incarnation: OWN, ledger: true };
 
     #[test]
-    fn what_does_not_run_has_no_work() {
+    fn only_running_jobs_are_claimable() {
         for row in
             [RowStatus::Absent, RowStatus::Pending, RowStatus::Ended, RowStatus::NotAsked { known_running: None }]
         {
             assert!(
-                all_views().into_iter().all(|view| claimability(row, view) == Claimability::NotClaimable),
+                all_statuses().into_iter().all(|status| claimability(row, status) == Claimability::NotClaimable),
                 "{row:?}"
             );
         }
     }
 
     #[test]
-    fn without_postgres_only_a_tracker_in_order_has_work_and_that_is_not_confirmed() {
-        for view in all_views() {
-            let in_order = matches!(view, TrackerStatus::Present { adopted: true, sealed: false, complete: false, .. });
-            let expected = if in_order {
+    fn without_postgres_only_jobs_with_an_adopted_open_tracker_are_claimable_and_unconfirmed() {
+        for status in all_statuses() {
+            let usable = matches!(status, TrackerStatus::Present { adopted: true, sealed: false, complete: false, .. });
+            let expected = if usable {
                 Claimability::Unconfirmed(SourceReason::PostgresUnreachable)
             } else {
                 Claimability::NotClaimable
             };
-            assert_eq!(claimability(RowStatus::Unreachable, view), expected, "{view:?}");
+            assert_eq!(claimability(RowStatus::Unreachable, status), expected, "{status:?}");
         }
     }
 
     #[test]
-    fn a_job_that_is_complete_or_about_to_end_has_none() {
-        for view in all_views() {
-            let over = matches!(view, TrackerStatus::Present { complete: true, .. })
-                || matches!(view, TrackerStatus::Present { incarnation: OWN, sealed: true, .. });
+    fn complete_and_sealed_jobs_are_not_claimable() {
+        for status in all_statuses() {
+            let over = matches!(status, TrackerStatus::Present { complete: true, .. })
+                || matches!(status, TrackerStatus::Present { incarnation: OWN, sealed: true, .. });
             for row in [RUNNING, WITH_LEDGER, RowStatus::NotAsked { known_running: Some(OWN) }] {
-                assert_eq!(claimability(row, view) == Claimability::NotClaimable, over, "{view:?}");
+                assert_eq!(claimability(row, status) == Claimability::NotClaimable, over, "{status:?}");
             }
         }
     }
 
     #[test]
-    fn that_work_is_left_is_said_only_of_what_is_believed() {
-        for view in all_views() {
-            let believed = view == tracker(OWN, true, false, false);
-            assert_eq!(claimability(RUNNING, view) == Claimability::Claimable, believed, "{view:?}");
-            assert_ne!(claimability(WITH_LEDGER, view), Claimability::Claimable, "{view:?}");
+    fn claimable_requires_an_adopted_open_tracker_of_the_jobs_incarnation_and_no_ledger_rows() {
+        for status in all_statuses() {
+            let trusted = status == tracker(OWN, true, false, false);
+            assert_eq!(claimability(RUNNING, status) == Claimability::Claimable, trusted, "{status:?}");
+            assert_ne!(claimability(WITH_LEDGER, status), Claimability::Claimable, "{status:?}");
         }
     }
 }

@@ -1,33 +1,33 @@
-//! Who stands where: cardinalities of the marks, never counters beside them.
+//! Counts of tasks by stage and status. They are always derived from the marks, never kept independently of them.
 
 use serde::{Deserialize, Serialize};
 
-/// The counts of one stage. What is neither succeeded nor failed nor skipped is pending.
+/// The counts of one stage. Tasks that are neither succeeded, failed nor skipped are pending.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageCounts {
-    /// Tasks that succeeded here.
+    /// Tasks that succeeded at this stage.
     pub succeeded: u32,
-    /// Tasks that failed here.
+    /// Tasks that failed at this stage.
     pub failed: u32,
-    /// Tasks that nobody reported here and that stand failed at an earlier stage.
+    /// Tasks that were not reported at this stage and failed at an earlier one.
     pub skipped: u32,
 }
 
-/// The counts of a job.
+/// The counts of a job, stage by stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// How many tasks the job has.
+    /// The number of tasks of the job.
     pub total: u32,
-    /// One for each stage, in order; never empty.
+    /// The counts of each stage, in stage order; never empty.
     pub stages: Vec<StageCounts>,
 }
 
-/// What a change of marks adds to the counts of each stage.
+/// The change of a job's counts that a change of marks causes, stage by stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CountsDelta(pub Vec<StageDelta>);
 
-/// What a change of marks adds to the counts of one stage: a success after a failure takes that failure, and the
-/// skips that followed from it, away.
+/// The change of one stage's counts that a change of marks causes. Values can be negative: a success after a failure
+/// removes that failure and the skips that followed from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StageDelta {
     /// Added to `succeeded`.
@@ -36,34 +36,34 @@ pub struct StageDelta {
     pub failed: i64,
     /// Added to `skipped`.
     pub skipped: i64,
-    /// Added to what is pending: minus the sum of the others.
+    /// Added to the pending tasks: minus the sum of the other fields.
     pub pending: i64,
 }
 
 impl StageCounts {
-    /// Tasks that are not pending.
+    /// The number of tasks that are not pending at this stage.
     pub fn done(self) -> u64 {
         u64::from(self.succeeded) + u64::from(self.failed) + u64::from(self.skipped)
     }
 }
 
 impl Counts {
-    /// A job that nobody reported for.
+    /// The counts of a job without any report: every task is pending at every stage.
     pub fn none(total: u32, stages: usize) -> Self {
         Self { total, stages: vec![StageCounts::default(); stages] }
     }
 
-    /// Tasks that are pending at a stage.
+    /// The number of tasks that are pending at `stage`, one of this job's stages.
     pub fn pending(&self, stage: StageCounts) -> u64 {
         u64::from(self.total).saturating_sub(stage.done())
     }
 
-    /// The counts of the last stage, which speaks for the task.
+    /// The counts of the last stage, whose status is the status of the whole task.
     pub fn last(&self) -> StageCounts {
         self.stages.last().copied().unwrap_or_default()
     }
 
-    /// What is pending, over all stages.
+    /// The number of pending results: pending tasks summed over all stages.
     pub fn total_pending(&self) -> u64 {
         self.stages.iter().map(|stage| self.pending(*stage)).sum()
     }
@@ -73,44 +73,46 @@ impl Counts {
         self.total_pending() == 0
     }
 
-    /// Whether every task succeeded at every stage: no mark that could still come would change that.
+    /// Whether every task succeeded at every stage. No further mark can change that.
     pub fn all_succeeded(&self) -> bool {
         self.stages.iter().all(|stage| stage.succeeded == self.total)
     }
 
-    /// The share of all tasks × stages that is not pending; 1 only when complete.
+    /// The share of all tasks × stages that is not pending, 0 to 1; 1 only when the job is complete.
     pub fn fraction(&self) -> f64 {
-        let all = self.all();
+        let expected = self.expected_results();
         #[expect(clippy::cast_precision_loss, reason = "at most 80 million, exact in a double")]
-        if all == 0 { 1.0 } else { (all - self.total_pending()) as f64 / all as f64 }
+        if expected == 0 { 1.0 } else { (expected - self.total_pending()) as f64 / expected as f64 }
     }
 
-    /// The fraction in percent, rounded down: 100 only when complete.
+    /// The share of all tasks × stages that is not pending, in percent, rounded down; 100 only when the job is
+    /// complete.
     pub fn percent(&self) -> u8 {
-        let all = self.all();
-        let percent = ((all - self.total_pending()) * 100).checked_div(all).unwrap_or(100);
+        let expected = self.expected_results();
+        let percent = ((expected - self.total_pending()) * 100).checked_div(expected).unwrap_or(100);
         u8::try_from(percent).unwrap_or(100)
     }
 
-    fn all(&self) -> u64 {
+    /// Tasks × stages.
+    fn expected_results(&self) -> u64 {
         u64::from(self.total) * self.stages.len() as u64
     }
 }
 
 impl CountsDelta {
-    /// No change, for a job with so many stages.
+    /// No change, for a job with this number of stages.
     pub fn none(stages: usize) -> Self {
         Self(vec![StageDelta::default(); stages])
     }
 
-    /// How many results it takes out of pending, which is what the rate counts. A success that replaces a failure
-    /// puts the skipped stages back; that is no progress, and none is told.
+    /// The number of results that leave pending, which is what the rate counts. A success that replaces a failure
+    /// makes the skipped stages pending again; the result is then 0, not negative.
     pub fn done(&self) -> u64 {
         let pending: i64 = self.0.iter().map(|stage| stage.pending).sum();
         u64::try_from(-pending).unwrap_or(0)
     }
 
-    /// Whether nothing changes.
+    /// Whether no count changes.
     pub fn is_none(&self) -> bool {
         self.0.iter().all(|stage| *stage == StageDelta::default())
     }

@@ -1,4 +1,5 @@
-//! What a job is: its definition, which never changes once the job was started, and where it stands in its life.
+//! The definition of a job and its validation, and the job as Postgres stores it. A definition does not change once the
+//! job has been started.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use time::OffsetDateTime;
 use super::ids::check;
 use super::{JobId, JobState, Layout, MAX_STAGES, StageKey, Violation};
 
-/// The most tasks that a job can have.
+/// The maximum number of tasks of a job.
 pub const MAX_TASKS: u32 = 10_000_000;
 
 const MAX_DISPLAY_NAME_BYTES: usize = 256;
@@ -18,93 +19,94 @@ const DEFAULT_FAILURE_THRESHOLD: f64 = 0.5;
 const SHORTEST_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_STALL_TIMEOUT: Duration = Duration::from_hours(3660 * 24);
 
-/// A definition as a caller wrote it, not yet looked at.
+/// The definition of a job as a caller sent it, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct NewJob {
-    /// Empty: generated.
+    /// The job's ID; empty to have one generated.
     pub job_id: String,
-    /// For people.
+    /// A name for people.
     pub display_name: String,
-    /// For selecting.
+    /// Labels by which jobs can be selected.
     pub labels: BTreeMap<String, String>,
     /// The keys of the stages, in order.
     pub stages: Vec<String>,
-    /// How many tasks.
+    /// The number of tasks; 0 with `named_tasks`.
     pub task_count: i64,
-    /// Absent: 0.5.
+    /// The largest share of failed tasks with which the job still succeeds, 0 to 1; 0.5 when absent.
     pub failure_threshold: Option<f64>,
-    /// Absent: as the gateways are configured.
+    /// How long the job may make no progress before it is revoked; the gateways' setting when absent.
     pub stall_timeout: Option<time::Duration>,
-    /// The tasks have names, and are all added later.
+    /// Whether the tasks have names; they are all added after the creation.
     pub named_tasks: bool,
-    /// To be started at once.
+    /// Whether the job is started when it is created.
     pub start: bool,
 }
 
-/// What a job is. Once it exists nothing of it changes, but that tasks may be added until it is started.
+/// The validated definition of a job. It does not change after the job's creation, except that tasks can be added until
+/// the job is started.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
-    /// The job's id.
+    /// The job's ID.
     pub id: JobId,
-    /// For people.
+    /// A name for people.
     pub display_name: String,
-    /// For selecting.
+    /// Labels by which jobs can be selected.
     pub labels: BTreeMap<String, String>,
     /// 1 to [`MAX_STAGES`] distinct keys, in the order in which a task passes them.
     pub stages: Vec<StageKey>,
-    /// At most [`MAX_TASKS`]. Only that of a job which is PENDING no more is for good.
+    /// The number of tasks, at most [`MAX_TASKS`]. It can grow while the job is PENDING and is final afterwards.
     pub task_count: u32,
     /// The largest share of failed tasks with which the job still succeeds, 0 to 1.
     pub failure_threshold: f64,
-    /// How long it may make no progress before it is revoked, in whole milliseconds; absent: as the gateways are
-    /// configured.
+    /// How long the job may make no progress before it is revoked, in whole milliseconds; the gateways' setting when
+    /// absent.
     pub stall_timeout: Option<Duration>,
-    /// Its tasks are those of this job, which has ended, once again.
+    /// The ended job whose tasks this job tries again, if it is a retry.
     pub retry_of: Option<JobId>,
-    /// The tasks have names.
+    /// Whether the tasks have names.
     pub named_tasks: bool,
 }
 
-/// A job as Postgres holds it, without its snapshot.
+/// A job as Postgres stores it, without its snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// What it is.
+    /// The job's definition.
     pub definition: Definition,
-    /// With how many tasks it was created, before others were added.
+    /// The number of tasks with which the job was created, before more were added.
     pub created_task_count: u32,
-    /// Where it stands.
+    /// The job's state.
     pub state: JobState,
-    /// Which tracker is its own; 0 before the first attempt to start it, or to add tasks.
+    /// The incarnation of the job's own tracker; 0 before the first attempt to start the job or to add tasks.
     pub incarnation: u64,
-    /// A tracker was ever opened for it: marks may be where Postgres cannot see them.
+    /// Whether a tracker was ever opened for the job, so that Redis may hold marks that Postgres cannot see.
     pub tracked: bool,
-    /// Rows of its reports are in the ledger.
+    /// Whether the ledger holds reports of the job.
     pub ledger: bool,
-    /// By the clock of Postgres, as all three.
+    /// When the job was created, by the clock of Postgres.
     pub create_time: OffsetDateTime,
-    /// Absent before the start.
+    /// When the job was started, by the clock of Postgres; absent before.
     pub start_time: Option<OffsetDateTime>,
-    /// Absent before the end.
+    /// When the job ended, by the clock of Postgres; absent before.
     pub end_time: Option<OffsetDateTime>,
-    /// Why it was cancelled; empty in every other state.
+    /// Why the job was cancelled; empty in every other state.
     pub cancel_reason: String,
-    /// The job that tries its tasks again, if there is one.
+    /// The job that tries this job's tasks again, if there is one.
     pub retried_by: Option<JobId>,
 }
 
-/// What is told of a job that runs.
+/// A running job as the feed announces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunningJob {
-    /// Which tracker is its own.
+    /// The incarnation of the job's own tracker.
     pub incarnation: u64,
-    /// Rows of its reports are in the ledger.
+    /// Whether the ledger holds reports of the job.
     pub ledger: bool,
-    /// How long it may make no progress, if it says so itself.
+    /// How long the job may make no progress before it is revoked; the gateways' setting when absent.
     pub stall_timeout: Option<Duration>,
 }
 
 impl NewJob {
-    /// Checks every field, and names all that are wrong.
+    /// Checks every field; the error names all malformed fields, not only the first.
     pub fn validate(self) -> Result<Definition, Vec<Violation>> {
         let mut violations = Vec::new();
         let mut require = |holds: bool, field: &str, description: String| {
@@ -145,12 +147,12 @@ impl NewJob {
         require(
             !self.named_tasks || self.task_count == 0,
             "task_count",
-            "must be 0 with named_tasks: AddTasks adds them, by name".to_owned(),
+            "must be 0 with named_tasks: add the tasks by name, with AddTasks".to_owned(),
         );
         require(
             !(self.named_tasks && self.start),
             "start",
-            "must be false with named_tasks: the job has no tasks yet, and would succeed at once".to_owned(),
+            "must be false with named_tasks: the job has no tasks yet and would succeed at once".to_owned(),
         );
         let failure_threshold = self.failure_threshold.unwrap_or(DEFAULT_FAILURE_THRESHOLD);
         require(
@@ -183,17 +185,17 @@ impl NewJob {
 }
 
 impl Definition {
-    /// How the cells of its marks lie.
+    /// The layout of the cells that hold the job's marks.
     pub fn layout(&self) -> Layout {
         Layout { total: self.task_count, stages: self.stages.len() }
     }
 
-    /// Which stage has this key.
+    /// The index of the stage with this key.
     pub fn stage_index(&self, key: &str) -> Option<usize> {
         self.stages.iter().position(|stage| stage.as_str() == key)
     }
 
-    /// The same; where there is none, what it must be.
+    /// The index of the stage with this key; if there is none, the error lists the job's stages.
     pub fn known_stage(&self, key: &str) -> Result<usize, String> {
         self.stage_index(key).ok_or_else(|| {
             let known: Vec<_> = self.stages.iter().map(ToString::to_string).collect();
@@ -204,8 +206,8 @@ impl Definition {
 }
 
 impl Job {
-    /// The names of the fields in which `given` is not what this job was created with. What was added since is no
-    /// difference, so that creating it again is harmless also then.
+    /// The names of the fields in which `given` differs from the definition with which this job was created. Tasks that
+    /// were added since do not count, so that repeating the creation stays idempotent.
     pub fn differences(&self, given: &Definition) -> Vec<&'static str> {
         let own = &self.definition;
         [
@@ -216,7 +218,7 @@ impl Job {
             ("failure_threshold", own.failure_threshold.to_bits() != given.failure_threshold.to_bits()),
             ("stall_timeout", own.stall_timeout != given.stall_timeout),
             ("named_tasks", own.named_tasks != given.named_tasks),
-            // Only RetryJob says that of a job.
+            // Only RetryJob sets it.
             ("retry_of", own.retry_of != given.retry_of),
         ]
         .into_iter()
@@ -225,26 +227,27 @@ impl Job {
     }
 }
 
-/// What is wrong with labels, in words that each begin with what must be.
+/// Checks labels; returns a description of each fault, none for valid labels.
 pub fn invalid_labels(labels: &BTreeMap<String, String>) -> Vec<String> {
-    let mut wrong = Vec::new();
+    let mut faults = Vec::new();
     if labels.len() > MAX_LABELS {
-        wrong.push(format!("must be at most {MAX_LABELS}"));
+        faults.push(format!("must be at most {MAX_LABELS}"));
     }
     for (key, value) in labels {
         // NUL cannot be stored in Postgres, neither in text nor in jsonb.
-        let holds =
+        let valid =
             check(key, JobId::MAX_BYTES).is_ok() && value.len() <= MAX_LABEL_VALUE_BYTES && !value.contains('\0');
-        if !holds {
-            wrong.push(format!(
-                "{key:?}: a key must be like a job id, a value at most {MAX_LABEL_VALUE_BYTES} bytes without NUL"
+        if !valid {
+            faults.push(format!(
+                "{key:?}: a key must have the format of a job ID, a value at most {MAX_LABEL_VALUE_BYTES} bytes and no \
+                 NUL"
             ));
         }
     }
-    wrong
+    faults
 }
 
-/// As it is kept: rounded down; `None` below zero.
+/// Rounds down to whole milliseconds, the precision that is stored; `None` below zero.
 fn whole_milliseconds(duration: time::Duration) -> Option<Duration> {
     u64::try_from(duration.whole_milliseconds()).ok().map(Duration::from_millis)
 }
@@ -254,7 +257,7 @@ mod tests {
     use super::*;
 
     impl Job {
-        /// As it is just after it was created.
+        /// The job as it is just after its creation.
         pub fn created(definition: Definition) -> Self {
             Self {
                 created_task_count: definition.task_count,
@@ -281,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_a_generated_id_and_half() {
+    fn job_id_is_generated_and_failure_threshold_defaults_to_half() {
         let definition = NewJob { job_id: String::new(), ..new_job() }.validate().unwrap();
         assert_eq!(definition.id.as_str().len(), 36);
         assert_eq!(definition.failure_threshold.to_bits(), 0.5_f64.to_bits());
     }
 
     #[test]
-    fn every_malformed_field_is_named_at_once() {
+    fn one_error_names_every_malformed_field() {
         let new = NewJob {
             job_id: "no good".into(),
             display_name: "x".repeat(257),
@@ -316,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_on_both_sides() {
+    fn limits_are_inclusive() {
         let stages = |count: usize| NewJob { stages: (0..count).map(|i| format!("s{i}")).collect(), ..new_job() };
         assert_eq!(fields(stages(0)), ["stages"]);
         assert!(stages(8).validate().is_ok());
@@ -337,23 +340,23 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_timeout_is_kept_to_the_millisecond() {
+    fn stall_timeout_is_rounded_down_to_milliseconds() {
         let new = NewJob { stall_timeout: Some(time::Duration::nanoseconds(1_234_567_890)), ..new_job() };
         assert_eq!(new.validate().unwrap().stall_timeout, Some(Duration::from_millis(1234)));
     }
 
     #[test]
     fn differences_name_the_fields() {
-        let one = Job::created(new_job().validate().unwrap());
+        let job = Job::created(new_job().validate().unwrap());
         let other = NewJob { task_count: 2, display_name: "b".into(), ..new_job() }.validate().unwrap();
-        assert_eq!(one.differences(&one.definition), Vec::<&str>::new());
-        assert_eq!(one.differences(&other), ["display_name", "task_count"]);
+        assert_eq!(job.differences(&job.definition), Vec::<&str>::new());
+        assert_eq!(job.differences(&other), ["display_name", "task_count"]);
         let named = NewJob { task_count: 0, named_tasks: true, ..new_job() }.validate().unwrap();
-        assert_eq!(one.differences(&named), ["task_count", "named_tasks"]);
+        assert_eq!(job.differences(&named), ["task_count", "named_tasks"]);
     }
 
     #[test]
-    fn tasks_that_were_added_are_no_difference() {
+    fn tasks_added_after_the_creation_are_not_a_difference() {
         let as_created = new_job().validate().unwrap();
         let mut grown = Job::created(as_created.clone());
         grown.definition.task_count = 7;

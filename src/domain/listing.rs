@@ -1,4 +1,4 @@
-//! Which jobs a caller wants to see, and in which order.
+//! The filter and order of a list of jobs.
 
 use std::collections::BTreeMap;
 
@@ -7,31 +7,31 @@ use time::OffsetDateTime;
 
 use super::JobState;
 
-/// The jobs of a list. Serialized, it is what the tokens of its pages are bound to.
+/// The filter and order of a list of jobs. Page tokens are bound to its serialized form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobQuery {
-    /// In one of these states; none: in any.
+    /// Lists jobs in these states only; empty for every state.
     pub states: Vec<JobState>,
-    /// With all of these labels, with exactly these values.
+    /// Lists jobs that have all these labels with exactly these values.
     pub labels: BTreeMap<String, String>,
-    /// In this order.
+    /// The order of the list.
     pub order: JobOrder,
 }
 
 /// The order of a list of jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum JobOrder {
-    /// By creation, the newest first.
+    /// By creation time, newest first.
     NewestFirst,
-    /// By end, the earliest first: only jobs that have ended.
+    /// By end time, earliest first. Lists only jobs that have ended.
     EarliestEndFirst {
-        /// Later than this; `None`: all of them.
+        /// Lists only jobs that ended later than this; all ended jobs when `None`.
         ended_after: Option<OffsetDateTime>,
     },
 }
 
 impl JobQuery {
-    /// Whether a job in this state is on the list.
+    /// Whether the list contains jobs in this state.
     pub fn wants(&self, state: JobState) -> bool {
         let in_order = match self.order {
             JobOrder::NewestFirst => true,
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn no_state_is_every_state_that_the_order_has() {
+    fn empty_state_filter_lists_every_state_that_the_order_allows() {
         let by_end = JobOrder::EarliestEndFirst { ended_after: None };
         assert_eq!(wanted(&[], JobOrder::NewestFirst), JobState::ALL);
         assert_eq!(wanted(&[], by_end), JobState::ALL[2..]);

@@ -1,8 +1,8 @@
-//! Marks: two bits for each task and stage, `processed` and `succeeded`. A failure sets the first, a success both,
-//! so pending (00) < failed (01) < succeeded (11) and marks merge by bitwise OR: they only grow (invariant I3).
+//! Marks: two bits for each task and stage, `processed` and `succeeded`. A failure sets the first and a success both,
+//! so pending (00) < failed (01) < succeeded (11). Marks merge by bitwise OR and only grow (invariant I3).
 //!
-//! A *cell* holds the bits of one task, its stages side by side, the first stage in the highest bits. Cells follow
-//! each other without gaps, the first bit of a byte being its highest.
+//! A *cell* holds the bits of one task: its stages one after the other, the first stage in the highest bits. Cells are
+//! packed without gaps, starting at the highest bit of each byte.
 
 use serde::Serialize;
 
@@ -13,28 +13,28 @@ const PROCESSED: u16 = 0b01;
 const SUCCEEDED: u16 = 0b11;
 const BITS_PER_STAGE: usize = 2;
 
-/// One mark: this task, at this stage, did this.
+/// One mark: the outcome of a task at a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// The task's index.
     pub task: u32,
     /// The stage's index.
     pub stage: usize,
-    /// What became of it.
+    /// Whether the task succeeded or failed at the stage.
     pub outcome: Outcome,
 }
 
-/// Where a task stands at a stage.
+/// The status of a task at a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Status {
-    /// Nobody reported it, and it stands failed at no earlier stage.
+    /// The task was not reported at this stage and failed at no earlier stage.
     Pending,
-    /// It failed here.
+    /// The task failed at this stage.
     Failed,
-    /// It succeeded here.
+    /// The task succeeded at this stage.
     Succeeded,
-    /// Nobody reported it, and it stands failed at an earlier stage. Derived, never stored: storing it would not
-    /// commute with a retry.
+    /// The task was not reported at this stage and failed at an earlier one. Derived, never stored: storing it would
+    /// not commute with a retry.
     Skipped,
 }
 
@@ -42,35 +42,35 @@ pub enum Status {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Cell(u16);
 
-/// How the cells of a job lie in memory.
+/// The dimensions of a job, which determine how its cells are laid out in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// How many tasks.
+    /// The number of tasks.
     pub total: u32,
-    /// How many stages, 1 to [`MAX_STAGES`].
+    /// The number of stages, 1 to [`MAX_STAGES`].
     pub stages: usize,
 }
 
-/// The cells of a whole job.
+/// The cells of a whole job. Constructed only from bytes that marks can have written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cells {
     layout: Layout,
     bytes: Vec<u8>,
 }
 
-/// Bytes that are not the cells of such a job.
+/// Why bytes are not the cells of a job with a certain layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CellsError {
     /// Too many or too few bytes.
-    #[error("{found} bytes where the cells of the job take {expected}")]
+    #[error("{found} bytes, but the cells of the job take {expected}")]
     Length {
-        /// What the layout asks for.
+        /// The number of bytes that the layout requires.
         expected: usize,
-        /// What there is.
+        /// The number of bytes that were given.
         found: usize,
     },
-    /// A cell says that a task succeeded without being processed, which no mark says.
-    #[error("task {task} holds bits that no mark sets")]
+    /// A cell has a `succeeded` bit without its `processed` bit, which no mark sets.
+    #[error("the cell of task {task} has bits that no mark sets")]
     Impossible {
         /// The first such task.
         task: u32,
@@ -78,7 +78,7 @@ pub enum CellsError {
 }
 
 impl Mark {
-    /// The bits it sets in its task's cell.
+    /// The bits that the mark sets in its task's cell, for a job with this number of stages.
     pub fn bits(self, stages: usize) -> Cell {
         let bits = match self.outcome {
             Outcome::Succeeded => SUCCEEDED,
@@ -89,13 +89,13 @@ impl Mark {
 }
 
 impl Cell {
-    /// Both marks: the only way in which marks come together.
+    /// Merges two cells by bitwise OR. This is the only way in which marks are combined.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Where the task stands at each stage.
+    /// The status of the task at each stage, in order.
     pub fn statuses(self, stages: usize) -> impl Iterator<Item = Status> {
         let mut failed_earlier = false;
         (0..stages).map(move |stage| match (self.0 >> shift(stage, stages)) & SUCCEEDED {
@@ -109,7 +109,7 @@ impl Cell {
         })
     }
 
-    /// The marks that lead here.
+    /// The marks that the cell holds, as marks of the task with the index `task`.
     pub fn marks(self, task: u32, stages: usize) -> impl Iterator<Item = Mark> {
         self.statuses(stages).enumerate().filter_map(move |(stage, status)| match status {
             Status::Succeeded => Some(Mark { task, stage, outcome: Outcome::Succeeded }),
@@ -118,7 +118,7 @@ impl Cell {
         })
     }
 
-    /// Whether marks can have led here: no stage succeeded without being processed.
+    /// Whether marks can have produced this cell: every `succeeded` bit has its `processed` bit.
     fn is_possible(self) -> bool {
         const EACH_PROCESSED: u16 = 0x5555;
         (self.0 >> 1) & EACH_PROCESSED & !self.0 == 0
@@ -130,7 +130,7 @@ fn shift(stage: usize, stages: usize) -> usize {
 }
 
 impl Layout {
-    /// How many bytes all cells take.
+    /// The number of bytes that all cells take.
     pub fn bytes(self) -> usize {
         (self.total as usize * self.cell_bits()).div_ceil(8)
     }
@@ -139,19 +139,19 @@ impl Layout {
         BITS_PER_STAGE * self.stages
     }
 
-    /// The bytes that hold any of the task's bits: at most three.
+    /// The bytes that hold bits of the task's cell, as offsets from the first cell; at most three bytes.
     pub fn span(self, task: u32) -> std::ops::Range<usize> {
         let first_bit = task as usize * self.cell_bits();
         first_bit / 8..(first_bit + self.cell_bits()).div_ceil(8)
     }
 
-    /// The task's cell, from `bytes` whose first is byte `offset` of all cells.
+    /// Reads the task's cell from `bytes`, whose first byte is byte `offset` of all cells.
     pub fn cell(self, task: u32, bytes: &[u8], offset: usize) -> Cell {
         let (word, shift) = self.word(task, bytes, offset);
         Cell(truncate((word >> shift) & self.cell_mask()))
     }
 
-    /// Merges `cell` into the task's place in `bytes`, whose first is byte `offset` of all cells.
+    /// Merges `cell` into the task's cell in `bytes`, whose first byte is byte `offset` of all cells.
     pub fn merge(self, task: u32, cell: Cell, bytes: &mut [u8], offset: usize) {
         let (_, shift) = self.word(task, bytes, offset);
         let word = (u32::from(cell.0) << shift).to_be_bytes();
@@ -160,7 +160,8 @@ impl Layout {
         }
     }
 
-    /// Three bytes from the task's first on, as one number, and how far right of its end the cell lies.
+    /// The three bytes that start with the task's first byte, as one number, and by how many bits the cell is shifted
+    /// left in it.
     fn word(self, task: u32, bytes: &[u8], offset: usize) -> (u32, usize) {
         let first_bit = task as usize * self.cell_bits();
         let start = first_bit / 8 - offset;
@@ -173,30 +174,30 @@ impl Layout {
     }
 }
 
-/// The low 16 bits, which is all that a cell has.
+/// The low 16 bits: a cell has no more.
 fn truncate(word: u32) -> u16 {
     (word & 0xffff) as u16
 }
 
 impl CountsDelta {
-    /// What it means for the counts of so many stages that each of these cells became the other. Of a report, many in a row
-    /// are the same.
-    pub fn of(stages: usize, cells: impl IntoIterator<Item = (Cell, Cell)>) -> Self {
+    /// The change of the counts when cells change; `transitions` holds the old and the new cell of each task.
+    pub fn of(stages: usize, transitions: impl IntoIterator<Item = (Cell, Cell)>) -> Self {
         let mut delta = Self::none(stages);
-        let mut same = ((Cell::default(), Cell::default()), 0);
-        for cells in cells {
-            if cells == same.0 {
-                same.1 += 1;
+        // Equal transitions in a row, which most reports consist of, are counted once.
+        let mut repeated = ((Cell::default(), Cell::default()), 0);
+        for transition in transitions {
+            if transition == repeated.0 {
+                repeated.1 += 1;
             } else {
-                delta.add(same);
-                same = (cells, 1);
+                delta.add(repeated);
+                repeated = (transition, 1);
             }
         }
-        delta.add(same);
+        delta.add(repeated);
         delta
     }
 
-    /// Adds what it means that `old` became `new` so many times.
+    /// Adds the change that `times` transitions from `old` to `new` make.
     fn add(&mut self, ((old, new), times): ((Cell, Cell), i64)) {
         let stages = self.0.len();
         for (delta, (before, after)) in self.0.iter_mut().zip(old.statuses(stages).zip(new.statuses(stages))) {
@@ -209,7 +210,7 @@ impl CountsDelta {
 }
 
 impl StageDelta {
-    /// The number that counts `status`; pending is what the others leave, and goes nowhere.
+    /// The field that counts `status`.
     fn of(&mut self, status: Status) -> &mut i64 {
         match status {
             Status::Succeeded => &mut self.succeeded,
@@ -221,7 +222,7 @@ impl StageDelta {
 }
 
 impl Cells {
-    /// Takes bytes that should be the cells of such a job; refuses what no marks have written.
+    /// Takes the cells of a job as bytes; rejects bytes that marks cannot have written.
     pub fn new(layout: Layout, bytes: Vec<u8>) -> Result<Self, CellsError> {
         if bytes.len() != layout.bytes() {
             return Err(CellsError::Length { expected: layout.bytes(), found: bytes.len() });
@@ -238,12 +239,12 @@ impl Cells {
         self.layout.cell(task, &self.bytes, 0)
     }
 
-    /// Cells in which nothing is marked.
+    /// Cells without any mark.
     pub fn blank(layout: Layout) -> Self {
         Self { layout, bytes: vec![0; layout.bytes()] }
     }
 
-    /// Adds marks of tasks and stages that the job has; others are left out.
+    /// Sets marks. Marks of tasks or stages that the job does not have are ignored.
     pub fn mark(&mut self, marks: &[Mark]) {
         let Layout { total, stages } = self.layout;
         for mark in marks.iter().filter(|mark| mark.task < total && mark.stage < stages) {
@@ -252,25 +253,26 @@ impl Cells {
         }
     }
 
-    /// Adds all marks of other cells of the same job.
+    /// Adds all marks of `other`, cells of the same job.
     pub fn merge(&mut self, other: &Self) {
         for (ours, theirs) in self.bytes.iter_mut().zip(&other.bytes) {
             *ours |= theirs;
         }
     }
 
-    /// How they lie.
+    /// The layout of the cells.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The bytes, as the tracker and the snapshot hold them.
+    /// The cells as bytes, as the tracker and the snapshot store them.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Counts everything anew. A histogram of cells first: ten million tasks have at most 6,561 different ones.
+    /// Counts all tasks by stage and status.
     pub fn count(&self) -> Counts {
+        // Statuses are computed once per distinct cell: ten million tasks have at most 6,561 distinct cells.
         let mut histogram = vec![0_u32; 1 << (BITS_PER_STAGE * MAX_STAGES.min(self.layout.stages))];
         for task in 0..self.layout.total {
             histogram[usize::from(self.cell(task).0)] += 1;
@@ -291,7 +293,7 @@ impl Cells {
 }
 
 impl StageCounts {
-    /// These counts after a change; `None` if no marks can lead there.
+    /// The counts after a change, for a job with `total` tasks; `None` if no marks can produce them.
     pub fn after(self, delta: StageDelta, total: u32) -> Option<Self> {
         let add = |count: u32, delta: i64| u32::try_from(i64::from(count) + delta).ok();
         let after = Self {
@@ -319,14 +321,14 @@ mod tests {
     }
 
     #[test]
-    fn failing_closes_the_later_stages_that_nobody_reported() {
+    fn failure_skips_later_unreported_stages() {
         assert_eq!(statuses(&[(0, Outcome::Failed)], 3), [Failed, Skipped, Skipped]);
         assert_eq!(statuses(&[(1, Outcome::Failed)], 3), [Pending, Failed, Skipped]);
         assert_eq!(statuses(&[(0, Outcome::Failed), (1, Outcome::Succeeded)], 3), [Failed, Succeeded, Skipped]);
     }
 
     #[test]
-    fn a_late_failure_after_a_success_closes_nothing_in_any_order() {
+    fn failure_after_a_success_skips_nothing_in_any_order() {
         let marks = [(0, Outcome::Succeeded), (0, Outcome::Failed)];
         let reversed = [marks[1], marks[0]];
         assert_eq!(statuses(&marks, 3), [Succeeded, Pending, Pending]);
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_no_marks_wrote_are_refused() {
+    fn bytes_that_marks_cannot_have_written_are_rejected() {
         let layout = Layout { total: 4, stages: 1 };
         assert_eq!(Cells::new(layout, vec![]), Err(CellsError::Length { expected: 1, found: 0 }));
         assert_eq!(Cells::new(layout, vec![0b1110_0000]), Err(CellsError::Impossible { task: 1 }));

@@ -1,77 +1,76 @@
-//! Names of tasks, and what may be added to a job that has not been started.
+//! Task names, and the validation of tasks that are added to a job before its start.
 
 use std::collections::HashMap;
 
-use super::report::MAX_VIOLATIONS;
-use super::{Definition, MAX_TASKS, Violation};
+use super::{Definition, MAX_TASKS, MAX_VIOLATIONS, Violation};
 
-/// The most names that one call adds.
+/// The maximum number of names that one call can add.
 pub const MAX_NAMES: usize = 10_000;
-/// The longest name, in bytes.
+/// The maximum length of a name, in bytes.
 const MAX_NAME_BYTES: usize = 256;
 
-/// Names that follow each other, side by side in memory.
+/// A list of names, packed into one string to save memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     text: String,
-    /// Where each ends.
+    /// The offset in `text` at which each name ends.
     ends: Vec<u32>,
 }
 
-/// Tasks to add as a caller wrote them, not yet looked at.
+/// Tasks to add as a caller sent them, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct NewTasks {
-    /// For a job whose tasks have names.
+    /// The names of the new tasks, for a job with named tasks.
     pub names: Vec<String>,
-    /// The new total, for one whose tasks have none.
+    /// The new total number of tasks, for a job without named tasks.
     pub task_count: i64,
 }
 
-/// Tasks to add.
+/// Validated tasks to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskAddition {
-    /// Those of these names, all different, that the job does not have.
+    /// Adds a task for each of these distinct names that the job does not have yet.
     Names(Vec<String>),
-    /// As many as are missing to this total.
+    /// Adds tasks until the job has this many.
     Total(u32),
 }
 
 impl Names {
-    /// None, with room for so many of so many bytes together.
+    /// An empty list with capacity for `count` names of `bytes` bytes in total.
     pub fn with_capacity(count: usize, bytes: usize) -> Self {
         Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(count) }
     }
 
-    /// Adds a name behind the others.
+    /// Appends a name.
     pub fn push(&mut self, name: &str) {
         self.text.push_str(name);
         // Ten million names of 256 bytes are below 4 GiB.
         self.ends.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
     }
 
-    /// The name at this place.
-    pub fn get(&self, place: usize) -> Option<&str> {
-        let end = *self.ends.get(place)?;
-        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+    /// The name at `index` of the list.
+    pub fn get(&self, index: usize) -> Option<&str> {
+        let end = *self.ends.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |previous| self.ends[previous]);
         self.text.get(start as usize..end as usize)
     }
 
-    /// All of them, in order.
+    /// All names, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        (0..self.len()).filter_map(|place| self.get(place))
+        (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    /// How many.
+    /// The number of names.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// Whether the list has no names.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// What they take of memory, in bytes.
+    /// The memory that the list has allocated, in bytes.
     pub fn memory(&self) -> usize {
         self.text.capacity() + self.ends.capacity() * size_of::<u32>()
     }
@@ -86,7 +85,7 @@ impl<'a> FromIterator<&'a str> for Names {
 }
 
 impl NewTasks {
-    /// Checks them against what the job is, and names what is wrong.
+    /// Checks the tasks against the job's definition; the error names at most [`MAX_VIOLATIONS`] malformed fields.
     pub fn validate(self, definition: &Definition) -> Result<TaskAddition, Vec<Violation>> {
         let wrong = |field, description: String| Err(vec![Violation::new(field, description)]);
         if !definition.named_tasks {
@@ -100,7 +99,7 @@ impl NewTasks {
             };
         }
         if self.task_count != 0 {
-            return wrong("task_count", "must be absent: the job's tasks have names, and are added by them".to_owned());
+            return wrong("task_count", "must be absent: the job has named tasks; add them with task_names".to_owned());
         }
         if self.names.is_empty() || self.names.len() > MAX_NAMES {
             return wrong("task_names", format!("must be 1 to {MAX_NAMES} names, not {}", self.names.len()));
@@ -111,20 +110,20 @@ impl NewTasks {
 }
 
 fn invalid_names(names: &[String]) -> Vec<Violation> {
-    let mut first = HashMap::with_capacity(names.len());
-    let wrong = names.iter().enumerate().filter_map(|(place, name)| {
-        let before = *first.entry(name.as_str()).or_insert(place);
+    let mut first_indexes = HashMap::with_capacity(names.len());
+    let violations = names.iter().enumerate().filter_map(|(index, name)| {
+        let first = *first_indexes.entry(name.as_str()).or_insert(index);
         let description = match check_name(name) {
             Err(description) => description,
-            Ok(()) if before < place => format!("must not repeat task_names[{before}]"),
+            Ok(()) if first < index => format!("must not repeat task_names[{first}]"),
             Ok(()) => return None,
         };
-        Some(Violation::new(format!("task_names[{place}]"), description))
+        Some(Violation::new(format!("task_names[{index}]"), description))
     });
-    wrong.take(MAX_VIOLATIONS).collect()
+    violations.take(MAX_VIOLATIONS).collect()
 }
 
-/// Whether a task can have this name; what a name must be, if not.
+/// Checks that a task can have this name; the error says what a name must be.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
         return Err(format!("must be 1 to {MAX_NAME_BYTES} bytes without control characters"));
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_names_are_found_at_their_places() {
+    fn packed_names_are_found_by_their_index() {
         let packed: Names = ["a", "ü", "bcd"].into_iter().collect();
         assert_eq!(
             (packed.get(0), packed.get(1), packed.get(2), packed.get(3)),
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_grows_by_what_its_tasks_are() {
+    fn named_jobs_take_names_and_unnamed_jobs_a_total() {
         let total = |task_count| NewTasks { names: vec![], task_count };
         assert_eq!(total(7).validate(&definition(false)), Ok(TaskAddition::Total(7)));
         assert_eq!(names(&["a"]).validate(&definition(true)), Ok(TaskAddition::Names(vec!["a".into()])));
@@ -173,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn every_name_that_is_none_or_comes_twice_is_named_by_its_place() {
-        let (fits, long) = ("x".repeat(256), "x".repeat(257));
-        let given = names(&["a", "", "b", "a", &fits, &long, "tab\tin it", "a b/ü", "\u{85}", "a"]);
-        let places = ["[1]", "[3]", "[5]", "[6]", "[8]", "[9]"].map(|place| format!("task_names{place}"));
-        assert_eq!(fields(given, true), places);
+    fn every_invalid_or_repeated_name_is_reported_by_index() {
+        let (longest, too_long) = ("x".repeat(256), "x".repeat(257));
+        let given = names(&["a", "", "b", "a", &longest, &too_long, "tab\tin it", "a b/ü", "\u{85}", "a"]);
+        let expected = ["[1]", "[3]", "[5]", "[6]", "[8]", "[9]"].map(|index| format!("task_names{index}"));
+        assert_eq!(fields(given, true), expected);
         assert_eq!(
             fields(NewTasks { names: vec![String::new(); MAX_NAMES], task_count: 0 }, true).len(),
             MAX_VIOLATIONS

@@ -1,31 +1,32 @@
-//! Which task of another job each task of a retry is. Kept as runs of consecutive tasks, so that it is small where whole
-//! stretches are retried, and never more than a few bytes a task.
+//! The origins of a retry: which task of the original job each task of the retry repeats. Stored as runs of consecutive
+//! tasks, so that retries of contiguous ranges take little space and no retry takes more than a few bytes per task.
 
 use std::ops::Range;
 
-/// One run: tasks of the retry that follow each other, and so do their origins.
+/// Consecutive tasks of the retry whose origins are consecutive too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     /// The first task of the retry.
     first: u32,
-    /// What that one is a retry of.
+    /// The origin of the first task.
     origin: u32,
     count: u32,
 }
 
-/// The origins of all tasks of a retry, in order; those grow with the tasks.
+/// The origin of each task of a retry: an index in the original job. Origins ascend with the tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origins {
     runs: Vec<Run>,
 }
 
-/// Bytes that are no origins.
+/// The bytes are not the encoding of [`Origins`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("these bytes are no origins of tasks")]
+#[error("the bytes are not a valid encoding of task origins")]
 pub struct InvalidOrigins;
 
 impl Origins {
-    /// Of a retry of these tasks, whose own origins are `earlier` if they are those of a retry.
+    /// The origins of a retry of `tasks`. `earlier`: the origins of the retried job, if it is itself a retry; the
+    /// result then refers to the tasks of the first job.
     pub fn of(tasks: &[Range<u32>], earlier: Option<&Self>) -> Self {
         let mut origins = Self::default();
         for range in tasks {
@@ -41,12 +42,12 @@ impl Origins {
         origins
     }
 
-    /// How many tasks the retry has.
+    /// The number of tasks of the retry.
     pub fn count(&self) -> u32 {
         self.runs.last().map_or(0, |run| run.first + run.count)
     }
 
-    /// These tasks of the retry in pieces whose origins follow each other; with the origin of each piece's first.
+    /// Splits `tasks` of the retry into ranges with consecutive origins; each comes with the origin of its first task.
     pub fn pieces(&self, tasks: Range<u32>) -> impl Iterator<Item = (Range<u32>, u32)> {
         let begin = self.runs.partition_point(|run| run.first + run.count <= tasks.start);
         let runs = self.runs[begin..].iter().take_while(move |run| run.first < tasks.end);
@@ -64,38 +65,39 @@ impl Origins {
         }
     }
 
-    /// As bytes: of each run how far its origins lie behind those of the run before, and how many they are; numbers of
-    /// seven bits a byte, the lowest first.
+    /// Encodes the origins: for each run, the gap between the end of the previous run's origins and its own first
+    /// origin, then its length; both as variable-length numbers with seven bits per byte, lowest bits first.
     pub fn encode(&self) -> Vec<u8> {
-        let (mut bytes, mut behind) = (Vec::new(), 0);
+        let (mut bytes, mut previous_end) = (Vec::new(), 0);
         for run in &self.runs {
-            for mut number in [run.origin - behind, run.count] {
+            for mut number in [run.origin - previous_end, run.count] {
                 while number >= 0x80 {
                     bytes.push(number.to_le_bytes()[0] | 0x80);
                     number >>= 7;
                 }
                 bytes.push(number.to_le_bytes()[0]);
             }
-            behind = run.origin + run.count;
+            previous_end = run.origin + run.count;
         }
         bytes
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Decodes the bytes that [`encode`](Self::encode) returns.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidOrigins> {
-        let (mut origins, mut behind) = (Self::default(), 0_u32);
+        let (mut origins, mut previous_end) = (Self::default(), 0_u32);
         let mut bytes = bytes.iter();
         while !bytes.as_slice().is_empty() {
             let gap = number(&mut bytes).ok_or(InvalidOrigins)?;
             let count = number(&mut bytes).filter(|count| *count > 0).ok_or(InvalidOrigins)?;
-            let origin = behind.checked_add(gap).ok_or(InvalidOrigins)?;
-            behind = origin.checked_add(count).ok_or(InvalidOrigins)?;
+            let origin = previous_end.checked_add(gap).ok_or(InvalidOrigins)?;
+            previous_end = origin.checked_add(count).ok_or(InvalidOrigins)?;
             origins.push(origin, count);
         }
         Ok(origins)
     }
 }
 
+/// Decodes one variable-length number; `None` if it is incomplete or too large.
 fn number<'a>(bytes: &mut impl Iterator<Item = &'a u8>) -> Option<u32> {
     let mut number = 0_u32;
     for shift in (0..32).step_by(7) {
@@ -116,14 +118,14 @@ mod tests {
         Origins::of(tasks, None)
     }
 
-    /// Task by task.
+    /// The origin of each task.
     fn all(origins: &Origins) -> Vec<u32> {
         let pieces = origins.pieces(0..origins.count());
         pieces.flat_map(|(tasks, origin)| (0..tasks.end - tasks.start).map(move |task| origin + task)).collect()
     }
 
     #[test]
-    fn each_task_of_a_retry_knows_what_it_is_a_retry_of() {
+    fn every_task_of_a_retry_has_its_origin() {
         let retry = origins(&[2..4, 7..8, 8..10, 90..91]);
         assert_eq!((retry.count(), all(&retry)), (6, vec![2, 3, 7, 8, 9, 90]));
         assert_eq!(retry.pieces(1..4).collect::<Vec<_>>(), [(1..2, 3), (2..4, 7)]);
@@ -133,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_of_a_retry_names_the_tasks_of_the_first_job() {
+    fn retry_of_a_retry_refers_to_the_first_job() {
         let first = origins(&[2..4, 7..10, 90..91]);
         let second = Origins::of(&[1..3, 5..6], Some(&first));
         assert_eq!(all(&second), [3, 7, 90]);
     }
 
     #[test]
-    fn what_was_written_is_read_and_anything_else_is_refused() {
+    fn encoding_round_trips_and_invalid_bytes_are_rejected() {
         for tasks in [vec![], vec![0..1, 2..3], vec![5..200, 300..301, 9_000_000..10_000_000]] {
             let written = origins(&tasks);
             assert_eq!(Origins::decode(&written.encode()), Ok(written));

@@ -1,4 +1,4 @@
-//! What a read answers: the counts, where they come from, and what follows from them.
+//! The progress of a job as a read returns it: the counts, their source, and the values derived from them.
 
 use std::time::Duration;
 
@@ -7,117 +7,117 @@ use time::OffsetDateTime;
 
 use super::{Counts, JobState};
 
-/// How many of the newest errors are kept.
+/// The maximum number of error samples that are kept, the newest ones.
 pub const MAX_ERROR_SAMPLES: usize = 20;
 
-/// The shortest time from which a rate is told.
+/// The shortest span for which a rate is computed.
 const RATE_NEEDS: Duration = Duration::from_secs(4);
-/// The shortest time, and the fewest results, from which the time that is left is told.
+/// The shortest span, and the fewest results, for which the remaining time is estimated.
 const ETA_NEEDS: (Duration, u64) = (Duration::from_secs(10), 10);
 
-/// Where an answer comes from.
+/// The source of a job's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// From an adopted tracker: every acknowledged report is in it.
+    /// An adopted tracker, which holds every acknowledged report.
     Live,
-    /// From Postgres: the final numbers, or a job that was not started.
+    /// Postgres: the final counts of an ended job, or a job that was not started.
     Snapshot,
-    /// From what could be reached.
+    /// The sources that could be reached and trusted, for this reason.
     Fallback(SourceReason),
 }
 
-/// Why an answer is a fallback.
+/// Why progress comes from a fallback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceReason {
-    /// Redis did not answer in time, or could not be reached.
+    /// Redis could not be reached or did not answer in time.
     RedisUnreachable,
     /// The running job has no tracker.
     TrackerMissing,
-    /// The tracker's key holds no tracker, or a damaged one.
+    /// The tracker's key holds a damaged tracker or something else.
     TrackerCorrupt,
     /// A newer gateway wrote the tracker.
     TrackerUnknownVersion,
-    /// The tracker was not confirmed since Redis lost or may have lost something.
+    /// The tracker has not been confirmed since Redis lost, or may have lost, data.
     TrackerNotAdopted,
-    /// Postgres did not answer in time.
+    /// Postgres could not be reached or did not answer in time.
     PostgresUnreachable,
-    /// Reports are in the ledger that the tracker does not hold yet.
+    /// The ledger holds reports that are not in the tracker yet.
     InLedger,
 }
 
-/// What is known of a job's marks.
+/// A summary of a job's marks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MarkSummary {
-    /// Who stands where.
+    /// The number of tasks by stage and status.
     pub counts: Counts,
-    /// Grows with every change of the marks; absent where they do not come from a tracker.
+    /// A number that grows with every change of the marks; absent if they do not come from a tracker.
     pub revision: Option<u64>,
-    /// When the last new mark came, by Redis's clock.
+    /// When the last new mark was set, by Redis's clock; absent if unknown or if there is none.
     pub last_progress_time: Option<OffsetDateTime>,
-    /// When the tracker was restored last, by Redis's clock; absent if it never was.
+    /// When the tracker was last restored, by Redis's clock; absent if it never was.
     pub restore_time: Option<OffsetDateTime>,
 }
 
 impl MarkSummary {
-    /// Counts that do not come from a tracker.
+    /// A summary of counts that do not come from a tracker: without a revision and times.
     pub fn of_counts(counts: Counts) -> Self {
         Self { counts, revision: None, last_progress_time: None, restore_time: None }
     }
 }
 
-/// An error as it was reported.
+/// A reported error of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorSample {
-    /// The task.
+    /// The index of the task.
     pub task: u32,
-    /// The task's name; empty where it has none, or it was not to be had.
+    /// The name of the task; empty if it has none or the name could not be read.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub task_name: String,
     /// The index of the stage.
     pub stage: usize,
-    /// A word to count by.
+    /// The error code, by which errors are counted.
     pub code: String,
-    /// For people.
+    /// A message for people.
     pub message: String,
-    /// When the gateway took the report.
+    /// When the gateway received the report.
     #[serde(with = "time::serde::rfc3339")]
     pub report_time: OffsetDateTime,
 }
 
-/// What is known of a job's errors. Best effort: kept beside the marks, not with them.
+/// The errors of a job. Best effort: they are stored separately from the marks and may be incomplete.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Errors {
     /// How often each code was reported, most frequent first.
     pub counts: Vec<(String, u64)>,
-    /// The newest, newest first, at most [`MAX_ERROR_SAMPLES`].
+    /// The newest errors, newest first, at most [`MAX_ERROR_SAMPLES`].
     pub samples: Vec<ErrorSample>,
 }
 
-/// How fast a job has been within the last while.
+/// The recent speed of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rate {
-    /// Results within the window: marks that took a task out of pending at a stage, skips included.
+    /// The results within the window: marks that took a task out of pending at a stage, skips included.
     pub results: u64,
-    /// How long the window is, or the job has run if that is shorter.
+    /// The length of the window, or the time that the job has run if that is shorter.
     pub span: Duration,
 }
 
-/// How far a job is.
+/// The progress of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     /// The job's state.
     pub state: JobState,
-    /// Where the numbers come from.
+    /// The source of the counts.
     pub source: Source,
-    /// The counts are true but may miss marks.
+    /// Whether the counts are a lower bound: correct, but acknowledged marks may be missing.
     pub lower_bound: bool,
-    /// When the numbers were taken.
+    /// The time at which the counts were read.
     pub observe_time: OffsetDateTime,
-    /// The counts; absent when nothing is known (which is not zero: I5).
+    /// The summary of the marks; absent when they are unknown. Unknown counts are never zero (I5).
     pub marks: Option<MarkSummary>,
-    /// Only of a running job.
+    /// The recent speed; present only for a running job.
     pub rate: Option<Rate>,
-    /// What went wrong so far.
+    /// The errors that were reported so far.
     pub errors: Errors,
     /// Why the job was cancelled; empty in every other state.
     pub cancel_reason: String,
@@ -126,30 +126,33 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The share of all tasks × stages that is not pending; 1 only when the job is complete.
+    /// The share of all tasks × stages that is not pending, 0 to 1; 1 only when the job is complete. Absent when the
+    /// counts are unknown.
     pub fn fraction(&self) -> Option<f64> {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0.0 } else { marks.counts.fraction() })
     }
 
-    /// The same in percent, rounded down.
+    /// The share of all tasks × stages that is not pending, in percent, rounded down; 100 only when the job is
+    /// complete. Absent when the counts are unknown.
     pub fn percent(&self) -> Option<u8> {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.percent() })
     }
 
-    /// Without tasks nothing is pending, and yet nothing is done: only its start makes such a job complete.
+    /// Whether the job has no tasks and has not been started. It has nothing pending, but only its start completes it.
     fn has_nothing_done(&self) -> bool {
         self.marks.as_ref().is_some_and(|marks| marks.counts.total == 0) && self.state != JobState::Succeeded
     }
 }
 
 impl Rate {
-    /// Results a second; absent while the span is too short to tell.
+    /// Results per second; absent while the span is shorter than 4 seconds.
     pub fn per_second(self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "at most 80 million results")]
         (self.span >= RATE_NEEDS).then(|| self.results as f64 / self.span.as_secs_f64())
     }
 
-    /// How long `pending` results will take; absent while there is not enough to say, or nothing is left.
+    /// The estimated time until `pending` more results; absent while the span is shorter than 10 seconds or has fewer
+    /// than 10 results, and when nothing is pending.
     pub fn eta(self, pending: u64) -> Option<Duration> {
         let (span, results) = ETA_NEEDS;
         let enough = self.span >= span && self.results >= results && pending > 0;
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_told_once_there_is_enough_to_say() {
+    fn rate_and_eta_need_a_minimum_of_time_and_results() {
         let rate = |results, secs| Rate { results, span: Duration::from_secs(secs) };
         assert_eq!(rate(100, 3).per_second(), None);
         assert_eq!(rate(100, 4).per_second(), Some(25.0));

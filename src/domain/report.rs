@@ -1,82 +1,81 @@
-//! A report: what workers say became of tasks, validated whole before anything is marked.
+//! A report: task results from a worker. A report is validated as a whole before anything is marked.
 
 use super::names::check_name;
-use super::{Definition, Mark, Violation};
+use super::{Definition, MAX_VIOLATIONS, Mark, Violation};
 
-/// The most results in one call.
+/// The maximum number of results in one call.
 pub const MAX_RESULTS: usize = 10_000;
 
-/// How many malformed fields are named, of this many or more; the rest would only make the answer long.
-pub const MAX_VIOLATIONS: usize = 20;
 const MAX_CODE_BYTES: usize = 64;
-const KEPT_MESSAGE_BYTES: usize = 256;
+const MAX_MESSAGE_BYTES: usize = 256;
 const NO_CODE: &str = "UNKNOWN";
 
-/// What became of a task at a stage.
+/// The outcome of a task at a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It succeeded.
+    /// The task succeeded.
     Succeeded,
-    /// It failed, and nobody will try it again.
+    /// The task failed and will not be tried again within this job.
     Failed,
 }
 
 /// Why a task failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// A word to count by.
+    /// The error code, by which errors are counted.
     pub code: String,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
-/// One result as a caller wrote it, not yet looked at.
+/// One result as a caller sent it, before validation.
 #[derive(Debug, Clone)]
 pub struct TaskResult {
-    /// The task's index, unless it is named.
+    /// The index of the task; 0 if the task is given by name.
     pub task: i64,
-    /// The task's name; empty: the index says which it is.
+    /// The name of the task; empty if the task is given by index.
     pub task_name: String,
-    /// The stage's key.
+    /// The key of the stage.
     pub stage: String,
-    /// Absent: the caller gave none, which is an error.
+    /// The outcome; a result without one is malformed.
     pub outcome: Option<Outcome>,
-    /// Only with a failure.
+    /// Why the task failed; allowed only with [`Outcome::Failed`].
     pub failure: Option<Failure>,
 }
 
-/// What became of one result.
+/// The effect of one result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Disposition {
-    /// It was new and is marked.
+    /// The result was new and is marked.
     Applied,
-    /// The task already stood there, or higher.
+    /// The mark already had this outcome or a higher one; nothing changed.
     Duplicate,
     /// The job has ended; nothing changed.
     Superseded,
-    /// The job has no such task.
+    /// The job has no such task; nothing changed.
     UnknownTask,
-    /// Safely kept while Redis cannot take it; whether it is new cannot be known yet.
+    /// The result is stored in the ledger while Redis cannot take it. Whether it is new is not known yet.
     Recorded,
 }
 
-/// A report that is well-formed, but whose tasks may still stand there by name.
+/// A well-formed report in which tasks that were reported by name have no index yet.
 #[derive(Debug, Clone)]
 pub struct Report(Batch);
 
-/// A validated report. What few results have lies beside their marks, by their places in the request, which ascend.
+/// A validated report whose results can be marked. Names and failures, which few results have, are stored separately,
+/// each with the index of its result; the indexes ascend.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// What each result marks; `None` for a task that the job has not.
+    /// The mark of each result; `None` for a task that the job does not have.
     marks: Vec<Option<Mark>>,
-    /// The names by which tasks were reported.
+    /// The names of the tasks that were reported by name.
     names: Vec<(usize, String)>,
-    /// Why tasks failed.
+    /// The failures of the results with an error.
     failures: Vec<(usize, Failure)>,
 }
 
 impl Report {
-    /// Checks every result against the job's definition, and names what is wrong.
+    /// Checks every result against the job's definition; the error names at most [`MAX_VIOLATIONS`] malformed fields.
     pub fn new(
         definition: &Definition,
         results: impl IntoIterator<Item = TaskResult, IntoIter: ExactSizeIterator>,
@@ -100,17 +99,18 @@ impl Report {
         if violations.is_empty() { Ok(Self(batch)) } else { Err(violations) }
     }
 
-    /// The names by which tasks are reported, in the order of the request.
+    /// The names of the tasks that are reported by name, in the order of the request.
     pub fn names(&self) -> Vec<&str> {
         self.0.names.iter().map(|(_, name)| name.as_str()).collect()
     }
 
-    /// With the indexes of its [`names`](Self::names), in their order: the batch that can be marked.
+    /// Makes the batch that can be marked. `tasks`: the task index of each of the report's [`names`](Self::names), in
+    /// their order; `None` for a name that the job does not have.
     pub fn resolve(self, tasks: impl IntoIterator<Item = Option<u32>>) -> Batch {
         let Self(mut batch) = self;
         let mut tasks = tasks.into_iter();
-        for (place, _) in &batch.names {
-            let mark = &mut batch.marks[*place];
+        for (index, _) in &batch.names {
+            let mark = &mut batch.marks[*index];
             *mark = mark.zip(tasks.next().flatten()).map(|(mark, task)| Mark { task, ..mark });
         }
         batch
@@ -118,47 +118,49 @@ impl Report {
 }
 
 impl Batch {
-    /// What each result marks, in the order of the request; `None` for a task that the job has not.
+    /// The mark of each result, in the order of the request; `None` for a task that the job does not have.
     pub fn marks(&self) -> &[Option<Mark>] {
         &self.marks
     }
 
-    /// The results that say why a task failed, by their places.
+    /// The failures, each with the index of its result; ascending.
     pub fn failures(&self) -> &[(usize, Failure)] {
         &self.failures
     }
 
-    /// The task's name in this place, if it was reported by that.
-    pub fn name(&self, place: usize) -> Option<&str> {
-        let index = self.names.binary_search_by_key(&place, |(place, _)| *place).ok()?;
-        Some(&self.names[index].1)
+    /// The task name in the result with this index, if the task was reported by name.
+    pub fn name(&self, index: usize) -> Option<&str> {
+        let position = self.names.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        Some(&self.names[position].1)
     }
 
-    /// Adds a result, unless it is malformed. Which task it is of that has a name is said by [`Report::resolve`].
+    /// Adds a result; the error names the malformed field. A task that is given by name gets its index later, in
+    /// [`Report::resolve`].
     fn add(&mut self, result: TaskResult, definition: &Definition) -> Result<(), (&'static str, String)> {
-        let place = self.marks.len();
+        let index = self.marks.len();
         self.marks.push(result.mark(definition)?);
         match (result.outcome, result.failure) {
-            (Some(Outcome::Failed), failure) => self.failures.push((place, failure.unwrap_or_default().kept()?)),
+            (Some(Outcome::Failed), failure) => self.failures.push((index, failure.unwrap_or_default().truncated()?)),
             (_, Some(_)) => return Err(("error", "must be absent unless the outcome is FAILED".to_owned())),
             (_, None) => {}
         }
         if !result.task_name.is_empty() {
-            self.names.push((place, result.task_name));
+            self.names.push((index, result.task_name));
         }
         Ok(())
     }
 }
 
 impl TaskResult {
-    /// What it marks; `None` for a task that the job has not.
+    /// The mark of the result; `None` for a task that the job does not have. The task of a named result is a
+    /// placeholder.
     fn mark(&self, definition: &Definition) -> Result<Option<Mark>, (&'static str, String)> {
         let named = !self.task_name.is_empty();
         if named && !definition.named_tasks {
             return Err(("task_name", "must be absent: the job's tasks have no names".to_owned()));
         }
         if named && self.task != 0 {
-            return Err(("task_name", "must be absent where task says which it is".to_owned()));
+            return Err(("task_name", "must be absent if task is set".to_owned()));
         }
         if named {
             check_name(&self.task_name).map_err(|description| ("task_name", description))?;
@@ -180,16 +182,16 @@ impl Default for Failure {
 }
 
 impl Failure {
-    /// The part that is kept; an error if the code is too long to be one.
-    fn kept(mut self) -> Result<Self, (&'static str, String)> {
+    /// The failure as it is stored: with a default code and a truncated message. A code that is too long is an error.
+    fn truncated(mut self) -> Result<Self, (&'static str, String)> {
         if self.code.len() > MAX_CODE_BYTES {
             return Err(("error.code", format!("must have at most {MAX_CODE_BYTES} bytes")));
         }
         if self.code.is_empty() {
             NO_CODE.clone_into(&mut self.code);
         }
-        self.message.truncate(self.message.floor_char_boundary(KEPT_MESSAGE_BYTES));
-        // Postgres stores no NUL, and a sample must not make a snapshot impossible.
+        self.message.truncate(self.message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        // Postgres cannot store NUL, and a sample must not prevent a snapshot from being stored.
         self.code = self.code.replace('\0', "\u{fffd}");
         self.message = self.message.replace('\0', "\u{fffd}");
         Ok(self)
@@ -221,18 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn names_are_resolved_in_their_order_and_one_that_is_not_there_poisons_nothing() {
+    fn names_are_resolved_in_order_and_an_unknown_name_affects_no_other_result() {
         let definition = Definition { named_tasks: true, ..definition() };
         let report = Report::new(&definition, vec![named("b"), result(3, "read"), named("x"), named("a")]).unwrap();
         assert_eq!(report.names(), ["b", "x", "a"]);
         let batch = report.resolve([Some(1), None, Some(0)]);
         let marked: Vec<_> = batch.marks().iter().map(|mark| mark.map(|mark| mark.task)).collect();
         assert_eq!(marked, [Some(1), Some(3), None, Some(0)]);
-        assert_eq!([0, 1, 3].map(|place| batch.name(place)), [Some("b"), None, Some("a")]);
+        assert_eq!([0, 1, 3].map(|index| batch.name(index)), [Some("b"), None, Some("a")]);
     }
 
     #[test]
-    fn a_task_is_told_by_its_index_or_by_its_name() {
+    fn task_is_given_by_index_or_by_name_not_both() {
         let fields = |definition: &Definition, result| {
             let violations = Report::new(definition, vec![result]).unwrap_err();
             violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_task_is_kept_apart_and_poisons_nothing() {
+    fn unknown_task_affects_no_other_result() {
         let results = vec![result(9, "read"), result(10, "read"), result(1 << 40, "read")];
         let batch = Report::new(&definition(), results).unwrap().resolve([]);
         let marked: Vec<_> = batch.marks().iter().map(Option::is_some).collect();
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn each_malformed_result_is_named_by_its_place() {
+    fn each_malformed_result_is_reported_by_index() {
         let mut succeeded_with_error = result(0, "read");
         succeeded_with_error.failure = Some(Failure::default());
         let results = vec![
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_checked_first() {
+    fn report_size_and_number_of_violations_are_limited() {
         assert!(Report::new(&definition(), vec![]).is_err());
         assert!(Report::new(&definition(), vec![result(0, "read"); MAX_RESULTS]).is_ok());
         assert!(Report::new(&definition(), vec![result(0, "read"); MAX_RESULTS + 1]).is_err());
@@ -277,10 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_cut_between_characters() {
+    fn messages_are_truncated_between_characters() {
         let failure = Failure { code: String::new(), message: "ä".repeat(200) };
-        let kept = failure.kept().unwrap();
-        assert_eq!((kept.code.as_str(), kept.message.chars().count()), ("UNKNOWN", 128));
-        assert!(Failure { code: "x".repeat(65), message: String::new() }.kept().is_err());
+        let stored = failure.truncated().unwrap();
+        assert_eq!((stored.code.as_str(), stored.message.chars().count()), ("UNKNOWN", 128));
+        assert!(Failure { code: "x".repeat(65), message: String::new() }.truncated().is_err());
     }
 }

@@ -1,63 +1,36 @@
-//! The read table: what a read answers, from what the tracker and the job's row say. All of it, in one place.
+//! The read table: decides what a read returns from the status of the job's tracker and of its row. No other code
+//! decides this.
 
-use super::{Job, JobState, Source, SourceReason};
+use super::{Job, JobState, Source, SourceReason, TrackerStatus};
 
-/// What a look at the job's tracker showed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TrackerStatus {
-    /// Redis did not answer in time, or could not be reached.
-    Unreachable,
-    /// Redis answered that there is none. Not evidence of anything (I5).
-    Missing,
-    /// The key holds something else, or a damaged tracker.
-    Corrupt,
-    /// A newer gateway wrote it.
-    UnknownVersion,
-    /// A tracker.
-    Present {
-        /// Which tracker of the job it is.
-        incarnation: u64,
-        /// Its header names the generation that answers now, and it is adopted.
-        adopted: bool,
-        /// Its header names the generation that answers now: nothing was lost since it was opened or taken up.
-        current: bool,
-        /// An end is on its way, or was committed.
-        sealed: bool,
-        /// Something was ever marked in it.
-        marked: bool,
-        /// Nothing is pending in it.
-        complete: bool,
-    },
-}
-
-/// What is known of the job's row in Postgres, and of its rows in the ledger.
+/// The status of a job in Postgres: of its row and of its reports in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RowStatus {
-    /// Not asked in this read. `known_running`: the incarnation with which the feed says, in its present session, that
-    /// the job runs, without rows in the ledger.
+    /// Postgres was not queried in this read.
     NotAsked {
-        /// See above.
+        /// The job's incarnation, if the feed in its present session says that the job runs and that the ledger holds
+        /// no reports of it.
         known_running: Option<u64>,
     },
-    /// Postgres did not answer in time, or could not be reached.
+    /// Postgres could not be reached or did not answer in time.
     Unreachable,
     /// There is no such job.
     Absent,
-    /// Not started.
+    /// The job has not been started.
     Pending,
-    /// Running.
+    /// The job is running.
     Running {
-        /// Which tracker is its own.
+        /// The incarnation of the job's own tracker.
         incarnation: u64,
-        /// Rows of its reports are in the ledger.
+        /// Whether the ledger holds reports of the job.
         ledger: bool,
     },
-    /// Ended, with its snapshot.
+    /// The job has ended; Postgres has its snapshot.
     Ended,
 }
 
 impl RowStatus {
-    /// What Postgres said.
+    /// The status that the answer of Postgres means; `None` if there is no such job.
     pub fn of(job: Option<&Job>) -> Self {
         match job {
             None => Self::Absent,
@@ -70,37 +43,37 @@ impl RowStatus {
     }
 }
 
-/// What to answer.
+/// The answer to a read, before its counts are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// Not to be decided without Postgres.
+    /// Cannot be decided without the job's row: query Postgres and resolve again.
     AskPostgres,
-    /// The tracker's counts, with what the ledger adds; the job is RUNNING.
+    /// The tracker's counts, merged with the ledger; the job is RUNNING.
     Tracker {
-        /// LIVE, or FALLBACK and why.
+        /// LIVE, or FALLBACK with its reason.
         source: Source,
         /// Whether acknowledged marks may be missing from the counts.
         lower_bound: bool,
     },
-    /// The counts of this gateway's mirror, with what the ledger adds: a lower bound; the job is RUNNING.
+    /// The counts of this gateway's mirror, merged with the ledger, as a lower bound; the job is RUNNING.
     Mirror(SourceReason),
-    /// The job is RUNNING, and nothing is known of its marks.
+    /// The job is RUNNING and its counts are unknown.
     Unknown(SourceReason),
-    /// The stored snapshot.
+    /// The stored snapshot of an ended job.
     Snapshot,
-    /// The job has not been started: all pending.
+    /// The job has not been started: every task is pending.
     Pending,
     /// There is no such job.
     NotFound,
-    /// Neither store says anything.
+    /// Neither store has information about the job.
     Unavailable,
 }
 
-/// Decides what a read answers. `mirror`: this gateway holds marks of the job.
+/// Decides what a read returns. `mirror`: whether this gateway's mirror holds marks of the job.
 pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resolution {
     use TrackerStatus::Present;
     match (row, tracker) {
-        // Adopted, not sealed, known to run, nothing in the ledger: the tracker alone is believed.
+        // The only case in which the tracker is trusted without Postgres.
         (
             RowStatus::NotAsked { known_running: Some(own) },
             Present { incarnation, adopted: true, sealed: false, .. },
@@ -109,7 +82,7 @@ pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resoluti
         (RowStatus::Absent, _) => Resolution::NotFound,
         (RowStatus::Pending, _) => Resolution::Pending,
         (RowStatus::Ended, _) => Resolution::Snapshot,
-        // The job runs, so a seal is not committed yet: its marks are the job's marks.
+        // Sealed or not: the job still runs, so no end is committed and the tracker's marks are the job's marks.
         (RowStatus::Running { incarnation: own, ledger }, Present { incarnation, adopted: true, .. })
             if own == incarnation =>
         {
@@ -122,7 +95,8 @@ pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resoluti
         (RowStatus::Running { .. }, Present { .. }) => fallback(SourceReason::TrackerNotAdopted),
         (RowStatus::Running { ledger, .. }, unreadable) if mirror || ledger => Resolution::Mirror(reason(unreadable)),
         (RowStatus::Running { .. }, unreadable) => Resolution::Unknown(reason(unreadable)),
-        // Whether it was ever started only its marks can tell now; and rows in the ledger cannot be seen.
+        // An adoption or a mark proves that the job was started. Ledger rows cannot be read, so the counts are a lower
+        // bound.
         (RowStatus::Unreachable, Present { adopted, marked, .. }) if adopted || marked => {
             fallback(SourceReason::PostgresUnreachable)
         }
@@ -135,7 +109,7 @@ fn fallback(reason: SourceReason) -> Resolution {
     Resolution::Tracker { source: Source::Fallback(reason), lower_bound: true }
 }
 
-/// Why nothing can be read from the tracker of a running job.
+/// Why the tracker of a running job cannot be read.
 fn reason(tracker: TrackerStatus) -> SourceReason {
     match tracker {
         TrackerStatus::Unreachable => SourceReason::RedisUnreachable,
@@ -158,7 +132,7 @@ mod tests {
         TrackerStatus::Present { incarnation, adopted, current: adopted, sealed, marked, complete: false }
     }
 
-    fn every_view() -> impl Iterator<Item = TrackerStatus> {
+    fn every_status() -> impl Iterator<Item = TrackerStatus> {
         let flags = [false, true];
         let trackers = [1, 2].into_iter().flat_map(move |incarnation| {
             flags.into_iter().flat_map(move |adopted| {
@@ -174,64 +148,66 @@ mod tests {
         RowStatus::Running { incarnation, ledger: false }
     }
 
-    /// I6, I7: without Postgres only one tracker is believed: adopted, not sealed, of the incarnation that the feed names.
+    /// I6, I7: without Postgres, a tracker is trusted only if it is adopted, not sealed, and of the incarnation that
+    /// the feed names.
     #[test]
     fn without_postgres_only_an_adopted_open_tracker_of_a_job_known_to_run_is_live() {
-        for view in every_view() {
+        for status in every_status() {
             for mirror in [false, true] {
-                assert_eq!(resolve(view, RowStatus::NotAsked { known_running: None }, mirror), Resolution::AskPostgres);
-                let live = matches!(view, TrackerStatus::Present { incarnation: 2, adopted: true, sealed: false, .. });
+                let resolution = |known_running| resolve(status, RowStatus::NotAsked { known_running }, mirror);
+                assert_eq!(resolution(None), Resolution::AskPostgres);
+                let live =
+                    matches!(status, TrackerStatus::Present { incarnation: 2, adopted: true, sealed: false, .. });
                 let expected = if live { LIVE } else { Resolution::AskPostgres };
-                assert_eq!(resolve(view, RowStatus::NotAsked { known_running: Some(2) }, mirror), expected, "{view:?}");
+                assert_eq!(resolution(Some(2)), expected, "{status:?}");
             }
         }
     }
 
-    /// What Postgres knows for certain no tracker and no mirror can talk away.
     #[test]
-    fn an_ended_an_unstarted_and_an_unknown_job_are_that_whatever_else_is_said() {
-        for view in every_view() {
+    fn ended_pending_and_absent_rows_decide_whatever_the_tracker_and_mirror_hold() {
+        for status in every_status() {
             for mirror in [false, true] {
-                assert_eq!(resolve(view, RowStatus::Ended, mirror), Resolution::Snapshot);
-                assert_eq!(resolve(view, RowStatus::Pending, mirror), Resolution::Pending);
-                assert_eq!(resolve(view, RowStatus::Absent, mirror), Resolution::NotFound);
+                assert_eq!(resolve(status, RowStatus::Ended, mirror), Resolution::Snapshot);
+                assert_eq!(resolve(status, RowStatus::Pending, mirror), Resolution::Pending);
+                assert_eq!(resolve(status, RowStatus::Absent, mirror), Resolution::NotFound);
             }
         }
     }
 
-    /// I5: what is missing, unreachable or corrupt is no number; what else holds marks answers, as a lower bound.
+    /// I5: a missing, unreachable or corrupt tracker is not progress of zero.
     #[test]
-    fn a_running_job_without_a_readable_tracker_is_answered_by_mirror_and_ledger_or_not_at_all() {
+    fn without_a_readable_tracker_a_running_job_is_read_from_mirror_and_ledger_or_unknown() {
         use SourceReason::{RedisUnreachable, TrackerCorrupt, TrackerMissing, TrackerUnknownVersion};
         let reasons = [RedisUnreachable, TrackerMissing, TrackerCorrupt, TrackerUnknownVersion];
-        for (view, reason) in UNREADABLE.into_iter().zip(reasons) {
-            let rows = RowStatus::Running { incarnation: 1, ledger: true };
-            assert_eq!(resolve(view, running(1), false), Resolution::Unknown(reason));
-            assert_eq!(resolve(view, running(1), true), Resolution::Mirror(reason));
-            assert_eq!(resolve(view, rows, false), Resolution::Mirror(reason));
-            assert_eq!(resolve(view, RowStatus::Unreachable, false), Resolution::Unavailable);
-            let away = Resolution::Mirror(SourceReason::PostgresUnreachable);
-            assert_eq!(resolve(view, RowStatus::Unreachable, true), away);
+        for (status, reason) in UNREADABLE.into_iter().zip(reasons) {
+            let with_ledger = RowStatus::Running { incarnation: 1, ledger: true };
+            assert_eq!(resolve(status, running(1), false), Resolution::Unknown(reason));
+            assert_eq!(resolve(status, running(1), true), Resolution::Mirror(reason));
+            assert_eq!(resolve(status, with_ledger, false), Resolution::Mirror(reason));
+            assert_eq!(resolve(status, RowStatus::Unreachable, false), Resolution::Unavailable);
+            let from_mirror = Resolution::Mirror(SourceReason::PostgresUnreachable);
+            assert_eq!(resolve(status, RowStatus::Unreachable, true), from_mirror);
         }
     }
 
     #[test]
-    fn only_the_adopted_tracker_of_the_own_incarnation_is_live_and_only_without_a_ledger() {
+    fn only_the_adopted_tracker_of_the_jobs_incarnation_is_live_and_only_without_ledger_rows() {
         let not_adopted = fallback(SourceReason::TrackerNotAdopted);
         for sealed in [false, true] {
             assert_eq!(resolve(present(2, true, sealed, true), running(2), true), LIVE);
-            let rows = RowStatus::Running { incarnation: 2, ledger: true };
-            assert_eq!(resolve(present(2, true, sealed, true), rows, true), fallback(SourceReason::InLedger));
+            let with_ledger = RowStatus::Running { incarnation: 2, ledger: true };
+            assert_eq!(resolve(present(2, true, sealed, true), with_ledger, true), fallback(SourceReason::InLedger));
             assert_eq!(resolve(present(1, true, sealed, true), running(2), true), not_adopted);
             assert_eq!(resolve(present(2, false, sealed, true), running(2), true), not_adopted);
         }
     }
 
     #[test]
-    fn with_postgres_away_the_tracker_answers_and_says_so() {
-        let because = fallback(SourceReason::PostgresUnreachable);
-        assert_eq!(resolve(present(1, true, false, false), RowStatus::Unreachable, false), because);
-        assert_eq!(resolve(present(1, false, false, true), RowStatus::Unreachable, false), because);
+    fn without_postgres_a_tracker_that_was_adopted_or_marked_is_a_fallback() {
+        let expected = fallback(SourceReason::PostgresUnreachable);
+        assert_eq!(resolve(present(1, true, false, false), RowStatus::Unreachable, false), expected);
+        assert_eq!(resolve(present(1, false, false, true), RowStatus::Unreachable, false), expected);
         assert_eq!(resolve(present(1, false, false, false), RowStatus::Unreachable, false), Resolution::Unavailable);
     }
 }

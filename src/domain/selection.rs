@@ -1,4 +1,4 @@
-//! Which tasks of a job a caller wants to see: by where they stand, at one stage or as a whole.
+//! Selects tasks of a job by their status, at one stage or as a whole.
 
 use std::ops::Range;
 
@@ -6,34 +6,34 @@ use serde::Serialize;
 
 use super::{Cell, Definition, Layout, Status, Violation};
 
-/// The tasks of a list. Serialized, it is what the tokens of its pages are bound to.
+/// The filter of a list of tasks. Page tokens are bound to its serialized form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TaskQuery {
-    /// At the stage with this key; empty: as a whole.
+    /// The key of the stage at which tasks are selected; empty to select by the status of the whole task.
     pub stage: String,
-    /// Where they stand.
+    /// The status of the selected tasks.
     pub status: Status,
 }
 
-/// The tasks that stand so.
+/// A filter of a certain job's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selection {
-    /// At the stage with this index; `None`: as a whole, for which the last stage speaks. A task that was skipped there
-    /// has failed.
+    /// The index of the stage at which tasks are selected. `None` selects by the status of the whole task, which is its
+    /// status at the last stage, except that a task which was skipped there has failed.
     pub stage: Option<usize>,
-    /// Where they stand.
+    /// The status of the selected tasks.
     pub status: Status,
 }
 
 impl TaskQuery {
-    /// What that means for a job.
+    /// Applies the query to a job; the error names the malformed field.
     pub fn selection(&self, definition: &Definition) -> Result<Selection, Violation> {
         let status = self.status;
         if self.stage.is_empty() {
             if status == Status::Skipped {
                 return Err(Violation::new(
                     "status",
-                    "must not be SKIPPED without a stage: as a whole, such a task has failed",
+                    "must not be SKIPPED without a stage: as a whole, a skipped task has failed",
                 ));
             }
             return Ok(Selection { stage: None, status });
@@ -44,7 +44,7 @@ impl TaskQuery {
 }
 
 impl Selection {
-    /// Whether the task with these marks is one of them.
+    /// Whether the task with these marks is selected.
     pub fn selects(self, cell: Cell, stages: usize) -> bool {
         let at = |stage| cell.statuses(stages).nth(stage);
         match self.stage {
@@ -56,15 +56,16 @@ impl Selection {
         }
     }
 
-    /// Adds those of `tasks` that are selected to `ranges`, until these are `most`; the task with which to go on.
-    /// `bytes` hold the cells of the tasks, the first byte being byte `offset` of all cells.
+    /// Appends the selected tasks among `tasks` to `ranges`, until there are `max_ranges`. Returns the task with which
+    /// to continue, or the end of `tasks`. `bytes` hold the cells of the tasks; the first is byte `offset` of all
+    /// cells.
     pub fn collect(
         self,
         layout: Layout,
         tasks: Range<u32>,
         (bytes, offset): (&[u8], usize),
         ranges: &mut Vec<Range<u32>>,
-        most: usize,
+        max_ranges: usize,
     ) -> u32 {
         for task in tasks.clone() {
             if !self.selects(layout.cell(task, bytes, offset), layout.stages) {
@@ -74,7 +75,7 @@ impl Selection {
                 && last.end == task
             {
                 last.end += 1;
-            } else if ranges.len() == most {
+            } else if ranges.len() == max_ranges {
                 return task;
             } else {
                 ranges.push(task..task + 1);
@@ -89,7 +90,8 @@ mod tests {
     use super::*;
     use crate::domain::{Cells, Mark, Outcome};
 
-    /// Ten tasks of two stages: 0 to 3 succeeded at both, 4 at the first alone, 5 failed there, 6 at the second.
+    /// Ten tasks with two stages: 0 to 3 succeeded at both, 4 only at the first, 5 failed at the first, 6 at the
+    /// second.
     fn cells() -> Cells {
         let mark = |task, stage, outcome| Mark { task, stage, outcome };
         let mut cells = Cells::blank(Layout { total: 10, stages: 2 });
@@ -103,7 +105,7 @@ mod tests {
         cells
     }
 
-    /// The first and the last of each range.
+    /// The first and the last task of each selected range.
     fn selected(stage: Option<usize>, status: Status) -> Vec<(u32, u32)> {
         let (cells, mut ranges) = (cells(), Vec::new());
         let next = Selection { stage, status }.collect(cells.layout(), 0..10, (cells.bytes(), 0), &mut ranges, 100);
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_are_selected_by_where_they_stand_at_a_stage() {
+    fn tasks_are_selected_by_their_status_at_a_stage() {
         assert_eq!(selected(Some(0), Status::Pending), [(7, 9)]);
         assert_eq!(selected(Some(0), Status::Succeeded), [(0, 4), (6, 6)]);
         assert_eq!(selected(Some(0), Status::Failed), [(5, 5)]);
@@ -121,22 +123,22 @@ mod tests {
     }
 
     #[test]
-    fn as_a_whole_who_was_skipped_at_the_last_stage_has_failed() {
+    fn as_a_whole_a_task_skipped_at_the_last_stage_has_failed() {
         assert_eq!(selected(None, Status::Pending), [(4, 4), (7, 9)]);
         assert_eq!(selected(None, Status::Succeeded), [(0, 3)]);
         assert_eq!(selected(None, Status::Failed), [(5, 6)]);
     }
 
     #[test]
-    fn what_does_not_fit_is_gone_on_with_and_each_task_is_looked_at_once() {
+    fn limited_collection_continues_without_gaps_or_repeats() {
         let cells = cells();
-        for most in 1..4 {
+        for max_ranges in 1..4 {
             let (mut next, mut all) = (0, Vec::new());
             while next < 10 {
                 let mut ranges = Vec::new();
                 let pending = Selection { stage: Some(1), status: Status::Pending };
-                next = pending.collect(cells.layout(), next..10, (cells.bytes(), 0), &mut ranges, most);
-                assert!(ranges.len() <= most);
+                next = pending.collect(cells.layout(), next..10, (cells.bytes(), 0), &mut ranges, max_ranges);
+                assert!(ranges.len() <= max_ranges);
                 all.extend(ranges.into_iter().flatten());
             }
             assert_eq!(all, [4, 7, 8, 9]);

@@ -1,32 +1,32 @@
-//! How long a job makes no progress: only time counts in which it could have been reported.
+//! How long a job has made no progress. Only time in which reports were possible counts.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-/// What is known of the time before now, by Redis's clock.
+/// The time in which some gateway could always reach both stores, by Redis's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Availability {
-    /// Since when there was always a gateway that had both stores within reach.
+    /// The time since which there was no gap: some gateway always reached both stores.
     pub since: OffsetDateTime,
-    /// When that was asked.
+    /// The time of this observation.
     pub now: OffsetDateTime,
 }
 
-/// That a job makes no progress.
+/// The condition under which a job is revoked because it makes no progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StallCondition {
-    /// The tracker's revision as it was seen: a mark that came since wins.
+    /// The revision of the tracker when it was observed. A new mark since then prevents the revocation.
     pub revision: u64,
-    /// For how long no mark was new.
+    /// The time without a new mark after which the job is stalled.
     pub timeout: Duration,
-    /// Before this, by Redis's clock, nothing counts.
+    /// The time, by Redis's clock, before which idle time does not count.
     pub not_before: OffsetDateTime,
 }
 
 impl Availability {
-    /// How long nothing happened to a tracker that was adopted, and marked last, at these times. `seal.lua` computes the
-    /// same.
+    /// How long a tracker has been idle: the time since its last mark, its adoption or the last gap in availability,
+    /// whichever is latest. `seal.lua` computes the same.
     pub fn idle(&self, adopt_time: Option<OffsetDateTime>, last_mark_time: Option<OffsetDateTime>) -> Duration {
         let last = adopt_time.max(last_mark_time).map_or(self.since, |last| last.max(self.since));
         Duration::try_from(self.now - last).unwrap_or_default()
@@ -38,11 +38,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_since_the_last_mark_the_adoption_or_the_last_break_whichever_is_latest() {
+    fn idle_time_starts_at_the_latest_of_mark_adoption_and_availability() {
         let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let idle = |since, adopted: Option<u64>, marked: Option<u64>| {
-            let attendance = Availability { since: at(since), now: at(100) };
-            attendance.idle(adopted.map(at), marked.map(at)).as_secs()
+            let availability = Availability { since: at(since), now: at(100) };
+            availability.idle(adopted.map(at), marked.map(at)).as_secs()
         };
         assert_eq!(idle(0, Some(60), Some(70)), 30);
         assert_eq!(idle(0, Some(80), Some(70)), 20);

@@ -1,4 +1,4 @@
-//! The states of a job, which of them can follow which, and the verdict on a complete one (invariants I1, I2).
+//! The states of a job, the allowed transitions, and the final state of a complete job (invariants I1, I2).
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,36 +7,36 @@ use serde::Serialize;
 
 use super::StageCounts;
 
-/// What a job can be.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum JobState {
-    /// Created, not started.
+    /// The job is created but not started.
     Pending,
-    /// Started.
+    /// The job is started.
     Running,
-    /// Complete, and not too many tasks failed.
+    /// The job is complete, and the share of failed tasks is within its failure threshold.
     Succeeded,
-    /// Complete, and too many tasks failed.
+    /// The job is complete, and the share of failed tasks exceeds its failure threshold.
     Failed,
-    /// Ended by a caller.
+    /// A caller cancelled the job.
     Cancelled,
-    /// Ended because no progress came for too long.
+    /// The job made no progress for its stall timeout.
     Revoked,
 }
 
-/// Why a tracker is sealed: what its job is about to end as.
+/// Why a job ends. A sealed tracker names the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EndCause {
-    /// Nothing is pending: the verdict decides between SUCCEEDED and FAILED.
+    /// Nothing is pending; the verdict decides between SUCCEEDED and FAILED.
     Complete,
     /// A caller cancelled the job.
     Cancelled,
-    /// No progress came for too long.
+    /// The job made no progress for its stall timeout.
     Revoked,
 }
 
 impl JobState {
-    /// All of them, in the order of a job's life.
+    /// All states, in the order of a job's life.
     pub const ALL: [Self; 6] =
         [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Revoked];
 
@@ -55,12 +55,12 @@ impl JobState {
         }
     }
 
-    /// Whether reports can decide what a job in this state becomes: whether it runs.
+    /// Whether reports can change the outcome of a job in this state, that is, whether it is running.
     pub const fn takes_reports(self) -> bool {
         self.can_become(Self::Failed)
     }
 
-    /// The word for it: in Postgres, in messages, and (prefixed) in the interface.
+    /// The name of the state in Postgres, in messages and, with a prefix, in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -73,9 +73,9 @@ impl JobState {
     }
 }
 
-/// A word that names no state.
+/// The text is not the name of a job state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no state of a job")]
+#[error("`{0}` is not a job state")]
 pub struct UnknownState(String);
 
 impl FromStr for JobState {
@@ -92,12 +92,12 @@ impl fmt::Display for JobState {
     }
 }
 
-/// What a complete job ends as: FAILED if the share of failed tasks is greater than `threshold`. `last` are the
-/// counts of the last stage, which speaks for the task: who was skipped there failed earlier.
+/// The final state of a complete job: FAILED if the share of failed tasks is greater than `threshold`, else SUCCEEDED.
+/// `last` are the counts of the last stage; a task that was skipped there failed earlier and counts as failed.
 pub fn complete_state(last: StageCounts, total: u32, threshold: f64) -> JobState {
     let failed = last.failed + last.skipped;
-    // The quotient and a decimal threshold such as 0.29 round to the same double when they are equal, which
-    // threshold × total and failed do not.
+    // Comparing quotients is exact for decimal thresholds: failed / total and a threshold such as 0.29 round to the
+    // same double when they are equal, whereas threshold × total may differ from failed.
     if total > 0 && f64::from(failed) / f64::from(total) > threshold { JobState::Failed } else { JobState::Succeeded }
 }
 
@@ -106,14 +106,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_final_state_is_ever_left() {
+    fn final_states_allow_no_transition() {
         for from in JobState::ALL.into_iter().filter(|state| state.is_ended()) {
             assert!(JobState::ALL.into_iter().all(|to| !from.can_become(to)), "{from}");
         }
     }
 
     #[test]
-    fn nothing_goes_back() {
+    fn transitions_never_go_back_or_skip_the_start() {
         assert!(!JobState::Running.can_become(JobState::Pending));
         assert!(!JobState::Running.can_become(JobState::Running));
         assert!(!JobState::Pending.can_become(JobState::Failed));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn words_round_trip() {
+    fn state_names_round_trip() {
         for state in JobState::ALL {
             assert_eq!(state.as_str().parse(), Ok(state));
         }

@@ -1,17 +1,20 @@
-//! One malformed field of a request: which, and what it must be.
+//! A malformed field of a request.
 
-/// One malformed field.
+/// The maximum number of violations that an error lists; more would only make it long.
+pub const MAX_VIOLATIONS: usize = 20;
+
+/// A malformed field of a request, and the requirement that it violates.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {description}")]
 pub struct Violation {
-    /// The path of the field as the interface writes it, such as `results[3].stage`.
+    /// The path of the field in the API, such as `results[3].stage`.
     pub field: String,
-    /// What it must be.
+    /// The requirement, such as "must not be negative".
     pub description: String,
 }
 
 impl Violation {
-    /// A violation of `field`, which must be what `description` says.
+    /// Makes a violation; `description` completes the sentence that begins with the field: "must …".
     pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self { field: field.into(), description: description.into() }
     }

@@ -1,60 +1,61 @@
-//! How marks get into the cells of a tracker: which bytes are touched, and what they become.
+//! Plans how marks are written to the cells of a tracker: which bytes change, what they become, and how the counts
+//! change.
 //!
-//! A report is a compare-and-set. The gateway computes here, from bytes that it believes, the new bytes and what they
-//! add to the counts; the tracker compares, writes and adds (`report.lua`), or answers with the bytes as they are and
-//! the gateway computes again. So the rules of counting exist once, in Rust, and no script is long.
+//! A report is a compare-and-set. This module computes the new bytes and the change of the counts from the bytes that
+//! the gateway expects. The script `report.lua` compares, writes and adds, or returns the actual bytes, from which the
+//! gateway computes again. The counting rules therefore exist once, in Rust, and no script runs long.
 
 use std::ops::Range;
 
 use super::{Cell, CountsDelta, Disposition, Layout, Mark};
 
-/// Places closer than this are read and written as one: a further place costs Redis, with its log, about as much time as
-/// comparing and copying a few hundred more bytes (1.3 µs on one machine), but false conflicts and network grow with the
-/// gap.
+/// Runs of bytes with a smaller gap in bytes are joined into one. Each run costs Redis, with its log, about as much
+/// time as comparing and copying a few hundred more bytes (1.3 µs on one machine), but false conflicts and network
+/// traffic grow with the gap.
 const JOIN_GAP: usize = 256;
 /// The most bytes that one script touches.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Marks to be set in one step.
+/// Marks that one call of a script sets.
 #[derive(Debug, Clone)]
 pub struct MarkStep {
     layout: Layout,
     /// Each task once, ascending, with the bits to set.
     tasks: Vec<(u32, Cell)>,
-    /// The bytes that hold them, ascending and apart.
+    /// The runs of bytes that hold the cells of the tasks, ascending and disjoint.
     runs: Vec<Range<usize>>,
-    /// The bytes of all runs.
+    /// The number of bytes in all runs.
     size: usize,
 }
 
-/// How much of a step marks take at the most, whatever marks are set with them.
+/// An upper bound of the runs and bytes that marks take of a [`MarkStep`], whatever other marks the step sets.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StepSize {
     runs: usize,
     bytes: usize,
 }
 
-/// What the bytes become.
+/// The change that a [`MarkStep`] makes to certain bytes.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The new bytes of all runs, one after the other.
+    /// The new bytes of all runs, concatenated.
     pub bytes: Vec<u8>,
-    /// What they add to the counts.
+    /// The change of the counts.
     pub delta: CountsDelta,
-    /// The cell of each task before.
+    /// The cell of each task before the change.
     old: Vec<(u32, Cell)>,
 }
 
 impl MarkStep {
-    /// The most places that one script touches: with the most bytes about 2 ms at the worst, well under the 10 ms that no
-    /// script may hold Redis.
+    /// The most runs of bytes that one script touches. With the most bytes, this takes at worst about 2 ms, well under
+    /// the 10 ms for which a script may block Redis.
     pub const MAX_RUNS: usize = 900;
 
-    /// Plans the marks: usually one step; more where they lie so far apart that one would take Redis too long. At
-    /// least one, which may touch nothing.
+    /// Plans the marks as steps. Usually there is one; more if the marks are so scattered that a single script would
+    /// block Redis for too long. There is at least one step, which may touch nothing.
     pub fn plan(layout: Layout, marks: impl Iterator<Item = Mark>) -> Vec<Self> {
         let mut bits: Vec<(u32, Cell)> = marks.map(|mark| (mark.task, mark.bits(layout.stages))).collect();
-        // Most reports name tasks in their order, and this merges what is in order.
+        // Most reports list tasks in ascending order, and a stable sort of sorted input is fast.
         bits.sort_by_key(|(task, _)| *task);
         bits.dedup_by(|later, kept| {
             let same = later.0 == kept.0;
@@ -77,7 +78,7 @@ impl MarkStep {
         full
     }
 
-    /// One step for all marks in the cells of tasks that follow each other, whose bytes these are.
+    /// Makes one step that sets all marks of the cells in `bytes`, which hold the consecutive `tasks`.
     pub fn of_cells(layout: Layout, tasks: Range<u32>, bytes: &[u8]) -> Self {
         let run = layout.span(tasks.start).start..layout.span(tasks.end - 1).end;
         let cells = tasks.map(|task| (task, layout.cell(task, bytes, run.start)));
@@ -85,7 +86,7 @@ impl MarkStep {
         Self { layout, tasks, size: run.len(), runs: vec![run] }
     }
 
-    /// Adds a task that lies behind all others, unless the step is full.
+    /// Adds a task that comes after all others; returns false, without adding it, if the step is full.
     fn add(&mut self, task: u32, cell: Cell) -> bool {
         let span = self.layout.span(task);
         let runs = self.runs.len();
@@ -103,31 +104,32 @@ impl MarkStep {
         true
     }
 
-    /// The bytes that are touched, counted from the first cell.
+    /// The runs of bytes that the step touches, as offsets from the first cell; ascending and disjoint.
     pub fn runs(&self) -> &[Range<usize>] {
         &self.runs
     }
 
-    /// The bytes of all runs, one after the other, where nothing is marked: what most reports of a young job meet.
+    /// The bytes of all runs in a tracker without marks, concatenated. Most reports of a new job find these.
     pub fn blank(&self) -> Vec<u8> {
         vec![0; self.size]
     }
 
-    /// Those of each run, out of all.
+    /// Splits the concatenated bytes of all runs into those of each run.
     pub fn of_each<'a>(&'a self, mut bytes: &'a [u8]) -> impl Iterator<Item = (&'a Range<usize>, &'a [u8])> + 'a {
         self.runs.iter().map_while(move |run| {
-            let (of_run, rest) = bytes.split_at_checked(run.len())?;
+            let (run_bytes, rest) = bytes.split_at_checked(run.len())?;
             bytes = rest;
-            Some((run, of_run))
+            Some((run, run_bytes))
         })
     }
 
-    /// The cells that a change led to: all marks that were set, and what stood there before.
+    /// The cell of each task after `change`: the marks that were set, merged with those that were there before.
     pub fn marked<'a>(&'a self, change: &'a Change) -> impl Iterator<Item = (u32, Cell)> + 'a {
         self.tasks.iter().zip(&change.old).map(|((task, bits), (_, old))| (*task, old.merge(*bits)))
     }
 
-    /// What the runs become if they hold `current` now; `None` if those are not the bytes of these runs.
+    /// Computes the change for runs that hold the bytes `current`, concatenated; `None` if `current` has another length
+    /// than the runs.
     pub fn apply(&self, current: &[u8]) -> Option<Change> {
         if current.len() != self.size {
             return None;
@@ -135,66 +137,66 @@ impl MarkStep {
         let mut bytes = current.to_vec();
         let mut old = Vec::with_capacity(self.tasks.len());
         let (mut runs, mut rest) = (self.runs.iter(), bytes.as_mut_slice());
-        let (mut run, mut of_run): (_, &mut [u8]) = (0..0, &mut []);
+        let (mut run, mut run_bytes): (_, &mut [u8]) = (0..0, &mut []);
         for (task, bits) in &self.tasks {
             while run.end <= self.layout.span(*task).start {
                 run = runs.next()?.clone();
-                (of_run, rest) = rest.split_at_mut_checked(run.len())?;
+                (run_bytes, rest) = rest.split_at_mut_checked(run.len())?;
             }
-            old.push((*task, self.layout.cell(*task, of_run, run.start)));
-            self.layout.merge(*task, *bits, of_run, run.start);
+            old.push((*task, self.layout.cell(*task, run_bytes, run.start)));
+            self.layout.merge(*task, *bits, run_bytes, run.start);
         }
-        let became = self.tasks.iter().zip(&old).map(|((_, bits), (_, old))| (*old, old.merge(*bits)));
-        let delta = CountsDelta::of(self.layout.stages, became);
+        let transitions = self.tasks.iter().zip(&old).map(|((_, bits), (_, old))| (*old, old.merge(*bits)));
+        let delta = CountsDelta::of(self.layout.stages, transitions);
         Some(Change { bytes, delta, old })
     }
 }
 
 impl StepSize {
-    /// Of these marks, in the order in which they come: one that goes back is taken to be apart.
+    /// Computes the upper bound for these marks. They are taken in the given order; a mark of an earlier task than its
+    /// predecessor counts as a run of its own.
     pub fn of(layout: Layout, marks: impl Iterator<Item = Mark>) -> Self {
-        let mut extent = Self::default();
+        let mut size = Self::default();
         let mut last: Option<Range<usize>> = None;
         for mark in marks {
             let span = layout.span(mark.task);
             match &mut last {
                 Some(last) if (last.start..=last.end + JOIN_GAP).contains(&span.start) => {
-                    extent.bytes += span.end.saturating_sub(last.end);
+                    size.bytes += span.end.saturating_sub(last.end);
                     last.end = last.end.max(span.end);
                 }
                 _ => {
-                    extent.runs += 1;
-                    extent.bytes += span.len();
+                    size.runs += 1;
+                    size.bytes += span.len();
                     last = Some(span);
                 }
             }
         }
-        extent
+        size
     }
 
-    /// Both.
+    /// The upper bound for the marks of both sizes together.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self { runs: self.runs + other.runs, bytes: self.bytes + other.bytes }
     }
 
-    /// Whether one step is certain to do, also where runs come so close to each other that the bytes between them go
-    /// along.
+    /// Whether one step is certain to hold the marks, even if runs get joined so that the gaps between them count too.
     pub fn fits(self) -> bool {
         self.runs <= MarkStep::MAX_RUNS && self.bytes + self.runs * JOIN_GAP <= MAX_BYTES
     }
 }
 
-/// What became of each result, now that all `changes` of its report were applied. Results are taken in the order of
-/// the request: of two that say the same, the first is new.
+/// The disposition of each result of a report, after `changes` were applied. Results are taken in the order of the
+/// request: of two equal results, the first is APPLIED and the second a DUPLICATE.
 pub fn dispositions(
     layout: Layout,
     marks: impl IntoIterator<Item = Option<Mark>>,
     changes: &[Change],
 ) -> Vec<Disposition> {
-    // Steps ascend by task, so that together they are one sorted list.
+    // Steps ascend by task, so the concatenation is sorted.
     let mut cells: Vec<(u32, Cell)> = changes.iter().flat_map(|change| change.old.iter().copied()).collect();
-    // Most reports name tasks in their order.
+    // Most reports list tasks in ascending order, so the next cell is tried before a search.
     let mut next = 0;
     let mut dispose = |mark: Mark| {
         let index = if cells.get(next).is_some_and(|(task, _)| *task == mark.task) {
@@ -207,11 +209,11 @@ pub fn dispositions(
         cells[index].1 = old.merge(mark.bits(layout.stages));
         Some(if cells[index].1 == old { Disposition::Duplicate } else { Disposition::Applied })
     };
-    // A task without a change is behind the steps that were applied: the job ended in between.
-    let became = |mark: Option<Mark>| {
+    // A task without a change belongs to a step that was not applied: the job ended in between.
+    let disposition = |mark: Option<Mark>| {
         mark.map_or(Disposition::UnknownTask, |mark| dispose(mark).unwrap_or(Disposition::Superseded))
     };
-    marks.into_iter().map(became).collect()
+    marks.into_iter().map(disposition).collect()
 }
 
 #[cfg(test)]
@@ -227,7 +229,7 @@ mod tests {
         Mark { task, stage, outcome: if succeeded { Outcome::Succeeded } else { Outcome::Failed } }
     }
 
-    /// Applies marks as the tracker does, and checks the counts that it would hold after each step.
+    /// Applies marks as the tracker does, and checks after each step that its counts match the cells.
     fn report(layout: Layout, bytes: &mut [u8], marks: &[Mark]) -> Vec<Disposition> {
         let mut changes = Vec::new();
         for step in MarkStep::plan(layout, marks.iter().copied()) {
@@ -258,7 +260,7 @@ mod tests {
     }
 
     proptest! {
-        /// I3: whatever the order, the batches and the repetitions, the marks and counts are the same.
+        /// I3: marks and counts depend neither on order nor on batching nor on repetition.
         #[test]
         fn marks_commute_associate_and_repeat((layout, marks) in reports(), split in 0_usize..60, seed in any::<u64>()) {
             let mut once = vec![0; layout.bytes()];
@@ -274,9 +276,9 @@ mod tests {
             prop_assert!(repeated.iter().all(|disposition| *disposition == Disposition::Duplicate));
         }
 
-        /// Nothing moves down: every bit that was set stays set.
+        /// Every bit that was set stays set.
         #[test]
-        fn marks_never_go_down((layout, marks) in reports()) {
+        fn marks_are_never_cleared((layout, marks) in reports()) {
             let mut bytes = vec![0; layout.bytes()];
             for mark in marks {
                 let before = bytes.clone();
@@ -285,56 +287,59 @@ mod tests {
             }
         }
 
-        /// A result is APPLIED exactly when it is the first to say so, as a plain map would tell.
+        /// A result is APPLIED exactly when it raises the level that a plain map holds for the task and stage.
         #[test]
-        fn dispositions_are_those_of_a_plain_map((layout, marks) in reports()) {
+        fn dispositions_match_a_plain_map((layout, marks) in reports()) {
             let mut bytes = vec![0; layout.bytes()];
             let mut best: HashMap<(u32, usize), u8> = HashMap::new();
             let expected: Vec<_> = marks.iter().map(|mark| {
                 let level = if mark.outcome == Outcome::Succeeded { 2 } else { 1 };
-                let stands = best.entry((mark.task, mark.stage)).or_default();
-                let new = level > *stands;
-                *stands = level.max(*stands);
+                let known = best.entry((mark.task, mark.stage)).or_default();
+                let new = level > *known;
+                *known = level.max(*known);
                 if new { Disposition::Applied } else { Disposition::Duplicate }
             }).collect();
             prop_assert_eq!(report(layout, &mut bytes, &marks), expected);
         }
     }
 
-    /// Batches of tasks that lie in some places of a job, some of them in order.
+    /// Batches of tasks at various places of a job and distances from each other, some ascending and some shuffled.
     fn batches() -> impl Strategy<Value = (Layout, Vec<Vec<Mark>>)> {
-        let apart = prop_oneof![Just(1_u32), Just(3), 100_u32..140, 250_u32..260, 900_u32..1100, Just(5_000)];
-        let batch = (0_u32..5_000_000, apart, 1_u32..400, any::<bool>()).prop_map(|(first, apart, count, ascends)| {
+        let distance = prop_oneof![Just(1_u32), Just(3), 100_u32..140, 250_u32..260, 900_u32..1100, Just(5_000)];
+        let batch = (0_u32..5_000_000, distance, 1_u32..400, any::<bool>());
+        let batch = batch.prop_map(|(first, distance, count, ascends)| {
             let number = |index: u32| if ascends { index } else { index.wrapping_mul(7919) % count };
-            (0..count).map(|index| mark(first + apart * number(index), 0, true)).collect()
+            (0..count).map(|index| mark(first + distance * number(index), 0, true)).collect()
         });
         let layout = (1_usize..=8).prop_map(|stages| Layout { total: 10_000_000, stages });
         (layout, prop::collection::vec(batch, 1..12))
     }
 
     proptest! {
-        /// What fits by its extents is one step, wherever the batches lie to each other.
+        /// Batches whose sizes fit together are planned as one step, wherever they are in the job.
         #[test]
         fn batches_that_fit_together_are_one_step((layout, batches) in batches()) {
-            let mut extent = StepSize::default();
-            let mut together = Vec::new();
+            let mut size = StepSize::default();
+            let mut accepted = Vec::new();
             for batch in batches {
-                let with = extent.with(StepSize::of(layout, batch.iter().copied()));
-                if with.fits() {
-                    extent = with;
-                    together.extend(batch);
+                let combined = size.with(StepSize::of(layout, batch.iter().copied()));
+                if combined.fits() {
+                    size = combined;
+                    accepted.extend(batch);
                 }
             }
-            prop_assert_eq!(MarkStep::plan(layout, together.into_iter()).len(), 1);
+            prop_assert_eq!(MarkStep::plan(layout, accepted.into_iter()).len(), 1);
         }
     }
 
     #[test]
-    fn the_bytes_between_runs_that_become_one_are_counted() {
+    fn gaps_between_joined_runs_count_as_bytes() {
         let layout = Layout { total: 10_000_000, stages: 8 };
-        // Cells of two bytes: the first and the second are apart by themselves, and one run together; the third is one.
-        let batch =
-            |first: u32, apart: u32, count: u32| (0..count).map(move |index| mark(first + apart * index, 0, true));
+        // Cells of two bytes. Each of the first two batches alone has separate runs, but together they form one run;
+        // the third is a single run.
+        let batch = |first: u32, distance: u32, count: u32| {
+            (0..count).map(move |index| mark(first + distance * index, 0, true))
+        };
         let (a, b, c) = (batch(0, 256, 440), batch(128, 256, 440), batch(5_000_000, 128, 200));
         let two = StepSize::of(layout, a.clone()).with(StepSize::of(layout, b.clone()));
         assert!(two.fits() && MarkStep::plan(layout, a.clone().chain(b.clone())).len() == 1);
@@ -343,14 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_one_run_and_what_lies_apart_is_many() {
+    fn close_tasks_form_one_run_and_distant_tasks_one_run_each() {
         let layout = Layout { total: 10_000_000, stages: 1 };
-        let runs = |apart: u32| StepSize::of(layout, (0..100).map(|index| mark(apart * index, 0, true))).runs;
+        let runs = |distance: u32| StepSize::of(layout, (0..100).map(|index| mark(distance * index, 0, true))).runs;
         assert_eq!((runs(1), runs(1_000), runs(2_000)), (1, 1, 100));
     }
 
     #[test]
-    fn far_apart_marks_take_several_bounded_steps() {
+    fn scattered_marks_take_several_bounded_steps() {
         let layout = Layout { total: 10_000_000, stages: 8 };
         let steps = MarkStep::plan(layout, (0..10_000).map(|index| mark(index * 999, 0, false)));
         assert!(steps.len() > 1);
@@ -359,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn close_marks_are_one_place() {
+    fn adjacent_marks_are_one_run() {
         let layout = Layout { total: 10_000, stages: 8 };
         let steps = MarkStep::plan(layout, (0..10_000).map(|task| mark(task, 0, false)));
         assert_eq!(steps.len(), 1);
@@ -367,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_nothing_is_one_step_that_touches_nothing() {
+    fn empty_report_is_one_step_that_touches_nothing() {
         let steps = MarkStep::plan(Layout { total: 5, stages: 1 }, std::iter::empty());
         assert_eq!((steps.len(), steps[0].runs().len()), (1, 0));
         assert!(steps[0].apply(&[]).unwrap().delta.is_none());
