@@ -1,20 +1,34 @@
-//! Since when gateways have had both stores within reach: by Redis's clock, in one key that all of them renew, so that it
-//! outlives each of them. A job that makes no progress is to blame only for the time since then.
+//! The availability of the stores: whether Redis takes writes now, and since when gateways have reached both stores
+//! without a gap. The latter is one key that all gateways renew, so that it outlives each of them; a stalled job is
+//! revoked only for idle time since then.
 
 use std::time::Duration;
+
+use redis::Value;
 
 use super::header::time_from_millis;
 use super::scripts::Call;
 use super::{Error, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::Availability;
+use crate::domain::{Availability, JobId};
 
-/// How long what was noted last is kept: long enough to tell a break.
-const KEPT: Duration = Duration::from_hours(24);
+/// The minimum time for which the last record is kept, so that a gap is recognized as one.
+const RECORD_TTL: Duration = Duration::from_hours(24);
 
 impl Live {
-    /// Notes that both stores are within reach. `broken`: they were not, since this gateway noted it last; `patience`: how
-    /// long all gateways may have noted nothing before that is a break as well.
+    /// Checks that Redis takes writes to the job's keys now; returns an error if it does not.
+    pub async fn check_writable(&self, id: &JobId, deadline: Deadline) -> Result<(), Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("SET").arg(keys::probe(id)).arg("").arg("PX").arg(1);
+        match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
+            Some(Value::ServerError(error)) => Err(Error::Refused(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records that this gateway can reach both stores, and returns since when some gateway always could. `broken`:
+    /// this gateway could not reach them at some time since its last record. `patience`: the time without any gateway's
+    /// record that counts as a gap.
     pub async fn record_availability(
         &self,
         broken: bool,
@@ -22,11 +36,11 @@ impl Live {
         deadline: Deadline,
     ) -> Result<Availability, Error> {
         let mut call = Call::of(&scripts::RECORD_AVAILABILITY, &[keys::availability()]);
-        call.arg(ttl_millis(patience)).arg(u8::from(broken)).arg(ttl_millis(KEPT.max(patience)));
+        call.arg(ttl_millis(patience)).arg(u8::from(broken)).arg(ttl_millis(RECORD_TTL.max(patience)));
         let (since, now): (u64, u64) = self.connection.script(&call, deadline).await?;
         match (time_from_millis(since), time_from_millis(now)) {
             (Some(since), Some(now)) => Ok(Availability { since, now }),
-            _ => Err(Error::Unexpected(format!("attended since {since}, now {now}"))),
+            _ => Err(Error::Unexpected(format!("available since {since}, now {now}"))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the Redis that answers is one that trackers can live in.
+//! The start-up and readiness check of Redis: version, role, settings, and whether it runs Highwater's scripts.
 
 use std::time::Duration;
 
@@ -9,37 +9,40 @@ use super::{Error, Live, MarkReply, Seal};
 use crate::deadline::Deadline;
 use crate::domain::{ErrorSample, JobId, Layout, Mark, MarkStep, Outcome};
 
+/// The oldest Redis with `INFO` for several sections at once and with the script features that are used here.
 const OLDEST_MAJOR_VERSION: u32 = 7;
-/// How long what a rehearsal leaves behind stays: when it is cut short, and when it comes to its end.
-const REHEARSED_TTL: Duration = Duration::from_secs(10);
-const AT_ONCE: Duration = Duration::from_millis(1);
-/// What a rehearsal's tracker is of: it is nobody's, so any number will do.
-const REHEARSED_INCARNATION: u64 = 1;
+/// The time to live of a rehearsal's keys: while it runs, in case it is interrupted, and after its end.
+const REHEARSAL_TTL: Duration = Duration::from_secs(10);
+const REHEARSAL_SEALED_TTL: Duration = Duration::from_millis(1);
+/// The incarnation of a rehearsal's tracker. It belongs to no job, so any number works.
+const REHEARSAL_INCARNATION: u64 = 1;
 
-/// Why this Redis will not do, and what to do about it.
+/// Why this Redis cannot be used, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// It is away.
+    /// Redis cannot be reached.
     #[error("{0}; check that it runs and that --redis-url is right")]
     Unreachable(#[from] Error),
-    /// `INFO` with several sections and scripts as they are used here need a newer one.
+    /// The version of Redis is not supported.
     #[error("Redis {0} is too old: version {OLDEST_MAJOR_VERSION}.0 or newer is needed")]
     TooOld(String),
-    /// It answers, but its answer to `INFO` is not to be understood.
+    /// The server's answer to `INFO` names no Redis version.
     #[error("the answer to INFO names no redis_version; is --redis-url the address of a Redis?")]
     NotRedis,
-    /// Nothing can be written to it.
+    /// The server is a replica, which takes no writes.
     #[error(
-        "this Redis is a replica: nothing can be written to it, and what it holds is not believed; --redis-url must name the primary"
+        "this Redis is a replica: it takes no writes, and its data is not trusted; set --redis-url to the address of \
+         the primary"
     )]
     Replica,
-    /// It answers, but does not do what a job needs.
+    /// Redis answers, but a script that jobs need fails or is refused.
     #[error("Redis does not run our scripts: {0}; check its ACL, its memory, and that it is a primary")]
     Scripts(String),
 }
 
 impl Live {
-    /// Looks at what answers. The warnings are for the log: things that work, and will hurt.
+    /// Checks that the Redis that answers can be used. Returns warnings for the log, about settings that work now but
+    /// can lose data.
     pub async fn check(&self, deadline: Deadline) -> Result<Vec<String>, CheckError> {
         let mut commands = redis::pipe();
         commands.cmd("INFO").arg("server").arg("memory").arg("replication");
@@ -50,7 +53,7 @@ impl Live {
             Some(Value::ServerError(error)) => return Err(Error::Refused(error.to_string()).into()),
             _ => return Err(CheckError::NotRedis),
         };
-        let warnings = judge(&info)?;
+        let warnings = check_info(&info)?;
         match self.rehearse(deadline).await {
             Ok(None) => Ok(warnings),
             Ok(Some(refusal)) => Err(CheckError::Scripts(refusal)),
@@ -59,24 +62,26 @@ impl Live {
         }
     }
 
-    /// Takes a tracker that no job has through the life of one, by the scripts that jobs go through; what was refused.
+    /// Runs the scripts of a job's life on a tracker that belongs to no job. Returns which step was refused, if any.
     async fn rehearse(&self, deadline: Deadline) -> Result<Option<String>, Error> {
-        let live = Self { tracker_ttl: REHEARSED_TTL, sealed_ttl: AT_ONCE, ..self.clone() };
+        let live = Self { tracker_ttl: REHEARSAL_TTL, sealed_ttl: REHEARSAL_SEALED_TTL, ..self.clone() };
         let (id, layout) = (JobId::of_no_job(), Layout { total: 1, stages: 1 });
-        let incarnation = REHEARSED_INCARNATION;
+        let incarnation = REHEARSAL_INCARNATION;
         if let Err(refusal) = live.open(&id, layout, incarnation, None, deadline).await? {
-            return Ok(Some(format!("opening a tracker: {refusal:?}")));
+            return Ok(Some(format!("opening a test tracker was refused: {refusal:?}")));
         }
         if let Err(refusal) = live.adopt(&id, incarnation, Duration::ZERO, deadline).await? {
-            return Ok(Some(format!("adopting it: {refusal:?}")));
+            return Ok(Some(format!("adopting a test tracker was refused: {refusal:?}")));
         }
         let mark = Mark { task: 0, stage: 0, outcome: Outcome::Failed };
         for step in MarkStep::plan(layout, std::iter::once(mark)) {
             let blank = step.blank();
-            let change = step.apply(&blank).ok_or_else(|| Error::Unexpected("a step of other bytes".to_owned()))?;
+            let change = step
+                .apply(&blank)
+                .ok_or_else(|| Error::Unexpected("the step does not fit its own bytes".to_owned()))?;
             match live.report(&id, incarnation, true, (&step, &blank, &change), deadline).await? {
                 MarkReply::Applied(_) => {}
-                refused => return Ok(Some(format!("marking a task: {refused:?}"))),
+                refused => return Ok(Some(format!("marking a task was refused: {refused:?}"))),
             }
         }
         let [code, message] = [String::new(), String::new()];
@@ -90,14 +95,15 @@ impl Live {
         };
         live.record_errors(&id, &[error], deadline).await?;
         if let Err(refusal) = live.seal(&id, incarnation, Seal::Complete, deadline).await? {
-            return Ok(Some(format!("sealing it: {refusal:?}")));
+            return Ok(Some(format!("sealing a test tracker was refused: {refusal:?}")));
         }
         let expires = live.expire(&id, incarnation, deadline).await?;
-        Ok(expires.err().map(|refusal| format!("letting it go: {refusal:?}")))
+        Ok(expires.err().map(|refusal| format!("expiring a test tracker was refused: {refusal:?}")))
     }
 }
 
-fn judge(info: &str) -> Result<Vec<String>, CheckError> {
+/// Checks the answer to `INFO`; returns warnings.
+fn check_info(info: &str) -> Result<Vec<String>, CheckError> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let version = field("redis_version").ok_or(CheckError::NotRedis)?;
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
@@ -108,7 +114,7 @@ fn judge(info: &str) -> Result<Vec<String>, CheckError> {
     let policy = field("maxmemory_policy").unwrap_or("unknown");
     if policy != "noeviction" {
         warnings.push(format!(
-            "Redis may throw trackers away when its memory is full: maxmemory-policy is {policy}; \
+            "Redis may evict trackers when its memory is full: maxmemory-policy is {policy}; \
              set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
         ));
     }
@@ -123,12 +129,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_will_not_do_is_said() {
+    fn unsuitable_servers_are_rejected_and_risky_settings_warned_about() {
         let good = "redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\nrole:master\r\n";
-        assert!(judge(good).unwrap().is_empty());
-        assert_eq!(judge(&good.replace("noeviction", "allkeys-lru")).unwrap().len(), 1);
-        assert!(matches!(judge(&good.replace("master", "slave")), Err(CheckError::Replica)));
-        assert!(matches!(judge(&good.replace("7.0.15", "6.2.1")), Err(CheckError::TooOld(_))));
-        assert!(matches!(judge("ERR"), Err(CheckError::NotRedis)));
+        assert!(check_info(good).unwrap().is_empty());
+        assert_eq!(check_info(&good.replace("noeviction", "allkeys-lru")).unwrap().len(), 1);
+        assert!(matches!(check_info(&good.replace("master", "slave")), Err(CheckError::Replica)));
+        assert!(matches!(check_info(&good.replace("7.0.15", "6.2.1")), Err(CheckError::TooOld(_))));
+        assert!(matches!(check_info("ERR"), Err(CheckError::NotRedis)));
     }
 }

@@ -1,4 +1,5 @@
-//! The connection to Redis: shared, lazily made, remade when it breaks, every call under a deadline.
+//! The connection to Redis: shared by all callers, opened on first use, reopened when it breaks. Every call has a
+//! deadline, and fails fast while the circuit breaker knows that Redis is down.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,24 +13,26 @@ use super::scripts::Call;
 use crate::breaker::{Breaker, Silence};
 use crate::deadline::Deadline;
 
-/// How long making one connection may take, and the longest pause before the next try: a Redis that is back is used
-/// again within this.
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-const RETRY_WITHIN: Duration = Duration::from_millis(500);
-/// A connection whose bytes nobody acknowledges for so long is dead: without this a half-open one is never remade.
+/// The timeout of one connection attempt, and the longest pause before the next. Together they bound how soon a Redis
+/// that is back is used again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// A connection whose data is not acknowledged for this long is closed. Without it a half-open connection is never
+/// reopened.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many calls may wait on the connection: under a stall the next ones fail at once instead of queueing for ever.
+/// The most calls that may wait on the connection. While Redis stalls, further calls fail at once instead of queueing.
 const CALLS_IN_FLIGHT: usize = 10_000;
 
-/// Cheap to clone; all clones share one connection, and what is known of Redis being away.
+/// A handle that is cheap to clone. All clones share one connection and one circuit breaker.
 #[derive(Clone)]
 pub(super) struct Connection {
     link: Arc<Link>,
     breaker: Breaker,
+    /// The most time that one call may take.
     timeout: Duration,
 }
 
-/// The connection itself, and how it is made.
+/// The connection itself, with its settings, from which it can be replaced.
 struct Link {
     client: redis::Client,
     config: ConnectionManagerConfig,
@@ -37,7 +40,7 @@ struct Link {
 }
 
 impl Connection {
-    /// Connects to nothing yet.
+    /// Does not connect yet: the first call does.
     pub fn new(url: &str, timeout: Duration) -> redis::RedisResult<Self> {
         let keepalive = TcpKeepalive::new().with_time(TCP_USER_TIMEOUT).with_interval(Duration::from_secs(1));
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(TCP_USER_TIMEOUT);
@@ -45,9 +48,9 @@ impl Connection {
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(1)
             .set_min_delay(Duration::from_millis(50))
-            .set_max_delay(RETRY_WITHIN)
-            .set_connection_timeout(Some(CONNECT_WITHIN))
-            // Every call is bounded here, and a timer for each is enough.
+            .set_max_delay(MAX_RETRY_DELAY)
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            // `bound` limits every call; a second timer per call is not needed.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(CALLS_IN_FLIGHT)
             .set_concurrency_limit(CALLS_IN_FLIGHT);
@@ -58,13 +61,13 @@ impl Connection {
         Ok(Self { link, breaker, timeout })
     }
 
-    /// Runs a script by its hash, loading it first where Redis does not know it yet.
+    /// Runs a script by its hash, and loads it first if Redis does not know it.
     pub async fn script<T: FromRedisValue>(&self, call: &Call, deadline: Deadline) -> Result<T, Error> {
         Ok(self.invoke(call, deadline).await??)
     }
 
-    /// The same for a script that does nothing when it is run again: a connection that turns out to be broken, as the
-    /// one to a Redis that was restarted is, is made anew and used once more.
+    /// Runs a script that has no further effect when it is run again. If the connection turns out to be broken, for
+    /// example after a restart of Redis, it is reopened and the script is sent once more.
     pub async fn idempotent<T: FromRedisValue>(&self, call: &Call, deadline: Deadline) -> Result<T, Error> {
         match self.invoke(call, deadline).await? {
             Err(error) if error.is_connection_dropped() => self.script(call, deadline).await,
@@ -78,7 +81,7 @@ impl Connection {
         deadline: Deadline,
     ) -> Result<redis::RedisResult<T>, Silence> {
         let mut manager = self.link.manager();
-        // In a box, as it moves with every future around it.
+        // Boxed so that it does not move with every future around it.
         let answer = self.bound(Box::pin(call.invoke(&mut manager)), deadline).await?;
         if answer.as_ref().is_err_and(|error| matches!(Error::from(error.clone()), Error::Unreachable(_))) {
             self.breaker.suspect();
@@ -86,19 +89,20 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Sends commands in one go, over one connection, and returns every answer; a refused command's is an error value
-    /// in its place.
+    /// Sends commands in one round trip, over one connection, and returns all replies in order. A command that Redis
+    /// rejects has [`Value::ServerError`] as its reply.
     pub async fn pipeline(&self, commands: &mut Pipeline, deadline: Deadline) -> Result<Vec<Value>, Error> {
-        // redis-rs calls an empty pipeline an error.
+        // redis-rs rejects an empty pipeline.
         if commands.is_empty() {
             return Ok(Vec::new());
         }
         let mut manager = self.link.manager();
         let answers = self.bound(commands.ignore_errors().query_async(&mut manager), deadline).await?;
-        // Errors of commands are ignored, so this is one of the connection.
+        // Errors of commands are replies, so an error here is one of the connection.
         Ok(answers.inspect_err(|_| self.breaker.suspect())?)
     }
 
+    /// Limits a call by its deadline, the timeout and the circuit breaker.
     async fn bound<T>(&self, call: impl Future<Output = T>, deadline: Deadline) -> Result<T, Silence> {
         self.breaker.until(deadline.at_most(self.timeout)).bound(call).await
     }
@@ -109,7 +113,8 @@ impl Link {
         self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks over the connection that calls use; and again, since the first may only find out that it is broken.
+    /// Pings over the connection that calls use, and once more on an error, since the first ping may only reveal that
+    /// the connection is broken.
     async fn probe(self: Arc<Self>) -> Result<(), String> {
         if self.ping().await.is_ok() {
             return Ok(());
@@ -121,11 +126,11 @@ impl Link {
         let mut ping = redis::pipe();
         ping.cmd("PING").ignore_errors();
         let answer = ping.query_async(&mut self.manager()).await;
-        // The manager makes a new connection after a fault of the network, but never again after it was refused one.
+        // The manager reconnects after a network error, but never after Redis rejected a connection.
         if answer.as_ref().is_err_and(|error| !error.is_io_error())
-            && let Ok(anew) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+            && let Ok(new) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
         {
-            *self.manager.write().unwrap_or_else(PoisonError::into_inner) = anew;
+            *self.manager.write().unwrap_or_else(PoisonError::into_inner) = new;
         }
         answer
     }

@@ -1,18 +1,18 @@
-//! What can go wrong between the gateway and Redis.
+//! The errors of calls to Redis.
 
 use crate::breaker::Silence;
 
-/// Redis did not do what it was asked.
+/// A call to Redis failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It cannot be reached, or did not answer in time. What was asked may have happened.
+    /// Redis could not be reached or did not answer in time. The call may have taken effect.
     #[error("Redis cannot be reached: {0}")]
     Unreachable(String),
-    /// It answers, but refuses: out of memory, read-only, loading, too few replicas.
+    /// Redis answered with an error: out of memory, read-only, loading, too few replicas.
     #[error("Redis refuses: {0}")]
     Refused(String),
-    /// It answered something that no script of ours answers.
-    #[error("unexpected answer of Redis: {0}")]
+    /// The reply is not one that the command or script can return.
+    #[error("unexpected reply from Redis: {0}")]
     Unexpected(String),
 }
 

@@ -1,5 +1,5 @@
-//! The newest errors of a job and how often each code came: best effort, beside the marks and never needed to be
-//! right. A fault here is no fault of a report or a read.
+//! The errors of a job: the newest samples, and a count of each code. Best effort: they are stored separately from the
+//! marks, nothing depends on their accuracy, and a failure here never fails a report or a read.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,15 +11,15 @@ use super::{Error, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{ErrorSample, Errors, JobId, MAX_ERROR_SAMPLES};
 
-/// How many different codes are counted apart.
+/// The most distinct codes that are counted separately.
 const COUNTED_CODES: usize = 64;
-/// What the rest counts as, here and in `record_errors.lua`.
+/// The code that all further codes count as, here and in `record_errors.lua`.
 const OTHER_CODES: &str = "OTHER";
-/// How many answers [`ask`] adds to a pipeline.
+/// The number of replies to the commands that [`ask`] adds to a pipeline.
 pub(super) const ANSWERS: usize = 2;
 
 impl Live {
-    /// Notes new errors, oldest first.
+    /// Records new errors, given oldest first.
     pub async fn record_errors(&self, id: &JobId, errors: &[ErrorSample], deadline: Deadline) -> Result<(), Error> {
         let counts = counts(errors);
         let newest = &errors[errors.len().saturating_sub(MAX_ERROR_SAMPLES)..];
@@ -35,8 +35,8 @@ impl Live {
     }
 }
 
-/// How often each code comes, most frequent first; what comes after the codes that are counted apart is one sum, so
-/// that the script's work is bounded.
+/// Counts the errors by code, most frequent first. Codes beyond [`COUNTED_CODES`] are summed up as [`OTHER_CODES`],
+/// which bounds the work of the script.
 fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
     let mut by_code: BTreeMap<&str, u64> = BTreeMap::new();
     for error in errors {
@@ -51,15 +51,15 @@ fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
     counts
 }
 
-/// Asks for what was noted, with at most so many of the newest samples.
+/// Adds commands that read a job's errors, with at most `samples` of the newest samples.
 pub(super) fn ask(commands: &mut Pipeline, id: &JobId, samples: usize) {
-    // What lies beyond the end is none.
+    // LRANGE cannot ask for no elements; beyond the end of the list there are none.
     let first = if samples == 0 { MAX_ERROR_SAMPLES } else { 0 };
     commands.cmd("LRANGE").arg(keys::error_samples(id)).arg(first).arg(samples.max(1) - 1);
     commands.cmd("HGETALL").arg(keys::error_counts(id));
 }
 
-/// Reads what [`ask`] asked; what cannot be read is left out.
+/// Parses the replies to the commands of [`ask`]; leaves out what cannot be parsed.
 pub(super) fn read(mut answers: impl Iterator<Item = Value>) -> Errors {
     let mut next = || answers.next().unwrap_or_default();
     let samples: Vec<Vec<u8>> = redis::from_redis_value(next()).unwrap_or_default();

@@ -1,11 +1,13 @@
-//! Finding out which Redis answers.
+//! Determines the generation of the Redis that answers.
 
 use crate::domain::Generation;
 
-/// Reads the answer to `INFO replication`; `generation()` in `header.lua` takes the same. It is the beginning of
-/// `master_replid`, which a Redis draws by chance when it starts, whatever data it starts with, and when it becomes a
-/// primary. The run id would add nothing: it is another only after a start. `None` unless it is a master's, since a
-/// replica (a demoted primary that still answers, say) is not to be believed, and carries its primary's id.
+/// Parses the generation from the reply to `INFO replication`. `generation()` in `header.lua` must agree with it.
+///
+/// The generation is the start of `master_replid`, which Redis chooses at random when it starts, whatever data it
+/// loads, and when it becomes a primary. The run ID would add nothing, as it changes only on a start. The result is
+/// `None` for a replica: its data is not trusted (it may be a demoted primary that still answers), and it has its
+/// primary's ID.
 pub(super) fn parse(info: &str) -> Option<Generation> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("role")? != "master" {
@@ -23,7 +25,7 @@ mod tests {
     }
 
     #[test]
-    fn another_replication_id_is_another_generation() {
+    fn generation_is_the_start_of_the_replication_id() {
         let generation = |id: &str| parse(&info("master", id)).unwrap();
         let (first, second) = ("0123456789abcdef".repeat(2) + "01234567", "f".repeat(40));
         assert_eq!(generation(&first), Generation(*b"0123456789abcdef"));
@@ -31,7 +33,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_has_none() {
+    fn replica_has_no_generation() {
         assert_eq!(parse(&info("slave", &"a".repeat(40))), None);
         assert_eq!(parse("nonsense"), None);
     }

@@ -1,5 +1,5 @@
-//! The tracker's header: 256 bytes before the cells, big-endian, refused unless it is exactly what was written.
-//! `scripts/header.lua` reads, refuses and writes the same; `tests/it/tracker_header.rs` holds the two together.
+//! The tracker's header: 256 bytes before the cells, big-endian. A header with any change since it was written is
+//! rejected. `scripts/header.lua` implements the same format; `tests/it/tracker/header.rs` tests that both agree.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -17,10 +17,10 @@
 //! | 68 | time of the seal (8) |
 //! | 76 | for each of 8 stages: succeeded, failed, skipped (4 each) |
 //! | 172 | number of the newest bucket of the rate: time / 4 s (8) |
-//! | 180 | 15 buckets, oldest first: results in those 4 s (4 each) |
-//! | 240 | checksum: the first 16 hexadecimal digits of the SHA-1 of all before |
+//! | 180 | 15 buckets, oldest first: results within 4 s each (4 each) |
+//! | 240 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 240 bytes before |
 //!
-//! Magic and version stay where they are in every version to come.
+//! The magic and the version keep their positions in all future versions.
 
 use std::time::Duration;
 
@@ -28,59 +28,59 @@ use time::OffsetDateTime;
 
 use crate::domain::{Counts, EndCause, Generation, Layout, MAX_STAGES, MarkSummary, Rate, StageCounts, TrackerEpoch};
 
-/// How many bytes the header takes.
+/// The size of the header, in bytes.
 pub const HEADER_BYTES: usize = 256;
 const BODY_BYTES: usize = 240;
 const MAGIC: &[u8] = b"HWM";
 const VERSION: u8 = 1;
 const BUCKETS: usize = 15;
 const BUCKET_MS: u64 = 4000;
-/// The last millisecond of the year 9999: no time, and no 8-byte number either, is above. Lua computes with doubles,
-/// which are exact up to there.
+/// The largest 8-byte number in a header: the last millisecond of the year 9999. Lua computes with doubles, which are
+/// exact up to there.
 const LARGEST: u64 = 253_402_300_799_999;
 
-/// What a tracker says of itself.
+/// The header of a tracker. Times are by Redis's clock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
-    /// Which tracker of the job it is.
+    /// The incarnation of the tracker.
     pub incarnation: u64,
-    /// Under which generation it was opened or adopted.
+    /// The generation under which the tracker was opened, reopened or adopted.
     pub generation: Generation,
-    /// Confirmed against Postgres under that generation.
+    /// Whether the tracker was confirmed against Postgres under that generation.
     pub adopted: bool,
-    /// Why it is frozen, if it is.
+    /// Why the tracker is sealed; `None` if it is open.
     pub seal: Option<EndCause>,
-    /// Who stands where.
+    /// The number of tasks by stage and status.
     pub counts: Counts,
-    /// Grows with every change of the marks.
+    /// A number that grows with every change of the marks.
     pub revision: u64,
-    /// It was rebuilt, or taken up again, after Redis lost or may have lost marks.
+    /// Whether the tracker was restored or reopened after Redis lost, or may have lost, marks.
     pub restored: bool,
-    /// When it was opened or, if it is restored, when that was.
+    /// When the tracker was opened; if `restored`, when it was restored or reopened.
     pub open_time: OffsetDateTime,
-    /// When it was adopted.
+    /// When the tracker was last adopted.
     pub adopt_time: Option<OffsetDateTime>,
-    /// When the last new mark came.
+    /// When the last new mark was set.
     pub last_mark_time: Option<OffsetDateTime>,
-    /// When it was sealed.
+    /// When the tracker was sealed.
     pub seal_time: Option<OffsetDateTime>,
     newest_bucket: u64,
     buckets: [u32; BUCKETS],
 }
 
-/// Why bytes are no header.
+/// Why bytes are not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// Not what this codec writes.
-    #[error("not a tracker's header, or a damaged one")]
+    /// The bytes are a damaged header or something else.
+    #[error("not a tracker header, or a damaged one")]
     Corrupt,
-    /// A version that this codec does not know.
-    #[error("a tracker of format version {0}, which this gateway does not know")]
+    /// The header has a format version that this gateway does not know.
+    #[error("tracker format version {0} is not known to this gateway")]
     UnknownVersion(u8),
 }
 
 impl Header {
-    /// The header of a tracker that is opened now, blank and not adopted.
+    /// The header of a tracker that is opened at `now`, without marks and not adopted.
     pub fn open(layout: Layout, incarnation: u64, generation: Generation, now: OffsetDateTime) -> Self {
         Self {
             incarnation,
@@ -99,17 +99,17 @@ impl Header {
         }
     }
 
-    /// Which tracker it is, under which Redis.
+    /// The incarnation and generation of the tracker.
     pub fn epoch(&self) -> TrackerEpoch {
         TrackerEpoch { incarnation: self.incarnation, generation: self.generation }
     }
 
-    /// How the cells lie behind it.
+    /// The layout of the cells that follow the header.
     pub fn layout(&self) -> Layout {
         Layout { total: self.counts.total, stages: self.counts.stages.len() }
     }
 
-    /// What is known of the marks.
+    /// A summary of the tracker's marks.
     pub fn mark_summary(&self) -> MarkSummary {
         MarkSummary {
             counts: self.counts.clone(),
@@ -119,7 +119,7 @@ impl Header {
         }
     }
 
-    /// How fast the job was within the window that ends at `now`, by Redis's clock.
+    /// The speed of the job within the window of at most 60 seconds that ends at `now`, by Redis's clock.
     pub fn rate(&self, now: OffsetDateTime) -> Rate {
         let now_ms = millis(Some(now));
         let oldest = (now_ms / BUCKET_MS).saturating_sub(BUCKETS as u64 - 1);
@@ -130,7 +130,7 @@ impl Header {
         Rate { results, span: Duration::from_millis(now_ms.saturating_sub(since)) }
     }
 
-    /// The bytes.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend_from_slice(MAGIC);
@@ -163,7 +163,7 @@ impl Header {
         header
     }
 
-    /// Reads a header; refuses whatever `encode` and the scripts did not write.
+    /// Decodes a header; rejects bytes that neither `encode` nor the scripts can have written.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let mut reader = Reader::checked(bytes)?;
         let [stages, adopted, seal, restored] = reader.take()?;
@@ -211,7 +211,7 @@ impl Header {
     }
 }
 
-/// The first 16 hexadecimal digits of the SHA-1: the one hash that a Redis script has.
+/// The first 16 hexadecimal digits of the SHA-1, the only hash that Redis scripts offer.
 fn checksum(body: &[u8]) -> [u8; HEADER_BYTES - BODY_BYTES] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = sha1_smol::Sha1::from(body).digest().bytes();
@@ -219,21 +219,21 @@ fn checksum(body: &[u8]) -> [u8; HEADER_BYTES - BODY_BYTES] {
     std::array::from_fn(digit)
 }
 
-/// Milliseconds since 1970; 0 for no time.
+/// Converts a time to milliseconds since 1970; 0 for no time.
 pub(super) fn millis(time: Option<OffsetDateTime>) -> u64 {
     time.and_then(|time| u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()).unwrap_or(0)
 }
 
-/// The time that is so many milliseconds after 1970.
+/// Converts milliseconds since 1970 to a time; `None` if it is out of range.
 pub(super) fn time_from_millis(millis: u64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()
 }
 
-/// Takes numbers off the front.
+/// Reads fields from the front of the bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// What comes after magic and version of a header that is whole.
+    /// Checks magic, version and checksum, and returns a reader for the fields that follow.
     fn checked(bytes: &'a [u8]) -> Result<Self, HeaderError> {
         let mut reader = Self(bytes);
         let (magic, [version]) = (reader.take::<3>()?, reader.take()?);
@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The counts of so many stages; where there is no stage, there are none.
+    /// Reads the counts of `stages` stages. Counts of stages that the job does not have must be zero.
     fn stages(&mut self, stages: usize, total: u32) -> Result<Vec<StageCounts>, HeaderError> {
         let mut counts = Vec::with_capacity(MAX_STAGES);
         for stage in 0..MAX_STAGES {
@@ -312,12 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn encoding_round_trips() {
         assert_eq!(Header::decode(&header().encode()), Ok(header()));
     }
 
     #[test]
-    fn every_flipped_bit_and_every_other_length_is_refused() {
+    fn every_flipped_bit_and_every_other_length_is_rejected() {
         let good = header().encode();
         for bit in 0..HEADER_BYTES * 8 {
             let mut bad = good;
@@ -332,13 +332,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(Header::decode(&bytes).is_err());
         }
     }
 
     #[test]
-    fn the_rate_counts_what_lies_within_the_window() {
+    fn rate_counts_the_results_within_the_window() {
         let mut header = header();
         header.open_time = at(0);
         header.newest_bucket = 100;

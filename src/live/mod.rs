@@ -1,5 +1,5 @@
-//! Redis: trackers and what lies beside them. The only place that knows Redis; knows nothing of jobs' rows, and
-//! decides nothing about jobs.
+//! The live store: trackers and errors in Redis. The only module that knows Redis. It must not know the rows in
+//! Postgres, and it makes no decisions about jobs: it reports what Redis holds and runs the scripts that change it.
 
 mod availability;
 mod check;
@@ -23,25 +23,25 @@ pub use write::{MarkReply, Refusal, Seal};
 
 use connection::Connection;
 
-/// How to reach Redis, and how long things live there.
+/// The address of Redis, the timeout of calls, and times to live.
 #[derive(Clone)]
 pub struct Settings {
     /// `redis://[user:password@]host[:port][/db]` or `unix:///path`.
     pub url: String,
-    /// How long one call may take.
+    /// The timeout of one call.
     pub timeout: Duration,
-    /// How long a tracker stays that nobody reports to and no reconciler renews.
+    /// How long a tracker is kept without a report and without renewal by a reconciler.
     pub tracker_ttl: Duration,
-    /// How long a sealed tracker stays after its job's end was committed.
+    /// How long a sealed tracker is kept after its job's end was committed.
     pub sealed_ttl: Duration,
 }
 
-/// The URL is no address of a Redis.
+/// The URL is not a valid Redis address.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// Redis. Cheap to clone; all clones share one connection.
+/// A client of Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
 pub struct Live {
     connection: Connection,
@@ -50,20 +50,20 @@ pub struct Live {
 }
 
 impl Live {
-    /// Connects to nothing yet: works with Redis away.
+    /// Makes a client without connecting, so it succeeds while Redis is down.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
         let connection =
             Connection::new(&settings.url, settings.timeout).map_err(|error| ConfigError(error.to_string()))?;
         Ok(Self { connection, tracker_ttl: settings.tracker_ttl, sealed_ttl: settings.sealed_ttl })
     }
 
-    /// How long a tracker stays that nobody renews.
+    /// How long a tracker is kept without renewal.
     pub fn tracker_ttl(&self) -> Duration {
         self.tracker_ttl
     }
 }
 
-/// A time to live as scripts and commands take it.
+/// Converts a time to live to the milliseconds that commands and scripts take.
 fn ttl_millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)
 }

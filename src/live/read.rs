@@ -1,6 +1,6 @@
-//! Looking at trackers: one pipeline for any number of them, which ends with the generation, so that an answer is
-//! believed only if the Redis that gave it is the one that the tracker was adopted under, even when the connection was
-//! remade since the last look.
+//! Reads trackers. Each read is one pipeline for any number of trackers that ends with the generation, so that a
+//! tracker is trusted only if the Redis that returned it is the one under which it was adopted, even if the connection
+//! was reopened since the last read.
 
 use std::ops::Range;
 
@@ -13,54 +13,54 @@ use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Errors, Generation, JobId, Layout, MAX_ERROR_SAMPLES, TrackerStatus};
 
-/// How much of the cells one command reads: well under a millisecond of Redis's time.
+/// The cells that one command reads at most, in bytes: well under a millisecond of Redis's time.
 const CHUNK_BYTES: usize = 512 * 1024;
 
-/// What a job's tracker key holds.
+/// The content of a job's tracker key.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly always the large one, and one at a time, on the stack")]
+#[expect(clippy::large_enum_variant, reason = "nearly always the large variant, one value at a time, on the stack")]
 pub enum Tracker {
-    /// Nothing.
+    /// The key does not exist.
     Missing,
-    /// Something else, or a damaged tracker.
+    /// The key holds a damaged tracker or something else.
     Corrupt,
-    /// A tracker of a newer version.
+    /// The key holds a tracker of a newer format version.
     UnknownVersion,
-    /// A tracker.
+    /// The key holds an intact tracker.
     Present {
-        /// What it says of itself.
+        /// The tracker's header.
         header: Header,
-        /// It is adopted, under the generation that answered this look.
+        /// Whether the tracker is adopted under the generation that answered this read.
         believed: bool,
-        /// It was opened, taken up or adopted under that generation.
+        /// Whether the tracker was opened, reopened or adopted under the generation that answered this read.
         current: bool,
     },
 }
 
-/// A look at one job.
+/// A reading of one job's tracker and errors.
 #[derive(Debug, Clone)]
 pub struct TrackerReading {
-    /// Its tracker.
+    /// The job's tracker.
     pub tracker: Tracker,
-    /// The errors beside it.
+    /// The job's errors.
     pub errors: Errors,
-    /// The moment of the look, by Redis's clock.
+    /// The time of the reading, by Redis's clock.
     pub time: OffsetDateTime,
 }
 
-/// A look at many trackers alone.
+/// A reading of the trackers of many jobs.
 #[derive(Debug, Clone)]
 pub struct TrackerBatch {
-    /// Each job's, in their order.
+    /// The tracker of each job, in the order of the jobs.
     pub trackers: Vec<Tracker>,
-    /// Which Redis answered; `None`: a replica.
+    /// The generation of the Redis that answered; `None` for a replica.
     pub generation: Option<Generation>,
-    /// The moment of the look, by Redis's clock.
+    /// The time of the reading, by Redis's clock.
     pub time: OffsetDateTime,
 }
 
 impl Tracker {
-    /// What the read table needs to know.
+    /// The status of the tracker, from which domain decisions are made.
     pub fn status(&self) -> TrackerStatus {
         match self {
             Self::Missing => TrackerStatus::Missing,
@@ -76,10 +76,8 @@ impl Tracker {
             },
         }
     }
-}
 
-impl Tracker {
-    /// The header, if it is a tracker.
+    /// The header, if the tracker is intact.
     pub fn into_header(self) -> Option<Header> {
         match self {
             Self::Present { header, .. } => Some(header),
@@ -89,14 +87,15 @@ impl Tracker {
 }
 
 impl Live {
-    /// Looks at a job's tracker and errors.
+    /// Reads a job's tracker and errors.
     pub async fn read_tracker(&self, id: &JobId, deadline: Deadline) -> Result<TrackerReading, Error> {
-        let view = self.read_trackers_with_errors(std::slice::from_ref(id), MAX_ERROR_SAMPLES, deadline).await?.pop();
-        view.ok_or_else(|| unexpected(None))
+        let ids = std::slice::from_ref(id);
+        let reading = self.read_trackers_with_errors(ids, MAX_ERROR_SAMPLES, deadline).await?.pop();
+        reading.ok_or_else(|| unexpected(None))
     }
 
-    /// Looks at the trackers of many jobs and at their errors, with at most so many samples of each one's, in one round
-    /// trip.
+    /// Reads the trackers and errors of many jobs in one round trip, in the order of `ids`, with at most `samples`
+    /// error samples for each job.
     pub async fn read_trackers_with_errors(
         &self,
         ids: &[JobId],
@@ -109,15 +108,15 @@ impl Live {
             errors_seen::ask(&mut commands, id, samples);
         }
         let mut answers = self.ask(commands, deadline).await?;
-        let view = |_| {
+        let reading = |_| {
             let tracker = answers.tracker()?;
             let errors = errors_seen::read(answers.values.by_ref().take(ERROR_ANSWERS));
             Ok(TrackerReading { tracker, errors, time: answers.time })
         };
-        ids.iter().map(view).collect()
+        ids.iter().map(reading).collect()
     }
 
-    /// Looks at many trackers alone, in one round trip.
+    /// Reads the trackers of many jobs, without errors, in one round trip.
     pub async fn read_trackers(&self, ids: &[JobId], deadline: Deadline) -> Result<TrackerBatch, Error> {
         let mut commands = redis::pipe();
         for id in ids {
@@ -128,22 +127,24 @@ impl Live {
         Ok(TrackerBatch { trackers, generation: answers.generation, time: answers.time })
     }
 
-    /// The generation that answers now, and the time by its clock; an error on a replica.
+    /// The generation of the Redis that answers, and the time by its clock. Returns [`Error::Refused`] on a replica.
     pub async fn generation(&self, deadline: Deadline) -> Result<(Generation, OffsetDateTime), Error> {
         let answers = self.ask(redis::pipe(), deadline).await?;
         let generation = answers.generation.ok_or_else(|| Error::Refused("it is a replica".to_owned()))?;
         Ok((generation, answers.time))
     }
 
-    /// All cells of a sealed tracker; `None` if it is not, or not any more, the one with this header.
+    /// Reads all cells of the sealed tracker with this header. The cells are consistent, since a seal freezes them;
+    /// `None` if the tracker's header is another one.
     pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Cells>, Error> {
         let Some(cells) = self.read_cells(id, header.layout(), deadline).await? else { return Ok(None) };
-        // A seal freezes header and cells: if the header is still the same behind the last chunk, so was all before.
-        let still = matches!(self.read_tracker(id, deadline).await?.tracker, Tracker::Present { header: now, .. } if now == *header);
-        Ok(still.then_some(cells))
+        // A seal freezes header and cells. If the header is unchanged after the last chunk, so were all cells.
+        let tracker = self.read_tracker(id, deadline).await?.tracker;
+        Ok(tracker.into_header().is_some_and(|now| now == *header).then_some(cells))
     }
 
-    /// These bytes of the cells of a tracker, as they are now; `None` if there are none.
+    /// Reads a range of bytes of a tracker's cells, as offsets from the first cell; `None` if the tracker is missing or
+    /// too short.
     pub async fn cells_at(
         &self,
         id: &JobId,
@@ -159,7 +160,8 @@ impl Live {
         }
     }
 
-    /// All cells of a tracker as they are while they are read; `None` if it is gone.
+    /// Reads all cells of a tracker, in chunks between which marks may change; `None` if the tracker is missing, too
+    /// short or holds bits that no mark sets.
     pub async fn read_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
         let length = layout.bytes();
         let mut cells = Vec::with_capacity(length);
@@ -173,6 +175,7 @@ impl Live {
         Ok(Cells::new(layout, cells).ok())
     }
 
+    /// Sends commands, followed by those for the time and the generation.
     async fn ask(&self, mut commands: Pipeline, deadline: Deadline) -> Result<Answers, Error> {
         commands.cmd("TIME").cmd("INFO").arg("replication");
         let mut values = self.connection.pipeline(&mut commands, deadline).await?;
@@ -183,31 +186,33 @@ impl Live {
         };
         let time = values.pop().and_then(|value| redis::from_redis_value::<(u64, u64)>(value).ok());
         let time = time.and_then(|(seconds, micros)| time_from_millis(seconds * 1000 + micros / 1000));
-        let time = time.ok_or_else(|| Error::Unexpected("TIME answered no time".to_owned()))?;
+        let time = time.ok_or_else(|| Error::Unexpected("the reply to TIME is not a time".to_owned()))?;
         Ok(Answers { values: values.into_iter(), generation, time })
     }
 }
 
+/// The replies to a pipeline of [`Live::ask`]. `values` holds those to the caller's commands.
 struct Answers {
     values: std::vec::IntoIter<Value>,
     generation: Option<Generation>,
     time: OffsetDateTime,
 }
 
+/// Adds the commands whose replies [`Answers::tracker`] parses.
 fn ask_header(commands: &mut Pipeline, id: &JobId) {
     commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(0).arg(HEADER_BYTES - 1);
     commands.cmd("STRLEN").arg(keys::tracker(id));
-    // An empty string and no key at all look the same to both.
+    // The replies above are the same for an empty string and a missing key.
     commands.cmd("EXISTS").arg(keys::tracker(id));
 }
 
 impl Answers {
-    /// Reads what `ask_header` asked.
+    /// Parses the next replies to the commands of [`ask_header`].
     fn tracker(&mut self) -> Result<Tracker, Error> {
         let (range, length, exists) = (self.values.next(), self.values.next(), self.values.next());
         let bytes = match range {
             Some(Value::BulkString(bytes)) => bytes,
-            // The key holds something that is not a string.
+            // The key holds another type than a string.
             Some(Value::ServerError(error)) if error.code() == "WRONGTYPE" => return Ok(Tracker::Corrupt),
             other => return Err(unexpected(other)),
         };
@@ -228,10 +233,11 @@ impl Answers {
     }
 }
 
+/// The error for a reply that is missing, an error, or of an unexpected type.
 fn unexpected(value: Option<Value>) -> Error {
     match value {
         Some(Value::ServerError(error)) => Error::Refused(error.to_string()),
-        Some(_) => Error::Unexpected("an answer of another kind than the command has".to_owned()),
-        None => Error::Unexpected("fewer answers than commands".to_owned()),
+        Some(_) => Error::Unexpected("the reply has another type than the command returns".to_owned()),
+        None => Error::Unexpected("fewer replies than commands".to_owned()),
     }
 }

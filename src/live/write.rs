@@ -1,5 +1,5 @@
-//! What is done to a tracker: opened, adopted, reported to, sealed, and let go. Each is one script that checks
-//! everything before its first write, or takes that back.
+//! Changes trackers: opens, adopts, marks, seals, repairs and expires them. Each change is one script that either
+//! checks everything before its first write or undoes the write.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,72 +12,76 @@ use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_m
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Change, JobId, Layout, MarkStep, StallCondition};
 
-/// Runs of so few bytes are set byte by byte, as fields of one command for all: each costs Redis half of what a run does.
+/// Runs of at most this many bytes are set as fields, byte by byte, by one command for all of them. A field costs Redis
+/// half as much time as a run.
 const FIELD_BYTES: usize = 2;
-/// What Lua passes to a command at once: a field takes four.
+/// The most arguments that Lua passes to one command. A field takes four.
 const MAX_ARGUMENTS: usize = 8_000;
 const _: () = assert!(4 * FIELD_BYTES * MarkStep::MAX_RUNS + 2 < MAX_ARGUMENTS, "a step has too many fields");
 
-/// Why a script left a tracker as it was.
+/// Why a script refused to change a tracker. The tracker is as it was.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
-    /// There is none.
+    /// The tracker does not exist.
     Missing,
-    /// The key holds something else, or a damaged tracker.
+    /// The key holds a damaged tracker or something else.
     Corrupt,
-    /// A tracker of a newer version.
+    /// The tracker has a newer format version.
     UnknownVersion,
-    /// It is the tracker of another incarnation.
+    /// The tracker has another incarnation.
     OtherIncarnation,
-    /// It is not adopted under the generation that answers.
+    /// The tracker is not adopted under the current generation.
     NotAdopted,
-    /// It is sealed.
+    /// The tracker is sealed.
     Sealed,
-    /// It is not sealed.
+    /// The tracker is not sealed.
     NotSealed,
-    /// Something is pending.
+    /// The tracker has pending tasks.
     Incomplete,
-    /// It, or the image that was to become it, is of another generation than answers.
+    /// The tracker, or the uploaded image of a new one, is of another generation than the current one.
     Stale,
-    /// It has not settled yet, or is not idle for long enough.
+    /// The tracker has not settled yet or has not been idle for long enough.
     Settling,
-    /// Its header, or its revision, is another by now.
+    /// The header or the revision of the tracker has changed since it was read.
     Changed,
-    /// What its header counts is not what is in its cells.
+    /// The counts in the header contradict the cells.
     CountsWrong,
 }
 
-/// What a report did to a tracker.
+/// The result of setting marks in a tracker.
 #[derive(Debug, Clone)]
 pub enum MarkReply {
-    /// The change was applied.
+    /// The change was applied; the header is the new one.
     Applied(Header),
-    /// Nothing was: the runs hold these bytes, one after the other.
+    /// Nothing was changed, because the runs hold other bytes than expected: these, concatenated. Compute the change
+    /// from them and try again.
     Conflict(Vec<u8>),
-    /// Nothing was, nor would be.
+    /// Nothing was changed, and a repetition would be refused as well.
     Refused(Refusal),
 }
 
-/// What a seal says: the end that is to be committed.
+/// The cause for which a tracker is sealed: the end that is to be committed.
 #[derive(Debug, Clone, Copy)]
 pub enum Seal<'a> {
     /// Nothing is pending.
     Complete,
     /// A caller cancelled the job, for this reason.
     Cancelled(&'a str),
-    /// No mark was new for too long; refused unless that is so. A complete tracker is sealed as that.
+    /// The job made no progress. Refused unless the condition holds; a complete tracker is sealed as complete instead.
     Revoked(StallCondition),
 }
 
-/// A run of bytes of a step.
+/// A run of bytes that a step changes.
 struct Run<'a> {
-    /// Where they are, counted from the first cell.
+    /// The offsets of the bytes, from the first cell.
     bytes: Range<usize>,
     expected: &'a [u8],
     new: &'a [u8],
+    /// Whether the bytes are sent as fields, each by itself.
     is_fields: bool,
 }
 
+/// The reply of a script: its status, mostly with the tracker's header.
 struct Reply {
     status: String,
     header: Option<Header>,
@@ -85,8 +89,8 @@ struct Reply {
 }
 
 impl Live {
-    /// Opens a tracker that is not adopted, for the start or the restore that Postgres issued `incarnation` to: blank, or
-    /// with the marks that are `restored`.
+    /// Opens a tracker for the start or restore to which Postgres issued `incarnation`. The tracker is not adopted. It
+    /// has no marks, or those of `restored`.
     pub async fn open(
         &self,
         id: &JobId,
@@ -103,7 +107,7 @@ impl Live {
         let mut image = header.encode().to_vec();
         image.extend(restored.map(Cells::bytes).unwrap_or_default());
         image.resize(HEADER_BYTES + layout.bytes(), 0);
-        // Uploaded beside and renamed: letting Redis make twenty megabytes of zeros would hold it for 26 ms.
+        // Uploaded to another key and renamed, since creating twenty megabytes of zeros would block Redis for 26 ms.
         let mut upload = redis::pipe();
         let image_ttl = ttl_millis(deadline.remaining()).max(1000);
         upload.cmd("SET").arg(keys::image(id, incarnation)).arg(image).arg("PX").arg(image_ttl);
@@ -118,19 +122,9 @@ impl Live {
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
 
-    /// Whether Redis takes writes of the job now; an error if it does not.
-    pub async fn check_writable(&self, id: &JobId, deadline: Deadline) -> Result<(), Error> {
-        let mut commands = redis::pipe();
-        commands.cmd("SET").arg(keys::probe(id)).arg("").arg("PX").arg(1);
-        match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
-            Some(Value::ServerError(error)) => Err(Error::Refused(error.to_string())),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes up a tracker that Redis may have lost marks of: it is to settle, and be adopted, under this generation.
-    /// `found` is its incarnation, `incarnation` what it shall be: another one for a tracker that is not the job's own,
-    /// which also takes its seal off.
+    /// Puts a tracker that may have lost marks under the current generation, where it settles before it is adopted.
+    /// `found` is its present incarnation, `incarnation` its new one. If they differ, as for a tracker that is not the
+    /// job's own, the seal is removed.
     pub async fn reopen(
         &self,
         id: &JobId,
@@ -143,15 +137,16 @@ impl Live {
         self.call(&call, deadline).await?.header_if("REOPENED")
     }
 
-    /// Renames what is no tracker out of the way, to be looked at by a person; whether it did.
+    /// Renames a corrupt tracker key out of the way, for inspection by a person. Returns whether it did; an intact
+    /// tracker or one of a newer version stays.
     pub async fn quarantine(&self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
         let mut call = Call::of(&scripts::QUARANTINE, &[keys::tracker(id), keys::quarantine(id)]);
         call.arg(ttl_millis(self.tracker_ttl));
         Ok(self.call(&call, deadline).await?.status == "QUARANTINED")
     }
 
-    /// Adopts the tracker of a job that Postgres says runs with this incarnation; one that was restored only once it
-    /// has settled for so long.
+    /// Adopts the tracker of a job that runs with this incarnation according to Postgres. A restored tracker is adopted
+    /// only after it has settled for `settle`.
     pub async fn adopt(
         &self,
         id: &JobId,
@@ -164,8 +159,9 @@ impl Live {
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
 
-    /// Applies a change that was computed from the bytes `expected`. `only_adopted` is false for a caller that asks
-    /// Postgres, before and after, whether the job runs with this incarnation.
+    /// Applies a report's change to a tracker. `step` is the step, the bytes from which its change was computed, and
+    /// the change. `only_adopted` is false for a caller that checks with Postgres, before and after, that the job runs
+    /// with this incarnation.
     pub async fn report(
         &self,
         id: &JobId,
@@ -178,8 +174,8 @@ impl Live {
         self.mark(id, incarnation, only_adopted, step, done, deadline).await
     }
 
-    /// Applies a change that brings back marks which were acknowledged before: no progress, so the rate does not count
-    /// it. Adopted or not.
+    /// Applies a change that restores marks which were acknowledged earlier. It is not progress, so the rate does not
+    /// count it. The tracker need not be adopted.
     pub async fn merge(
         &self,
         id: &JobId,
@@ -195,22 +191,22 @@ impl Live {
         id: &JobId,
         incarnation: u64,
         only_adopted: bool,
-        (marking, expected, change): (&MarkStep, &[u8], &Change),
+        (step, expected, change): (&MarkStep, &[u8], &Change),
         done: u64,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
-        // Fields are written before they are compared, so what stays as it is does not go as such; nor does what changes
-        // nothing, which bytes that no marks have set can be, too.
-        let counts = !change.delta.is_none();
-        let runs: Vec<_> = marking
+        // The script writes fields before it compares them, so unchanged bytes are not sent as fields; and it rejects
+        // fields with unchanged counts, which cells with bits that no mark sets can lead to.
+        let counts_change = !change.delta.is_none();
+        let runs: Vec<_> = step
             .of_each(expected)
-            .zip(marking.of_each(&change.bytes))
+            .zip(step.of_each(&change.bytes))
             .map(|((run, expected), (_, new))| {
-                let is_fields = counts && run.len() <= FIELD_BYTES && expected != new;
+                let is_fields = counts_change && run.len() <= FIELD_BYTES && expected != new;
                 Run { bytes: run.clone(), expected, new, is_fields }
             })
             .collect();
-        let (fields, others): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
+        let (fields, whole_runs): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
         let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
         call.arg(incarnation).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
         call.arg(delta(change)?).arg(done);
@@ -218,18 +214,19 @@ impl Live {
         for (byte, new) in fields.iter().flat_map(|run| run.bytes.clone().zip(run.new)) {
             call.arg(8 * (HEADER_BYTES + byte)).arg(*new);
         }
-        for Run { bytes, expected, new, .. } in others {
+        for Run { bytes, expected, new, .. } in whole_runs {
             call.arg(HEADER_BYTES + bytes.start).arg(HEADER_BYTES + bytes.end - 1).arg(*expected).arg(*new);
         }
         let reply = self.call(&call, deadline).await?;
         Ok(match reply.status.as_str() {
             "APPLIED" => MarkReply::Applied(reply.header()?),
-            "CONFLICT" => MarkReply::Conflict(found(&runs, reply.rest)),
+            "CONFLICT" => MarkReply::Conflict(conflicting_bytes(&runs, reply.rest)),
             _ => MarkReply::Refused(reply.refusal()?),
         })
     }
 
-    /// Freezes a tracker; the header says for which cause, which is another's if that was first.
+    /// Freezes a tracker. The returned header names the cause, which is that of the first seal if the tracker was
+    /// already sealed.
     pub async fn seal(
         &self,
         id: &JobId,
@@ -247,23 +244,24 @@ impl Live {
         if let Seal::Revoked(StallCondition { revision, timeout, not_before }) = seal {
             call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
         }
-        // What is decided past a Redis that is away is less than it could be, so it must be away.
+        // While Redis is down, callers end jobs from the marks that they find elsewhere, possibly as a lower bound. A
+        // single broken connection must not have that effect.
         Reply::of(self.connection.idempotent(&call, deadline).await?)?.header_if("SEALED")
     }
 
-    /// The reason that was left beside the seal of a cancel; empty if there is none.
+    /// The reason that was stored with the seal of a cancel; empty if there is none.
     pub async fn reason(&self, id: &JobId, deadline: Deadline) -> Result<String, Error> {
         let mut commands = redis::pipe();
         commands.cmd("GET").arg(keys::reason(id));
         match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
             Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            // Not an answer: what is committed without the reason has lost it for ever.
+            // Not treated as an empty reason, which would be committed and lose the reason for good.
             Some(Value::ServerError(error)) if error.code() != "WRONGTYPE" => Err(Error::Refused(error.to_string())),
             _ => Ok(String::new()),
         }
     }
 
-    /// Lets the sealed tracker of a job whose end is committed go away by itself.
+    /// Sets the time to live of the sealed tracker of a job whose end is committed, and of its other keys.
     pub async fn expire(
         &self,
         id: &JobId,
@@ -278,20 +276,20 @@ impl Live {
         self.call(&call, deadline).await?.header_if("EXPIRES")
     }
 
-    /// Replaces the header `found` by `right`, which is `found` with other counts or without the seal.
+    /// Replaces the header `found` by `correct`, which is `found` with other counts or without the seal.
     pub async fn repair(
         &self,
         id: &JobId,
         found: &Header,
-        right: &Header,
+        correct: &Header,
         deadline: Deadline,
     ) -> Result<Result<Header, Refusal>, Error> {
         let mut call = Call::of(&scripts::REPAIR, &[keys::tracker(id)]);
-        call.arg(&found.encode()[..]).arg(&right.encode()[..]);
+        call.arg(&found.encode()[..]).arg(&correct.encode()[..]);
         self.call(&call, deadline).await?.header_if("REPAIRED")
     }
 
-    /// Gives running jobs' trackers, and what lies beside them, their whole time to live again.
+    /// Renews the time to live of the trackers and errors of running jobs.
     pub async fn renew(&self, ids: &[JobId], deadline: Deadline) -> Result<(), Error> {
         let mut commands = redis::pipe();
         for id in ids {
@@ -308,13 +306,14 @@ impl Live {
 }
 
 impl Reply {
+    /// Parses a reply.
     fn of(parts: Vec<Vec<u8>>) -> Result<Self, Error> {
         let mut parts = parts.into_iter();
         let status = String::from_utf8(parts.next().unwrap_or_default()).unwrap_or_default();
         let header = match parts.next().map(|bytes| Header::decode(&bytes)) {
             None => None,
             Some(Ok(header)) => Some(header),
-            // The script read what this codec does not: the two have come apart.
+            // The script accepted a header that this codec rejects, so the two implementations disagree.
             Some(Err(error @ (HeaderError::Corrupt | HeaderError::UnknownVersion(_)))) => {
                 return Err(Error::Unexpected(error.to_string()));
             }
@@ -323,7 +322,7 @@ impl Reply {
     }
 
     fn header(self) -> Result<Header, Error> {
-        self.header.ok_or_else(|| Error::Unexpected(format!("{} without a header", self.status)))
+        self.header.ok_or_else(|| Error::Unexpected(format!("the status {} without a header", self.status)))
     }
 
     fn header_if(self, status: &str) -> Result<Result<Header, Refusal>, Error> {
@@ -349,9 +348,9 @@ impl Reply {
     }
 }
 
-/// The bytes of all runs, in their order, from an answer that has those of all fields first, and then those of each other
-/// run.
-fn found(runs: &[Run<'_>], answer: Vec<Vec<u8>>) -> Vec<u8> {
+/// Extracts the bytes of all runs, in order, from the reply to a conflict: the bytes of all fields, followed by those
+/// of each other run.
+fn conflicting_bytes(runs: &[Run<'_>], answer: Vec<Vec<u8>>) -> Vec<u8> {
     let mut answer = answer.into_iter();
     let mut fields = answer.next().unwrap_or_default().into_iter();
     let mut bytes = Vec::new();
@@ -365,12 +364,13 @@ fn found(runs: &[Run<'_>], answer: Vec<Vec<u8>>) -> Vec<u8> {
     bytes
 }
 
-/// What is added to the counts, as the script takes it.
+/// Encodes the change of the counts as the script takes it.
 fn delta(change: &Change) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(change.delta.0.len() * 12);
     for stage in &change.delta.0 {
         for count in [stage.succeeded, stage.failed, stage.skipped] {
-            let count = i32::try_from(count).map_err(|_| Error::Unexpected("a report of billions".to_owned()))?;
+            let count = i32::try_from(count)
+                .map_err(|_| Error::Unexpected("the counts change by more than 32 bits".to_owned()))?;
             bytes.extend_from_slice(&count.to_be_bytes());
         }
     }

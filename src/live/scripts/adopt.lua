@@ -1,10 +1,12 @@
--- Adopts a tracker: from now on it is believed alone, until the generation changes.
+-- Adopts a tracker. From then on it is trusted alone, until the generation changes.
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  the incarnation that Postgres names for the RUNNING job
--- ARGV[2]  how long a restored tracker settles, in milliseconds
--- Returns {status, header}: ADOPTED (also if it was already); SEALED; NOT_ADOPTED (opened under another generation:
---          it may have lost marks); SETTLING; OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- ARGV[2]  how long a restored tracker must settle, in milliseconds
+-- Returns {status, header}: ADOPTED (also if it was adopted before); SEALED; NOT_ADOPTED (the tracker is of another
+--          generation and may have lost marks); SETTLING (restored less than ARGV[2] ago); OTHER_INCARNATION, MISSING,
+--          CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: idempotent. Neither the marks nor the time to live change.
 
 local key, incarnation, settle = KEYS[1], ARGV[1], tonumber(ARGV[2])
 

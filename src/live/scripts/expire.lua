@@ -1,11 +1,13 @@
--- Lets the sealed tracker of a job whose end is committed, and what lies beside it, go away by itself. It is not
--- deleted: a Postgres that fails over and forgets the end finds the seal and ends the job again, the same way.
+-- Sets the time to live of the sealed tracker of a job whose end is committed, and of the job's other keys. The tracker
+-- is not deleted at once: if Postgres fails over and loses the end, the seal remains, and the job is ended again with
+-- the same result.
 --
 -- KEYS[1]  the tracker
--- KEYS[2…] the keys beside it
+-- KEYS[2…] the other keys of the job
 -- ARGV[1]  the incarnation
--- ARGV[2]  the time that is left to it, in milliseconds
+-- ARGV[2]  the time to live, in milliseconds
 -- Returns {status, header}: EXPIRES; NOT_SEALED; OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: idempotent. Only a sealed tracker of this incarnation expires.
 
 local incarnation, ttl = ARGV[1], ARGV[2]
 

@@ -1,24 +1,26 @@
--- Prepended to every script: reading, judging and writing the tracker's header (layout: src/live/header.rs).
+-- Prepended to every script: reads, checks and writes the tracker's header (layout: src/live/header.rs).
 --
--- parse(bytes)      the header that these bytes are, or nil and the status that tells what they are instead. Refuses what
---                   `Header::decode` refuses, and for the same reasons.
--- load(key)         the header of a tracker that is whole, or nil and the status that tells what is there instead.
--- own(key, number)  the same, and only if it is the tracker of that incarnation.
--- size(h)           how many bytes its tracker has.
--- write(key, h)     writes the header, its checksum included.
--- generation()      which Redis answers; '' unless it is a master, so that nothing on a replica is ever adopted.
--- believed(h)       adopted, and not been through a restart, an older dump or a failover since.
+-- parse(bytes)           the header that the bytes encode, or nil and a status (CORRUPT, UNKNOWN_VERSION). Rejects
+--                        exactly what `Header::decode` rejects.
+-- load(key)              the header of the intact tracker in the key, or nil and a status (also MISSING).
+-- own(key, incarnation)  like load(key), but a tracker of another incarnation is nil and OTHER_INCARNATION.
+-- size(h)                the size of the tracker with this header, in bytes.
+-- pending(h)             the pending results over all stages, and whether every task succeeded at every stage.
+-- write(key, h)          writes the header with its checksum, and updates h.raw to its bytes.
+-- generation()           the current generation; '' on a replica, so that no tracker on a replica is ever adopted.
+-- trusted(h)             whether the tracker is adopted under the current generation.
+-- now()                  the time by Redis's clock, in milliseconds since 1970.
 
 local HEADER, BODY = 256, 240
 local STAGES, BUCKETS = 8, 15
 local COMPLETE, REVOKED = 1, 3
--- What comes before the counts; where those begin, and what follows them: the newest bucket's number, and the buckets.
+-- The format of the fields before the counts; the positions of the counts and, after them, of the rate's buckets.
 local PREFIX, COUNTS_AT, ROLLING_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173
 local NO_COUNTS = string.rep('\0', 12 * STAGES)
--- The last millisecond of the year 9999: no time, and no number either, is above. Lua's numbers are exact up to there.
+-- The largest number in a header: the last millisecond of the year 9999. Lua's numbers are exact up to there.
 local LARGEST = 253402300799999
 
--- The format of the counts of so many stages: succeeded, failed, skipped of each.
+-- The format of the counts: succeeded, failed, skipped of each stage, each number in the format `each`.
 local function counts_of(stages, each)
   return '>' .. string.rep(each, 3 * stages)
 end
@@ -27,7 +29,6 @@ local function checksum(body)
   return string.sub(redis.sha1hex(body), 1, HEADER - BODY)
 end
 
--- What is pending over all stages, and whether every task succeeded at every stage.
 local function pending(h)
   local sum, perfect = 0, true
   for stage = 0, h.stages - 1 do
@@ -38,7 +39,7 @@ local function pending(h)
   return sum, perfect
 end
 
--- Whether the fields can have been written by us: each within its range, and none against another.
+-- Whether the fields are within their ranges and do not contradict each other.
 local function possible(h, body)
   local stages, total, counts = h.stages, h.total, h.counts
   if h.adopted > 1 or h.seal > 3 or h.restored > 1 then
@@ -53,7 +54,7 @@ local function possible(h, body)
     end
   end
   if string.find(body, h.unused, COUNTS_AT + 12 * stages, true) ~= COUNTS_AT + 12 * stages then
-    return false -- counts of a stage that is not there
+    return false -- counts of a stage that the job does not have
   end
   return not string.find(h.generation, '[^0-9a-f]') and (h.seal ~= COMPLETE or pending(h) == 0)
 end
@@ -76,7 +77,7 @@ local function parse(bytes)
     return nil, 'CORRUPT'
   end
   h.counts = { struct.unpack(counts_of(h.stages, 'I4'), body, COUNTS_AT) }
-  h.counts[3 * h.stages + 1] = nil -- where the next field begins
+  h.counts[3 * h.stages + 1] = nil -- the position of the next field, which struct.unpack returns last
   h.unused = string.sub(NO_COUNTS, 12 * h.stages + 1)
   h.bucket, h.buckets = struct.unpack('>I8', body, ROLLING_AT), string.sub(body, ROLLING_AT + 8)
   if not possible(h, body) then
@@ -92,7 +93,7 @@ end
 local function load(key)
   local bytes = redis.pcall('GETRANGE', key, '0', '255')
   if type(bytes) ~= 'string' then
-    return nil, 'CORRUPT' -- WRONGTYPE: the key holds something else
+    return nil, 'CORRUPT' -- WRONGTYPE
   end
   if bytes == '' and redis.call('EXISTS', key) == 0 then
     return nil, 'MISSING'
@@ -113,7 +114,7 @@ local function own(key, incarnation)
 end
 
 local function write(key, h)
-  -- In one go: Redis' Lua looks at every byte of a string that it makes.
+  -- In one expression, since Lua hashes every byte of each intermediate string.
   local body = struct.pack(PREFIX, 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
     h.generation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time)
     .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. struct.pack('>I8', h.bucket) .. h.buckets
@@ -130,7 +131,7 @@ local function generation()
   return string.sub(info, id + 1, id + 16)
 end
 
-local function believed(h)
+local function trusted(h)
   return h.adopted == 1 and h.generation == generation()
 end
 

@@ -1,14 +1,16 @@
--- Puts a job's new, not adopted tracker in place, before the job is committed as RUNNING.
+-- Renames the uploaded image of a new tracker to the tracker's key. The new tracker is not adopted. A start does this
+-- before it commits the job as RUNNING; a restore does it to rebuild a lost tracker.
 --
--- KEYS[1]  the image that was uploaded: header and blank cells, of the incarnation that Postgres issued to this start
+-- KEYS[1]  the uploaded image: a header with the incarnation that Postgres issued to this start or restore, and cells
 -- KEYS[2]  the tracker
 -- ARGV[1]  the incarnation
 -- ARGV[2]  the tracker's time to live, in milliseconds
--- Returns {status}: OPENED; STALE (the image was not made under the generation that answers now: make it again);
---          OTHER_INCARNATION (a later start or a restore was here, or, for a restore, any tracker is); CORRUPT, UNKNOWN_VERSION (the key is occupied).
--- Guarantees: an incarnation is opened at most once, since Postgres issues it to one start and the image is renamed,
---             not copied. A start replaces what an earlier start left, which holds no marks, and so does a restore if
---             that was for fewer tasks; nothing else is replaced.
+-- Returns {status}: OPENED; STALE (the image is missing, of another incarnation, or of another generation than the
+--          current one: upload it again); OTHER_INCARNATION (the tracker of a later start or restore exists or, for a
+--          restore, any tracker); CORRUPT, UNKNOWN_VERSION (the key is occupied).
+-- Guarantees: an incarnation is opened at most once, since Postgres issues it to one start or restore and the image is
+--             renamed, not copied. A start replaces the tracker of an earlier start, which holds no marks; a restore
+--             replaces such a tracker only if it is for fewer tasks. Nothing else is replaced.
 
 local image_key, tracker_key = KEYS[1], KEYS[2]
 local incarnation, ttl = ARGV[1], ARGV[2]
@@ -21,7 +23,8 @@ local existing, status = load(tracker_key)
 if not existing and status ~= 'MISSING' then
   return { status }
 end
--- A restore that found nothing may come when another one's tracker has taken marks: those are kept, and are taken up.
+-- A restore that found no tracker may arrive after another restore's tracker was marked. That tracker stays, to be
+-- reopened. One without marks for fewer tasks was left by a start before tasks were added, and is replaced.
 local outgrown = existing and existing.total < image.total and existing.revision == 0
 if existing and (existing.incarnation >= image.incarnation or image.restored == 1 and not outgrown) then
   return { 'OTHER_INCARNATION' }

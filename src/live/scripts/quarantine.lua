@@ -1,11 +1,13 @@
--- Renames what is no tracker, or a damaged one, out of the way, so that the job's tracker can be restored.
+-- Renames a tracker key that holds a damaged tracker or something else, so that the job's tracker can be restored.
 --
 -- KEYS[1]  the tracker's key
--- KEYS[2]  where it goes
--- ARGV[1]  how long it is kept there, in milliseconds
--- Returns {status}: QUARANTINED; INTACT (it is a tracker after all); MISSING, UNKNOWN_VERSION (not ours to judge).
+-- KEYS[2]  the key to rename it to
+-- ARGV[1]  how long the renamed key is kept, in milliseconds
+-- Returns {status}: QUARANTINED; INTACT (the key holds an intact tracker); MISSING; UNKNOWN_VERSION (a newer gateway
+--          decides whether it is damaged).
+-- Guarantees: an intact tracker is never renamed.
 
-local key, aside, ttl = KEYS[1], KEYS[2], ARGV[1]
+local key, quarantine_key, ttl = KEYS[1], KEYS[2], ARGV[1]
 
 local h, status = load(key)
 if h then
@@ -15,6 +17,6 @@ if status ~= 'CORRUPT' then
   return { status }
 end
 
-redis.call('RENAME', key, aside)
-redis.call('PEXPIRE', aside, ttl)
+redis.call('RENAME', key, quarantine_key)
+redis.call('PEXPIRE', quarantine_key, ttl)
 return { 'QUARANTINED' }

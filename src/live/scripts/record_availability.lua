@@ -1,19 +1,19 @@
--- Notes that a gateway has both stores within reach, and tells since when there was always one that had: no job can be
--- blamed for making no progress before.
+-- Records that a gateway can reach both stores, and returns since when some gateway always could. Idle time before that
+-- does not count towards a job's stall timeout.
 --
--- KEYS[1]  since when, and when it was noted last: milliseconds by this Redis's clock
--- ARGV[1]  how long nobody may note it before that is a break, in milliseconds
--- ARGV[2]  1: the caller has seen a break itself
--- ARGV[3]  the time to live, in milliseconds
--- Returns {since, now}.
+-- KEYS[1]  the availability: since when, and the time of the last record, in milliseconds by this Redis's clock
+-- ARGV[1]  the time without a record that counts as a gap, in milliseconds
+-- ARGV[2]  1: the caller could not reach a store at some time since its last record, which is a gap too
+-- ARGV[3]  the key's time to live, in milliseconds
+-- Returns {since, now}, in milliseconds by this Redis's clock.
+-- Guarantees: a missing or malformed record, and a clock that was set back, count as a gap.
 
 local key, patience, broken, ttl = KEYS[1], tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 
 local time = now()
-local noted = redis.pcall('GET', key)
-local since, last = string.match(type(noted) == 'string' and noted or '', '^(%d+) (%d+)$')
+local record = redis.pcall('GET', key)
+local since, last = string.match(type(record) == 'string' and record or '', '^(%d+) (%d+)$')
 since, last = tonumber(since), tonumber(last)
--- A clock that was set back is a break as well.
 if broken or not since or since > time or last > time or time - last > patience then
   since = time
 end

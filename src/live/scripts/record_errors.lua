@@ -1,12 +1,14 @@
--- Keeps the newest errors of a job and counts all by code. Best effort, beside the marks.
+-- Adds errors to the newest error samples of a job and to its count of each error code. Best effort: independent of the
+-- marks.
 --
 -- KEYS[1]  the samples, a list, newest first
 -- KEYS[2]  how often each code was reported, a hash
--- ARGV[1]  how many samples are kept
--- ARGV[2]  how many different codes are counted; what comes after them counts as OTHER
--- ARGV[3]  the time to live of both, in milliseconds
--- ARGV[4]  how many samples follow, oldest first; behind them code and count, alternating
--- Returns {status}: NOTED; CORRUPT (a key holds something else).
+-- ARGV[1]  the maximum number of samples that are kept
+-- ARGV[2]  the maximum number of distinct codes that are counted separately; further ones count as OTHER
+-- ARGV[3]  the time to live of both keys, in milliseconds
+-- ARGV[4]  the number of samples that follow, oldest first; after them code and count, alternating
+-- Returns {status}: RECORDED; CORRUPT (a key holds another type; nothing is changed).
+-- Guarantees: not idempotent; a repeated call counts its errors again.
 
 local samples_key, counts_key = KEYS[1], KEYS[2]
 local kept, codes, ttl, samples = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -29,4 +31,4 @@ for i = 5 + samples, #ARGV, 2 do
 end
 redis.call('PEXPIRE', samples_key, ttl)
 redis.call('PEXPIRE', counts_key, ttl)
-return { 'NOTED' }
+return { 'RECORDED' }

@@ -1,14 +1,14 @@
--- Puts counts right that were not those of the cells, if the header is still the one that they were found in. The
--- seal goes if the job turned out not to be complete. Nothing should ever need this; it keeps a bug from ending a job
--- falsely (invariant I2).
+-- Replaces a header whose counts contradict the cells, and removes the seal if the job turned out not to be complete.
+-- Needed only after a bug, which it keeps from ending a job with a wrong result (invariant I2).
 --
 -- KEYS[1]  the tracker, sealed
--- ARGV[1]  the header as it was found
--- ARGV[2]  the header as it should be
--- Returns {status, header}: REPAIRED; CHANGED (the header is another by now); INVALID (it should not be that: no
---          header, or another tracker's); MISSING, CORRUPT, UNKNOWN_VERSION.
+-- ARGV[1]  the header as it was read
+-- ARGV[2]  the correct header
+-- Returns {status, header}: REPAIRED; CHANGED (the header has changed since it was read); INVALID (ARGV[2] is not a
+--          header, or that of another tracker); MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: compare-and-set on the whole header.
 
-local key, found, right = KEYS[1], ARGV[1], ARGV[2]
+local key, found, correct = KEYS[1], ARGV[1], ARGV[2]
 
 local h, status = load(key)
 if not h then
@@ -17,10 +17,10 @@ end
 if h.raw ~= found then
   return { 'CHANGED', h.raw }
 end
-local r = parse(right)
+local r = parse(correct)
 if not r or r.incarnation ~= h.incarnation or r.total ~= h.total or r.stages ~= h.stages then
   return { 'INVALID' }
 end
 
-redis.call('SETRANGE', key, '0', right)
-return { 'REPAIRED', right }
+redis.call('SETRANGE', key, '0', correct)
+return { 'REPAIRED', correct }

@@ -1,20 +1,22 @@
--- Marks tasks: compares the bytes that hold them with what the caller computed from, writes the new ones, and adds to
--- the counts. The caller computes (src/domain/marking.rs), so that no rule of counting is here.
+-- Sets marks, as a compare-and-set: compares the affected bytes with those that the caller expects, writes the new
+-- ones, and adds to the counts. The caller computes both (src/domain/mark_step.rs), so this script has no counting
+-- rules.
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  the incarnation
--- ARGV[2]  1: only if it is adopted; 0: the caller asks Postgres before and after
+-- ARGV[2]  1: only if the tracker is adopted; 0: the caller checks with Postgres before and after
 -- ARGV[3]  the tracker's time to live, in milliseconds
--- ARGV[4]  what is added to the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers
--- ARGV[5]  how many results leave pending: what the rate counts
--- ARGV[6]  the expected bytes of all fields, which are single bytes, fewer than 2,000; none if the counts stay
--- ARGV[7…] for each field: its first bit (counted from the start of the key; ascending), its new byte as a number;
---          then for each run of bytes: first byte, last byte (counted from the start of the key), expected, new
--- Returns {status, header, …}: APPLIED; CONFLICT followed by the bytes of all fields and those of every run as they are
---          (nothing was changed: compute again from these); SEALED; STALE (it has been through a restart, an older dump or
---          a failover, in which a seal may have been lost: no mark is set before it has another incarnation);
---          NOT_ADOPTED; INVALID (arguments that do not fit each other or the tracker); COUNTS_WRONG (what is added does
---          not fit what the header counts); OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- ARGV[4]  the change of the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers
+-- ARGV[5]  the number of results that leave pending, which the rate counts
+-- ARGV[6]  the expected bytes of all fields, one byte each, fewer than 2,000; empty if the counts do not change
+-- ARGV[7…] for each field: its first bit (from the start of the key; ascending), its new byte as a number;
+--          then for each run of bytes: first byte, last byte (from the start of the key), expected bytes, new bytes
+-- Returns {status, header, …}: APPLIED; CONFLICT, followed by the actual bytes of all fields and of every run (compute
+--          the change from them and call again); SEALED; STALE (the tracker is of another generation, so a seal may
+--          have been lost: it takes no marks before it has another incarnation); NOT_ADOPTED; INVALID (the arguments
+--          contradict each other or the tracker); COUNTS_WRONG (the change does not fit the header's counts);
+--          OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: marks, counts and rate change together or, for every status but APPLIED, not at all.
 
 local key, fields = KEYS[1], ARGV[6]
 local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -36,6 +38,7 @@ if only_adopted and h.adopted == 0 then
 end
 
 local valid = ttl and done and #delta == 12 * h.stages
+-- `free` is the first bit after the previous field: fields must not overlap.
 local set_fields, free = { key }, 8 * HEADER
 for i = 1, #fields do
   local bit, new = ARGV[2 * i + 5], ARGV[2 * i + 6]
@@ -70,8 +73,8 @@ if #fields > 0 then
   if not changed then
     return { 'INVALID' }
   end
-  -- One command for all, which answers what they held, so that the comparison comes after the write, which is taken back
-  -- where it was for nothing: nobody sees anything in between.
+  -- One command for all fields returns the previous bytes, so the comparison comes after the write, which is undone on
+  -- a conflict. Scripts are atomic, so no reader sees the state in between.
   local held = redis.call('BITFIELD', unpack(set_fields))
   found[3] = string.char(unpack(held))
   conflict = conflict or found[3] ~= fields
@@ -106,7 +109,7 @@ if changed then
   h.last_mark, h.revision = time, h.revision + 1
   write(key, h)
 end
--- Not by every report: renewing costs Redis, and its log, more than asking.
+-- Not renewed by every report: PEXPIRE costs Redis, and its log, more than PTTL.
 if redis.call('PTTL', key) < ttl - math.min(BUCKET_MS, ttl / 2) then
   redis.call('PEXPIRE', key, ttl)
 end

@@ -1,19 +1,21 @@
--- Freezes a tracker before its job ends: no mark is set any more. Whoever comes later commits the end that is named.
+-- Freezes a tracker before its job ends. No further mark is set, and any gateway can commit the end that the seal
+-- names.
 --
 -- KEYS[1]  the tracker
--- KEYS[2]  the reason of a cancel, kept beside the seal so that whoever commits it can tell
+-- KEYS[2]  the reason of a cancel, stored with the seal so that any gateway can commit it
 -- ARGV[1]  the incarnation
--- ARGV[2]  the cause: 1 complete, 2 cancelled, 3 revoked (of a tracker that is complete after all: 1)
--- ARGV[3]  the reason
+-- ARGV[2]  the cause: 1 complete, 2 cancelled, 3 revoked (becomes 1 if the tracker is complete)
+-- ARGV[3]  the reason of a cancel, else empty
 -- ARGV[4]  the reason's time to live, in milliseconds
--- ARGV[5…] of a revoke: the revision as it was seen; how long nothing must have happened, in milliseconds; the moment
---          before which nothing counts, in milliseconds
--- Returns {status, header}: SEALED (also if it was already, perhaps for another cause: the first one counts);
---          INCOMPLETE (something is pending, so that it cannot be sealed as complete); NOT_ADOPTED (complete, but marks
---          that were lost and are not back yet could still change the verdict: only when all succeeded none can; or to be
---          revoked, when those marks may be progress); CHANGED (a mark came since it was seen: not to be revoked);
---          SETTLING (it is not idle for so long, nor believed for so long: not to be revoked); OTHER_INCARNATION,
+-- ARGV[5…] for a revocation: the revision that the caller read; the minimum idle time, in milliseconds; the time before
+--          which idle time does not count, in milliseconds since 1970
+-- Returns {status, header}: SEALED (also if the tracker was sealed before, perhaps for another cause: the first one
+--          counts); INCOMPLETE (tasks are pending, so the tracker cannot be sealed as complete); NOT_ADOPTED (lost
+--          marks may still return: of a complete tracker with failures they could change the verdict, of one to be
+--          revoked they could be progress); CHANGED (marked since the caller read it, so not revoked); SETTLING (not
+--          idle for long enough since its last mark, its adoption and ARGV[7], so not revoked); OTHER_INCARNATION,
 --          MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: idempotent. Once SEALED, the marks do not change any more under this incarnation.
 
 local key, reason_key = KEYS[1], KEYS[2]
 local incarnation, cause, reason, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -26,12 +28,12 @@ end
 if h.seal ~= 0 then
   return { 'SEALED', h.raw }
 end
-local left, perfect = pending(h)
-if cause == REVOKED and left == 0 then
+local outstanding, perfect = pending(h)
+if cause == REVOKED and outstanding == 0 then
   cause = COMPLETE
 end
 if cause == REVOKED then
-  if not believed(h) then
+  if not trusted(h) then
     return { 'NOT_ADOPTED', h.raw }
   end
   if h.revision ~= revision then
@@ -42,10 +44,10 @@ if cause == REVOKED then
   end
 end
 if cause == COMPLETE then
-  if left > 0 then
+  if outstanding > 0 then
     return { 'INCOMPLETE', h.raw }
   end
-  if not perfect and not believed(h) then
+  if not perfect and not trusted(h) then
     return { 'NOT_ADOPTED', h.raw }
   end
 end
@@ -53,11 +55,11 @@ end
 if reason ~= '' then
   redis.call('SET', reason_key, reason, 'PX', ttl)
 else
-  redis.call('DEL', reason_key) -- of a seal that was taken off again
+  redis.call('DEL', reason_key) -- may remain from an earlier seal that was removed
 end
 h.seal, h.seal_time = cause, now()
--- No mark can be lost from here on without the seal: a tracker that was not believed when it was sealed stays a lower
--- bound, and its header goes on saying so.
+-- From here on marks can be lost only together with the seal. A tracker that was not trusted when it was sealed stays a
+-- lower bound, so its header must not claim that it is adopted.
 if h.adopted == 1 and h.generation ~= generation() then
   h.adopted = 0
 end

@@ -1,32 +1,33 @@
-//! The scripts, one an operation, each with what `header.lua` gives all of them.
+//! The Lua scripts, one per operation. `header.lua`, which holds the functions that all scripts share, is prepended to
+//! each.
 
 use std::sync::LazyLock;
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs};
 
-/// A call of a script by its hash. That of redis-rs keeps each argument in memory of its own before it copies it into the
-/// command; a report has up to thousands.
+/// A call of a script by its hash. Unlike the type for this in redis-rs, it does not allocate each argument separately
+/// before it copies it into the command; a report can have thousands of arguments.
 pub(super) struct Call {
     script: &'static Script,
     command: Cmd,
 }
 
 impl Call {
-    /// Of this script, for these keys.
+    /// Starts a call of `script` with these keys.
     pub fn of(script: &'static Script, keys: &[impl ToRedisArgs]) -> Self {
         let mut command = redis::cmd("EVALSHA");
         command.arg(script.get_hash()).arg(keys.len()).arg(keys);
         Self { script, command }
     }
 
-    /// Adds an argument.
+    /// Adds an argument, or several for a value that redis-rs encodes as several.
     pub fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
         self.command.arg(argument);
         self
     }
 
-    /// Runs it, and loads the script first where Redis does not know it yet.
+    /// Runs the script, and loads it first if Redis does not know it.
     pub async fn invoke<T: FromRedisValue>(&self, connection: &mut impl ConnectionLike) -> RedisResult<T> {
         match self.command.query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -42,57 +43,57 @@ macro_rules! script {
     ($(#[$doc:meta])* $name:ident, $file:literal) => {
         $(#[$doc])*
         pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(concat!(include_str!("scripts/header.lua"), include_str!($file))));
+            LazyLock::new(|| Script::new(concat!(include_str!("header.lua"), include_str!($file))));
     };
 }
 
 script!(
-    /// Puts a new tracker in place.
+    /// Renames the uploaded image of a new tracker to the tracker's key.
     OPEN,
-    "scripts/open.lua"
+    "open.lua"
 );
 script!(
-    /// Takes up a tracker that may have lost marks.
+    /// Puts a tracker that may have lost marks under the current generation, to settle there.
     REOPEN,
-    "scripts/reopen.lua"
+    "reopen.lua"
 );
 script!(
-    /// Puts what is no tracker out of the way.
+    /// Renames a corrupt tracker key out of the way.
     QUARANTINE,
-    "scripts/quarantine.lua"
+    "quarantine.lua"
 );
 script!(
-    /// Makes a tracker one that is believed alone.
+    /// Adopts a tracker, which is trusted alone from then on.
     ADOPT,
-    "scripts/adopt.lua"
+    "adopt.lua"
 );
 script!(
-    /// Marks tasks.
+    /// Sets marks and adds to the counts.
     REPORT,
-    "scripts/report.lua"
+    "report.lua"
 );
 script!(
-    /// Freezes a tracker.
+    /// Freezes a tracker before its job ends.
     SEAL,
-    "scripts/seal.lua"
+    "seal.lua"
 );
 script!(
-    /// Lets a sealed tracker go away.
+    /// Sets the time to live of a sealed tracker whose job has ended.
     EXPIRE,
-    "scripts/expire.lua"
+    "expire.lua"
 );
 script!(
-    /// Puts wrong counts right.
+    /// Replaces a header with wrong counts.
     REPAIR,
-    "scripts/repair.lua"
+    "repair.lua"
 );
 script!(
-    /// Keeps errors beside the marks.
+    /// Adds error samples and counts.
     RECORD_ERRORS,
-    "scripts/record_errors.lua"
+    "record_errors.lua"
 );
 script!(
-    /// Notes that a gateway has both stores within reach.
+    /// Records that a gateway can reach both stores.
     RECORD_AVAILABILITY,
-    "scripts/record_availability.lua"
+    "record_availability.lua"
 );
