@@ -1,7 +1,7 @@
-//! Configuration: one struct for each collaborator, in which a setting's name, default and help stand once.
+//! Configuration: one struct per collaborator, which defines name, default and help of each setting once.
 //!
-//! A setting is given as a flag (`--redis-url`), as a variable (`HIGHWATER_REDIS_URL`) or in one file (`redis-url`),
-//! in this order of precedence: see [`sources`]. Addresses hold passwords and are shown without them.
+//! A setting is a flag (`--redis-url`), an environment variable (`HIGHWATER_REDIS_URL`) or a line of a file
+//! (`redis-url`), in this order of precedence; see [`sources`]. Store URLs hold passwords and are displayed without them.
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the docs of a setting are its help: brackets mean optional")]
 
@@ -18,143 +18,167 @@ pub use store_url::StoreUrl;
 
 use crate::{gateway, live, server, store};
 
-/// How long a client may take for its first words. Not a setting: clients speak as soon as they are connected.
+/// Time that a client has to send the preface of its connection. Not a setting, because clients send it at once.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How the address of Redis is written.
+/// Form of a Redis URL, for messages.
 pub const REDIS_FORM: &str = "redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH";
-/// How the address of Postgres is written.
+/// Form of a Postgres URL, for messages.
 pub const POSTGRES_FORM: &str = "postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE";
 
-/// Where Redis is.
+/// Address of Redis.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisAddress {
-    /// Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH
+    /// URL of Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH
     ///
-    /// Its maxmemory-policy must be noeviction, or it may throw running jobs' marks away. Give a password by the
-    /// variable or the file: command lines are readable by everybody on the machine.
+    /// Redis must have maxmemory-policy noeviction, or it may evict the marks of running jobs. Set a password through the
+    /// variable or the file: every user of the machine can read command lines.
     #[arg(long, value_name = "URL", required = true)]
     pub redis_url: StoreUrl,
 }
 
-/// Where Postgres is.
+/// Address of Postgres.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct PostgresAddress {
-    /// Postgres: postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE, or …@localhost/DATABASE?host=/SOCKET/DIRECTORY
+    /// URL of Postgres: postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE, or …@localhost/DATABASE?host=/SOCKET/DIRECTORY
     ///
-    /// Give a password by the variable or the file: command lines are readable by everybody on the machine.
+    /// Set a password through the variable or the file: every user of the machine can read command lines.
     #[arg(long, value_name = "URL", required = true)]
     pub postgres_url: StoreUrl,
 }
 
-/// How Redis is used.
+/// Limits for the use of Redis.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisLimits {
-    /// How long one call to Redis may take
+    /// Time limit of one call to Redis
+    ///
+    /// The default is far above the latency of a healthy Redis, and leaves a request most of its time for the fallback
+    /// to Postgres.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
     pub redis_timeout: Duration,
-    /// How long a running job's marks stay in Redis when nothing renews them: reports do, and every gateway
+    /// How long Redis keeps the marks of a running job that nothing renews
+    ///
+    /// Reports renew them, and so does every gateway that runs. The default keeps them through a week without any
+    /// gateway.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = values::positive_duration)]
     pub tracker_ttl: Duration,
-    /// How long an ended job's marks stay in Redis, for a Postgres that fails over and forgets the end
+    /// How long Redis keeps the marks of an ended job
+    ///
+    /// If Postgres loses the end in a failover, the job is ended again from these marks. The default leaves an hour for
+    /// that.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::positive_duration)]
     pub sealed_ttl: Duration,
 }
 
-/// How Postgres is used.
+/// Limits for the use of Postgres.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct PostgresLimits {
-    /// How long one call to Postgres may take
+    /// Time limit of one call to Postgres
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::positive_duration)]
     pub postgres_timeout: Duration,
-    /// How many connections to Postgres at most
+    /// Maximum number of connections to Postgres, not counting the one of the feed
+    ///
+    /// The default is low because reports and reads of running jobs do not use Postgres.
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     pub postgres_connections: u32,
 }
 
-/// Where and how the gateway serves.
+/// Addresses, limits and behaviour of a gateway.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Gateway")]
 pub struct Serving {
-    /// The address to listen on; port 0 takes a free one
+    /// Address on which to serve gRPC calls; port 0 selects a free port
     ///
-    /// There is no authentication yet: whoever reaches this address may report results and cancel jobs.
+    /// There is no authentication yet: every client that reaches this address can report results and cancel jobs. The
+    /// default is therefore reachable only from this machine.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
-    /// The address of /livez, /readyz and /metrics [default: on 127.0.0.1, one port above --listen]
+    /// Address on which to serve /livez, /readyz and /metrics [default: on 127.0.0.1, one port above --listen]
     ///
-    /// Plain HTTP, for probes and Prometheus. It asks nobody who they are.
+    /// Plain HTTP without authentication, for probes and Prometheus.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<SocketAddr>,
-    /// How long a call may take: its own if it names no deadline, and the most that it can ask for
+    /// Maximum time of a call: the deadline of calls that set none, and the upper bound for calls that set one
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::positive_duration)]
     pub request_timeout: Duration,
-    /// How long calls in flight may take to finish once the gateway stops
+    /// How long calls in flight may take to finish when the gateway stops
     ///
-    /// What is left of it (two seconds at least) is for merging marks back that Redis has just lost.
+    /// The rest of this time, and at least two seconds, is used to merge back marks that Redis has just lost. The default
+    /// lets every call finish that keeps to the default request timeout.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
     pub drain_timeout: Duration,
-    /// The largest message; 10,000 results with all that is kept of an error are below 4MiB, by the longest names 7MiB
+    /// Maximum size of a request message
+    ///
+    /// The default fits the largest report: 10,000 results with errors of the maximum length are below 4MiB, with the
+    /// longest task names below 7MiB.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::message_size)]
     pub max_message_size: usize,
-    /// How many ended jobs' snapshots are kept in memory
+    /// Maximum number of jobs whose definitions, and snapshots once they have ended, are cached in memory
     #[arg(long, value_name = "COUNT", default_value = "10000")]
     pub cached_snapshots: usize,
-    /// From one state of a job to the next that a watcher is told, at least
+    /// Minimum interval between updates sent to a watcher, at most 10s
     ///
-    /// A job is read so often for all who watch it, and not at all when nobody does. At most 10s.
+    /// A watched job is read once per interval for all of its watchers; a job without watchers is not read.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
     pub watch_interval: Duration,
-    /// How often a gateway looks for what others left unfinished
+    /// Interval at which the gateway repairs jobs that others left unfinished
+    ///
+    /// Repairs include ending complete jobs, restoring lost marks and merging reports that Postgres recorded. When there
+    /// is nothing to repair, a round is one pipelined read of the running jobs.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::positive_duration)]
     pub reconcile_interval: Duration,
-    /// How much memory copies of running jobs' marks may take, from which lost ones are restored
+    /// Maximum memory for mirrors, the copies of the marks of running jobs from which lost marks are restored
     ///
-    /// A job takes a quarter of a byte a task and stage. With less than all running jobs take, those that come
-    /// last have none: their marks are in Redis alone.
+    /// A mirror takes a quarter of a byte per task and stage, so the default holds about a billion marks. Jobs whose
+    /// mirror does not fit have none: their marks are in Redis alone.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub mirror_memory: usize,
-    /// How much of other gateways' marks a gateway reads into its copies each reconcile interval
+    /// Maximum amount of other gateways' marks that is read into the mirrors in each reconcile interval
+    ///
+    /// The default covers a job of ten million tasks in three stages.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
     pub mirror_pull: usize,
-    /// How much memory names of tasks may take, so that reports by name ask Postgres once
+    /// Maximum memory for cached task names, which save reports by name a query to Postgres
     ///
-    /// A name takes its own bytes and about 15 more. With less than the jobs in use take, the names of the job that was used
-    /// longest ago are dropped, and read again; those of a job that does not fit alone are read for every report by name.
+    /// A name takes its length and about 15 bytes, so the default holds about ten million names of ten bytes. If the names of
+    /// the jobs in use do not fit, those of the job used least recently are dropped and read again when needed. The names
+    /// of a job that does not fit on its own are read for every report by name.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub manifest_memory: usize,
-    /// How long a job may make no progress before it is ended as REVOKED, if it does not say so itself [default: for ever]
+    /// How long a job may run without progress before it is ended as REVOKED, unless the job sets its own limit
+    /// [default: no limit]
     ///
-    /// Counted from the last mark that was new, and anew whenever either store, or every gateway, was away.
+    /// Counted from the last new mark. The time starts again whenever either store, or every gateway, was unavailable.
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     pub stall_timeout: Option<Duration>,
-    /// How long restored marks wait for every gateway to add its own before they are believed alone
+    /// How long restored marks wait for every gateway to merge its mirror before they are trusted alone
     ///
-    /// Must be longer than two reconcile intervals and the request timeout, or two seconds if that is more, together.
+    /// Must be longer than two reconcile intervals plus the request timeout, or plus two seconds if that is longer. With
+    /// the defaults of those settings, the minimum is 12.4s.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
     pub settle_time: Duration,
-    /// The label by whose values NextJob shares work evenly, before it does among jobs [default: among jobs alone]
+    /// Label by whose values NextJob distributes work evenly, before it does among jobs [default: only among jobs]
     ///
-    /// With `tenant`, each tenant that has work gets as many turns as any other, however many jobs it has. Jobs without
-    /// the label share as one.
+    /// With `tenant`, each tenant that has work gets the same number of turns, no matter how many jobs it has. Jobs
+    /// without the label share the turns of one value.
     #[arg(long, value_name = "LABEL", value_parser = values::label)]
     pub fairness_label: Option<String>,
 }
 
-/// The settle time is too short for what has to happen within it.
+/// The settle time is shorter than the time that every gateway needs to merge its mirror.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--settle-time must be longer than two of --reconcile-interval and --request-timeout, or two seconds if that is \
-     more, together: more than {0:?}"
+    "--settle-time is too short: every gateway must be able to merge its marks before restored ones are trusted; set it \
+     to more than {0:?}, which is two of --reconcile-interval plus the longer of --request-timeout and 2s, with jitter"
 )]
-pub struct SettlesTooSoon(Duration);
+pub struct SettleTimeTooShort(Duration);
 
 impl RedisLimits {
-    /// With the address, all that `live` needs.
+    /// Returns the settings of the Redis client for this URL.
     pub fn at(&self, url: &str) -> live::Settings {
         live::Settings {
             url: url.to_owned(),
@@ -166,7 +190,7 @@ impl RedisLimits {
 }
 
 impl PostgresLimits {
-    /// With the address, all that `store` needs.
+    /// Returns the settings of the Postgres client for this URL.
     pub fn at(&self, url: &str) -> store::Settings {
         store::Settings {
             url: url.to_owned(),
@@ -177,20 +201,20 @@ impl PostgresLimits {
 }
 
 impl Serving {
-    /// Where the admin port is; beside a free port another free one.
+    /// Returns the address of the admin port. If the port of calls is 0, this one is a free port too.
     pub fn admin_address(&self) -> SocketAddr {
-        let beside = self.listen.port().checked_add(1).filter(|port| *port > 1).unwrap_or_default();
-        self.admin_listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, beside)))
+        let next_port = self.listen.port().checked_add(1).filter(|port| *port > 1).unwrap_or_default();
+        self.admin_listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, next_port)))
     }
 
-    /// The same for another gateway on this machine, on free ports.
+    /// Returns these settings with free ports on 127.0.0.1, for another gateway on the same machine.
     #[must_use]
-    pub fn beside(&self) -> Self {
+    pub fn on_free_ports(&self) -> Self {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self { listen: free, admin_listen: Some(free), ..self.clone() }
     }
 
-    /// What the gateway needs.
+    /// Returns the settings of the use cases.
     pub fn gateway(&self) -> gateway::Settings {
         gateway::Settings {
             mirror_bytes: self.mirror_memory,
@@ -201,7 +225,7 @@ impl Serving {
         }
     }
 
-    /// With the number of connections that there may be, what the server needs.
+    /// Returns the settings of the server, which accepts at most `max_connections` connections.
     pub fn server(&self, max_connections: usize) -> server::Settings {
         server::Settings {
             request_timeout: self.request_timeout,
@@ -212,16 +236,16 @@ impl Serving {
         }
     }
 
-    /// What the reconciler needs.
-    pub fn reconciler(&self) -> Result<gateway::ReconcilerSettings, SettlesTooSoon> {
-        // Whoever acknowledges a report at the last moment must still get to merge it.
+    /// Returns the settings of the reconciler. Fails if the settle time is too short.
+    pub fn reconciler(&self) -> Result<gateway::ReconcilerSettings, SettleTimeTooShort> {
+        // A gateway that acknowledges a report at the last moment still has to merge it, in one of the next two rounds.
         let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + gateway::RECONCILE_JITTER));
-        // And whoever cannot reach Redis must have heard of the restore, and recorded its mirror; nobody may believe a feed that
-        // is behind what was committed before the tracker was put in place: a restore that woke up late, in a Redis that has
-        // forgotten all since, would show a job running that has ended.
-        let least = self.request_timeout.max(gateway::FEED_TRUSTED_FOR) + rounds;
-        if self.settle_time <= least {
-            return Err(SettlesTooSoon(least));
+        // A gateway that cannot reach Redis must learn of the restore and record its mirror within this time. It is also at
+        // least as long as a stale feed is trusted: otherwise a restore that was delayed, in a Redis that has lost everything
+        // since, could show a job as running that has ended.
+        let minimum = self.request_timeout.max(gateway::FEED_TRUSTED_FOR) + rounds;
+        if self.settle_time <= minimum {
+            return Err(SettleTimeTooShort(minimum));
         }
         Ok(gateway::ReconcilerSettings {
             interval: self.reconcile_interval,
@@ -238,20 +262,20 @@ mod tests {
 
     use super::*;
 
-    /// What the settle time must exceed, if it does not.
-    fn too_short(flags: &str) -> Option<Duration> {
+    /// Returns the time that the settle time must exceed, if it does not.
+    fn minimum_if_too_short(flags: &str) -> Option<Duration> {
         let matches = Serving::augment_args(Command::new("serve")).get_matches_from(flags.split(' '));
         let serving = Serving::from_arg_matches(&matches).unwrap();
-        serving.reconciler().err().map(|SettlesTooSoon(least)| least)
+        serving.reconciler().err().map(|SettleTimeTooShort(minimum)| minimum)
     }
 
     #[test]
-    fn marks_settle_for_longer_than_a_report_two_rounds_and_a_feed_that_is_behind() {
-        assert_eq!(too_short("serve"), None);
+    fn settle_time_exceeds_two_rounds_plus_request_timeout_or_feed_staleness() {
+        assert_eq!(minimum_if_too_short("serve"), None);
         let (slow, quick) = ("serve --reconcile-interval=1s", "serve --request-timeout=1s --reconcile-interval=100ms");
-        assert_eq!(too_short(&format!("{slow} --settle-time=12400ms")), Some(Duration::from_millis(12_400)));
-        assert_eq!(too_short(&format!("{slow} --settle-time=12401ms")), None);
-        assert_eq!(too_short(&format!("{quick} --settle-time=2240ms")), Some(Duration::from_millis(2240)));
-        assert_eq!(too_short(&format!("{quick} --settle-time=2241ms")), None);
+        assert_eq!(minimum_if_too_short(&format!("{slow} --settle-time=12400ms")), Some(Duration::from_millis(12_400)));
+        assert_eq!(minimum_if_too_short(&format!("{slow} --settle-time=12401ms")), None);
+        assert_eq!(minimum_if_too_short(&format!("{quick} --settle-time=2240ms")), Some(Duration::from_millis(2240)));
+        assert_eq!(minimum_if_too_short(&format!("{quick} --settle-time=2241ms")), None);
     }
 }

@@ -1,21 +1,21 @@
-//! The address of a store, which may hold a password.
+//! The URL of a store, which may hold a password.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-/// Shown without user, password and parameters: those of Postgres may hold a password too.
+/// URL of a store. Displayed without user, password and parameters, because parameters of Postgres may be passwords too.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl(String);
 
 impl StoreUrl {
-    /// The whole address, for the store alone.
+    /// Returns the whole URL, for the store's client only.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// Never refused here: the refusal would quote it.
+/// Never fails: the error of a flag's parser would quote the value. The store's client validates the URL.
 impl FromStr for StoreUrl {
     type Err = Infallible;
 
@@ -27,7 +27,7 @@ impl FromStr for StoreUrl {
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str("…") };
-        // A password may hold any of the characters that end a part, so only what comes behind the last @ is safe.
+        // A password may contain any delimiter, so only the part after the last @ is safe to display.
         let (hidden, shown) = rest.rsplit_once('@').map_or(("", rest), |(_, shown)| ("…@", shown));
         let shown = shown.split(['?', '#']).next().unwrap_or_default();
         write!(f, "{scheme}://{hidden}{shown}")
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_holds_no_password() {
+    fn displayed_url_contains_no_password() {
         for (url, shown) in [
             ("redis://127.0.0.1:6379/2", "redis://127.0.0.1:6379/2"),
             ("redis://:hunter2@cache:6379", "redis://…@cache:6379"),

@@ -1,4 +1,5 @@
-//! Values as people write them. Durations and sizes: `500ms`, `2s`, `1h30m`, `7d`; `65536`, `512KiB`, `8MiB`.
+//! Parsers for the values of settings: durations (`500ms`, `2s`, `1h30m`, `7d`), sizes (`65536`, `512KiB`, `8MiB`), label
+//! keys and log filters.
 
 use std::time::Duration;
 
@@ -6,60 +7,62 @@ use tracing_subscriber::EnvFilter;
 
 use crate::domain::JobId;
 
-/// The longest: no sum with a point in time overflows.
-const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
+/// Maximum duration. Adding it to a point in time never overflows.
+const MAX_DURATION: Duration = Duration::from_hours(10 * 366 * 24);
 const DURATION_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 24 * 3_600_000)];
-const LEAST_MESSAGE: usize = 64 << 10;
+/// Minimum for the maximum message size, in bytes.
+const MIN_MESSAGE_SIZE: usize = 64 << 10;
 const SIZE_UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
-/// Numbers with units, the larger ones first or not: `1h30m`.
+/// Parses a duration: one or more numbers with units, in any order, such as `1h30m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration is a number with ms, s, m, h or d, such as 500ms, 2s or 1h30m".to_owned();
+    let invalid =
+        || "a duration must be numbers with the units ms, s, m, h or d, such as 500ms, 2s or 1h30m".to_owned();
     let (mut rest, mut millis) = (text.trim(), 0_u64);
     if rest.is_empty() {
-        return Err(wrong());
+        return Err(invalid());
     }
     while !rest.is_empty() {
-        let (number, behind) = split_number(rest).ok_or_else(wrong)?;
-        let unit = behind.find(|c: char| c.is_ascii_digit()).map_or(behind, |end| &behind[..end]);
-        let each = factor(&DURATION_UNITS, unit).ok_or_else(wrong)?;
+        let (number, after) = split_number(rest).ok_or_else(invalid)?;
+        let unit = after.find(|c: char| c.is_ascii_digit()).map_or(after, |end| &after[..end]);
+        let each = factor(&DURATION_UNITS, unit).ok_or_else(invalid)?;
         millis = number.checked_mul(each).and_then(|part| millis.checked_add(part)).unwrap_or(u64::MAX);
-        rest = &behind[unit.len()..];
+        rest = &after[unit.len()..];
     }
     let duration = Duration::from_millis(millis);
-    if duration > LONGEST { Err("the longest duration is ten years".to_owned()) } else { Ok(duration) }
+    if duration > MAX_DURATION { Err("a duration must be at most ten years".to_owned()) } else { Ok(duration) }
 }
 
-/// A duration that is not zero.
+/// Parses a duration that must not be zero.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
-    if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
+    if duration.is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(duration) }
 }
 
-/// A number of bytes, at least one, at most what a message can have (2 GiB).
+/// Parses a number of bytes, from 1 byte to just below 2 GiB, the maximum size of a gRPC message.
 pub fn size(text: &str) -> Result<usize, String> {
-    let wrong = || "a size is a number of bytes, or a number with KiB, MiB or GiB, such as 8MiB".to_owned();
-    let (number, unit) = split_number(text.trim()).ok_or_else(wrong)?;
-    let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(wrong)?.saturating_mul(number);
+    let invalid = || "a size must be a number of bytes, or a number with KiB, MiB or GiB, such as 8MiB".to_owned();
+    let (number, unit) = split_number(text.trim()).ok_or_else(invalid)?;
+    let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(invalid)?.saturating_mul(number);
     match i32::try_from(bytes) {
         Ok(1..) => usize::try_from(bytes).map_err(|error| error.to_string()),
-        _ => Err("must be from 1 byte to 2GiB".to_owned()),
+        _ => Err("a size must be at least 1 byte and less than 2GiB".to_owned()),
     }
 }
 
-/// The largest message, not so small that an answer or a usual report does not fit.
+/// Parses a maximum message size: at least 64 KiB, so that usual reports and answers fit.
 pub fn message_size(text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
-    if bytes < LEAST_MESSAGE { Err("must be at least 64KiB".to_owned()) } else { Ok(bytes) }
+    if bytes < MIN_MESSAGE_SIZE { Err("must be at least 64KiB".to_owned()) } else { Ok(bytes) }
 }
 
-/// The key of a label.
+/// Parses the key of a label, which has the syntax of a job ID.
 pub fn label(text: &str) -> Result<String, String> {
-    text.parse::<JobId>().map(|key| key.to_string()).map_err(|_| "a label's key is like a job id".to_owned())
+    text.parse::<JobId>().map(|key| key.to_string()).map_err(|error| format!("the key of a label {error}"))
 }
 
-/// What is logged. Directives that are wrong are refused; by itself the filter would drop them.
+/// Parses a log filter. Rejects invalid directives, which `EnvFilter::new` would ignore.
 pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|error| error.to_string())
 }
@@ -78,27 +81,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_numbers_with_units() {
+    fn durations_need_units() {
         let millis = |text| duration(text).map(|duration| duration.as_millis());
         assert_eq!(millis("500ms"), Ok(500));
         assert_eq!(millis(" 2s "), Ok(2000));
         assert_eq!(millis("1h30m"), Ok(90 * 60_000));
         assert_eq!(millis("7d"), Ok(7 * 24 * 3_600_000));
         assert_eq!(millis("0s"), Ok(0));
-        for wrong in ["", "5", "s", "5 s", "-1s", "1.5s", "2w", "1h30", "99999999999999999999s", "20000d"] {
-            assert!(duration(wrong).is_err(), "{wrong:?}");
+        for invalid in ["", "5", "s", "5 s", "-1s", "1.5s", "2w", "1h30", "99999999999999999999s", "20000d"] {
+            assert!(duration(invalid).is_err(), "{invalid:?}");
         }
         assert!(positive_duration("0ms").is_err());
-        assert!(std::time::Instant::now().checked_add(LONGEST).is_some());
+        assert!(std::time::Instant::now().checked_add(MAX_DURATION).is_some());
     }
 
     #[test]
-    fn sizes_are_bytes_unless_they_say_more() {
+    fn sizes_without_unit_are_bytes() {
         assert_eq!(size("65536"), Ok(65_536));
         assert_eq!(size("8MiB"), Ok(8 << 20));
         assert_eq!(size("1 GiB"), Ok(1 << 30));
-        for wrong in ["", "0", "MiB", "8MB", "2GiB", "-1", "18446744073709551615GiB"] {
-            assert!(size(wrong).is_err(), "{wrong:?}");
+        for invalid in ["", "0", "MiB", "8MB", "2GiB", "-1", "18446744073709551615GiB"] {
+            assert!(size(invalid).is_err(), "{invalid:?}");
         }
         assert_eq!(message_size("64KiB"), Ok(65_536));
         assert!(message_size("65535").is_err());
