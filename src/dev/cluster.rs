@@ -1,62 +1,67 @@
-//! What a Postgres starts from: its programs and its data directory (a *cluster*, as Postgres calls it).
+//! What Postgres needs to start: the server's programs and a data directory (which Postgres calls a *cluster*).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::user::User;
-use super::{Error, Result, children, files};
+use super::{Error, Result, files, proc};
 
-/// The cluster's superuser.
+/// Name of the cluster's superuser.
 pub(super) const SUPERUSER: &str = "postgres";
-/// Where Debian and its relatives keep the server's programs, one directory a major version.
+/// Where Debian-based systems install the server's programs: one directory per major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
-/// The data directory.
+/// Returns the path of the data directory.
 pub(super) fn data(directory: &Path) -> PathBuf {
     directory.join("data")
 }
 
-/// Makes the data directory unless it is there: whole or not at all. `volatile` data need not survive a power cut.
+/// Creates the data directory unless it exists, either completely or not at all.
+///
+/// `volatile` data need not survive a power failure, so nothing is flushed to disk.
 pub(super) fn make(directory: &Path, user: Option<&User>, volatile: bool) -> Result<()> {
     if data(directory).exists() {
         return Ok(());
     }
     let unfinished = directory.join("data.unfinished");
-    let doing = "cannot make a data directory for Postgres";
+    let action = "cannot create the data directory of Postgres";
     match std::fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::new(doing, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::new(action, error)),
         _ => {}
     }
     let mut command = Command::new(program("initdb")?);
     command.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--username", SUPERUSER, "--pgdata"]);
     command.arg(&unfinished).args(volatile.then_some("--no-sync"));
-    // initdb wants to know where it is, and its user may not know our directory.
+    // initdb resolves the current directory, which its user may not be allowed to read.
     command.current_dir(directory).env_remove("PGDATA").stdin(Stdio::null());
     if let Some(user) = user {
         std::os::unix::process::CommandExt::uid(&mut command, user.uid);
         std::os::unix::process::CommandExt::gid(&mut command, user.gid);
     }
-    let output = command.output().map_err(|error| Error::new(doing, error))?;
+    let output = command.output().map_err(|error| Error::new(action, error))?;
     if !output.status.success() {
-        return Err(Error::new(doing, String::from_utf8_lossy(&output.stderr)));
+        return Err(Error::new(action, String::from_utf8_lossy(&output.stderr)));
     }
-    std::fs::rename(&unfinished, data(directory)).map_err(|error| Error::new(doing, error))
+    std::fs::rename(&unfinished, data(directory)).map_err(|error| Error::new(action, error))
 }
 
-/// Waits for a server that was killed with whoever started it, and clears away what would keep the next from starting:
-/// Postgres takes a dead process that nobody has waited for (a container may have nobody to do it) for a living one.
-pub(super) fn bury_killed_server(directory: &Path) {
+/// Waits for the exit of a server that was killed together with the process that started it, and removes its PID file if
+/// it has become a zombie.
+///
+/// Postgres does not start while the PID file names a process that exists, and takes a zombie for a running server. In a
+/// container there may be no init process that reaps zombies.
+pub(super) fn remove_stale_pid_file(directory: &Path) {
     let pid_file = data(directory).join("postmaster.pid");
     let pid = std::fs::read_to_string(&pid_file).ok().and_then(|text| text.lines().next()?.parse().ok());
     if let Some(pid) = pid
-        && children::wait_until_gone(pid)
-        && children::exists(pid)
+        && proc::wait_until_gone(pid)
+        && proc::exists(pid)
     {
         let _ = std::fs::remove_file(pid_file);
     }
 }
 
-/// The path of one of the server's programs.
+/// Returns the path of one of the server's programs.
 pub(super) fn program(name: &str) -> Result<PathBuf> {
     let versions = std::fs::read_dir(VERSIONS).into_iter().flatten().flatten();
     let names = versions.filter_map(|entry| entry.file_name().into_string().ok());
@@ -74,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_compared_as_numbers() {
+    fn versions_are_sorted_as_numbers() {
         let found = newest_first(["9", "15", "150", "common"].map(str::to_owned).into_iter());
         let expected = ["150", "15", "9"].map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")));
         assert_eq!(found, expected);

@@ -1,4 +1,4 @@
-//! Directories, log files, ports and programs: what a server needs before it can run.
+//! Directories, log files, ports and programs that a server needs before it can run.
 
 use std::fs::{DirBuilder, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,47 +9,51 @@ use std::path::{Path, PathBuf};
 
 use super::{Error, Result};
 
-/// Below the range that the kernel takes outgoing connections' ports from: none of them takes a server's port while it
-/// is being restarted.
+/// Ports for servers. Below the kernel's range of ephemeral ports, so that no outgoing connection takes the port of a
+/// server while it restarts.
 const PORTS: Range<u16> = 15_000..32_000;
-/// The longest path of a Unix socket, in bytes, by `sockaddr_un`.
-const LONGEST_SOCKET_PATH: usize = 107;
-/// How much of a log an error quotes.
+/// Maximum length of the path of a Unix socket, in bytes: `sockaddr_un` without the NUL.
+const MAX_SOCKET_PATH: usize = 107;
+/// How many lines of a log an error quotes.
 const QUOTED_LINES: usize = 8;
 
-/// Makes the directory that servers are given, unless it is there. Others may pass it, but not look into it: Postgres
-/// may have to run as somebody else.
+/// Creates the base directory of servers unless it exists. Other users can pass through it but not list it, because
+/// Postgres may have to run as another user.
 pub fn make_base(base: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o711).create(base);
-    made.map_err(|error| Error::new(format!("cannot make the directory {}", base.display()), error))
+    let created = DirBuilder::new().recursive(true).mode(0o711).create(base);
+    created.map_err(|error| Error::new(format!("cannot create the directory {}", base.display()), error))
 }
 
-/// Makes the directory `name` below `base`, for its owner alone, unless it is there; returns its absolute path.
+/// Creates the directory `name` below `base`, accessible only to its owner, unless it exists. Returns its absolute path.
 pub(super) fn make_directory(base: &Path, name: &str) -> Result<PathBuf> {
     make_base(base)?;
     let directory = base.join(name);
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory).and_then(|()| directory.canonicalize());
-    made.map_err(|error| Error::new(format!("cannot make the directory {}", directory.display()), error))
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    let absolute = created.and_then(|()| directory.canonicalize());
+    absolute.map_err(|error| Error::new(format!("cannot create the directory {}", directory.display()), error))
 }
 
-/// The path of the socket `name` in `directory`, refused if it is too long for one.
+/// Returns the path of the socket `name` in `directory`, or an error if it is too long for a socket.
 pub(super) fn socket(directory: &Path, name: &str) -> Result<PathBuf> {
     let path = directory.join(name);
     let length = path.as_os_str().len();
-    if length > LONGEST_SOCKET_PATH {
-        let wrong = format!("a socket's path has at most {LONGEST_SOCKET_PATH} bytes, this one has {length}");
-        return Err(Error::new(format!("use a shorter directory than {}", directory.display()), wrong));
+    if length > MAX_SOCKET_PATH {
+        return Err(Error(format!(
+            "the path of the directory {} is too long: the path of a socket in it would have {length} bytes, and the \
+             maximum is {MAX_SOCKET_PATH}; choose a directory with a shorter path",
+            directory.display()
+        )));
     }
     Ok(path)
 }
 
-/// Opens a log file to append to.
+/// Opens a log file for appending.
 pub(super) fn append_to(log: &Path) -> Result<File> {
     let opened = File::options().create(true).append(true).open(log);
-    opened.map_err(|error| Error::new(format!("cannot write {}", log.display()), error))
+    opened.map_err(|error| Error::new(format!("cannot write to {}", log.display()), error))
 }
 
-/// The last lines of a log file.
+/// Returns the last lines of a log file, for an error message.
 pub(super) fn end_of(log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
@@ -58,22 +62,22 @@ pub(super) fn end_of(log: &Path) -> String {
     format!("{} ends with\n{quoted}", log.display())
 }
 
-/// A port of 127.0.0.1 on which nobody listens now. Somebody may before the server does: then it ends, and is started
-/// again on another.
+/// Returns a port of 127.0.0.1 that is free now. If another process takes it before the server does, the server exits
+/// and is started again on another port.
 pub(super) fn free_port() -> Result<u16> {
     let random = RandomState::new().build_hasher().finish();
     let count = u64::from(PORTS.end - PORTS.start);
     let shuffled = (0..count).map(|n| PORTS.start + u16::try_from((random % count + n) % count).unwrap_or_default());
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    shuffled.into_iter().find(free).ok_or_else(|| Error(format!("no port in {PORTS:?} is free")))
+    shuffled.into_iter().find(free).ok_or_else(|| Error(format!("no port of 127.0.0.1 in {PORTS:?} is free")))
 }
 
-/// The first of the directories on `PATH`, then of `more`, that holds one of the programs, with its path.
-pub(super) fn find_program(names: &[&str], more: &[PathBuf], how_to_get_it: &str) -> Result<PathBuf> {
+/// Returns the path of the first program that exists, searching the directories of `PATH` and then `more`.
+pub(super) fn find_program(names: &[&str], more: &[PathBuf], remedy: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories: Vec<PathBuf> = std::env::split_paths(&path).chain(more.iter().cloned()).collect();
     let candidates = directories.iter().flat_map(|directory| names.iter().map(|name| directory.join(name)));
-    let missing = || Error(format!("there is no {} on this machine: {how_to_get_it}", names.join(" or ")));
+    let missing = || Error(format!("{} was not found on this machine: {remedy}", names.join(" or ")));
     candidates.into_iter().find(|path| path.is_file()).ok_or_else(missing)
 }
 
@@ -82,22 +86,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_whose_path_is_too_long_is_refused_with_the_way_out() {
+    fn too_long_socket_paths_are_rejected_with_a_remedy() {
         let directory = PathBuf::from(format!("/tmp/{}", "d".repeat(100)));
         let error = socket(&directory, "redis.sock").unwrap_err().to_string();
-        assert!(error.starts_with("use a shorter directory than /tmp/d"), "{error}");
+        assert!(error.starts_with("the path of the directory /tmp/d"), "{error}");
+        assert!(error.ends_with("choose a directory with a shorter path"), "{error}");
         assert!(socket(Path::new("/tmp"), "redis.sock").is_ok());
     }
 
     #[test]
-    fn ports_are_not_those_of_outgoing_connections() {
+    fn free_ports_are_below_the_ephemeral_range() {
         assert!(PORTS.contains(&free_port().unwrap()));
     }
 
     #[test]
-    fn a_missing_program_is_named_with_the_way_to_get_it() {
+    fn missing_programs_are_reported_with_a_remedy() {
         let error = find_program(&["no-such-program"], &[], "install it").unwrap_err();
-        assert_eq!(error.to_string(), "there is no no-such-program on this machine: install it");
+        assert_eq!(error.to_string(), "no-such-program was not found on this machine: install it");
         assert!(find_program(&["no-such-program", "sh"], &[], "").unwrap().ends_with("sh"));
     }
 }

@@ -1,15 +1,16 @@
-//! Private servers: a Redis and a Postgres of our own, for `highwater dev`, `highwater demo` and the tests.
+//! Private servers: a Redis and a Postgres that this process starts, for `highwater dev`, `highwater demo` and the tests.
 //!
-//! Each lives in a directory that it is given, answers on a Unix socket there and on a free port of 127.0.0.1, and
-//! never outlives the process that started it, however that ends. Every call here blocks until it is done.
-//! Knows how servers are run; knows nothing of what Highwater keeps in them. Linux only: it reads `/proc`.
+//! Each server runs in a directory that the caller gives, listens on a Unix socket there and on a free port of
+//! 127.0.0.1, and never outlives the process that started it, however that process ends. All functions block until they
+//! are done. Knows how servers are run, and nothing about the data that Highwater keeps in them. Linux only, because it
+//! reads `/proc`.
 
-#![expect(clippy::disallowed_methods, reason = "every call here blocks until it is done")]
+#![expect(clippy::disallowed_methods, reason = "all functions of this module block by design")]
 
-mod children;
 mod cluster;
 mod files;
 mod postgres;
+mod proc;
 mod process;
 mod redis;
 mod user;
@@ -18,22 +19,22 @@ pub use files::make_base;
 pub use postgres::Postgres;
 pub use process::Process;
 pub use redis::Redis;
-pub use user::we_are_root;
+pub use user::is_root;
 
-/// A private server could not be started, asked or stopped. For people: says what was tried, and what the server's
-/// log ends with.
+/// A private server could not be started, stopped or asked. The message says what was attempted and quotes the end of
+/// the server's log.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
 impl Error {
-    /// Puts what was being done in front of what went wrong.
-    fn new(doing: impl std::fmt::Display, wrong: impl std::fmt::Display) -> Self {
-        Self(format!("{doing}: {wrong}"))
+    /// `action` is what was attempted: "cannot start …". `cause` is why it failed.
+    fn new(action: impl std::fmt::Display, cause: impl std::fmt::Display) -> Self {
+        Self(format!("{action}: {cause}"))
     }
 }
 
-/// What starting and stopping servers answers.
+/// Result of starting, stopping or asking a server.
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[cfg(test)]
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_servers_start_answer_and_keep_their_data_when_they_are_killed() -> Result<()> {
+    fn servers_keep_their_data_and_ports_when_killed_and_restarted() -> Result<()> {
         let base = std::env::temp_dir().join(format!("highwater-dev-{}", std::process::id()));
         let mut redis = Redis::start(&base, &[("appendonly", "yes")])?;
         let mut postgres = Postgres::start(&base, &[("fsync", "off"), ("log_statement", "mod")])?;
@@ -61,7 +62,7 @@ mod tests {
         assert!(!redis.ended());
         redis.stop();
         postgres.stop();
-        std::fs::remove_dir_all(base).expect("nobody uses it any more");
+        std::fs::remove_dir_all(base).expect("the servers are stopped");
         Ok(())
     }
 }

@@ -1,9 +1,11 @@
-//! One process of ours and what belongs to it: never outlives us, in a process group of its own (Ctrl-C at the
-//! terminal reaches only us, who stop the servers in order), its output in a file.
+//! A child process that never outlives this process. Its output goes to a file.
 //!
-//! The kernel's own way, `PR_SET_PDEATHSIG`, fires when the *thread* ends that started the child, which threads of
-//! tokio and of the test harness do at any time. So a watchdog, a small shell, reads from a pipe whose other end only
-//! we hold: its end means ours.
+//! It runs in a process group of its own, so that Ctrl-C at the terminal reaches only this process, which then stops its
+//! servers in order.
+//!
+//! A watchdog, a small shell, kills the child when this process ends: it reads from a pipe whose other end only this
+//! process holds. `PR_SET_PDEATHSIG` cannot be used, because it fires when the *thread* that started the child ends, and
+//! threads of tokio and of the test harness may end at any time.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -12,47 +14,47 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::user::User;
-use super::{Error, Result, children, files};
+use super::{Error, Result, files, proc};
 
-/// Becomes the server once told to, so that no server ever runs without its watchdog.
+/// Waits for a line on stdin, then becomes the server: the server must not run before its watchdog does.
 const GATE: &str = r#"read -r _ && exec "$@""#;
-/// Waits for our end; then kills process $1 and its children, stopped ones too.
+/// Waits until this process ends, then kills process $1 and its children, including stopped ones.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 read -r _
 children=$(grep -ls "^PPid:.$1\$" /proc/[0-9]*/status | cut -d/ -f3)
 kill -KILL "$1" $children"#;
 /// How long a server may take to stop before it is killed.
-const STOPS_WITHIN: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running server, or any other process that must not outlive us.
+/// A running server, or any other child process that must not outlive this one.
 pub struct Process {
     server: Child,
     watchdog: Child,
 }
 
 impl Process {
-    /// Starts `command` in `directory`, with its output appended to `log`.
+    /// Starts `command` in `directory` and appends its output to `log`.
     pub fn start(command: &[String], directory: &Path, log: &Path) -> Result<Self> {
         Self::start_as(None, command, directory, log)
     }
 
-    /// Starts `command`, as `user` if there is one.
+    /// Starts `command` like [`Process::start`], as `user` if one is given.
     pub(super) fn start_as(user: Option<&User>, command: &[String], directory: &Path, log: &Path) -> Result<Self> {
-        let doing = format_args!("cannot start {}", command.first().map_or("nothing", String::as_str)).to_string();
+        let action = format_args!("cannot start {}", command.first().map_or("nothing", String::as_str)).to_string();
         let output = files::append_to(log)?;
-        let error_output = output.try_clone().map_err(|error| Error::new(&doing, error))?;
+        let error_output = output.try_clone().map_err(|error| Error::new(&action, error))?;
         let mut gate = Command::new("sh");
         gate.args(["-c", GATE, "sh"]).args(command).current_dir(directory);
         gate.stdin(Stdio::piped()).stdout(output).stderr(error_output).process_group(0);
-        // What is set for the clients of another Postgres is not meant for this one.
+        // PGDATA, PGPORT and the like may be set for another Postgres.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             gate.env_remove(name);
         }
         if let Some(user) = user {
             gate.uid(user.uid).gid(user.gid);
         }
-        let mut server = gate.spawn().map_err(|error| Error::new(&doing, error))?;
+        let mut server = gate.spawn().map_err(|error| Error::new(&action, error))?;
         let watchdog = watch(server.id());
         let opened =
             watchdog.and_then(|dog| server.stdin.take().map_or(Ok(()), |mut gate| gate.write_all(b"\n")).map(|()| dog));
@@ -61,79 +63,79 @@ impl Process {
             Err(error) => {
                 let _ = server.kill();
                 let _ = server.wait();
-                Err(Error::new(&doing, error))
+                Err(Error::new(&action, error))
             }
         }
     }
 
-    /// The server's main process.
+    /// Returns the ID of the server's main process.
     pub fn pid(&self) -> u32 {
         self.server.id()
     }
 
-    /// Whether it has ended, by itself or by us.
+    /// Whether the process has exited, for any reason.
     pub fn ended(&mut self) -> bool {
         !matches!(self.server.try_wait(), Ok(None))
     }
 
-    /// Sends the server a signal, and lets it go on so that it takes notice.
+    /// Sends the server a signal. Resumes it first, so that it can handle the signal.
     pub fn signal(&mut self, signal: libc::c_int) {
         if !self.ended() {
             self.resume();
-            children::signal(self.pid(), signal);
+            proc::signal(self.pid(), signal);
         }
     }
 
-    /// Asks the server to stop by `signal` and waits; kills it if it takes too long.
+    /// Sends `signal` to stop the server and waits for its exit. Kills it after a timeout.
     pub fn stop(&mut self, signal: libc::c_int) {
         self.signal(signal);
         let asked = Instant::now();
-        while !self.ended() && asked.elapsed() < STOPS_WITHIN {
+        while !self.ended() && asked.elapsed() < STOP_TIMEOUT {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.kill();
     }
 
-    /// Kills the server and its children, and waits until all are gone.
+    /// Kills the server and its children, and waits until all of them are gone.
     pub fn kill(&mut self) {
         if !self.ended() {
-            // Standing still it makes no more children, and those that it has are still known as its own.
+            // A stopped server starts no more children, and its children can still be found by their parent.
             let children = self.pause();
-            children::signal(self.pid(), libc::SIGKILL);
+            proc::signal(self.pid(), libc::SIGKILL);
             for child in &children {
-                children::signal(*child, libc::SIGKILL);
+                proc::signal(*child, libc::SIGKILL);
             }
             let _ = self.server.wait();
             for child in children {
-                children::wait_until_gone(child);
+                proc::wait_until_gone(child);
             }
         }
         let _ = self.watchdog.kill();
         let _ = self.watchdog.wait();
     }
 
-    /// Stops the clocks of the server and its children (SIGSTOP), and returns the children.
+    /// Suspends the server and its children (SIGSTOP). Returns the children.
     pub fn pause(&mut self) -> Vec<u32> {
         if self.ended() {
             return Vec::new();
         }
-        children::signal(self.pid(), libc::SIGSTOP);
-        children::wait_until_stopped(self.pid());
-        let children = children::of(self.pid());
+        proc::signal(self.pid(), libc::SIGSTOP);
+        proc::wait_until_stopped(self.pid());
+        let children = proc::children_of(self.pid());
         for child in &children {
-            children::signal(*child, libc::SIGSTOP);
-            children::wait_until_stopped(*child);
+            proc::signal(*child, libc::SIGSTOP);
+            proc::wait_until_stopped(*child);
         }
         children
     }
 
-    /// Lets the server and its children go on.
+    /// Resumes the server and its children (SIGCONT).
     pub fn resume(&mut self) {
         if !self.ended() {
-            for child in children::of(self.pid()) {
-                children::signal(child, libc::SIGCONT);
+            for child in proc::children_of(self.pid()) {
+                proc::signal(child, libc::SIGCONT);
             }
-            children::signal(self.pid(), libc::SIGCONT);
+            proc::signal(self.pid(), libc::SIGCONT);
         }
     }
 }
@@ -156,11 +158,11 @@ mod tests {
 
     const DIRECTORY: &str = "HIGHWATER_TEST_DIRECTORY";
 
-    /// A server with one child of its own.
+    /// Starts a server that has one child process.
     fn start(directory: &Path) -> Process {
         let command = ["sh", "-c", "sleep 600 & wait"].map(str::to_owned);
         let process = Process::start(&command, directory, &directory.join("log")).unwrap();
-        while children::of(process.pid()).is_empty() {
+        while proc::children_of(process.pid()).is_empty() {
             std::thread::yield_now();
         }
         process
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_can_be_stopped_and_a_paused_one_killed_with_its_children() {
+    fn paused_servers_can_be_stopped_and_killed_with_their_children() {
         let directory = directory("process");
         let sleep = ["sleep", "600"].map(str::to_owned);
         let mut stopped = Process::start(&sleep, &directory, &directory.join("log")).unwrap();
@@ -183,12 +185,12 @@ mod tests {
         let mut paused = start(&directory);
         let family = paused.pause();
         paused.kill();
-        assert!(family.into_iter().all(children::wait_until_gone));
+        assert!(family.into_iter().all(proc::wait_until_gone));
         std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
-    fn a_server_outlives_the_thread_that_started_it() {
+    fn server_outlives_the_thread_that_started_it() {
         let directory = directory("thread");
         let mut process = std::thread::scope(|scope| scope.spawn(|| start(&directory)).join().unwrap());
         std::thread::sleep(Duration::from_millis(50));
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_dies_with_its_parent_however_that_dies_and_even_if_paused() {
+    fn paused_server_dies_with_its_killed_parent() {
         let directory = directory("parent");
         let mut parent = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "dev::process::tests::parent"])
@@ -213,13 +215,13 @@ mod tests {
         parent.wait().unwrap();
         let pids = std::fs::read_to_string(pids).unwrap();
         for pid in pids.split(' ').map(|pid| pid.parse().unwrap()) {
-            assert!(children::wait_until_gone(pid), "{pid} is still there");
+            assert!(proc::wait_until_gone(pid), "{pid} still exists");
         }
         std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
-    #[ignore = "the process that the test above kills"]
+    #[ignore = "runs as the process that paused_server_dies_with_its_killed_parent kills"]
     fn parent() {
         let directory = std::path::PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
         let mut process = start(&directory);

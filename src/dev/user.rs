@@ -1,4 +1,5 @@
-//! Whom Postgres runs as: it refuses root, so root runs it as somebody else, in a directory that they can reach.
+//! The user that runs Postgres. Postgres refuses to run as root, so root runs it as another user, in a directory that this
+//! user can reach.
 
 #![expect(unsafe_code, reason = "geteuid(2)")]
 
@@ -7,14 +8,14 @@ use std::path::Path;
 
 use super::{Error, Result};
 
-/// The users that root may run Postgres as, best first.
+/// Users as which root runs Postgres, in order of preference.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
-/// The permission of everybody to pass through a directory.
-const OTHERS_MAY_PASS: u32 = 0o001;
+/// Permission of other users to pass through a directory.
+const OTHERS_MAY_TRAVERSE: u32 = 0o001;
 
-/// Whether this process may do anything.
-pub fn we_are_root() -> bool {
-    // SAFETY: reads a number of our own process and cannot fail.
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid(2) has no preconditions and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
 
@@ -27,37 +28,44 @@ pub(super) struct User {
 }
 
 impl User {
-    /// Whom to run Postgres as; `None` for ourselves, who are not root.
+    /// Returns the user as which to run Postgres, or `None` for the current user, who is not root.
     pub fn for_postgres() -> Result<Option<Self>> {
-        if !we_are_root() {
+        if !is_root() {
             return Ok(None);
         }
         let users =
             std::fs::read_to_string("/etc/passwd").map_err(|error| Error::new("cannot read /etc/passwd", error))?;
         let found = CANDIDATES.iter().find_map(|name| find(&users, name));
-        let missing =
-            || Error(format!("Postgres refuses to run as root, and there is no user {}", CANDIDATES.join(" or ")));
+        let missing = || {
+            Error(format!(
+                "Postgres refuses to run as root, and there is no user {} to run it as; create one, or run as another user",
+                CANDIDATES.join(" or ")
+            ))
+        };
         found.map(Some).ok_or_else(missing)
     }
 
-    /// Gives this user `directory`, which must lie where they can reach it.
+    /// Makes this user the owner of `directory`. Fails if the user cannot reach it.
     pub fn own(&self, directory: &Path) -> Result<()> {
-        for above in directory.ancestors().skip(1) {
-            let mode = above.metadata().map_or(0, |metadata| metadata.permissions().mode());
-            if mode & OTHERS_MAY_PASS == 0 {
+        for parent in directory.ancestors().skip(1) {
+            let mode = parent.metadata().map_or(0, |metadata| metadata.permissions().mode());
+            if mode & OTHERS_MAY_TRAVERSE == 0 {
                 return Err(Error(format!(
-                    "Postgres must run as the user {}, who cannot pass {}: use a directory elsewhere, such as one below /var/tmp",
+                    "Postgres must run as the user {}, who has no access to {}; choose another directory, such as one below \
+                     /var/tmp",
                     self.name,
-                    above.display()
+                    parent.display()
                 )));
             }
         }
-        let given = chown(directory, Some(self.uid), Some(self.gid));
-        given.map_err(|error| Error::new(format!("cannot give {} to {}", directory.display(), self.name), error))
+        let changed = chown(directory, Some(self.uid), Some(self.gid));
+        changed.map_err(|error| {
+            Error::new(format!("cannot make {} the owner of {}", self.name, directory.display()), error)
+        })
     }
 }
 
-/// `NAME:PASSWORD:UID:GID:…`, a line a user.
+/// Finds a user in `/etc/passwd`: one line per user, `NAME:PASSWORD:UID:GID:…`.
 fn find(users: &str, name: &str) -> Option<User> {
     let mut fields = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
     Some(User { name: name.to_owned(), uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
@@ -68,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_found_by_their_whole_name() {
+    fn users_are_found_by_their_full_name() {
         let users =
             "root:x:0:0::/root:/bin/sh\npostgres2:x:7:8::/:\npostgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash\n";
         assert_eq!(find(users, "postgres"), Some(User { name: "postgres".into(), uid: 101, gid: 104 }));

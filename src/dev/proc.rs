@@ -1,44 +1,44 @@
-//! Processes by their ids: children, states, signals. A Postgres is many processes, each in a group of its own, so a
-//! signal to a process group does not reach them.
+//! Processes by ID: their children, states and signals. Every process of a Postgres has a process group of its own, so
+//! signals must be sent to each process instead of to the group.
 
 #![expect(unsafe_code, reason = "kill(2)")]
 
 use std::time::{Duration, Instant};
 
-/// How long a signal that cannot be caught may take to show.
-const SHOWS_WITHIN: Duration = Duration::from_secs(5);
+/// How long the effect of a signal that cannot be caught may take.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What `/proc` says of a process.
+/// Fields of `/proc/PID/stat`.
 struct Stat {
     state: char,
     parent: u32,
 }
 
-/// The processes whose parent is `pid`.
-pub(super) fn of(pid: u32) -> Vec<u32> {
+/// Returns the processes whose parent is `pid`.
+pub(super) fn children_of(pid: u32) -> Vec<u32> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|child| stat(*child).is_some_and(|stat| stat.parent == pid)).collect()
 }
 
-/// Sends `signal`; false if there is no such process.
+/// Sends `signal`. Returns false if there is no such process.
 pub(super) fn signal(pid: u32, signal: libc::c_int) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
-    // SAFETY: kill(2) touches no memory of ours; `pid` is positive, so it names one process and no group.
+    // SAFETY: kill(2) accesses no memory; `pid` is positive, so it names one process and no group.
     pid > 0 && unsafe { libc::kill(pid, signal) } == 0
 }
 
-/// Whether there is such a process, be it only to be waited for.
+/// Whether the process exists, including as a zombie.
 pub(super) fn exists(pid: u32) -> bool {
     stat(pid).is_some()
 }
 
-/// Waits until a stopped process stands still.
+/// Waits until the kernel has stopped a process that was sent SIGSTOP.
 pub(super) fn wait_until_stopped(pid: u32) {
     let _ = wait_until(|| stat(pid).is_none_or(|stat| matches!(stat.state, 'T' | 't' | 'Z' | 'X')));
 }
 
-/// Waits until a killed process is gone, or only waits for its parent to notice; false if it takes too long.
+/// Waits until a killed process is gone or a zombie. Returns false after a timeout.
 pub(super) fn wait_until_gone(pid: u32) -> bool {
     wait_until(|| stat(pid).is_none_or(|stat| matches!(stat.state, 'Z' | 'X')))
 }
@@ -46,7 +46,7 @@ pub(super) fn wait_until_gone(pid: u32) -> bool {
 fn wait_until(done: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while !done() {
-        if begun.elapsed() > SHOWS_WITHIN {
+        if begun.elapsed() > SIGNAL_TIMEOUT {
             return false;
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -58,7 +58,7 @@ fn stat(pid: u32) -> Option<Stat> {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// `PID (NAME) STATE PARENT …`, where the name may hold anything, spaces and parentheses too.
+/// Parses `PID (NAME) STATE PARENT …`. The name may contain any character, including spaces and parentheses.
 fn parse(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
@@ -69,20 +69,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_name_may_look_like_anything() {
+    fn process_names_may_contain_parentheses_and_spaces() {
         let stat = parse("4242 (a) R (b) S 17 4242 4242 0 -1").unwrap();
         assert_eq!((stat.state, stat.parent), ('S', 17));
         assert!(parse("4242").is_none());
     }
 
     #[test]
-    fn children_are_found_and_are_gone_when_killed() {
+    fn children_are_listed_until_they_are_killed() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(of(std::process::id()).contains(&child.id()));
+        assert!(children_of(std::process::id()).contains(&child.id()));
         assert!(signal(child.id(), libc::SIGKILL));
         wait_until_gone(child.id());
         child.wait().unwrap();
-        assert!(!of(std::process::id()).contains(&child.id()));
+        assert!(!children_of(std::process::id()).contains(&child.id()));
         assert!(!signal(0, libc::SIGKILL), "0 would be our whole process group");
     }
 }
