@@ -33,10 +33,12 @@
 //! **An end** is made by `gateway::finish` on the verdict of [`domain::verdict`], and committed by
 //! [`store::Store::commit_end`].
 
+pub mod app;
 pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod deadline;
+#[cfg(feature = "private-servers")]
 pub mod dev;
 pub mod domain;
 pub mod error;
@@ -45,5 +47,6 @@ pub mod gateway;
 pub mod grpc;
 pub mod jitter;
 pub mod live;
+pub mod open_files;
 pub mod server;
 pub mod store;

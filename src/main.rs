@@ -1,4 +1,4 @@
-//! The program: everything is in the library, where tests reach it.
+//! The `highwater` binary. All code is in the library, so that tests can use it.
 
 use std::process::ExitCode;
 

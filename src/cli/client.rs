@@ -1,5 +1,6 @@
-//! Calling a gateway: the channel, trying again what may be tried again, and why it did not go well. Retries of every call
-//! are harmless.
+//! Client of a gateway: the channel, retries, and messages for calls that fail.
+//!
+//! Every call of the interface is idempotent, so every call may be retried.
 
 use std::error::Error;
 use std::io;
@@ -10,23 +11,26 @@ use clap::Args;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Response, Status, TimeoutExpired};
 
-use super::words::shown;
-use super::{Failure, Misuse, output};
+use super::wording::escaped;
+use super::{Failure, UsageError, output};
 
-/// How long one call may take: more than a gateway gives it, so that the gateway's own answer comes first.
-const CALL_WITHIN: Duration = Duration::from_secs(15);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long a command that makes one call asks a gateway again that does not answer: to ask twice is to ask once.
-const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(300);
-/// How long nothing is said of a call that is not answered.
-const SILENT_FOR: Duration = Duration::from_secs(2);
+/// Time limit of one call. Longer than the gateway's default `request-timeout`, so the gateway's own error arrives first.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command that makes one call retries it.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
+/// How long a call may take before stderr says that it is still waiting.
+const NOTE_AFTER: Duration = Duration::from_secs(2);
+/// Commands that start a gateway.
+const GATEWAY_COMMANDS: &str =
+    if cfg!(feature = "private-servers") { "`highwater serve` or `highwater dev`" } else { "`highwater serve`" };
 
-/// Which gateway a command calls.
+/// The gateway that a command calls.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Gateway")]
 pub struct Address {
-    /// The gateway to ask
+    /// Address of the gateway to call; the default is the default of `highwater serve --listen`
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     address: String,
 }
@@ -36,144 +40,148 @@ pub struct Address {
 pub struct Client {
     address: String,
     channel: Channel,
-    patience: Duration,
+    retry_timeout: Duration,
 }
 
 impl Address {
-    /// A client of it.
+    /// Returns a client of this gateway. It connects when it is first used.
     pub fn client(&self) -> Result<Client, Failure> {
-        Client::to(&self.address, PATIENCE)
+        Client::to(&self.address, RETRY_TIMEOUT)
     }
 }
 
 impl Client {
-    /// To `HOST:PORT`, or to the address as a URL with `http://`. Connects when it is used, and again when that breaks.
-    pub fn to(address: &str, patience: Duration) -> Result<Self, Failure> {
+    /// Returns a client of the gateway at `HOST:PORT` or `http://HOST:PORT`, which retries calls for `retry_timeout`.
+    ///
+    /// It connects when it is first used, and reconnects when the connection breaks.
+    pub fn to(address: &str, retry_timeout: Duration) -> Result<Self, Failure> {
         let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let address = shown(address).into_owned();
-        let wrong =
-            |why: &str| Misuse(format!("`{address}` is no address of a gateway, such as 127.0.0.1:7070: {why}"));
-        let endpoint = Endpoint::from_shared(url).map_err(|error| wrong(&error.to_string()))?;
+        let address = escaped(address).into_owned();
+        let invalid =
+            |why: &str| UsageError(format!("`{address}` is not a gateway address such as 127.0.0.1:7070: {why}"));
+        let endpoint = Endpoint::from_shared(url).map_err(|error| invalid(&error.to_string()))?;
         if endpoint.uri().scheme_str() != Some("http") {
-            return Err(wrong("only http:// is spoken").into());
+            return Err(invalid("only http:// is supported").into());
         }
         if endpoint.uri().port_u16().is_none() {
-            return Err(wrong("it names no port").into());
+            return Err(invalid("the port is missing").into());
         }
-        let channel = endpoint.connect_timeout(CONNECT_WITHIN).timeout(CALL_WITHIN).connect_lazy();
-        Ok(Self { address, channel, patience })
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect_lazy();
+        Ok(Self { address, channel, retry_timeout })
     }
 
-    /// What services are called by.
+    /// Returns the channel for generated service clients.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// Makes a call until an answer comes that will not change by calling again, but not for ever. Where nobody listens, or
-    /// something that breaks off each time, that is said at once: who starts a gateway there can as well wait for it.
-    pub async fn again<T>(
+    /// Makes a call, and retries it until the result is final or the retry timeout has passed.
+    ///
+    /// A refused connection is final, and so is a connection that breaks twice: nothing suggests that a gateway is about
+    /// to answer at that address.
+    pub async fn retry<T>(
         &self,
         mut call: impl AsyncFnMut(Channel) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        let (begun, mut told, mut broken) = (Instant::now(), false, false);
+        let (begun, mut noted, mut broken) = (Instant::now(), false, false);
         loop {
-            let status = match self.not_in_silence(call(self.channel())).await {
+            let status = match self.note_if_slow(call(self.channel())).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => status,
             };
-            let lasts = match Trouble::of(&status) {
-                Trouble::NotReached(_) => refused(&status),
-                Trouble::BrokeOff(_) => std::mem::replace(&mut broken, true),
-                Trouble::Silent | Trouble::Answered => !passes(&status),
+            let is_final = match CallOutcome::of(&status) {
+                CallOutcome::NotConnected(_) => is_refused_connection(&status),
+                CallOutcome::Broken(_) => std::mem::replace(&mut broken, true),
+                CallOutcome::TimedOut | CallOutcome::Answered => !is_retryable(&status),
             };
-            if lasts || begun.elapsed() >= self.patience {
+            if is_final || begun.elapsed() >= self.retry_timeout {
                 return Err(self.failure(&status));
             }
-            if !std::mem::replace(&mut told, true) {
-                output::note(&format!("{}; trying again for {} s", self.words(&status), self.patience.as_secs()));
+            if !std::mem::replace(&mut noted, true) {
+                output::note(&format!("{}; retrying for {} s", self.describe(&status), self.retry_timeout.as_secs()));
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
-    /// Waits for an answer, and says so if that takes long.
-    async fn not_in_silence<T>(&self, call: impl Future<Output = T>) -> T {
+    /// Waits for a call, with a note on stderr if that takes long.
+    async fn note_if_slow<T>(&self, call: impl Future<Output = T>) -> T {
         let mut call = pin!(call);
-        if let Ok(answer) = tokio::time::timeout(SILENT_FOR, &mut call).await {
+        if let Ok(answer) = tokio::time::timeout(NOTE_AFTER, &mut call).await {
             return answer;
         }
         output::note(&format!("waiting for an answer from {}", self.address));
         call.await
     }
 
-    /// Why a call failed.
+    /// Returns the failure of a command whose call failed. INVALID_ARGUMENT is a usage error.
     pub fn failure(&self, status: &Status) -> Failure {
-        let words = self.words(status);
-        if status.code() == Code::InvalidArgument { Misuse(words).into() } else { words.into() }
+        let description = self.describe(status);
+        if status.code() == Code::InvalidArgument { UsageError(description).into() } else { description.into() }
     }
 
-    /// That it did not answer for so long, in words.
-    pub fn silent_for(&self, time: Duration) -> String {
-        format!("the gateway at {} gave no answer within {time:?}", self.address)
+    /// Returns the message for a call that got no answer within `time`.
+    pub fn no_answer_within(&self, time: Duration) -> String {
+        format!("the gateway at {} did not answer within {time:?}", self.address)
     }
 
-    /// Why there is no answer, or what it is, in words.
-    pub fn words(&self, status: &Status) -> String {
+    /// Returns the message for a call that failed: what happened and, if the gateway did not answer, what to do.
+    pub fn describe(&self, status: &Status) -> String {
         let address = &self.address;
-        match Trouble::of(status) {
-            Trouble::NotReached(why) => format!(
-                "no gateway answers at {address}: {why}; start one there (highwater serve, or dev), or name another by \
+        match CallOutcome::of(status) {
+            CallOutcome::NotConnected(why) => format!(
+                "no gateway answers at {address}: {why}; start one with {GATEWAY_COMMANDS}, or choose another with \
                  --address"
             ),
-            Trouble::BrokeOff(why) => format!(
-                "what listens at {address} broke off ({why}): a gateway that stops, or none, such as an admin port; \
-                 --address names another"
+            CallOutcome::Broken(why) => format!(
+                "the connection to {address} broke ({why}): the gateway is stopping, or the address is not that of a \
+                 gateway but, for example, of an admin port; choose another with --address"
             ),
-            Trouble::Silent => self.silent_for(CALL_WITHIN),
-            Trouble::Answered => format!("{} ({:?})", shown(status.message()), status.code()),
+            CallOutcome::TimedOut => self.no_answer_within(CALL_TIMEOUT),
+            CallOutcome::Answered => format!("{} ({:?})", escaped(status.message()), status.code()),
         }
     }
 }
 
-/// Whether the same call may go well later: nobody was there, or somebody who could not say.
-pub fn passes(status: &Status) -> bool {
-    let says_so = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted);
-    says_so || !matches!(Trouble::of(status), Trouble::Answered)
+/// Whether the same call may succeed later: it got no answer, or the answer says that the gateway cannot serve it now.
+pub fn is_retryable(status: &Status) -> bool {
+    let is_temporary = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted);
+    is_temporary || !matches!(CallOutcome::of(status), CallOutcome::Answered)
 }
 
-/// How far a call came that did not go well.
-enum Trouble {
-    /// Not to the other side, and why not.
-    NotReached(String),
-    /// To somebody who then cut the connection.
-    BrokeOff(String),
-    /// To somebody who did not answer in time.
-    Silent,
-    /// To an answer.
+/// How far a failed call came.
+enum CallOutcome {
+    /// The connection could not be made, for this reason.
+    NotConnected(String),
+    /// The peer closed or broke the connection, for this reason.
+    Broken(String),
+    /// The peer did not answer in time.
+    TimedOut,
+    /// The peer answered with an error.
     Answered,
 }
 
-impl Trouble {
-    /// A status that has a cause was made on this side.
+impl CallOutcome {
+    /// Only statuses that were created on the client's side have a source.
     fn of(status: &Status) -> Self {
-        let Some(last) = causes(status).last() else { return Self::Answered };
+        let Some(root_cause) = causes(status).last() else { return Self::Answered };
         if causes(status).any(<dyn Error>::is::<TimeoutExpired>) {
-            Self::Silent
+            Self::TimedOut
         } else if causes(status).any(<dyn Error>::is::<ConnectError>) {
-            Self::NotReached(last.to_string())
+            Self::NotConnected(root_cause.to_string())
         } else {
-            Self::BrokeOff(last.to_string())
+            Self::Broken(root_cause.to_string())
         }
     }
 }
 
-/// Whether the system of the other side says that nobody listens.
-fn refused(status: &Status) -> bool {
+/// Whether the connection was refused: nothing listens on that port.
+fn is_refused_connection(status: &Status) -> bool {
     let mut errors = causes(status).filter_map(|cause| cause.downcast_ref::<io::Error>());
     errors.any(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// The causes of a status, the nearest first.
+/// Returns the chain of sources of a status, from the direct one to the root cause.
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(status.source(), |cause| (*cause).source())
 }
@@ -183,13 +191,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_needs_no_scheme_and_a_wrong_one_is_named() {
-        for right in ["127.0.0.1:7070", "http://localhost:7070", "[::1]:7070"] {
-            Client::to(right, PATIENCE).unwrap();
+    async fn scheme_is_optional_and_invalid_addresses_are_quoted() {
+        for valid in ["127.0.0.1:7070", "http://localhost:7070", "[::1]:7070"] {
+            Client::to(valid, RETRY_TIMEOUT).unwrap();
         }
-        for wrong in ["", "https://localhost:7070", "a b", "nonsense", "localhost:", "localhost:70700"] {
-            let error = Client::to(wrong, PATIENCE).unwrap_err();
-            assert!(error.is::<Misuse>() && error.to_string().starts_with(&format!("`{wrong}` is no address")));
+        for invalid in ["", "https://localhost:7070", "a b", "nonsense", "localhost:", "localhost:70700"] {
+            let error = Client::to(invalid, RETRY_TIMEOUT).unwrap_err();
+            let begins = format!("`{invalid}` is not a gateway address");
+            assert!(error.is::<UsageError>() && error.to_string().starts_with(&begins));
         }
     }
 }

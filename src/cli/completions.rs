@@ -6,22 +6,22 @@ use clap::Args;
 use clap_complete::Shell;
 
 use super::Failure;
-use super::output::say;
+use super::output::print_line;
 
-/// Prints what lets a shell complete this program's commands
+/// Prints a completion script for a shell
 ///
 /// For bash: highwater completions bash > ~/.local/share/bash-completion/completions/highwater
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// The shell
+    /// Name of the shell
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
-/// Prints it.
+/// Prints the script.
 pub fn run(flags: &Flags, command: &mut clap::Command) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(flags.shell, command, "highwater", &mut script);
-    say(String::from_utf8(script)?.trim_end())?;
+    print_line(String::from_utf8(script)?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

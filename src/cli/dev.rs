@@ -4,60 +4,60 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::calls::Calls;
-use super::output::{QUIET_LOG, program, say, start_log};
-use super::private::{self, Private};
+use super::example_calls::ExampleCalls;
+use super::output::{QUIET_LOG_FILTER, init_log, print_line, program};
+use super::private_gateway::{self, PrivateGateways};
 use super::{Common, Failure, signals};
 
-/// Runs a gateway with a Redis and a Postgres of its own
+/// Runs a gateway with its own Redis and Postgres
 ///
-/// Both are private: they answer on sockets in the data directory, to you alone, and stop when this command does,
-/// however it ends. What was stored is there again at the next start.
+/// The servers are private: they listen on sockets in the data directory that only you can open. They stop together with
+/// this command, however it ends. The data are kept for the next run.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]
-    private: private::Options,
+    private: private_gateway::Options,
     #[command(flatten)]
     common: Common,
 }
 
-/// Runs it until it is told to stop.
+/// Runs gateway and servers until a signal stops them.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(&flags.common, QUIET_LOG);
-    let shutdown = signals::shutdown(|| drop(say(private::STOPPING)))?;
-    if let Some(private) = Private::start("dev", &flags.private, 1, shutdown.clone()).await? {
-        let told = say(summary(&private));
-        if told.is_err() {
+    init_log(&flags.common, QUIET_LOG_FILTER);
+    let shutdown = signals::shutdown(|| drop(print_line(private_gateway::STOPPING)))?;
+    if let Some(private) = PrivateGateways::start("dev", &flags.private, 1, shutdown.clone()).await? {
+        let printed = print_line(summary(&private));
+        if printed.is_err() {
             shutdown.cancel();
         }
         private.run_until_shutdown().await?;
-        told?;
+        printed?;
     }
-    say("stopped; the data are kept")?;
+    print_line("stopped; the data are kept")?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn summary(private: &Private) -> String {
+fn summary(private: &PrivateGateways) -> String {
     let (address, program) = (private.address(), program());
-    let calls = Calls::to(address);
-    let call = |data: &str, method: &str| format!("  {}", calls.line(method, data));
+    let calls = ExampleCalls::to(address);
+    let call = |json: &str, method: &str| format!("  {}", calls.line(method, json));
     [
         format!("listening on {address}"),
         String::new(),
         format!("  Redis     {}", private.redis_cli()),
         format!("  Postgres  {}", private.psql()),
-        format!("  data      {} (delete it to start afresh)", private.directory().display()),
+        format!("  data      {} (delete it to start with empty stores)", private.directory().display()),
         String::new(),
-        format!("The first own job, from another terminal{}:", calls.needed()),
-        call(r#"{"job_id":"first","stages":["work"],"task_count":3,"start":true}"#, "JobService/CreateJob"),
+        format!("To create, report and read a first job, run from another terminal{}:", calls.requirement()),
+        call(r#"{"jobId":"first","stages":["work"],"taskCount":3,"start":true}"#, "JobService/CreateJob"),
         call(
-            r#"{"job_id":"first","results":[{"task":0,"stage":"work","outcome":"OUTCOME_SUCCEEDED"}]}"#,
+            r#"{"jobId":"first","results":[{"task":0,"stage":"work","outcome":"OUTCOME_SUCCEEDED"}]}"#,
             "ReportService/ReportResults",
         ),
-        call(r#"{"job_id":"first"}"#, "ProgressService/GetProgress"),
+        call(r#"{"jobId":"first"}"#, "ProgressService/GetProgress"),
         format!("  {program} watch --address {address} first"),
         String::new(),
-        "Ctrl-C stops all of it.".to_owned(),
+        "Press Ctrl-C to stop the gateway and both servers.".to_owned(),
     ]
     .join("\n")
 }

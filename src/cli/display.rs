@@ -1,4 +1,4 @@
-//! Progress as it changes: bars on a terminal, lines elsewhere.
+//! Live display of a job's progress: bars on a terminal, lines elsewhere, or JSON.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -6,32 +6,33 @@ use std::time::{Duration, Instant};
 use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{self, Unwritten, say};
-use super::{Failure, json, words};
+use super::output::{self, OutputError, print_line};
+use super::{Failure, json, wording};
 use crate::grpc::pb::Progress;
 
-/// Between two lines about a job that goes on.
-const LINE_EVERY: Duration = Duration::from_secs(1);
-/// A bar is no longer than this, and where less than the least is left for it, there is none.
-const LONGEST_BAR: usize = 40;
-const LEAST_BAR: usize = 10;
-/// A stage's key is cut to make room for a bar, but not further.
-const LEAST_KEY: usize = 8;
-/// Two spaces and two brackets.
-const BESIDE_BAR: usize = 4;
+/// Minimum interval between two lines about a running job.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum width of a bar.
+const MAX_BAR_WIDTH: usize = 40;
+/// Minimum width of a bar. If less space is left, no bar is drawn.
+const MIN_BAR_WIDTH: usize = 10;
+/// Minimum width to which a stage key is cut to make room for a bar.
+const MIN_KEY_WIDTH: usize = 8;
+/// Columns around a bar: two spaces and two brackets.
+const BAR_FRAME: usize = 4;
 
-/// Shows one job.
+/// Shows the progress of one job.
 pub enum Display {
-    /// A line with a bar for each stage, and the headline below.
+    /// One line with a bar for each stage, and the headline below.
     Bars { screen: MultiProgress, stages: Vec<ProgressBar>, headline: ProgressBar },
-    /// A line whenever something changed, but not too often.
+    /// One line per change, at most one per [`LINE_INTERVAL`].
     Lines { last: String, printed: Option<Instant> },
-    /// All of it, as an object a line.
+    /// One JSON object per update.
     Json,
 }
 
 impl Display {
-    /// Bars if stdout is a terminal.
+    /// Returns a display with bars if stdout is a terminal, with lines otherwise.
     pub fn new() -> Self {
         if !std::io::stdout().is_terminal() {
             return Self::Lines { last: String::new(), printed: None };
@@ -41,7 +42,7 @@ impl Display {
         Self::Bars { screen, stages: Vec::new(), headline }
     }
 
-    /// Shows how far the job is now.
+    /// Shows the current progress.
     pub fn show(&mut self, progress: &Progress) -> Result<(), Failure> {
         match self {
             Self::Bars { screen, stages, headline } => {
@@ -52,69 +53,70 @@ impl Display {
                     }
                     stages[index].set_message(text);
                 }
-                headline.set_message(words::headline(progress));
+                headline.set_message(wording::headline(progress));
             }
             Self::Lines { last, printed } => {
-                let stages = progress.stages.iter().map(words::stage);
-                let line = std::iter::once(words::headline(progress)).chain(stages).collect::<Vec<_>>().join("  |  ");
-                let due = words::ended(progress) || printed.is_none_or(|printed| printed.elapsed() >= LINE_EVERY);
+                let stages = progress.stages.iter().map(wording::stage);
+                let line = std::iter::once(wording::headline(progress)).chain(stages).collect::<Vec<_>>().join("  |  ");
+                let due =
+                    wording::has_ended(progress) || printed.is_none_or(|printed| printed.elapsed() >= LINE_INTERVAL);
                 if due && line != *last {
-                    say(&line)?;
+                    print_line(&line)?;
                     (*last, *printed) = (line, Some(Instant::now()));
                 }
             }
-            Self::Json => say(json::progress(progress)?)?,
+            Self::Json => print_line(json::progress(progress)?)?,
         }
         Ok(())
     }
 
-    /// Says something beside the job's progress.
+    /// Shows a message that is not part of the progress.
     pub fn note(&self, text: &str) {
         match self {
-            // Fails only if the terminal has gone away.
+            // Fails only if the terminal is gone.
             Self::Bars { screen, .. } => drop(screen.println(text)),
-            // What reads the lines expects nothing else among them.
+            // To stderr: programs that read stdout expect only progress.
             Self::Lines { .. } | Self::Json => output::note(text),
         }
     }
 
-    /// Shows how the job ended.
-    pub fn conclude(&self, last: &Progress) -> Result<(), Unwritten> {
-        self.end();
-        if matches!(self, Self::Json) { Ok(()) } else { say(words::snapshot(last)) }
+    /// Shows the final progress of an ended job.
+    pub fn conclude(&self, last: &Progress) -> Result<(), OutputError> {
+        self.finish();
+        if matches!(self, Self::Json) { Ok(()) } else { print_line(wording::snapshot(last)) }
     }
 
-    /// Leaves what is shown as it stands.
-    pub fn end(&self) {
+    /// Stops updating; the last state stays on the screen.
+    pub fn finish(&self) {
         if let Self::Bars { stages, headline, .. } = self {
             stages.iter().chain([headline]).for_each(ProgressBar::abandon);
         }
     }
 }
 
-/// One line of the screen, cut where that ends.
+/// Returns one line of a live display, cut at the width of the terminal.
 pub fn line() -> ProgressBar {
-    // The template stands here: a wrong one shows plainly.
+    // The template is constant, so the fallback is never used.
     let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::no_length().with_style(style)
 }
 
-/// A line for each stage: key, bar, and all of its numbers, which are never cut for the other two.
+/// Returns one line per stage: key, bar and counts. Key and bar shrink to make room for the counts, which are never cut.
 fn bars(progress: &Progress, columns: usize) -> Vec<String> {
     let longest = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or_default();
-    let keys: Vec<_> = progress.stages.iter().map(|stage| words::shown(&stage.stage).into_owned()).collect();
-    let counts: Vec<_> = progress.stages.iter().map(words::counts).collect();
-    let left = columns.saturating_sub(longest(&counts) + BESIDE_BAR);
-    let key_width = longest(&keys).min(left.saturating_sub(LEAST_BAR).max(LEAST_KEY));
-    let bar_width = left.saturating_sub(key_width).min(LONGEST_BAR);
+    let keys: Vec<_> = progress.stages.iter().map(|stage| wording::escaped(&stage.stage).into_owned()).collect();
+    let counts: Vec<_> = progress.stages.iter().map(wording::counts).collect();
+    let available = columns.saturating_sub(longest(&counts) + BAR_FRAME);
+    let key_width = longest(&keys).min(available.saturating_sub(MIN_BAR_WIDTH).max(MIN_KEY_WIDTH));
+    let bar_width = available.saturating_sub(key_width).min(MAX_BAR_WIDTH);
     let lines = progress.stages.iter().zip(keys).zip(counts);
     lines
         .map(|((stage, key), counts)| {
             let key = shortened(&key, key_width);
-            if bar_width < LEAST_BAR {
+            if bar_width < MIN_BAR_WIDTH {
                 return format!("{key:<key_width$} {counts}");
             }
-            // A stage without tasks is as far as its job.
+            // A job without tasks has no counts; its stages show the percentage of the job.
             let (done, total) = match stage.total_count {
                 0 => (progress.percent.map_or(0, i64::from), 100),
                 total => (stage.pending_count.map_or(0, |pending| total - pending), total),
@@ -124,7 +126,7 @@ fn bars(progress: &Progress, columns: usize) -> Vec<String> {
         .collect()
 }
 
-/// `=====>    `; full only when all is done.
+/// `=====>    `. The bar is full only when everything is done.
 fn bar(done: i64, total: i64, width: usize) -> String {
     let [done, total] = [done, total].map(|count| u128::try_from(count).unwrap_or_default());
     let full = if done >= total { width } else { usize::try_from(done * width as u128 / total).unwrap_or(width) };
@@ -132,7 +134,7 @@ fn bar(done: i64, total: i64, width: usize) -> String {
     format!("{head:<width$}")
 }
 
-/// At most `width` characters, with an ellipsis for what is left out.
+/// Cuts text to `width` characters, with an ellipsis at the cut.
 fn shortened(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -160,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_whole_at_80_columns() {
-        let usual = [stage("read", 20_000, Some(8_577), Some(23)), stage("digest", 20_000, Some(20_000), None)];
-        insta::assert_snapshot!(drawn(&usual, 80), @r"
+    fn counts_are_never_cut() {
+        let short_keys = [stage("read", 20_000, Some(8_577), Some(23)), stage("digest", 20_000, Some(20_000), None)];
+        insta::assert_snapshot!(drawn(&short_keys, 80), @r"
         read   [================>                       ] 8,577 of 20,000, 23 failed
         digest [========================================] 20,000 of 20,000
         ");
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_tasks_has_a_full_bar_only_once_it_is_complete() {
+    fn bar_of_a_job_without_tasks_is_full_only_after_its_end() {
         let drawn = |percent| {
             let stages = vec![stage("read", 0, Some(0), Some(0))];
             bars(&Progress { stages, percent: Some(percent), ..Progress::default() }, 30).remove(0)
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_full_only_when_all_is_done() {
+    fn bar_is_full_only_when_everything_is_done() {
         assert_eq!(bar(0, 10, 5), "     ");
         assert_eq!(bar(9_999, 10_000, 5), "===> ");
         assert_eq!(bar(10, 10, 5), "=====");

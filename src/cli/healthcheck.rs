@@ -8,16 +8,16 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::output::{QUIET_LOG, say, start_log};
+use super::output::{QUIET_LOG_FILTER, init_log, print_line};
 use super::{Common, Failure, client};
 
-/// How long an answer may take.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// Time limit of the health check, below the 4 s that the HEALTHCHECK of the Dockerfile allows.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Asks a gateway whether it is ready, once
+/// Checks once whether a gateway is ready
 ///
-/// For containers, which need no other program for it then. What keeps a gateway from being ready is told at /readyz of
-/// its admin port, and in its log.
+/// Prints `ready` and exits with 0, or `not ready` and exits with 1. Meant for containers: their health check needs no
+/// other program. The reason why a gateway is not ready is in its log and at /readyz on its admin port.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]
@@ -26,18 +26,18 @@ pub struct Flags {
     common: Common,
 }
 
-/// Asks by the standard health service.
+/// Calls the standard health service (grpc.health.v1).
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(&flags.common, QUIET_LOG);
+    init_log(&flags.common, QUIET_LOG_FILTER);
     let client = flags.gateway.client()?;
     let mut health = HealthClient::new(client.channel());
-    let asked = tokio::time::timeout(ANSWERS_WITHIN, health.check(HealthCheckRequest::default())).await;
-    let answer = asked.map_err(|_| client.silent_for(ANSWERS_WITHIN))?;
+    let answer = tokio::time::timeout(TIMEOUT, health.check(HealthCheckRequest::default())).await;
+    let answer = answer.map_err(|_| client.no_answer_within(TIMEOUT))?;
     let status = answer.map_err(|status| client.failure(&status))?.into_inner().status;
     if status == ServingStatus::Serving as i32 {
-        say("ready")?;
+        print_line("ready")?;
         return Ok(ExitCode::SUCCESS);
     }
-    say("not ready")?;
+    print_line("not ready")?;
     Ok(ExitCode::FAILURE)
 }

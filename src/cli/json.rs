@@ -1,4 +1,4 @@
-//! Messages as JSON: as the interface describes them, so as every other gRPC tool writes them.
+//! Messages as canonical proto3 JSON, as other gRPC tools print them: lowerCamelCase names, 64-bit integers as strings.
 
 use std::sync::LazyLock;
 
@@ -8,21 +8,21 @@ use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage};
 use super::Failure;
 use crate::grpc::pb;
 
-/// A progress, in one line.
+/// Returns a progress as one line of JSON.
 pub fn progress(progress: &pb::Progress) -> Result<String, Failure> {
-    written("highwater.v1.Progress", progress)
+    to_json("highwater.v1.Progress", progress)
 }
 
-/// A job, in one line.
+/// Returns a job as one line of JSON.
 pub fn job(job: &pb::Job) -> Result<String, Failure> {
-    written("highwater.v1.Job", job)
+    to_json("highwater.v1.Job", job)
 }
 
-fn written(name: &str, message: &impl Message) -> Result<String, Failure> {
+fn to_json(name: &str, message: &impl Message) -> Result<String, Failure> {
     static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
         LazyLock::new(|| DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET));
     let pool = POOL.as_ref().map_err(ToString::to_string)?;
-    let descriptor = pool.get_message_by_name(name).ok_or_else(|| format!("the interface has no {name}"))?;
+    let descriptor = pool.get_message_by_name(name).ok_or_else(|| format!("the interface has no message {name}"))?;
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
     Ok(serde_json::to_string(&message)?)
 }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_of_zero_is_written_and_one_that_is_not_known_is_not() {
+    fn zero_counts_are_written_and_unknown_counts_are_omitted() {
         let mut known = pb::Progress { job_id: "a".into(), task_count: 3, ..pb::Progress::default() };
         known.set_state(pb::JobState::Running);
         known.succeeded_task_count = Some(0);

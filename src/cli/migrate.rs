@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{SERVER_LOG, say, start_log};
-use super::{Common, Failure, stores};
+use super::output::{SERVER_LOG_FILTER, init_log, print_line};
+use super::{Common, Failure};
+use crate::app;
 use crate::config::{PostgresAddress, PostgresLimits};
 
-/// Makes or updates the tables in Postgres
+/// Creates or updates the tables in Postgres
 ///
-/// Run it before a new version of the gateway serves. Any number may run at once, and again: what was applied is not
-/// applied twice.
+/// Run it before a new version of the gateway starts. It is idempotent, and concurrent runs are safe: each migration is
+/// applied once.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]
@@ -22,16 +23,16 @@ pub struct Flags {
     common: Common,
 }
 
-/// Brings the schema up to date, and says what was applied.
+/// Applies the migrations that are missing and prints them.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(&flags.common, SERVER_LOG);
-    let store = stores::postgres(&flags.limits.at(flags.postgres.postgres_url.expose()))?;
+    init_log(&flags.common, SERVER_LOG_FILTER);
+    let store = app::open_postgres(&flags.limits.at(flags.postgres.postgres_url.expose()))?;
     let applied = store.migrate().await.map_err(|error| format!("{}: {error}", flags.postgres.postgres_url))?;
     for migration in &applied {
-        say(format_args!("applied {migration}"))?;
+        print_line(format_args!("applied {migration}"))?;
     }
     if applied.is_empty() {
-        say("nothing to do: the tables are up to date")?;
+        print_line("nothing to do: the tables are up to date")?;
     }
     Ok(ExitCode::SUCCESS)
 }

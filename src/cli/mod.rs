@@ -1,30 +1,34 @@
-//! The commands. Each reads its flags, runs to its end, and says by its exit code how that was: 0 well, 1 not, 2 used
-//! wrongly. What people asked for goes to stdout, the log and errors to stderr.
+//! The command line: parses flags and settings, runs one command, and turns its result into an exit code.
+//!
+//! Exit codes: 0 for success, 1 for failure, 2 for a command line that is not valid. Results go to stdout; the log and
+//! errors go to stderr. Commands that need a gateway call it by gRPC; only `serve`, `migrate`, `inspect` and the
+//! private servers of `dev` and `demo` use the stores.
 
-mod calls;
 mod cancel;
 mod client;
 mod completions;
+#[cfg(feature = "private-servers")]
 mod demo;
+#[cfg(feature = "private-servers")]
 mod dev;
 mod display;
+#[cfg(feature = "private-servers")]
+mod example_calls;
 mod healthcheck;
 mod inspect;
 mod jobs;
 mod json;
 mod migrate;
-pub mod open_files;
 mod output;
-mod private;
+#[cfg(feature = "private-servers")]
+mod private_gateway;
 mod reference;
 mod retry;
-mod running;
 mod serve;
 mod signals;
-mod stores;
 mod tasks;
 mod watch;
-mod words;
+mod wording;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -32,56 +36,65 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::app::InvalidStoreUrl;
 use crate::config::{sources, values};
 use crate::domain::JobId;
-use output::Unwritten;
+use output::OutputError;
 
-/// Why a command failed. For people.
+/// Why a command failed: a message for the user.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A command that was used wrongly, in a way that its flags' parsers do not see.
+/// A command line that clap accepts but that is not valid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Misuse(String);
+struct UsageError(String);
 
-/// The exit code of a command that was used wrongly, as clap has it too.
-const MISUSED: u8 = 2;
+/// Exit code for a command line that is not valid. clap uses the same code.
+const USAGE_ERROR: u8 = 2;
 
 const SETTINGS_HELP: &str = "\
 Settings:
-  Every option that takes a value can also be given as a variable or in a file, by the same name: --redis-url URL is
-  HIGHWATER_REDIS_URL=URL, or redis-url = \"URL\" in the TOML file that --config names. A flag wins over a variable,
-  a variable over the file. Durations are written 500ms, 2s, 1h30m or 7d, sizes 65536, 512KiB or 8MiB.
+  Every option that takes a value can also be set by an environment variable or in a configuration file, under the
+  same name: --redis-url URL is HIGHWATER_REDIS_URL=URL, or redis-url = \"URL\" in the TOML file given by --config.
+  Flags override variables, variables override the file. Durations are written as 500ms, 2s, 1h30m or 7d; sizes as
+  65536, 512KiB or 8MiB.
 
 Exit codes:
-  0 it went well, 1 it did not, 2 the command was not understood.";
+  0  success
+  1  failure
+  2  invalid command line or setting";
 
 const CALL_HELP: &str = "\
 Exit codes:
-  0 it went well; 1 it did not: the gateway refused, nobody answered, or what was asked for could not be printed; 2 the
-  command was not understood.";
+  0  success
+  1  failure: the gateway rejected the call or did not answer, or the output could not be written
+  2  invalid command line";
 
 const EXAMPLES: &str = "\
-Examples:
-  highwater demo                      track a real job, on private servers
-  highwater demo --fleet              see how work is handed out among jobs, on private servers
-  highwater dev                       a gateway with a Redis and a Postgres of its own
-  highwater watch JOB                 follow a job until it ends
-  highwater jobs --state running      what runs now
-  highwater tasks JOB --outstanding   the tasks that nobody has reported yet
-  highwater cancel JOB                end it as it stands
-  highwater retry JOB --start         a new job of the tasks that failed
+  highwater watch JOB                   follow a job until it ends
+  highwater jobs --state running        list the running jobs
+  highwater tasks JOB --outstanding     list the tasks that have not been reported yet
+  highwater cancel JOB                  end a job with the results reported so far
+  highwater retry JOB --start           create and start a job from the failed tasks of an ended one
   highwater inspect JOB --config hw.toml
-                                      what both stores hold of it, and what a read makes of that
-  highwater migrate --config hw.toml  make or update the tables
-  highwater serve --config hw.toml    serve, with the Redis and the Postgres that the file names";
+                                        show what both stores hold of a job, and what a read of it returns
+  highwater migrate --config hw.toml    create or update the tables in Postgres
+  highwater serve --config hw.toml      run a gateway with the Redis and the Postgres named in the file";
 
-/// Tells, at any moment and truthfully, how far a job is
+#[cfg(feature = "private-servers")]
+const PRIVATE_SERVERS_EXAMPLES: &str = "
+  highwater demo                        track a real job on private servers
+  highwater demo --fleet                show how work is distributed among jobs, on private servers
+  highwater dev                         run a gateway with its own Redis and Postgres";
+#[cfg(not(feature = "private-servers"))]
+const PRIVATE_SERVERS_EXAMPLES: &str = "";
+
+/// Reports the accurate, real-time progress of batch jobs
 ///
-/// Workers report what became of tasks, by gRPC. While a job runs, its progress is computed from Redis when it is
-/// asked for, and nothing is written to Postgres; once it has ended, the stored snapshot is served from there.
+/// Workers report the results of tasks by gRPC. While a job runs, its progress is computed from Redis on every read and
+/// nothing is written to Postgres. After a job has ended, its progress is served from a snapshot stored in Postgres.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110, after_help = EXAMPLES)]
+#[command(version, max_term_width = 110, after_help = format!("Examples:{PRIVATE_SERVERS_EXAMPLES}\n{EXAMPLES}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -93,8 +106,10 @@ enum Command {
     Serve(serve::Flags),
     #[command(after_help = SETTINGS_HELP)]
     Migrate(migrate::Flags),
+    #[cfg(feature = "private-servers")]
     #[command(after_help = SETTINGS_HELP)]
     Dev(dev::Flags),
+    #[cfg(feature = "private-servers")]
     #[command(after_help = SETTINGS_HELP)]
     Demo(demo::Flags),
     Watch(watch::Flags),
@@ -110,36 +125,39 @@ enum Command {
     #[command(after_help = CALL_HELP)]
     Healthcheck(healthcheck::Flags),
     Completions(completions::Flags),
-    /// One worker of the demo
-    #[command(name = demo::share::COMMAND, hide = true)]
-    DemoWorker(demo::share::Share),
-    /// The reference of settings and metrics, for the docs
+    /// Runs one worker process of the demo
+    #[cfg(feature = "private-servers")]
+    #[command(name = demo::assignment::COMMAND, hide = true)]
+    DemoWorker(demo::assignment::Assignment),
+    /// Prints the reference of settings and metrics, for docs/reference.md
     #[command(name = reference::COMMAND, hide = true)]
     Reference,
 }
 
-/// What every command takes.
+/// Flags that every command has.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "This command")]
 pub struct Common {
-    /// A TOML file with settings
+    /// Path of a TOML file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
-    /// What is logged to stderr: off, error, warn, info, debug, trace, or by module: info,highwater::live=debug
-    /// [default: info for serve and migrate, else warn]
+    /// Log filter: off, error, warn, info, debug or trace, optionally by module, such as info,highwater::live=debug
+    /// [default: info for serve and migrate, warn for other commands]
+    ///
+    /// The log is written to stderr.
     #[arg(long, value_name = "FILTER", value_parser = values::log_filter)]
     log: Option<EnvFilter>,
-    /// How the log is written
+    /// Log format: `text` for people, or `json` with one object per line for log collectors
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: output::LogFormat,
 }
 
-/// The id of a job, as it was given.
-fn job_id(given: &str) -> Result<JobId, Misuse> {
-    given.parse().map_err(|error| Misuse(format!("`{}` is no id of a job: it {error}", words::shown(given))))
+/// Parses a job ID given on the command line.
+fn job_id(text: &str) -> Result<JobId, UsageError> {
+    text.parse().map_err(|error| UsageError(format!("`{}` is not a valid job ID: it {error}", wording::escaped(text))))
 }
 
-/// The program.
+/// Runs the command given by the process arguments and returns the exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -148,14 +166,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli.command,
         Err(error) => {
             return match error.print() {
-                // The help, which was asked for.
-                Err(unwritten) if !error.use_stderr() => failed(&Unwritten::from(unwritten).into()),
-                _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED)),
+                // Help was requested but could not be printed.
+                Err(unwritten) if !error.use_stderr() => failed(&OutputError::from(unwritten).into()),
+                _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE_ERROR)),
             };
         }
     };
-    // A worker has the variables of the demo, which has told of them.
-    if !matches!(command, Command::DemoWorker(_)) {
+    if !is_demo_worker(&command) {
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         for warning in sources::unknown_variables(&Cli::command(), names) {
             output::warn(&warning);
@@ -164,12 +181,24 @@ pub fn main() -> ExitCode {
     run(command).unwrap_or_else(|failure| failed(&failure))
 }
 
-/// Says why, unless nobody wants to know any more.
+/// A demo worker inherits the environment of the demo, which has already warned about unknown variables.
+#[cfg(feature = "private-servers")]
+fn is_demo_worker(command: &Command) -> bool {
+    matches!(command, Command::DemoWorker(_))
+}
+
+#[cfg(not(feature = "private-servers"))]
+fn is_demo_worker(_: &Command) -> bool {
+    false
+}
+
+/// Prints the failure and returns its exit code. Prints nothing if the reader of stdout has closed it.
 fn failed(failure: &Failure) -> ExitCode {
-    if !failure.downcast_ref().is_some_and(Unwritten::reader_is_gone) {
-        output::complain(&failure.to_string());
+    if !failure.downcast_ref().is_some_and(OutputError::is_closed_pipe) {
+        output::error(&failure.to_string());
     }
-    if failure.is::<Misuse>() { ExitCode::from(MISUSED) } else { ExitCode::FAILURE }
+    let is_usage_error = failure.is::<UsageError>() || failure.is::<InvalidStoreUrl>();
+    if is_usage_error { ExitCode::from(USAGE_ERROR) } else { ExitCode::FAILURE }
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
@@ -178,7 +207,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         match command {
             Command::Serve(flags) => serve::run(flags).await,
             Command::Migrate(flags) => migrate::run(flags).await,
+            #[cfg(feature = "private-servers")]
             Command::Dev(flags) => dev::run(flags).await,
+            #[cfg(feature = "private-servers")]
             Command::Demo(flags) => demo::run(flags).await,
             Command::Watch(flags) => watch::run(flags).await,
             Command::Inspect(flags) => inspect::run(flags).await,
@@ -189,7 +220,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Healthcheck(flags) => healthcheck::run(flags).await,
             Command::Completions(flags) => completions::run(&flags, &mut Cli::command()),
             Command::Reference => reference::run(&Cli::command()),
-            Command::DemoWorker(share) => demo::worker::run(share).await,
+            #[cfg(feature = "private-servers")]
+            Command::DemoWorker(assignment) => demo::worker::run(assignment).await,
         }
     })
 }
@@ -199,13 +231,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_definitions_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_worker_understands_what_the_demo_tells_it() {
-        let told = demo::share::Share {
+    fn worker_parses_the_arguments_that_the_demo_passes() {
+        let assignment = demo::assignment::Assignment {
             address: "127.0.0.1:7070".into(),
             job: "job".into(),
             list: "a list".into(),
@@ -214,8 +246,8 @@ mod tests {
             of: 2,
             interval_micros: 3,
         };
-        let arguments = std::iter::once("highwater".into()).chain(told.arguments());
-        let Command::DemoWorker(understood) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
-        assert_eq!(understood, told);
+        let arguments = std::iter::once("highwater".into()).chain(assignment.arguments());
+        let Command::DemoWorker(parsed) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
+        assert_eq!(parsed, assignment);
     }
 }

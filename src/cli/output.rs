@@ -1,5 +1,7 @@
-//! What commands print. That it cannot be written makes a command fail; a reader that has gone away (`| head`) has had
-//! enough, and is told nothing.
+//! Output of commands: results on stdout, messages and the log on stderr.
+//!
+//! A command that cannot write its result fails. If the reader of a pipe has closed it (`| head`), the command ends
+//! without a message.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -9,85 +11,87 @@ use tracing_subscriber::EnvFilter;
 
 use super::Common;
 
-/// What was asked for could not be printed.
+/// The result of a command could not be written to stdout.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to stdout: {0}")]
-pub struct Unwritten(#[from] io::Error);
+pub struct OutputError(#[from] io::Error);
 
-impl Unwritten {
-    /// Whether nobody reads it any more.
-    pub fn reader_is_gone(&self) -> bool {
+impl OutputError {
+    /// Whether stdout is a pipe whose reader has closed it.
+    pub fn is_closed_pipe(&self) -> bool {
         self.0.kind() == ErrorKind::BrokenPipe
     }
 }
 
-/// Prints a line that was asked for.
-pub fn say(line: impl std::fmt::Display) -> Result<(), Unwritten> {
+/// Prints one line of the result to stdout and flushes it.
+pub fn print_line(line: impl std::fmt::Display) -> Result<(), OutputError> {
     let mut stdout = io::stdout().lock();
     Ok(writeln!(stdout, "{line}").and_then(|()| stdout.flush())?)
 }
 
-/// Waits until nobody can read what is printed: for what may have nothing to print for long. Only a pipe has such an end.
-pub async fn reader_gone() -> Unwritten {
-    // SAFETY: stdout is open for as long as the process lives, and nobody here puts another file in its place.
-    #[expect(unsafe_code, reason = "that an end of stdout is waited on cannot be said otherwise")]
+/// Waits until the reader of stdout closes it. Waits forever if stdout is not a pipe.
+///
+/// For commands that may have nothing to print for a long time and would not notice that their reader has gone.
+pub async fn stdout_closed() -> OutputError {
+    // SAFETY: stdout stays open until the process exits, and this program never replaces its file descriptor.
+    #[expect(unsafe_code, reason = "AsyncFd has no safe constructor for a descriptor that it does not own")]
     let stdout = unsafe { AsyncFd::register_with_interest(io::stdout(), Interest::ERROR) };
-    // A file cannot be waited on.
+    // Registering a regular file fails.
     if let Ok(stdout) = stdout
         && stdout.ready(Interest::ERROR).await.is_ok()
     {
-        return Unwritten(ErrorKind::BrokenPipe.into());
+        return OutputError(ErrorKind::BrokenPipe.into());
     }
     std::future::pending().await
 }
 
-/// Prints why a command failed.
-pub fn complain(failure: &str) {
-    beside("error", failure);
+/// Prints to stderr why a command failed.
+pub fn error(failure: &str) {
+    print_to_stderr("error", failure);
 }
 
-/// Prints what happens beside what was asked for.
+/// Prints to stderr what a command is doing, such as a retry.
 pub fn note(note: &str) {
-    beside("note", note);
+    print_to_stderr("note", note);
 }
 
-/// Prints what is odd, and no reason to stop.
+/// Prints to stderr a problem that does not stop the command.
 pub fn warn(warning: &str) {
-    beside("warning", warning);
+    print_to_stderr("warning", warning);
 }
 
-/// A line to stderr, in one piece: several processes may write there.
-fn beside(what: &str, text: &str) {
-    let _ = io::stderr().write_all(format!("{what}: {text}\n").as_bytes());
+/// Writes the line in one call, because several processes may write to the same stderr.
+fn print_to_stderr(kind: &str, text: &str) {
+    let _ = io::stderr().write_all(format!("{kind}: {text}\n").as_bytes());
 }
 
-/// How this program was called, for lines that people can copy.
+/// Returns the path by which this program was called, for command lines that users can copy.
+#[cfg(feature = "private-servers")]
 pub fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "highwater".to_owned())
 }
 
-/// What a server logs: sqlx's notices are about its own bookkeeping.
-pub const SERVER_LOG: &str = "info,sqlx=warn";
-/// What a command logs that people look at for other things; sqlx warns of connections that break when a private Postgres
-/// is stopped.
-pub const QUIET_LOG: &str = "warn,sqlx=error";
+/// Default log filter of servers. sqlx logs notices about its own migrations table at info.
+pub const SERVER_LOG_FILTER: &str = "info,sqlx=warn";
+/// Default log filter of other commands. sqlx warns about connections that break when a private Postgres stops.
+pub const QUIET_LOG_FILTER: &str = "warn,sqlx=error";
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 pub enum LogFormat {
-    /// Lines for people, with colours on a terminal
+    /// Lines of text, coloured on a terminal
     #[default]
     Text,
-    /// An object a line, for whoever collects logs
+    /// One JSON object per line, for log collectors
     Json,
 }
 
-/// Starts logging to stderr.
-pub fn start_log(flags: &Common, default: &str) {
+/// Starts logging to stderr, with `default` as the filter unless the flags give one.
+pub fn init_log(flags: &Common, default: &str) {
     let filter = flags.log.clone().unwrap_or_else(|| EnvFilter::new(default));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // Only a second call could fail.
+    // Fails only if a subscriber is already installed.
     let _ = match flags.log_format {
         LogFormat::Text => log.with_ansi(colours).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -4,16 +4,18 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{SERVER_LOG, say, start_log};
-use super::running::Running;
+use super::output::{SERVER_LOG_FILTER, init_log, print_line};
 use super::{Common, Failure, signals};
+use crate::app::App;
 use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits, Serving};
 
 /// Runs a gateway
 ///
-/// It starts with Redis or Postgres away, and tells by the standard health service that it is ready once both have
-/// answered. SIGTERM or Ctrl-C lets calls in flight finish first, and merges marks back that Redis has just lost; a
-/// second one stops it at once. When it listens, it prints one line to stdout: `listening on ADDRESS:PORT`.
+/// The gateway starts even if Redis or Postgres is unavailable. Its health service (grpc.health.v1) reports SERVING
+/// once both have answered. When it listens, it prints one line to stdout: `listening on ADDRESS:PORT`.
+///
+/// SIGTERM or Ctrl-C stops it in order: calls in flight finish, and marks that Redis has just lost are merged back. A
+/// second signal stops it at once.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]
@@ -30,17 +32,17 @@ pub struct Flags {
     common: Common,
 }
 
-/// Serves until it is told to stop.
+/// Serves until a signal stops the gateway.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(&flags.common, SERVER_LOG);
+    init_log(&flags.common, SERVER_LOG_FILTER);
     let shutdown = signals::shutdown(|| tracing::info!("stopping; a second signal stops at once"))?;
     tracing::info!(redis = %flags.redis.redis_url, postgres = %flags.postgres.postgres_url, "starting");
     let live = flags.redis_limits.at(flags.redis.redis_url.expose());
     let store = flags.postgres_limits.at(flags.postgres.postgres_url.expose());
-    let gateway = Running::start(&flags.serving, &live, &store, shutdown).await?;
-    // It serves whether or not anybody reads that.
-    if let Err(unwritten) = say(format_args!("listening on {}", gateway.address())) {
-        tracing::warn!("{unwritten}");
+    let gateway = App::start(&flags.serving, &live, &store, shutdown).await?;
+    // A gateway serves even if its stdout is closed.
+    if let Err(error) = print_line(format_args!("listening on {}", gateway.address())) {
+        tracing::warn!("{error}");
     }
     gateway.stopped().await?;
     tracing::info!("stopped");

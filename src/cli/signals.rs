@@ -1,23 +1,24 @@
-//! How a command is stopped from outside.
+//! Signals that stop a command.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The exit code of a command that was not let stop in order.
+/// Exit code after a second signal.
 const STOPPED_AT_ONCE: i32 = 1;
 
-/// Cancelled by the first SIGINT or SIGTERM, to stop in order; `say` then tells of it, and that a second one stops the
-/// process at once.
-#[expect(clippy::disallowed_methods, reason = "whoever asks twice wants no destructors; servers die with us anyway")]
-pub fn shutdown(say: impl FnOnce() + Send + 'static) -> io::Result<CancellationToken> {
+/// Returns a token that the first SIGINT or SIGTERM cancels, so that the command stops in order.
+///
+/// `announce` runs on the first signal. A second signal exits the process at once.
+#[expect(clippy::disallowed_methods, reason = "a second signal asks for an exit without destructors")]
+pub fn shutdown(announce: impl FnOnce() + Send + 'static) -> io::Result<CancellationToken> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let token = CancellationToken::new();
     let stopping = token.clone();
     tokio::spawn(async move {
         either(&mut interrupt, &mut terminate).await;
-        say();
+        announce();
         stopping.cancel();
         either(&mut interrupt, &mut terminate).await;
         std::process::exit(STOPPED_AT_ONCE);

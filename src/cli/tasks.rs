@@ -4,28 +4,28 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{QUIET_LOG, say, start_log, warn};
-use super::words::shown;
+use super::output::{QUIET_LOG_FILTER, init_log, print_line, warn};
+use super::wording::escaped;
 use super::{Common, Failure, client, job_id};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::job_service_client::JobServiceClient;
 use crate::grpc::pb::{ListTasksRequest, TaskRange, TaskStatus};
 
-/// How many ranges, or names, one call asks for.
-const PAGE: i32 = 10_000;
+/// Page size of the calls that list tasks, in ranges or names.
+const PAGE_SIZE: i32 = 10_000;
 
-/// Lists the tasks of a job that are outstanding, have failed, have succeeded or were skipped
+/// Lists the outstanding, failed, succeeded or skipped tasks of a job
 ///
-/// A line a task, or a range of tasks such as 7-12; names, where the tasks have them; and nothing else to stdout. That
-/// marks may be missing, so that more is listed as outstanding than is, is said on stderr.
+/// Prints one line per task or range of tasks, such as 7-12; one line per name if the tasks are named. If marks may be
+/// missing, so that reported tasks may be listed as outstanding, a warning is printed to stderr.
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// The job's id
+    /// ID of the job
     #[arg(value_name = "JOB")]
     job: String,
     #[command(flatten)]
     status: Status,
-    /// At this stage; without it, the tasks as a whole
+    /// Stage whose status counts; by default, the status of the task over all stages
     #[arg(long, value_name = "STAGE", default_value = "", hide_default_value = true, help_heading = ONE_CALL)]
     stage: String,
     #[command(flatten)]
@@ -34,57 +34,57 @@ pub struct Flags {
     common: Common,
 }
 
-/// Where the tasks stand.
+/// Status of the tasks to list.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 #[command(next_help_heading = ONE_CALL)]
 #[expect(clippy::struct_excessive_bools, reason = "flags, of which exactly one is given")]
 struct Status {
-    /// Those that nobody has reported yet
+    /// List tasks that have not been reported yet
     #[arg(long)]
     outstanding: bool,
-    /// Those that failed
+    /// List tasks that failed
     #[arg(long)]
     failed: bool,
-    /// Those that succeeded
+    /// List tasks that succeeded
     #[arg(long)]
     succeeded: bool,
-    /// Those that were skipped at the stage, since they failed before it
+    /// List tasks that skip the stage because they failed at an earlier one
     #[arg(long)]
     skipped: bool,
 }
 
-/// Prints them page by page.
+/// Prints the tasks page by page.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(&flags.common, QUIET_LOG);
+    init_log(&flags.common, QUIET_LOG_FILTER);
     let client = flags.gateway.client()?;
     let mut request = ListTasksRequest {
         job_id: job_id(&flags.job)?.to_string(),
         stage: flags.stage.clone(),
-        status: flags.status.asked().into(),
-        page_size: PAGE,
+        status: flags.status.task_status().into(),
+        page_size: PAGE_SIZE,
         page_token: String::new(),
     };
-    let mut short = false;
-    let mut open = None;
+    let mut warned = false;
+    let mut open_range = None;
     loop {
         let page =
-            client.again(async |channel| JobServiceClient::new(channel).list_tasks(request.clone()).await).await?;
-        // One for each task of all ranges, in a job whose tasks have names.
+            client.retry(async |channel| JobServiceClient::new(channel).list_tasks(request.clone()).await).await?;
+        // A job with named tasks has one name for each task of its ranges.
         if page.task_names.is_empty() {
             for range in page.ranges {
-                let whole;
-                (whole, open) = joined(open, range);
-                whole.iter().map(line).try_for_each(say)?;
+                let complete;
+                (complete, open_range) = join(open_range, range);
+                complete.iter().map(line).try_for_each(print_line)?;
             }
         } else {
-            page.task_names.iter().map(|name| shown(name)).try_for_each(say)?;
+            page.task_names.iter().map(|name| escaped(name)).try_for_each(print_line)?;
         }
-        if page.lower_bound && !std::mem::replace(&mut short, true) {
-            warn("marks may be missing: tasks may be listed as outstanding that were reported");
+        if page.lower_bound && !std::mem::replace(&mut warned, true) {
+            warn("marks may be missing: tasks that were reported may be listed as outstanding");
         }
         if page.next_page_token.is_empty() {
-            open.iter().map(line).try_for_each(say)?;
+            open_range.iter().map(line).try_for_each(print_line)?;
             return Ok(ExitCode::SUCCESS);
         }
         request.page_token = page.next_page_token;
@@ -92,7 +92,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
 }
 
 impl Status {
-    fn asked(&self) -> TaskStatus {
+    fn task_status(&self) -> TaskStatus {
         match self {
             Self { failed: true, .. } => TaskStatus::Failed,
             Self { succeeded: true, .. } => TaskStatus::Succeeded,
@@ -102,11 +102,12 @@ impl Status {
     }
 }
 
-/// What is whole now that `next` is known, and what may still go on: pages end anywhere.
-fn joined(open: Option<TaskRange>, next: TaskRange) -> (Option<TaskRange>, Option<TaskRange>) {
+/// Appends `next` to the open range. Returns the range that is complete, if any, and the range that may continue on the
+/// next page, because a page may end within a range.
+fn join(open: Option<TaskRange>, next: TaskRange) -> (Option<TaskRange>, Option<TaskRange>) {
     match open {
         Some(open) if open.last + 1 == next.first => (None, Some(TaskRange { last: next.last, ..open })),
-        whole => (whole, Some(next)),
+        complete => (complete, Some(next)),
     }
 }
 

@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Measures all of it.
 pub async fn run(effort: Effort) -> Result<Page> {
-    let limit = highwater::cli::open_files::raise_limit();
+    let limit = highwater::open_files::raise_limit();
     let stand = Stand::start().await?;
     step("what a read costs by the size of the job");
     let sizes = size::measure(&stand, effort).await?;

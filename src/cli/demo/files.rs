@@ -1,4 +1,4 @@
-//! The demo's tasks: the files below a directory, and the list of them that the workers share.
+//! The tasks of the demo: the files below a directory, and the list of them that the workers share.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -6,8 +6,9 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Regular files below `directory`, and links to nothing, which are there to fail; at most `limit`. The same ones in
-/// the same order every time, as long as nobody changes them. What may not be looked into is passed over.
+/// Returns at most `limit` files below `directory`: regular files, and dangling symbolic links, whose tasks fail.
+///
+/// The order is stable as long as the files do not change. Directories that cannot be read are skipped.
 pub fn find(directory: &Path, limit: usize) -> Vec<PathBuf> {
     let (mut found, mut open) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(directory) = open.pop() {
@@ -31,7 +32,7 @@ pub fn find(directory: &Path, limit: usize) -> Vec<PathBuf> {
     found
 }
 
-/// Writes the list: paths, a NUL behind each, since a path may hold anything else.
+/// Writes the list of paths. Each ends with a NUL, the only byte that a path cannot contain.
 pub fn write(list: &Path, files: &[PathBuf]) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(list)?);
     for file in files {
@@ -41,7 +42,7 @@ pub fn write(list: &Path, files: &[PathBuf]) -> io::Result<()> {
     out.flush()
 }
 
-/// Reads what [`write()`] wrote.
+/// Reads a list that [`write()`] wrote.
 pub fn read(list: &Path) -> io::Result<Vec<PathBuf>> {
     let bytes = fs::read(list)?;
     let paths = bytes.split(|byte| *byte == 0).filter(|path| !path.is_empty());
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_and_links_to_nothing_are_tasks_and_the_list_keeps_them() {
+    fn files_and_dangling_links_are_found_and_survive_the_list() {
         let directory = std::env::temp_dir().join(format!("highwater-files-{}", std::process::id()));
         fs::create_dir_all(directory.join("b")).unwrap();
         for file in ["a\n", "b/inner", "c"] {

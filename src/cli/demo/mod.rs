@@ -1,10 +1,10 @@
-//! `highwater demo`: a real job, tracked by a real gateway, with real workers.
+//! `highwater demo`: tracks a real job with worker processes on a private gateway.
 
-mod ending;
+pub mod assignment;
 mod files;
 mod fleet;
-mod proof;
-pub mod share;
+mod postgres_log;
+mod report;
 mod track;
 mod work;
 pub mod worker;
@@ -15,98 +15,103 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{QUIET_LOG, say, start_log};
-use super::private::{self, Private};
-use super::{Common, Failure, Misuse, signals};
+use super::output::{QUIET_LOG_FILTER, init_log, print_line};
+use super::private_gateway::{self, PrivateGateways};
+use super::{Common, Failure, UsageError, signals};
 use track::track;
 
-/// The job's stages, in order.
+/// Stages of the job, in order.
 const STAGES: [&str; 2] = ["read", "digest"];
 
-/// How long a gateway that does not answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-const STOPPED_EARLY: &str = "stopped before the end";
+/// How long calls to a gateway that does not answer are retried.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const STOPPED_EARLY: &str = "stopped before the demo was complete";
 
 const DEMO_HELP: &str = "\
 Exit codes:
-  0 the job has ended, and its stored counts are those of the workers (with --fleet: each job had an even share, and
-  none that had ended was handed out); 1 anything else; 2 the command was not understood.";
+  0  the job ended and its stored counts match those of the workers; with --fleet, every job got an even share of the
+     claims and no ended job was handed out
+  1  any other result
+  2  invalid command line or setting";
 
-/// Tracks a real job, on private servers: reading and digesting the files below a directory
+/// Tracks a real job on private servers: reading and digesting the files below a directory
 ///
-/// Starts what `dev` starts, and worker processes that read each file, digest it (SHA-1) and report both stages in
-/// batches. One result in ten is reported twice, as queues do. Links to nothing and files of more than 1MiB fail. When
-/// the job has ended, the demo shows the stored snapshot and what Postgres wrote meanwhile, and leaves the gateway up
-/// until Ctrl-C.
+/// Starts the servers and the gateway that `highwater dev` starts, and worker processes that read each file, compute its
+/// SHA-1 and report both stages in batches. One result in ten is reported twice, as queues with at-least-once delivery
+/// do. Dangling symbolic links and files larger than 1MiB fail. When the job has ended, the demo prints the stored
+/// snapshot and what Postgres wrote while the job ran, and keeps the gateway running until Ctrl-C.
 ///
-/// With --fleet it shows how work is handed out instead: six jobs, from tiny to huge, and workers that ask NextJob of two
-/// gateways which one to work on, take tasks of it from a queue that delivers some of them twice, and report. Some jobs are
-/// finished, and one is cancelled in the middle. At the end, a table tells how each job ended, which share of the claims it
-/// had, and how long anybody worked on it after its end.
+/// With --fleet, the demo shows how work is distributed: six jobs of very different sizes, and workers that ask two
+/// gateways for the next job (NextJob), take tasks of it from a queue that delivers some of them twice, and report. Some
+/// jobs are finished, and one is cancelled halfway. At the end, a table shows for each job how it ended, its share of the
+/// claims, and how much time workers spent on it after its end.
 #[derive(Debug, Args)]
 #[command(after_help = DEMO_HELP)]
 pub struct Flags {
-    /// The directory whose files are the tasks
+    /// Directory whose files are the tasks
     #[arg(long, value_name = "DIRECTORY", default_value = "/usr", conflicts_with = "fleet")]
     dir: PathBuf,
-    /// How many files at most
+    /// Maximum number of files
     #[arg(long, value_name = "COUNT", default_value = "20000", conflicts_with = "fleet", value_parser = clap::value_parser!(u32).range(1..))]
     max_files: u32,
-    /// How many workers
+    /// Number of workers
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// How many files a second all workers together begin at most, so that there is something to watch; 0: no limit
+    /// Maximum number of files per second that all workers together start; 0 for no limit
+    ///
+    /// The default limit makes the job last long enough to be watched.
     #[arg(long, value_name = "COUNT", default_value = "800", conflicts_with = "fleet")]
     files_per_second: u32,
-    /// End when the job has ended
+    /// Exit when the job has ended
     #[arg(long, conflicts_with = "fleet")]
     once: bool,
-    /// Show how work is handed out among many jobs instead
+    /// Show how work is distributed among jobs instead
     #[arg(long)]
     fleet: bool,
-    /// How long the fleet works until what still runs is cancelled; the jobs' sizes follow from it
+    /// How many seconds the fleet works before the remaining jobs are cancelled; the jobs are sized accordingly
     #[arg(long, value_name = "COUNT", default_value = "20", requires = "fleet", value_parser = clap::value_parser!(u16).range(2..=180))]
     seconds: u16,
     #[command(flatten)]
-    private: private::Options,
+    private: private_gateway::Options,
     #[command(flatten)]
     common: Common,
 }
 
 /// Runs the demo.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(&flags.common, QUIET_LOG);
-    let shutdown = signals::shutdown(|| drop(say(private::STOPPING)))?;
+    init_log(&flags.common, QUIET_LOG_FILTER);
+    let shutdown = signals::shutdown(|| drop(print_line(private_gateway::STOPPING)))?;
     if flags.fleet {
         return fleet::run(&flags, shutdown).await;
     }
-    // Below, what may not be looked into is passed over.
-    std::fs::read_dir(&flags.dir).map_err(|error| Misuse(format!("--dir: {}: {error}", flags.dir.display())))?;
+    // Only this directory must be readable: unreadable directories below it are skipped.
+    std::fs::read_dir(&flags.dir).map_err(|error| UsageError(format!("--dir: {}: {error}", flags.dir.display())))?;
     let found = files::find(&flags.dir, flags.max_files.try_into()?);
     if found.is_empty() {
-        return Err(format!("there are no files below {}", flags.dir.display()).into());
+        let message = format!("there are no files below {}; choose another directory with --dir", flags.dir.display());
+        return Err(message.into());
     }
-    say("Starting a Redis, a Postgres and a gateway of our own")?;
-    let Some(private) = Private::start("demo", &flags.private, 1, shutdown.clone()).await? else {
+    print_line("Starting a private Redis, Postgres and gateway")?;
+    let Some(private) = PrivateGateways::start("demo", &flags.private, 1, shutdown.clone()).await? else {
         return Err(STOPPED_EARLY.into());
     };
-    let tracked = async {
-        say(format_args!("listening on {}\n", private.address()))?;
-        let ending = track(&flags, &found, &private).await?;
-        say(ending.report())?;
+    let tracking = async {
+        print_line(format_args!("listening on {}\n", private.address()))?;
+        let report = track(&flags, &found, &private).await?;
+        print_line(report.text())?;
         if !flags.once {
-            say(ending::what_to_try(&private, &ending))?;
+            print_line(report::next_steps(&private, &report))?;
         }
-        Ok(ending)
+        Ok(report)
     };
-    // The servers are stopped in order whatever becomes of the job.
-    let outcome = shutdown.run_until_cancelled(tracked).await;
-    if flags.once || !matches!(outcome, Some(Ok(_))) {
+    // The servers are stopped in order whatever the result.
+    let result = shutdown.run_until_cancelled(tracking).await;
+    if flags.once || !matches!(result, Some(Ok(_))) {
         shutdown.cancel();
     }
     private.run_until_shutdown().await?;
-    match outcome {
-        Some(Ok(ending)) if ending.fits() => Ok(ExitCode::SUCCESS),
+    match result {
+        Some(Ok(report)) if report.all_checks_pass() => Ok(ExitCode::SUCCESS),
         Some(Ok(_)) => Ok(ExitCode::FAILURE),
         Some(Err(failure)) => Err(failure),
         None => Err(STOPPED_EARLY.into()),

@@ -1,4 +1,4 @@
-//! The demo's job from its creation to its end.
+//! Runs the job of the demo: creates it, starts the workers and watches it until it ends.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -6,32 +6,32 @@ use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
-use super::ending::Ending;
-use super::proof::Proof;
-use super::share::{MarkSummary, Share};
-use super::{Flags, PATIENCE, STAGES, files};
+use super::assignment::{Assignment, Tally};
+use super::postgres_log::PostgresLog;
+use super::report::Report;
+use super::{Flags, RETRY_TIMEOUT, STAGES, files};
 use crate::cli::client::Client;
 use crate::cli::display::Display;
-use crate::cli::output::say;
-use crate::cli::private::Private;
-use crate::cli::{Failure, words};
+use crate::cli::output::print_line;
+use crate::cli::private_gateway::PrivateGateways;
+use crate::cli::{Failure, wording};
 use crate::grpc::pb::job_service_client::JobServiceClient;
 use crate::grpc::pb::progress_service_client::ProgressServiceClient;
 use crate::grpc::pb::{CreateJobRequest, GetProgressRequest, Progress};
 
-/// The list of the files, in the directory of the work.
+/// Name of the list of files in the work directory.
 const LIST: &str = "files";
-/// From one look at the job to the next.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Interval between two reads of the job.
+const READ_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Creates the job, lets the workers do it, and watches until it has ended.
-pub async fn track(flags: &Flags, found: &[PathBuf], private: &Private) -> Result<Ending, Failure> {
+/// Creates the job, starts the workers and waits until the job has ended.
+pub async fn track(flags: &Flags, found: &[PathBuf], private: &PrivateGateways) -> Result<Report, Failure> {
     let work = fresh_directory(private)?;
     files::write(&work.join(LIST), found)?;
-    let client = Client::to(&private.address().to_string(), PATIENCE)?;
+    let client = Client::to(&private.address().to_string(), RETRY_TIMEOUT)?;
     let job = create(&client, found.len(), &flags.dir).await?;
-    let mut proof = Proof::begin(private.postgres_log())?;
-    say(format_args!(
+    let mut postgres_log = PostgresLog::begin(private.postgres_log())?;
+    print_line(format_args!(
         "Job {job}: {} files below {}, {} worker processes\n",
         found.len(),
         flags.dir.display(),
@@ -39,9 +39,10 @@ pub async fn track(flags: &Flags, found: &[PathBuf], private: &Private) -> Resul
     ))?;
     let workers = (0..flags.workers).map(|number| start_worker(flags, private, &job, &work, number));
     let workers = workers.collect::<Result<Vec<Child>, Failure>>()?;
-    // A worker that fails ends both: the job would wait for it for ever.
-    let (tally, snapshot) = tokio::try_join!(tally(workers), watch(&client, &job, &mut proof))?;
-    Ok(Ending { job, snapshot, tally, written: proof.end()?, log: private.postgres_log(), work })
+    // Stops at the first failure of a worker, because the job would never end without its results.
+    let (tally, snapshot) = tokio::try_join!(tally(workers), watch(&client, &job, &mut postgres_log))?;
+    let statements = postgres_log.statements()?;
+    Ok(Report { job, snapshot, tally, statements, log: private.postgres_log(), work })
 }
 
 async fn create(client: &Client, tasks: usize, directory: &Path) -> Result<String, Failure> {
@@ -55,14 +56,20 @@ async fn create(client: &Client, tasks: usize, directory: &Path) -> Result<Strin
         ..CreateJobRequest::default()
     };
     let call = async |channel| JobServiceClient::new(channel).create_job(request.clone()).await;
-    let job = client.again(call).await?.job.unwrap_or_default();
+    let job = client.retry(call).await?.job.unwrap_or_default();
     Ok(job.job_id)
 }
 
-fn start_worker(flags: &Flags, private: &Private, job: &str, work: &Path, number: u16) -> Result<Child, Failure> {
+fn start_worker(
+    flags: &Flags,
+    private: &PrivateGateways,
+    job: &str,
+    work: &Path,
+    number: u16,
+) -> Result<Child, Failure> {
     let interval =
         Duration::from_secs(1).checked_div(flags.files_per_second).unwrap_or_default() * flags.workers.into();
-    let share = Share {
+    let assignment = Assignment {
         address: private.address().to_string(),
         job: job.to_owned(),
         list: work.join(LIST),
@@ -72,14 +79,14 @@ fn start_worker(flags: &Flags, private: &Private, job: &str, work: &Path, number
         interval_micros: interval.as_micros().try_into()?,
     };
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(share.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    // Ctrl-C at the terminal is for us; a worker ends when we do.
+    command.args(assignment.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    // Ctrl-C at the terminal must reach only this process; the workers exit when it does.
     command.process_group(0);
-    Ok(command.spawn().map_err(|error| format!("cannot start a worker: {error}"))?)
+    Ok(command.spawn().map_err(|error| format!("cannot start a worker process: {error}"))?)
 }
 
-/// Where the list is, and the workers' digests.
-fn fresh_directory(private: &Private) -> std::io::Result<PathBuf> {
+/// Creates an empty directory for the list and the digests of the workers.
+fn fresh_directory(private: &PrivateGateways) -> std::io::Result<PathBuf> {
     let work = private.directory().join("work");
     match std::fs::remove_dir_all(&work) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -88,35 +95,35 @@ fn fresh_directory(private: &Private) -> std::io::Result<PathBuf> {
     std::fs::create_dir(&work).map(|()| work)
 }
 
-/// Waits for the workers, and sums up what they say.
-async fn tally(mut workers: Vec<Child>) -> Result<MarkSummary, Failure> {
-    // Waiting for a worker closes its stdin, by which it would think us gone.
-    let _held: Vec<_> = workers.iter_mut().map(|worker| worker.stdin.take()).collect();
-    let mut sum = MarkSummary::default();
+/// Waits for the workers and returns the sum of their tallies.
+async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
+    // Waiting for a worker would close its stdin, which tells it to exit.
+    let _stdins: Vec<_> = workers.iter_mut().map(|worker| worker.stdin.take()).collect();
+    let mut sum = Tally::default();
     for worker in workers {
         let output = worker.wait_with_output().await?;
         if !output.status.success() {
-            return Err(format!("a worker failed: {}", output.status).into());
+            return Err(format!("a worker process failed ({}); its error is above", output.status).into());
         }
         sum.add(&serde_json::from_slice(&output.stdout)?);
     }
     Ok(sum)
 }
 
-/// Shows the job until it has ended.
-async fn watch(client: &Client, job: &str, proof: &mut Proof) -> Result<Progress, Failure> {
+/// Shows the progress of the job until it has ended. Returns the last progress.
+async fn watch(client: &Client, job: &str, postgres_log: &mut PostgresLog) -> Result<Progress, Failure> {
     let mut display = Display::new();
     let request = GetProgressRequest { job_id: job.to_owned() };
     loop {
-        let position = proof.position()?;
+        let position = postgres_log.position()?;
         let call = async |channel| ProgressServiceClient::new(channel).get_progress(request.clone()).await;
-        let progress = client.again(call).await?.progress.unwrap_or_default();
+        let progress = client.retry(call).await?.progress.unwrap_or_default();
         display.show(&progress)?;
-        if words::ended(&progress) {
-            display.end();
+        if wording::has_ended(&progress) {
+            display.finish();
             return Ok(progress);
         }
-        proof.ran_at(position);
-        tokio::time::sleep(LOOK_EVERY).await;
+        postgres_log.was_running_at(position);
+        tokio::time::sleep(READ_INTERVAL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The demo's work: reading a file, and digesting it. Really done, so it may really fail.
+//! The work of the demo: reading a file and computing its digest. It is real work, so it may fail.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -6,34 +6,34 @@ use std::path::Path;
 
 use sha1_smol::Sha1;
 
-/// The largest file that is taken.
-const MOST_BYTES: u64 = 1 << 20;
+/// Maximum size of a file, in bytes. Tasks with larger files fail.
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// Why a task failed.
 #[derive(Debug, PartialEq)]
-pub struct Trouble {
-    /// A word to count by.
+pub struct TaskFailure {
+    /// Error code, for the counts by code.
     pub code: &'static str,
-    /// For people.
+    /// Error message.
     pub message: String,
 }
 
-/// Reads the file to its end; answers how long it is.
-pub fn read(path: &Path) -> Result<u64, Trouble> {
+/// Reads the file to its end and returns its length in bytes.
+pub fn read(path: &Path) -> Result<u64, TaskFailure> {
     let mut length = 0;
-    pass(path, |bytes| length += bytes.len() as u64)?;
+    for_each_block(path, |bytes| length += bytes.len() as u64)?;
     Ok(length)
 }
 
-/// The SHA-1 of the file, in hex.
-pub fn digest(path: &Path) -> Result<String, Trouble> {
+/// Returns the SHA-1 of the file, in hex.
+pub fn digest(path: &Path) -> Result<String, TaskFailure> {
     let mut digest = Sha1::new();
-    pass(path, |bytes| digest.update(bytes))?;
+    for_each_block(path, |bytes| digest.update(bytes))?;
     Ok(digest.digest().to_string())
 }
 
-fn pass(path: &Path, mut over: impl FnMut(&[u8])) -> Result<(), Trouble> {
-    let trouble = |error: std::io::Error| Trouble {
+fn for_each_block(path: &Path, mut visit: impl FnMut(&[u8])) -> Result<(), TaskFailure> {
+    let failure = |error: std::io::Error| TaskFailure {
         code: match error.kind() {
             ErrorKind::NotFound => "NOT_FOUND",
             ErrorKind::PermissionDenied => "PERMISSION_DENIED",
@@ -41,17 +41,18 @@ fn pass(path: &Path, mut over: impl FnMut(&[u8])) -> Result<(), Trouble> {
         },
         message: format!("{}: {error}", path.display()),
     };
-    let mut file = File::open(path).map_err(trouble)?;
-    let length = file.metadata().map_err(trouble)?.len();
-    if length > MOST_BYTES {
-        let message = format!("{}: {length} bytes, this demo takes {MOST_BYTES}", path.display());
-        return Err(Trouble { code: "TOO_LARGE", message });
+    let mut file = File::open(path).map_err(failure)?;
+    let length = file.metadata().map_err(failure)?.len();
+    if length > MAX_FILE_SIZE {
+        let message =
+            format!("{}: the file has {length} bytes, the maximum of the demo is {MAX_FILE_SIZE}", path.display());
+        return Err(TaskFailure { code: "TOO_LARGE", message });
     }
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        match file.read(&mut buffer).map_err(trouble)? {
+        match file.read(&mut buffer).map_err(failure)? {
             0 => return Ok(()),
-            length => over(&buffer[..length]),
+            length => visit(&buffer[..length]),
         }
     }
 }
@@ -61,13 +62,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_done_or_says_why_not() {
+    fn work_succeeds_or_fails_with_a_code() {
         let path = std::env::temp_dir().join(format!("highwater-work-{}", std::process::id()));
         assert_eq!(read(&path).unwrap_err().code, "NOT_FOUND");
         std::fs::write(&path, "abc").unwrap();
         assert_eq!(read(&path), Ok(3));
         assert_eq!(digest(&path).unwrap(), "a9993e364706816aba3e25717850c26c9cd0d89d");
-        File::options().write(true).open(&path).unwrap().set_len(MOST_BYTES + 1).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(MAX_FILE_SIZE + 1).unwrap();
         assert_eq!(digest(&path).unwrap_err().code, "TOO_LARGE");
         std::fs::remove_file(path).unwrap();
     }

@@ -1,5 +1,5 @@
-//! One worker of the demo, a process of its own: does its share of the tasks and reports by gRPC as any worker would,
-//! one result in ten twice, as queues that deliver at least once do.
+//! A worker process of the demo: does its share of the tasks and reports the results by gRPC. One result in ten is
+//! reported twice, as happens with a queue that delivers at least once.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -7,108 +7,109 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::share::{MarkSummary, Share};
-use super::work::{self, Trouble};
+use super::assignment::{Assignment, Tally};
+use super::work::{self, TaskFailure};
 use super::{STAGES, files};
 use crate::cli::Failure;
 use crate::cli::client::Client;
-use crate::cli::output::say;
+use crate::cli::output::print_line;
 use crate::grpc::pb::report_service_client::ReportServiceClient;
 use crate::grpc::pb::{Disposition, Outcome, ReportResultsRequest, TaskError, TaskResult};
 
-/// How many tasks are taken at once, so how many results are reported in a call.
-const TASKS_AT_ONCE: usize = 64;
-/// Every such result is delivered again, with the next batch.
-const DELIVERED_TWICE: usize = 10;
-/// How long a gateway that is away is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Number of tasks that are taken at once, and so of results per report.
+const BATCH_SIZE: usize = 64;
+/// One result in this many is delivered again, with the next batch.
+const REDELIVERED_ONE_IN: usize = 10;
+/// How long calls to a gateway that does not answer are retried.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Worker {
     job: String,
     gateway: Client,
-    tally: MarkSummary,
-    /// How many results there were, so that every tenth is known.
+    tally: Tally,
+    /// Number of results so far, to select those that are delivered twice.
     results: usize,
-    /// Goes out again with the next batch.
+    /// Results that are delivered again with the next batch.
     to_redeliver: Vec<TaskResult>,
-    /// The job has ended, whatever is left of it.
+    /// The gateway has answered `stop`: the job has ended.
     stopped: bool,
 }
 
-/// Does the share, and prints the tally; gives up when the demo is gone.
-pub async fn run(share: Share) -> Result<ExitCode, Failure> {
+/// Does the assigned tasks and prints the tally. Exits early if the demo has exited.
+pub async fn run(assignment: Assignment) -> Result<ExitCode, Failure> {
     tokio::select! {
-        tally = work_on(share) => {
-            say(serde_json::to_string(&tally?)?)?;
+        tally = do_tasks(assignment) => {
+            print_line(serde_json::to_string(&tally?)?)?;
             Ok(ExitCode::SUCCESS)
         }
-        () = demo_gone() => Ok(ExitCode::FAILURE),
+        () = demo_exited() => Ok(ExitCode::FAILURE),
     }
 }
 
-/// The demo holds the other end of stdin, and writes nothing to it.
-async fn demo_gone() {
-    let (told, gone) = tokio::sync::oneshot::channel::<()>();
+/// Waits until the demo exits: it holds the other end of stdin and never writes to it.
+async fn demo_exited() {
+    let (sender, closed) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {
         let _ = std::io::stdin().read(&mut [0]);
-        drop(told);
+        drop(sender);
     });
-    let _ = gone.await;
+    let _ = closed.await;
 }
 
-async fn work_on(share: Share) -> Result<MarkSummary, Failure> {
+async fn do_tasks(assignment: Assignment) -> Result<Tally, Failure> {
     let mut worker = Worker {
-        job: share.job,
-        gateway: Client::to(&share.address, PATIENCE)?,
-        tally: MarkSummary::default(),
+        job: assignment.job,
+        gateway: Client::to(&assignment.address, RETRY_TIMEOUT)?,
+        tally: Tally::default(),
         results: 0,
         to_redeliver: Vec::new(),
         stopped: false,
     };
-    let files = files::read(&share.list)?;
-    let mine: Vec<(usize, &PathBuf)> = files.iter().enumerate().skip(share.number).step_by(share.of.max(1)).collect();
-    let mut digests = BufWriter::new(File::create(&share.digests)?);
+    let files = files::read(&assignment.list)?;
+    let mine: Vec<(usize, &PathBuf)> =
+        files.iter().enumerate().skip(assignment.number).step_by(assignment.of.max(1)).collect();
+    let mut digests = BufWriter::new(File::create(&assignment.digests)?);
     let (begun, mut done) = (Instant::now(), 0);
-    for tasks in mine.chunks(TASKS_AT_ONCE) {
+    for tasks in mine.chunks(BATCH_SIZE) {
         let readable = worker.stage(0, tasks, |path| work::read(path).map(drop)).await?;
         let write = |path: &Path| {
             let digest = work::digest(path)?;
             let written = writeln!(digests, "{digest}  {}", path.display());
-            written.map_err(|error| Trouble { code: "IO", message: error.to_string() })
+            written.map_err(|error| TaskFailure { code: "IO", message: error.to_string() })
         };
         worker.stage(1, &readable, write).await?;
         if worker.stopped {
             break;
         }
         done += u64::try_from(tasks.len())?;
-        let due = begun + Duration::from_micros(share.interval_micros.saturating_mul(done));
+        let due = begun + Duration::from_micros(assignment.interval_micros.saturating_mul(done));
         tokio::time::sleep_until(due.into()).await;
     }
-    let rest = std::mem::take(&mut worker.to_redeliver);
-    worker.report(rest).await?;
+    let last = std::mem::take(&mut worker.to_redeliver);
+    worker.report(last).await?;
     digests.flush()?;
     Ok(worker.tally)
 }
 
 impl Worker {
-    /// Does one stage of some tasks and reports it; answers the tasks that may go on to the next.
+    /// Does one stage of some tasks and reports the results. Returns the tasks that succeeded, for the next stage.
     async fn stage<'a>(
         &mut self,
         stage: usize,
         tasks: &[(usize, &'a PathBuf)],
-        mut work: impl FnMut(&Path) -> Result<(), Trouble>,
+        mut work: impl FnMut(&Path) -> Result<(), TaskFailure>,
     ) -> Result<Vec<(usize, &'a PathBuf)>, Failure> {
         let mut batch = std::mem::take(&mut self.to_redeliver);
-        let mut going_on = Vec::with_capacity(tasks.len());
+        let mut succeeded = Vec::with_capacity(tasks.len());
         for (task, path) in tasks {
-            let done = work(path);
-            let counts = if done.is_ok() { &mut self.tally.succeeded } else { &mut self.tally.failed };
+            let outcome = work(path);
+            let counts = if outcome.is_ok() { &mut self.tally.succeeded } else { &mut self.tally.failed };
             counts[stage] += 1;
-            if done.is_ok() {
-                going_on.push((*task, *path));
+            if outcome.is_ok() {
+                succeeded.push((*task, *path));
             }
-            let result = result(*task, stage, done)?;
-            if self.results.is_multiple_of(DELIVERED_TWICE) {
+            let result = result(*task, stage, outcome)?;
+            if self.results.is_multiple_of(REDELIVERED_ONE_IN) {
                 self.to_redeliver.push(result.clone());
                 self.tally.redelivered += 1;
             }
@@ -116,7 +117,7 @@ impl Worker {
             batch.push(result);
         }
         self.report(batch).await?;
-        Ok(going_on)
+        Ok(succeeded)
     }
 
     async fn report(&mut self, results: Vec<TaskResult>) -> Result<(), Failure> {
@@ -125,7 +126,7 @@ impl Worker {
         }
         let request = ReportResultsRequest { job_id: self.job.clone(), results };
         let call = async |channel| ReportServiceClient::new(channel).report_results(request.clone()).await;
-        let answer = self.gateway.again(call).await?;
+        let answer = self.gateway.retry(call).await?;
         for disposition in answer.dispositions() {
             match disposition {
                 Disposition::Applied | Disposition::Recorded => self.tally.applied += 1,
@@ -139,9 +140,9 @@ impl Worker {
     }
 }
 
-fn result(task: usize, stage: usize, done: Result<(), Trouble>) -> Result<TaskResult, Failure> {
-    let outcome = if done.is_ok() { Outcome::Succeeded } else { Outcome::Failed };
-    let error = done.err().map(|trouble| TaskError { code: trouble.code.to_owned(), message: trouble.message });
+fn result(task: usize, stage: usize, work: Result<(), TaskFailure>) -> Result<TaskResult, Failure> {
+    let outcome = if work.is_ok() { Outcome::Succeeded } else { Outcome::Failed };
+    let error = work.err().map(|failure| TaskError { code: failure.code.to_owned(), message: failure.message });
     Ok(TaskResult {
         task: task.try_into()?,
         stage: STAGES[stage].to_owned(),

@@ -7,28 +7,31 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{QUIET_LOG, say, start_log};
-use super::{Common, Failure, job_id, stores};
+use super::output::{QUIET_LOG_FILTER, init_log, print_line};
+use super::{Common, Failure, job_id};
+use crate::app;
 use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits};
 use crate::deadline::Deadline;
 use crate::domain::Resolution;
 use crate::gateway::{Gateway, Settings};
 
-/// How long all of it may take: the cells of ten million tasks are read.
-const WITHIN: Duration = Duration::from_secs(30);
+/// Time limit of the whole command: it may have to read the cells of ten million tasks.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const INSPECT_HELP: &str = "\
 Exit codes:
-  0 there is such a job, 1 there is none or that cannot be told, 2 the command was not understood.";
+  0  the job exists
+  1  the job does not exist, or neither store could tell
+  2  invalid command line or setting";
 
-/// Shows what Postgres and Redis hold of a job, side by side, and what a read makes of it
+/// Shows what Postgres and Redis hold of a job, side by side, and what a read of the job returns
 ///
-/// Asks the stores themselves, so it needs their addresses as a gateway does, and no gateway. Changes nothing. What a
-/// gateway holds in memory is not seen: while a store is away, one may know more of the job.
+/// Reads both stores directly, so it needs their addresses but no gateway. It changes nothing. The memory of gateways is
+/// not visible to it: while a store is unavailable, a gateway may know more about the job.
 #[derive(Debug, Args)]
 #[command(after_help = INSPECT_HELP)]
 pub struct Flags {
-    /// The job's id
+    /// ID of the job
     #[arg(value_name = "JOB")]
     job: String,
     #[command(flatten)]
@@ -43,22 +46,23 @@ pub struct Flags {
     common: Common,
 }
 
-/// Looks, and prints what was found.
+/// Inspects the job and prints the table.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    start_log(&flags.common, QUIET_LOG);
+    init_log(&flags.common, QUIET_LOG_FILTER);
     let id = job_id(&flags.job)?;
-    let live = stores::redis(&flags.redis_limits.at(flags.redis.redis_url.expose()))?;
-    let store = stores::postgres(&flags.postgres_limits.at(flags.postgres.postgres_url.expose()))?;
-    let remembers_nothing = Settings {
+    let live = app::open_redis(&flags.redis_limits.at(flags.redis.redis_url.expose()))?;
+    let store = app::open_postgres(&flags.postgres_limits.at(flags.postgres.postgres_url.expose()))?;
+    // A gateway for one read: it needs no mirrors and next to no caches.
+    let settings = Settings {
         mirror_bytes: 1,
         cached_snapshots: 1,
         manifest_bytes: 1,
         fairness_label: None,
-        watch_interval: WITHIN,
+        watch_interval: TIMEOUT,
     };
-    let gateway = Gateway::new(live, store, &remembers_nothing);
-    let found = gateway.inspect(&id, Deadline::after(WITHIN)).await.map_err(|error| error.to_string())?;
-    say(table::written(&id, &found))?;
-    let there = !matches!(found.resolution, Resolution::NotFound | Resolution::Unavailable);
-    Ok(if there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let gateway = Gateway::new(live, store, &settings);
+    let found = gateway.inspect(&id, Deadline::after(TIMEOUT)).await.map_err(|error| error.to_string())?;
+    print_line(table::format(&id, &found))?;
+    let exists = !matches!(found.resolution, Resolution::NotFound | Resolution::Unavailable);
+    Ok(if exists { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

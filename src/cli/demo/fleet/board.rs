@@ -1,48 +1,48 @@
-//! Who was handed out what, and which ends had been seen by then: what the fleet's table is made of.
+//! Records which jobs were handed out and when their ends became known: the data of the fleet's table.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How far a share may be from an even one.
+/// Maximum relative deviation of a share from an even one.
 const TOLERANCE: f64 = 0.2;
 
-/// What became of the claims of one job.
+/// The claims of one job.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Row {
-    /// When anybody was first answered that it has ended.
+    /// When a worker or the demo first learned that the job has ended.
     ended: Option<Instant>,
-    /// How often it was handed out.
+    /// How often the job was handed out before its end was known.
     pub claims: u32,
-    /// How many claims there were, of any job, while it was eligible.
+    /// Number of claims of any job while this one was eligible.
     pub among: u32,
-    /// How many it would have had by even shares.
+    /// Number of claims that this job would have had with even shares.
     pub even: f64,
-    /// How often it was handed out by a call that was sent after its end had been answered.
+    /// How often the job was handed out by a call that was sent after its end was known.
     pub late: u32,
-    /// How long workers were busy with those, the calls included.
+    /// Time that workers spent on these late claims, including the calls.
     pub wasted: Duration,
-    /// How long workers went on, after the end, with what they had been handed out before.
+    /// Time that workers continued, after the end, with tasks that they had taken before it.
     pub slack: Duration,
 }
 
-/// A job in a worker's hands.
+/// A job that a worker is working on.
 pub struct Claim {
     job: usize,
     since: Instant,
     late: bool,
 }
 
-/// A row for each job.
+/// One row per job.
 pub struct Board(Mutex<Vec<Row>>);
 
 impl Row {
-    /// Whether it was handed out as often as any other that was eligible.
+    /// Whether the job was handed out as often as the other eligible jobs, within the tolerance.
     pub fn is_even(&self) -> bool {
         self.claims > 0 && (f64::from(self.claims) / self.even - 1.0).abs() <= TOLERANCE
     }
 
-    /// Its share of the claims while it was eligible, and the even one, in percent.
+    /// Returns the job's share of the claims while it was eligible, and an even share, in percent.
     pub fn shares(&self) -> (f64, f64) {
         let percent = |claims: f64| 100.0 * claims / f64::from(self.among.max(1));
         (percent(f64::from(self.claims)), percent(self.even))
@@ -54,7 +54,7 @@ impl Board {
         Self(Mutex::new(vec![Row::default(); jobs]))
     }
 
-    /// A call that was sent at `sent`, and excluded some jobs, was answered this one.
+    /// Records that a call, sent at `sent` with some jobs excluded, returned this job.
     pub fn claimed(&self, job: usize, sent: Instant, excluded: &HashSet<usize>) -> Claim {
         let mut rows = self.rows();
         let ended = |row: &Row| row.ended.is_some_and(|ended| ended <= sent);
@@ -70,11 +70,11 @@ impl Board {
         } else {
             rows[job].claims += 1;
         }
-        // What nobody should have been answered has cost the call as well.
+        // The time of a late claim includes the call, which should not have returned this job.
         Claim { job, since: if late { sent } else { Instant::now() }, late }
     }
 
-    /// The worker has nothing of it in hands any more.
+    /// Records that a worker has finished its tasks of a claim.
     pub fn released(&self, claim: &Claim, now: Instant) {
         let row = &mut self.rows()[claim.job];
         if claim.late {
@@ -84,12 +84,12 @@ impl Board {
         }
     }
 
-    /// Somebody was just answered that the job has ended.
+    /// Records that the job is now known to have ended.
     pub fn ended(&self, job: usize) {
         self.rows()[job].ended.get_or_insert_with(Instant::now);
     }
 
-    /// Whether anybody was answered that.
+    /// Whether the job is known to have ended.
     pub fn has_ended(&self, job: usize) -> bool {
         self.rows()[job].ended.is_some()
     }
@@ -106,12 +106,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn shares_are_of_the_claims_while_a_job_was_eligible() {
+    fn shares_count_only_claims_while_the_job_was_eligible() {
         let board = Board::of(2);
         for job in [0, 1, 0, 1] {
             board.claimed(job, Instant::now(), &HashSet::new());
         }
-        // While one is excluded, or has ended, the other cannot have more than its share.
+        // While one job is excluded or has ended, the claims of the other do not count against it.
         board.claimed(0, Instant::now(), &HashSet::from([1]));
         board.ended(1);
         board.claimed(0, Instant::now(), &HashSet::new());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_has_more_or_less_than_its_share_is_told() {
+    fn jobs_with_more_or_less_than_their_share_are_not_even() {
         let board = Board::of(2);
         for job in [0, 0, 0, 1] {
             board.claimed(job, Instant::now(), &HashSet::new());
@@ -131,13 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn time_after_an_end_is_wasted_only_if_the_call_was_sent_after_it() {
+    fn time_is_wasted_only_if_the_call_was_sent_after_the_end() {
         let board = Board::of(1);
         let sent = Instant::now();
         board.ended(0);
         let ended = board.rows()[0].ended.unwrap();
-        let in_hands = board.claimed(0, sent.checked_sub(SECOND).unwrap(), &HashSet::new());
-        board.released(&in_hands, in_hands.since + SECOND);
+        let earlier = board.claimed(0, sent.checked_sub(SECOND).unwrap(), &HashSet::new());
+        board.released(&earlier, earlier.since + SECOND);
         let late = board.claimed(0, ended, &HashSet::new());
         board.released(&late, late.since + 2 * SECOND);
         let row = board.rows()[0];

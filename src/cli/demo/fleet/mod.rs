@@ -1,9 +1,9 @@
-//! `highwater demo --fleet`: workers that ask which job to work on, and what they were handed out: even shares whatever
-//! the sizes, and nothing of a job that has ended.
+//! `highwater demo --fleet`: workers that ask for the next job. Shows that claims are distributed evenly whatever the sizes
+//! of the jobs, and that ended jobs are not handed out.
 
 mod board;
-mod conduct;
 mod queue;
+mod scenario;
 mod screen;
 mod table;
 mod worker;
@@ -14,26 +14,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Flags, STOPPED_EARLY};
 use crate::cli::Failure;
-use crate::cli::output::say;
-use crate::cli::private::Private;
+use crate::cli::output::print_line;
+use crate::cli::private_gateway::PrivateGateways;
 use board::Board;
-use conduct::conduct;
 use queue::Queue;
+use scenario::run_scenario;
 
-/// How many gateways the workers ask, one the one, the next the other.
+/// Number of gateways. The workers are spread evenly over them.
 const GATEWAYS: usize = 2;
-/// Each job, and how many tasks it has for each second that the fleet works: some are done long before the end.
+/// The jobs, with their number of tasks per second of the run. The small ones are finished long before the end.
 const JOBS: [(&str, i64); 6] =
     [("tiny", 20), ("small", 40), ("medium", 60), ("large", 100), ("cancelled", 5_000), ("huge", 50_000)];
-/// The one that is cancelled in the middle.
+/// Index of the job that is cancelled halfway.
 const CANCELLED: usize = 4;
-/// The label by which workers ask for the jobs of this run alone.
+/// Label with which workers ask only for jobs of this run.
 const LABEL: &str = "fleet";
 const STAGE: &str = "work";
 
-/// What is worked on.
+/// The jobs of a run and what workers recorded about them.
 struct Fleet {
-    /// Tells this run from others on the same servers.
+    /// Value of the label, which distinguishes this run from others on the same servers.
     run: String,
     jobs: Vec<FleetJob>,
     board: Board,
@@ -46,23 +46,23 @@ struct FleetJob {
     queue: Queue,
 }
 
-/// Runs the fleet, and prints what it was handed out.
+/// Runs the fleet and prints the table and the checks.
 pub async fn run(flags: &Flags, shutdown: CancellationToken) -> Result<ExitCode, Failure> {
-    say(format_args!("Starting a Redis, a Postgres and {GATEWAYS} gateways of our own"))?;
-    let Some(private) = Private::start("fleet", &flags.private, GATEWAYS, shutdown.clone()).await? else {
+    print_line(format_args!("Starting a private Redis, a Postgres and {GATEWAYS} gateways"))?;
+    let Some(private) = PrivateGateways::start("fleet", &flags.private, GATEWAYS, shutdown.clone()).await? else {
         return Err(STOPPED_EARLY.into());
     };
     let fleet = Fleet::new(flags.seconds);
-    let outcome = shutdown.run_until_cancelled(conduct(&fleet, flags, &private)).await;
+    let result = shutdown.run_until_cancelled(run_scenario(&fleet, flags, &private)).await;
     shutdown.cancel();
     private.run_until_shutdown().await?;
-    let ends = outcome.ok_or(STOPPED_EARLY)??;
-    say(table::written(&fleet, &ends))?;
+    let ends = result.ok_or(STOPPED_EARLY)??;
+    print_line(table::format(&fleet, &ends))?;
     let checks = table::checks(&fleet, &ends);
-    for (right, text) in &checks {
-        say(format_args!("{} {text}", if *right { "  ✓" } else { "  ✗ NOT SO:" }))?;
+    for (passes, text) in &checks {
+        print_line(format_args!("{} {text}", if *passes { "  ✓" } else { "  ✗ NOT SO:" }))?;
     }
-    Ok(if checks.iter().all(|(right, _)| *right) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if checks.iter().all(|(passes, _)| *passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Fleet {
@@ -75,9 +75,9 @@ impl Fleet {
         Self { jobs: JOBS.into_iter().map(job).collect(), board: Board::of(JOBS.len()), run }
     }
 
-    /// Which job that is.
-    fn place(&self, id: &str) -> Result<usize, Failure> {
-        let place = self.jobs.iter().position(|job| job.id == id);
-        place.ok_or_else(|| format!("a gateway handed out {id}, which is not of this fleet").into())
+    /// Returns the index of a job of this fleet.
+    fn index_of(&self, id: &str) -> Result<usize, Failure> {
+        let index = self.jobs.iter().position(|job| job.id == id);
+        index.ok_or_else(|| format!("a gateway handed out the job {id}, which does not belong to this fleet").into())
     }
 }

@@ -1,66 +1,67 @@
-//! A queue of one job's tasks, as workers know them: what is not acknowledged in time is delivered again.
+//! An in-memory queue of the tasks of one job, with at-least-once delivery: batches that are not acknowledged in time are
+//! delivered again.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many tasks are taken at once.
-const BATCH: i64 = 5;
-/// How long a batch waits to be acknowledged.
-const REDELIVERED_AFTER: Duration = Duration::from_millis(500);
+/// Number of tasks in a batch.
+const BATCH_SIZE: i64 = 5;
+/// Time after which a batch that was not acknowledged is delivered again.
+const ACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub struct Queue(Mutex<Messages>);
 
 struct Messages {
-    /// Never delivered yet.
+    /// Tasks that were never delivered.
     waiting: Range<i64>,
-    /// Delivered then, and not acknowledged.
-    in_hands: Vec<(Instant, Range<i64>)>,
-    /// How many batches were delivered again.
+    /// Batches that were delivered but not acknowledged, with the time of their delivery.
+    in_flight: Vec<(Instant, Range<i64>)>,
+    /// Number of redeliveries.
     redelivered: u32,
 }
 
 impl Queue {
-    /// Of so many tasks.
+    /// Returns a queue of the tasks from 0 to `tasks` - 1.
     pub fn of(tasks: i64) -> Self {
-        Self(Mutex::new(Messages { waiting: 0..tasks, in_hands: Vec::new(), redelivered: 0 }))
+        Self(Mutex::new(Messages { waiting: 0..tasks, in_flight: Vec::new(), redelivered: 0 }))
     }
 
-    /// The next batch; `None`: there is nothing now.
+    /// Takes the next batch. Returns `None` if nothing is available now.
     pub fn take(&self, now: Instant) -> Option<Range<i64>> {
         let mut messages = self.messages();
-        let late = |(since, _): &(Instant, _)| now.duration_since(*since) >= REDELIVERED_AFTER;
-        let batch = match messages.in_hands.iter().position(late) {
-            Some(place) => {
+        let timed_out = |(since, _): &(Instant, _)| now.duration_since(*since) >= ACK_TIMEOUT;
+        let batch = match messages.in_flight.iter().position(timed_out) {
+            Some(index) => {
                 messages.redelivered += 1;
-                messages.in_hands.swap_remove(place).1
+                messages.in_flight.swap_remove(index).1
             }
             None => {
                 let Range { start, end } = messages.waiting;
-                messages.waiting.start = end.min(start + BATCH);
+                messages.waiting.start = end.min(start + BATCH_SIZE);
                 start..messages.waiting.start
             }
         };
         if batch.is_empty() {
             return None;
         }
-        messages.in_hands.push((now, batch.clone()));
+        messages.in_flight.push((now, batch.clone()));
         Some(batch)
     }
 
-    /// This batch is done.
+    /// Removes a batch that is done.
     pub fn acknowledge(&self, batch: &Range<i64>) {
-        self.messages().in_hands.retain(|(_, held)| held != batch);
+        self.messages().in_flight.retain(|(_, held)| held != batch);
     }
 
-    /// Nobody needs what is left.
+    /// Drops all tasks.
     pub fn clear(&self) {
         let mut messages = self.messages();
         messages.waiting = 0..0;
-        messages.in_hands.clear();
+        messages.in_flight.clear();
     }
 
-    /// How many batches were delivered again.
+    /// Returns how many batches were delivered again.
     pub fn redelivered(&self) -> u32 {
         self.messages().redelivered
     }
@@ -75,14 +76,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_acknowledged_is_delivered_again() {
+    fn unacknowledged_batches_are_delivered_again() {
         let (queue, now) = (Queue::of(7), Instant::now());
         assert_eq!([queue.take(now), queue.take(now), queue.take(now)], [Some(0..5), Some(5..7), None]);
         queue.acknowledge(&(5..7));
-        let later = now + REDELIVERED_AFTER;
+        let later = now + ACK_TIMEOUT;
         assert_eq!([queue.take(later), queue.take(later)], [Some(0..5), None]);
         assert_eq!(queue.redelivered(), 1);
         queue.clear();
-        assert_eq!(queue.take(later + REDELIVERED_AFTER), None);
+        assert_eq!(queue.take(later + ACK_TIMEOUT), None);
     }
 }

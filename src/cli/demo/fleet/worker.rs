@@ -1,5 +1,5 @@
-//! A worker of the fleet: asks which job to work on, takes a batch of its tasks, works, reports, and acknowledges only
-//! then. What docs/examples/worker.py does, at a time that can be measured.
+//! A worker of the fleet: asks for the next job, takes a batch of its tasks, does them, reports the results, and only then
+//! acknowledges the batch. It works like docs/examples/worker.py, with work of a fixed duration.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -13,19 +13,19 @@ use crate::cli::client::Client;
 use crate::grpc::pb::report_service_client::ReportServiceClient;
 use crate::grpc::pb::{NextJobRequest, NextJobResponse, Outcome, ReportResultsRequest, TaskResult};
 
-/// What the work on a batch takes.
-const WORK: Duration = Duration::from_millis(10);
-/// How long a job is not asked for of which the queue had nothing.
-const EMPTY_FOR: Duration = Duration::from_secs(1);
-/// Of so many batches one is not acknowledged, so that it is delivered again.
-const FORGOTTEN: u32 = 20;
-/// How long to wait if nobody says how long.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Duration of the work on a batch.
+const WORK_TIME: Duration = Duration::from_millis(10);
+/// How long a job whose queue was empty is excluded from the calls to NextJob.
+const EXCLUDE_EMPTY_FOR: Duration = Duration::from_secs(1);
+/// One batch in this many is not acknowledged, so that it is delivered again.
+const UNACKNOWLEDGED_ONE_IN: u32 = 20;
+/// Pause before the next call if there is no job and the answer has no `retry_after`.
+const DEFAULT_PAUSE: Duration = Duration::from_millis(200);
 
 pub struct Worker<'a> {
     fleet: &'a Fleet,
     gateway: Client,
-    /// The jobs of which the queue had nothing, and when that was.
+    /// Jobs whose queue was empty, and when that was found.
     empty: HashMap<usize, Instant>,
     batches: u32,
 }
@@ -35,21 +35,22 @@ impl<'a> Worker<'a> {
         Self { fleet, gateway, empty: HashMap::new(), batches: 0 }
     }
 
-    /// Works until it is told to stop.
+    /// Works until `stop` is cancelled.
     pub async fn run(mut self, stop: &CancellationToken) -> Result<(), Failure> {
         while !stop.is_cancelled() {
-            self.empty.retain(|_, since| since.elapsed() < EMPTY_FOR);
+            self.empty.retain(|_, since| since.elapsed() < EXCLUDE_EMPTY_FOR);
             let excluded: HashSet<usize> = self.empty.keys().copied().collect();
             let (sent, answer) = self.next_job(&excluded).await?;
             match answer.job {
                 Some(job) => {
-                    let job = self.fleet.place(&job.job_id)?;
+                    let job = self.fleet.index_of(&job.job_id)?;
                     let claim = self.fleet.board.claimed(job, sent, &excluded);
                     self.work_on(job).await?;
                     self.fleet.board.released(&claim, Instant::now());
                 }
                 None => {
-                    let pause = answer.retry_after.and_then(|pause| Duration::try_from(pause).ok()).unwrap_or(PAUSE);
+                    let pause =
+                        answer.retry_after.and_then(|pause| Duration::try_from(pause).ok()).unwrap_or(DEFAULT_PAUSE);
                     let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                 }
             }
@@ -57,7 +58,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// When the call was sent that was answered, and the answer.
+    /// Calls NextJob. Returns when the answered call was sent, and the answer.
     pub async fn next_job(&self, excluded: &HashSet<usize>) -> Result<(Instant, NextJobResponse), Failure> {
         let request = NextJobRequest {
             labels: [(LABEL.to_owned(), self.fleet.run.clone())].into(),
@@ -68,7 +69,7 @@ impl<'a> Worker<'a> {
             sent = Instant::now();
             ReportServiceClient::new(channel).next_job(request.clone()).await
         };
-        let answer = self.gateway.again(call).await?;
+        let answer = self.gateway.retry(call).await?;
         Ok((sent, answer))
     }
 
@@ -78,19 +79,19 @@ impl<'a> Worker<'a> {
             self.empty.insert(job, Instant::now());
             return Ok(());
         };
-        tokio::time::sleep(WORK).await;
+        tokio::time::sleep(WORK_TIME).await;
         let has_ended = self.report(job, &batch).await?;
         self.batches += 1;
         if has_ended {
             self.fleet.board.ended(job);
             queue.clear();
-        } else if !self.batches.is_multiple_of(FORGOTTEN) {
+        } else if !self.batches.is_multiple_of(UNACKNOWLEDGED_ONE_IN) {
             queue.acknowledge(&batch);
         }
         Ok(())
     }
 
-    /// Whether the job has ended.
+    /// Reports the tasks of a batch as succeeded. Returns whether the job has ended.
     async fn report(&self, job: usize, batch: &Range<i64>) -> Result<bool, Failure> {
         let result = |task| TaskResult {
             task,
@@ -101,6 +102,6 @@ impl<'a> Worker<'a> {
         let job_id = self.fleet.jobs[job].id.clone();
         let request = ReportResultsRequest { job_id, results: batch.clone().map(result).collect() };
         let call = async |channel| ReportServiceClient::new(channel).report_results(request.clone()).await;
-        Ok(self.gateway.again(call).await?.stop)
+        Ok(self.gateway.retry(call).await?.stop)
     }
 }

@@ -1,4 +1,4 @@
-//! What the demo and its workers tell each other: a share of the work by the command line, a tally by stdout.
+//! Communication between the demo and its worker processes: an assignment on the command line, a tally on stdout.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,34 +8,37 @@ use serde::{Deserialize, Serialize};
 
 use super::STAGES;
 
-/// The subcommand, which people are not shown.
+/// Name of the hidden subcommand that runs a worker.
 pub const COMMAND: &str = "demo-worker";
 
-/// What the demo tells a worker.
+/// The work of one worker process.
 #[derive(Debug, PartialEq, Args)]
-pub struct Share {
+pub struct Assignment {
+    /// Address of the gateway.
     #[arg(long)]
     pub address: String,
+    /// ID of the job.
     #[arg(long)]
     pub job: String,
-    /// The list of all files.
+    /// Path of the list of all files.
     #[arg(long)]
     pub list: PathBuf,
-    /// Where the digests go, as sha1sum writes them.
+    /// Path of the file for the digests, in the format of sha1sum.
     #[arg(long)]
     pub digests: PathBuf,
-    /// Which worker this is, of how many: it does every such task.
+    /// Number of this worker, from 0. It does the tasks whose index modulo `of` is this number.
     #[arg(long)]
     pub number: usize,
+    /// Number of workers.
     #[arg(long)]
     pub of: usize,
-    /// The least time from the begin of one task to that of the next, on average.
+    /// Minimum average interval between the starts of two tasks, in microseconds.
     #[arg(long)]
     pub interval_micros: u64,
 }
 
-impl Share {
-    /// The command line that this is parsed from.
+impl Assignment {
+    /// Returns the arguments that parse to this assignment.
     pub fn arguments(&self) -> Vec<OsString> {
         let (list, digests) = (self.list.clone().into(), self.digests.clone().into());
         let [number, of, interval] =
@@ -54,23 +57,27 @@ impl Share {
     }
 }
 
-/// What a worker did, and what it was answered; printed as JSON when it is done.
+/// What a worker did, and the answers that it got. The worker prints it as JSON when it is done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MarkSummary {
-    /// Results at each stage that succeeded, and that failed.
+pub struct Tally {
+    /// Number of results that succeeded, for each stage.
     pub succeeded: [u64; STAGES.len()],
+    /// Number of results that failed, for each stage.
     pub failed: [u64; STAGES.len()],
-    /// Results that were reported twice on purpose.
+    /// Number of results that were reported twice on purpose.
     pub redelivered: u64,
-    /// How many results were answered with each disposition.
+    /// Number of results that were answered with APPLIED or RECORDED.
     pub applied: u64,
+    /// Number of results that were answered with DUPLICATE.
     pub duplicate: u64,
+    /// Number of results that were answered with SUPERSEDED.
     pub superseded: u64,
+    /// Number of results that were answered with `UNKNOWN_TASK` or an unknown disposition.
     pub unknown_task: u64,
 }
 
-impl MarkSummary {
-    /// Adds another worker's.
+impl Tally {
+    /// Adds the tally of another worker.
     pub fn add(&mut self, other: &Self) {
         for stage in 0..STAGES.len() {
             self.succeeded[stage] += other.succeeded[stage];

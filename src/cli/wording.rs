@@ -1,5 +1,5 @@
-//! Progress in words: what `watch` and `demo` print. Unknown is said, never shown as zero. What others wrote is shown
-//! by [`shown`] alone.
+//! Progress as text, for `watch`, `jobs` and `demo`. Unknown counts are shown as unknown, never as zero. Text that others
+//! wrote (IDs, stage keys, error messages) is printed only through [`escaped`].
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,28 +8,28 @@ use indicatif::HumanCount;
 
 use crate::grpc::pb::{JobState, Progress, Source, SourceReason, StageProgress};
 
-/// How wide the column of the stages is, unless one of them is longer.
-const NARROWEST_KEYS: usize = 16;
+/// Minimum width of the column of stage keys.
+const MIN_KEY_WIDTH: usize = 16;
 
-/// What others wrote, with all escaped that would steer a terminal or show a text as another: control characters,
-/// line breaks, and what turns the direction of writing.
-pub fn shown(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| {
-        let turns =
+/// Escapes characters that could control a terminal or disguise text: control characters, line and paragraph
+/// separators, and marks that change the direction of writing.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    let is_unsafe = |c: char| {
+        let changes_direction =
             matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+        c.is_control() || changes_direction || matches!(c, '\u{2028}' | '\u{2029}')
     };
-    if !text.contains(steers) {
+    if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
     text.chars()
-        .fold(String::new(), |mut shown, c| {
-            if steers(c) {
-                shown.extend(c.escape_default());
+        .fold(String::new(), |mut escaped, c| {
+            if is_unsafe(c) {
+                escaped.extend(c.escape_default());
             } else {
-                shown.push(c);
+                escaped.push(c);
             }
-            shown
+            escaped
         })
         .into()
 }
@@ -37,7 +37,7 @@ pub fn shown(text: &str) -> Cow<'_, str> {
 /// `RUNNING  43 %  812/s  12 s left  LIVE`
 pub fn headline(progress: &Progress) -> String {
     let mut parts = vec![state(progress).to_owned()];
-    parts.push(progress.percent.map_or_else(|| "how far is not known".to_owned(), |percent| format!("{percent} %")));
+    parts.push(progress.percent.map_or_else(|| "progress unknown".to_owned(), |percent| format!("{percent} %")));
     parts.extend(progress.results_per_second.map(|rate| format!("{}/s", HumanCount(rounded(rate)))));
     parts.extend(eta(progress).map(|eta| format!("{} left", duration(eta))));
     parts.push(source(progress));
@@ -46,7 +46,7 @@ pub fn headline(progress: &Progress) -> String {
 
 /// `read 8,577 of 20,000, 23 failed`
 pub fn stage(stage: &StageProgress) -> String {
-    format!("{} {}", shown(&stage.stage), counts(stage))
+    format!("{} {}", escaped(&stage.stage), counts(stage))
 }
 
 /// `8,577 of 20,000, 23 failed`
@@ -54,77 +54,77 @@ pub fn counts(stage: &StageProgress) -> String {
     let total = HumanCount(count(stage.total_count));
     let Some(pending) = stage.pending_count else { return format!("? of {total}") };
     let done = HumanCount(count(stage.total_count - pending));
-    format!("{done} of {total}{}", troubles(stage))
+    format!("{done} of {total}{}", failures(stage))
 }
 
-/// `, 23 failed, 4 skipped`; nothing if there are none.
-pub fn troubles(stage: &StageProgress) -> String {
-    let trouble = |number: Option<i64>, what: &str| {
-        number.filter(|number| *number > 0).map(|number| format!(", {} {what}", HumanCount(count(number))))
+/// `, 23 failed, 4 skipped`. Zero and unknown counts are left out.
+fn failures(stage: &StageProgress) -> String {
+    let part = |number: Option<i64>, outcome: &str| {
+        number.filter(|number| *number > 0).map(|number| format!(", {} {outcome}", HumanCount(count(number))))
     };
-    trouble(stage.failed_count, "failed").into_iter().chain(trouble(stage.skipped_count, "skipped")).collect()
+    part(stage.failed_count, "failed").into_iter().chain(part(stage.skipped_count, "skipped")).collect()
 }
 
-/// All that a progress says, over several lines.
+/// Returns all of a progress as several lines: headline, a table of stages, errors and the cancel reason.
 pub fn snapshot(progress: &Progress) -> String {
     let known =
         |number: Option<i64>| number.map_or_else(|| "?".to_owned(), |number| HumanCount(count(number)).to_string());
     let mut lines = vec![headline(progress)];
-    let keys = progress.stages.iter().map(|stage| shown(&stage.stage).chars().count());
-    let width = keys.max().unwrap_or_default().max(NARROWEST_KEYS);
+    let keys = progress.stages.iter().map(|stage| escaped(&stage.stage).chars().count());
+    let width = keys.max().unwrap_or_default().max(MIN_KEY_WIDTH);
     lines.push(format!("  {:<width$}{:>12}{:>12}{:>12}{:>12}", "", "succeeded", "failed", "skipped", "pending"));
     for stage in &progress.stages {
         let StageProgress { succeeded_count, failed_count, skipped_count, pending_count, .. } = stage;
         let [succeeded, failed, skipped, pending] =
             [succeeded_count, failed_count, skipped_count, pending_count].map(|number| known(*number));
-        let key = shown(&stage.stage);
+        let key = escaped(&stage.stage);
         lines.push(format!("  {key:<width$}{succeeded:>12}{failed:>12}{skipped:>12}{pending:>12}"));
     }
     if !progress.error_counts.is_empty() {
         let counts = progress.error_counts.iter();
-        let counts = counts.map(|error| format!("{} {}", shown(&error.code), HumanCount(count(error.count))));
+        let counts = counts.map(|error| format!("{} {}", escaped(&error.code), HumanCount(count(error.count))));
         let counts: Vec<_> = counts.collect();
         lines.push(format!("  errors reported, by code: {}", counts.join(", ")));
     }
     for sample in progress.error_samples.iter().take(3) {
-        let [stage, code, message] = [&sample.stage, &sample.code, &sample.message].map(|text| shown(text));
+        let [stage, code, message] = [&sample.stage, &sample.code, &sample.message].map(|text| escaped(text));
         lines.push(format!("  e.g. task {} at {stage}: {code} {message}", sample.task));
     }
     if !progress.cancel_reason.is_empty() {
-        lines.push(format!("  cancelled: {}", shown(&progress.cancel_reason)));
+        lines.push(format!("  cancelled: {}", escaped(&progress.cancel_reason)));
     }
     lines.join("\n")
 }
 
-/// The state without its prefix.
+/// Returns the state of a progress without the prefix `JOB_STATE_`.
 pub fn state(progress: &Progress) -> &'static str {
     job_state(progress.state())
 }
 
-/// The same of a job.
+/// Returns a job state without the prefix `JOB_STATE_`.
 pub fn job_state(state: JobState) -> &'static str {
     state.as_str_name().trim_start_matches("JOB_STATE_")
 }
 
-/// Whether the job has ended.
-pub fn ended(progress: &Progress) -> bool {
-    has_ended(progress.state())
+/// Whether the job of a progress has ended.
+pub fn has_ended(progress: &Progress) -> bool {
+    is_end_state(progress.state())
 }
 
-/// Whether that is the state of a job that has ended.
-pub fn has_ended(state: JobState) -> bool {
+/// Whether a job in this state has ended.
+pub fn is_end_state(state: JobState) -> bool {
     !matches!(state, JobState::Unspecified | JobState::Pending | JobState::Running)
 }
 
 fn source(progress: &Progress) -> String {
-    let mut words = progress.source().as_str_name().trim_start_matches("SOURCE_").to_owned();
+    let mut text = progress.source().as_str_name().trim_start_matches("SOURCE_").to_owned();
     if progress.source() == Source::Fallback && progress.source_reason() != SourceReason::Unspecified {
-        words += &format!(" ({})", progress.source_reason().as_str_name().trim_start_matches("SOURCE_REASON_"));
+        text += &format!(" ({})", progress.source_reason().as_str_name().trim_start_matches("SOURCE_REASON_"));
     }
     if progress.lower_bound {
-        words += ", at least";
+        text += ", at least";
     }
-    words
+    text
 }
 
 fn eta(progress: &Progress) -> Option<Duration> {
@@ -140,7 +140,7 @@ fn duration(duration: Duration) -> String {
     }
 }
 
-/// `20,000`
+/// Formats a count with separators: `20,000`.
 pub fn number(number: i64) -> String {
     HumanCount(count(number)).to_string()
 }
@@ -149,7 +149,11 @@ fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is only shown")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates, and the rate is only displayed"
+)]
 fn rounded(rate: f64) -> u64 {
     rate.round() as u64
 }
@@ -160,7 +164,7 @@ mod tests {
     use crate::grpc::pb::{ErrorCount, ErrorSample};
 
     #[test]
-    fn what_others_wrote_steers_no_terminal() {
+    fn text_from_others_cannot_control_the_terminal() {
         for (text, expected) in [
             ("no answer in 5 s: größer, 漢字, 🙂", "no answer in 5 s: größer, 漢字, 🙂"),
             ("\u{1b}[2Jgone", "\\u{1b}[2Jgone"),
@@ -168,7 +172,7 @@ mod tests {
             ("\u{9b}31m\u{7f}", "\\u{9b}31m\\u{7f}"),
             ("\u{202e}txt\u{2066}", "\\u{202e}txt\\u{2066}"),
         ] {
-            assert_eq!(shown(text), expected);
+            assert_eq!(escaped(text), expected);
         }
         let evil = || "\u{1b}]0;owned\u{7}\u{202e}\n".to_owned();
         let progress = Progress {
@@ -184,17 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_not_shown_as_zero() {
+    fn unknown_counts_are_not_shown_as_zero() {
         let read = StageProgress { stage: "read".into(), total_count: 20_000, ..StageProgress::default() };
         assert_eq!(stage(&read), "read ? of 20,000");
         let mut progress = Progress { state: JobState::Running.into(), stages: vec![read], ..Progress::default() };
         progress.set_source(Source::Fallback);
         progress.set_source_reason(SourceReason::TrackerMissing);
-        assert_eq!(headline(&progress), "RUNNING  how far is not known  FALLBACK (TRACKER_MISSING)");
+        assert_eq!(headline(&progress), "RUNNING  progress unknown  FALLBACK (TRACKER_MISSING)");
     }
 
     #[test]
-    fn a_running_job_says_how_far_how_fast_and_how_long() {
+    fn headline_of_a_running_job_has_percentage_rate_and_eta() {
         let counts = (Some(11_423), Some(8_554), Some(23), Some(0));
         let (pending_count, succeeded_count, failed_count, skipped_count) = counts;
         let total_count = 20_000;

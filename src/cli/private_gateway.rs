@@ -1,4 +1,4 @@
-//! A gateway with a Redis and a Postgres of its own, in one directory: what `dev` and `demo` run on.
+//! Gateways with their own Redis and Postgres in one directory, for `dev` and `demo`.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,25 +10,24 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use super::running::Running;
+use crate::app::{self, App};
 use crate::config::{PostgresLimits, RedisLimits, Serving};
 use crate::dev::{self, Postgres, Redis};
-use crate::store::Store;
 
 const DATABASE: &str = "highwater";
-/// What is said when a stop is asked for.
-pub const STOPPING: &str = "stopping; a second Ctrl-C stops at once";
-/// How often the servers are looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Printed on the first signal.
+pub const STOPPING: &str = "stopping; press Ctrl-C again to stop at once";
+/// Interval at which the servers are checked for having exited.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How such a gateway is run.
+/// Settings of a gateway with private servers.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Where the servers keep their data, between runs too [default: below ~/.local/share/highwater, or for root
-    /// /var/lib/highwater]
+    /// Directory for the data and sockets of the private servers [default: below ~/.local/share/highwater, for root
+    /// below /var/lib/highwater]
     ///
-    /// The path must be short, since the servers' sockets are there too. For root, the user that Postgres runs as
-    /// must be able to reach it.
+    /// The data are kept between runs. The path must be short, because the path of a Unix socket is limited to 107
+    /// bytes. If you run as root, the user that runs Postgres must be able to reach the directory.
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -39,82 +38,84 @@ pub struct Options {
     postgres_limits: PostgresLimits,
 }
 
-/// Gateways and their servers. On sockets alone, which nobody else on the machine can reach.
-pub struct Private {
+/// Gateways and their private servers. The servers listen only on sockets, which other users cannot open.
+pub struct PrivateGateways {
     directory: PathBuf,
     redis: Redis,
     postgres: Postgres,
-    gateways: Vec<Running>,
+    gateways: Vec<App>,
     shutdown: CancellationToken,
     _lock: File,
 }
 
-impl Private {
-    /// Starts all of it, with so many gateways; `name` tells apart the directories of different commands. Runs until
-    /// `shutdown`; `None` if that comes before it runs.
+impl PrivateGateways {
+    /// Starts the servers and `count` gateways, which run until `shutdown`. Returns `None` if `shutdown` is cancelled
+    /// before they run.
+    ///
+    /// `name` is the name of the default data directory, one for each command.
     pub async fn start(
         name: &str,
         options: &Options,
-        gateways: usize,
+        count: usize,
         shutdown: CancellationToken,
     ) -> Result<Option<Self>, Failure> {
         let directory = options.data_dir.clone().map_or_else(|| default_directory(name), Ok)?;
         let lock = lock(&directory)?;
         let directory = directory.canonicalize()?;
-        let (at, stop) = (directory.clone(), shutdown.clone());
-        // What has begun to make a server's directory is waited for.
-        let servers = tokio::task::spawn_blocking(move || start_servers(&at, &stop));
+        let (base, stop) = (directory.clone(), shutdown.clone());
+        // Not cancelled: initdb must finish once it has begun.
+        let servers = tokio::task::spawn_blocking(move || start_servers(&base, &stop));
         let Some((redis, postgres)) = servers.await?? else { return Ok(None) };
         let live = options.redis_limits.at(&redis.socket_url());
         let store = options.postgres_limits.at(&postgres.socket_url(DATABASE));
-        let tables = Store::new(&store)?;
-        match shutdown.run_until_cancelled(tables.migrate()).await {
+        let migrator = app::open_postgres(&store)?;
+        match shutdown.run_until_cancelled(migrator.migrate()).await {
             Some(migrated) => drop(migrated?),
             None => return stop_servers(redis, postgres).await.map(|()| None),
         }
-        let mut started = vec![Running::start(&options.serving, &live, &store, shutdown.clone()).await?];
-        let beside = options.serving.beside();
-        while started.len() < gateways {
-            started.push(Running::start(&beside, &live, &store, shutdown.clone()).await?);
+        let mut gateways = vec![App::start(&options.serving, &live, &store, shutdown.clone()).await?];
+        let on_free_ports = options.serving.on_free_ports();
+        while gateways.len() < count {
+            gateways.push(App::start(&on_free_ports, &live, &store, shutdown.clone()).await?);
         }
-        Ok(Some(Self { directory, redis, postgres, gateways: started, shutdown, _lock: lock }))
+        Ok(Some(Self { directory, redis, postgres, gateways, shutdown, _lock: lock }))
     }
 
-    /// Where the first gateway listens.
+    /// Returns the address of the first gateway.
     pub fn address(&self) -> SocketAddr {
         self.gateways[0].address()
     }
 
-    /// Where each gateway listens.
+    /// Returns the addresses of all gateways.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.gateways.iter().map(Running::address)
+        self.gateways.iter().map(App::address)
     }
 
-    /// Where everything is kept.
+    /// Returns the data directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// What Postgres logs, every modifying statement included.
+    /// Returns the log file of Postgres, which contains every modifying statement.
     pub fn postgres_log(&self) -> PathBuf {
         self.postgres.log()
     }
 
-    /// The command that opens the database.
+    /// Returns the command that opens the database in psql.
     pub fn psql(&self) -> String {
         let (directory, port) = (self.postgres.socket_directory().display(), self.postgres.port());
         format!("psql 'host={directory} port={port} user=postgres dbname={DATABASE}'")
     }
 
-    /// The command that opens Redis.
+    /// Returns the command that opens Redis in redis-cli.
     pub fn redis_cli(&self) -> String {
         format!("redis-cli -s {}", self.redis.socket().display())
     }
 
-    /// Waits for the shutdown, then stops everything in order. An error if a server ends before.
+    /// Waits for the shutdown, then stops the gateways and the servers in order. Fails if a server exits before.
     pub async fn run_until_shutdown(mut self) -> Result<(), Failure> {
-        let ended = loop {
-            let pause = self.shutdown.run_until_cancelled(tokio::time::sleep(LOOK_EVERY));
+        let exited = loop {
+            let pause = self.shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL));
             if pause.await.is_none() {
                 break None;
             }
@@ -130,11 +131,14 @@ impl Private {
             gateway.stopped().await?;
         }
         stop_servers(self.redis, self.postgres).await?;
-        ended.map_or(Ok(()), |(name, log)| Err(format!("{name} has ended by itself: see {}", log.display()).into()))
+        let failure = |(name, log): (&str, PathBuf)| {
+            format!("the private {name} exited unexpectedly, so everything was stopped; see {}", log.display()).into()
+        };
+        exited.map_or(Ok(()), |exited| Err(failure(exited)))
     }
 }
 
-/// Starts both; `None` if `shutdown` comes meanwhile, with none left running.
+/// Starts both servers. Returns `None`, with no server running, if `shutdown` is cancelled meanwhile.
 fn start_servers(directory: &Path, shutdown: &CancellationToken) -> Result<Option<(Redis, Postgres)>, dev::Error> {
     if shutdown.is_cancelled() {
         return Ok(None);
@@ -154,7 +158,6 @@ fn start_servers(directory: &Path, shutdown: &CancellationToken) -> Result<Optio
     Ok(Some((redis, postgres)))
 }
 
-/// Stops both in order.
 async fn stop_servers(mut redis: Redis, mut postgres: Postgres) -> Result<(), Failure> {
     let stopping = tokio::task::spawn_blocking(move || {
         postgres.stop();
@@ -163,32 +166,35 @@ async fn stop_servers(mut redis: Redis, mut postgres: Postgres) -> Result<(), Fa
     Ok(stopping.await?)
 }
 
-/// Makes the directory and takes it for us alone, for as long as the file is open.
+/// Creates the directory and locks it. The lock is held for as long as the returned file is open.
 fn lock(directory: &Path) -> Result<File, Failure> {
-    let doing = |error: std::io::Error| format!("cannot use {}: {error}", directory.display());
+    let describe = |error: std::io::Error| format!("cannot use the data directory {}: {error}", directory.display());
     dev::make_base(directory)?;
     let path = directory.join("lock");
-    let mut file = File::options().create(true).truncate(false).write(true).open(path).map_err(doing)?;
+    let mut file = File::options().create(true).truncate(false).write(true).open(path).map_err(describe)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => {
-            return Err(
-                format!("another one already runs in {}; choose another --data-dir", directory.display()).into()
+            let message = format!(
+                "another highwater process uses the data directory {}; stop it, or choose another --data-dir",
+                directory.display()
             );
+            return Err(message.into());
         }
-        Err(std::fs::TryLockError::Error(error)) => return Err(doing(error).into()),
+        Err(std::fs::TryLockError::Error(error)) => return Err(describe(error).into()),
     }
-    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(doing)?;
+    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(describe)?;
     Ok(file)
 }
 
 fn default_directory(name: &str) -> Result<PathBuf, Failure> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = if dev::we_are_root() {
-        // Not below root's home, which the user that Postgres runs as cannot pass.
+    let base = if dev::is_root() {
+        // Not below root's home, which the user that runs Postgres cannot reach.
         Some(PathBuf::from("/var/lib"))
     } else {
         variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")))
     };
-    base.map(|base| base.join("highwater").join(name)).ok_or_else(|| "HOME is not set: give --data-dir".into())
+    let base = base.ok_or("there is no default data directory, because HOME is not set; set --data-dir")?;
+    Ok(base.join("highwater").join(name))
 }

@@ -1,0 +1,144 @@
+//! The composition root: builds a gateway from its settings, starts its parts and stops them in order.
+//!
+//! Start: open-file limit, store clients (they connect lazily, so neither store has to be up), listeners, then the
+//! the feed and the server. Ports are bound before any task starts, so an address in use leaves nothing
+//! running.
+//!
+//! Stop: the server reports not ready, stops accepting, ends streams and drains calls. Then the mirrors are merged into
+//! the trackers, after the drain because calls in flight still add marks. The reconciler and the feed stop last: until
+//! the merge is done, the gateway has to know which jobs run, and trackers still have to be repaired.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::config::{POSTGRES_FORM, REDIS_FORM, Serving};
+use crate::deadline::Deadline;
+use crate::gateway::Gateway;
+use crate::live::{self, Live};
+use crate::store::{self, Store};
+use crate::{open_files, server};
+
+/// Minimum time for the final merge of the mirrors, even if the drain used up its timeout.
+const MIN_MERGE_TIME: Duration = Duration::from_secs(2);
+
+/// Why a gateway could not start, or stopped by itself: a message for the operator.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A store URL that its client cannot parse. The message does not contain the URL, which may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error("--{flag}: {reason}; the expected form is {form}")]
+pub struct InvalidStoreUrl {
+    flag: &'static str,
+    reason: String,
+    form: &'static str,
+}
+
+/// A gateway that runs in this process: a server, a reconciler and a feed over both stores.
+pub struct App {
+    address: SocketAddr,
+    server: JoinHandle<Result<(), Failure>>,
+    reconciler: JoinHandle<()>,
+    feed: JoinHandle<()>,
+}
+
+/// Returns a Redis client. It connects when it is first used.
+pub fn open_redis(settings: &live::Settings) -> Result<Live, InvalidStoreUrl> {
+    Live::new(settings).map_err(|error| InvalidStoreUrl::new("redis-url", error, REDIS_FORM))
+}
+
+/// Returns a Postgres client. It connects when it is first used.
+pub fn open_postgres(settings: &store::Settings) -> Result<Store, InvalidStoreUrl> {
+    Store::new(settings).map_err(|error| InvalidStoreUrl::new("postgres-url", error, POSTGRES_FORM))
+}
+
+impl InvalidStoreUrl {
+    fn new(flag: &'static str, reason: impl std::fmt::Display, form: &'static str) -> Self {
+        Self { flag, reason: reason.to_string(), form }
+    }
+}
+
+impl App {
+    /// Starts a gateway, which runs until `shutdown` is cancelled and then stops in order; see [`App::stopped`].
+    ///
+    /// Fails if a store URL or the settle time is invalid, or if a port cannot be bound.
+    pub async fn start(
+        serving: &Serving,
+        live: &live::Settings,
+        store: &store::Settings,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let postgres_connections = usize::try_from(store.max_connections)?;
+        let max_connections = open_files::for_clients(open_files::raise_limit(), postgres_connections);
+        let gateway = Gateway::new(open_redis(live)?, open_postgres(store)?, &serving.gateway());
+        let reconciling = serving.reconciler()?;
+        let listeners = bind(serving).await?;
+        let address = listeners.calls.local_addr()?;
+        tracing::info!(calls = %address, admin = %listeners.admin.local_addr()?, "listening");
+        let background = CancellationToken::new();
+        let reconciler = tokio::spawn(gateway.reconciler(reconciling).run(background.clone()));
+        let feed = tokio::spawn(gateway.clone().follow_feed(background.clone()));
+        let settings = serving.server(max_connections);
+        let server = tokio::spawn(serve(listeners, gateway, settings, shutdown, background.drop_guard()));
+        Ok(Self { address, server, feed })
+    }
+
+    /// Returns the address on which calls are served. Its port is the one that was bound if port 0 was configured.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until the gateway has stopped: after `shutdown`, the drain and the final merge, or after a failure.
+    pub async fn stopped(self) -> Result<(), Failure> {
+        let ((), (), served) = tokio::try_join!(self.self.feed, self.server)?;
+        served
+    }
+}
+
+/// Serves calls until `shutdown`, then drains and merges the mirrors. Stops the background tasks when it returns.
+async fn serve(
+    listeners: server::Listeners,
+    gateway: Gateway,
+    settings: server::Settings,
+    shutdown: CancellationToken,
+    _background: DropGuard,
+) -> Result<(), Failure> {
+    let stop_deadline = async {
+        shutdown.cancelled().await;
+        Deadline::after(settings.drain_timeout)
+    };
+    let serving = async {
+        let served = server::serve(listeners, gateway.clone(), &settings, shutdown.clone()).await;
+        shutdown.cancel();
+        served
+    };
+    let (served, deadline) = tokio::join!(serving, stop_deadline);
+    let unmerged = gateway.merge_back(deadline.max(Deadline::after(MIN_MERGE_TIME))).await;
+    if !unmerged.is_empty() {
+        let jobs = unmerged.len();
+        tracing::error!(
+            jobs,
+            first = %unmerged[0],
+            "stopping with marks that could not be merged back into Redis; if Redis has lost them too, their results must \
+             be reported again"
+        );
+    }
+    served
+}
+
+async fn bind(serving: &Serving) -> Result<server::Listeners, Failure> {
+    let calls = listen("listen", serving.listen).await?;
+    let admin = listen("admin-listen", serving.admin_address()).await?;
+    Ok(server::Listeners { calls, admin })
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| {
+        format!("cannot listen on {address}: {error}; set --{flag} to another address, or to port 0 for any free port")
+            .into()
+    })
+}
