@@ -1,7 +1,7 @@
 //! The composition root: builds a gateway from its settings, starts its parts and stops them in order.
 //!
 //! Start: open-file limit, store clients (they connect lazily, so neither store has to be up), listeners, then the
-//! the feed and the server. Ports are bound before any task starts, so an address in use leaves nothing
+//! reconciler, the feed and the server. Ports are bound before any task starts, so an address in use leaves nothing
 //! running.
 //!
 //! Stop: the server reports not ready, stops accepting, ends streams and drains calls. Then the mirrors are merged into
@@ -83,7 +83,7 @@ impl App {
         let feed = tokio::spawn(gateway.clone().follow_feed(background.clone()));
         let settings = serving.server(max_connections);
         let server = tokio::spawn(serve(listeners, gateway, settings, shutdown, background.drop_guard()));
-        Ok(Self { address, server, feed })
+        Ok(Self { address, server, reconciler, feed })
     }
 
     /// Returns the address on which calls are served. Its port is the one that was bound if port 0 was configured.

@@ -82,7 +82,7 @@ pub struct PostgresLimits {
     pub postgres_timeout: Duration,
     /// Maximum number of connections to Postgres, not counting the one of the feed
     ///
-    /// The default is low because reports and reads of running jobs do not use Postgres.
+    /// The default is low because reports and reads of running jobs normally do not use Postgres.
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     pub postgres_connections: u32,
 }
@@ -157,8 +157,8 @@ pub struct Serving {
     pub stall_timeout: Option<Duration>,
     /// How long restored marks wait for every gateway to merge its mirror before they are trusted alone
     ///
-    /// Must be longer than two reconcile intervals plus the request timeout, or plus two seconds if that is longer. With
-    /// the defaults of those settings, the minimum is 12.4s.
+    /// Must be longer than two reconcile intervals, with 20 % jitter, plus the request timeout, or plus two seconds if that
+    /// is longer. With the defaults of those settings, it must be longer than 12.4s.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
     pub settle_time: Duration,
     /// Label by whose values NextJob distributes work evenly, before it does among jobs [default: only among jobs]

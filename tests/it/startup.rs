@@ -166,7 +166,10 @@ async fn malformed_store_urls_are_rejected_without_printing_passwords() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
         assert!(error.contains(flag) && !error.contains("hunter2"), "{arguments:?}: {error}");
-        assert!(error.contains("it is written redis://") || error.contains("it is written postgres://"), "{error}");
+        assert!(
+            error.contains("the expected form is redis://") || error.contains("the expected form is postgres://"),
+            "{error}"
+        );
     }
 }
 

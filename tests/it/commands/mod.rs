@@ -82,7 +82,7 @@ async fn exit_codes_reflect_the_outcome() {
         let (code, _, error) = call(&stack[0], &[name, "nothing"]).await;
         assert_eq!((code, error.contains("no job has the id")), (Some(1), true), "{name}: {error}");
         let (code, _, error) = run(&[name, "a", "--address=https://localhost:1"]).await;
-        assert_eq!((code, error.contains("only http:// is spoken")), (Some(2), true), "{name}: {error}");
+        assert_eq!((code, error.contains("only http:// is supported")), (Some(2), true), "{name}: {error}");
     }
     // Arguments that only the gateway can reject.
     for words in [&["tasks", "done", "--failed", "--stage=odd"][..], &["retry", "done", "--new-id=no id"]] {
@@ -95,14 +95,14 @@ async fn exit_codes_reflect_the_outcome() {
 async fn invalid_arguments_are_rejected_without_a_gateway() {
     let stores = ["--redis-url=redis://127.0.0.1:1", "--postgres-url=postgres://127.0.0.1:1/none"];
     for (words, why) in [
-        (&["watch", "no id"][..], "`no id` is no id of a job: it must match"),
-        (&["tasks", "", "--failed"], "`` is no id of a job: it must match"),
-        (&["cancel", "no\u{1b}id"], "`no\\u{1b}id` is no id of a job"),
-        (&["retry", "-"], "is no id of a job"),
-        (&["inspect", "no id", stores[0], stores[1]], "`no id` is no id of a job: it must match"),
-        (&["jobs", "--state=odd"], "`odd` is no state"),
-        (&["jobs", "--state=failed", "--state=running", "--ended"], "no job that has ended is running"),
-        (&["jobs", "--label=odd"], "`odd` is no label"),
+        (&["watch", "no id"][..], "`no id` is not a valid job ID: it must match"),
+        (&["tasks", "", "--failed"], "`` is not a valid job ID: it must match"),
+        (&["cancel", "no\u{1b}id"], "`no\\u{1b}id` is not a valid job ID"),
+        (&["retry", "-"], "is not a valid job ID"),
+        (&["inspect", "no id", stores[0], stores[1]], "`no id` is not a valid job ID: it must match"),
+        (&["jobs", "--state=odd"], "`odd` is not a job state"),
+        (&["jobs", "--state=failed", "--state=running", "--ended"], "a job that has ended is never running"),
+        (&["jobs", "--label=odd"], "`odd` is not a label"),
         (&["jobs", "--label=team=a", "--label=of=b", "--label=team=c"], "the label `team` is given twice"),
         (&["tasks", "a"], "--outstanding"),
         (&["tasks", "a", "--failed", "--succeeded"], "cannot be used with"),
@@ -156,9 +156,9 @@ async fn inspect_shows_both_stores_and_which_rule_answers() {
         "RUNNING",
         "open, adopted",
         "3 succeeded, 0 failed, 0 skipped, 1 pending",
-        "count the same",
+        "match the counts",
         "0 marks in 0 rows",
-        "A read answers LIVE: the job runs, and the tracker is adopted and of its incarnation",
+        "A read returns LIVE: the job runs, and its tracker is adopted and has the current incarnation",
     ] {
         assert!(out.contains(what), "{what}:\n{out}");
     }
@@ -167,19 +167,19 @@ async fn inspect_shows_both_stores_and_which_rule_answers() {
     stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("a"))).await;
     let (code, out, _) = inspect("a").await;
     assert!(code == Some(0) && out.contains("no tracker"), "{out}");
-    assert!(out.contains("A read answers FALLBACK (TRACKER_MISSING) without counts"), "{out}");
+    assert!(out.contains("A read returns FALLBACK (TRACKER_MISSING) without counts"), "{out}");
     stack[0].cancel("a", "en\u{1b}ough").await.unwrap();
     let (_, out, _) = inspect("a").await;
-    assert!(out.contains("CANCELLED") && out.contains("A read answers SNAPSHOT"), "{out}");
+    assert!(out.contains("CANCELLED") && out.contains("A read returns SNAPSHOT"), "{out}");
     assert!(out.contains("en\\u{1b}ough"), "{out}");
 
     let (code, out, _) = inspect("nothing").await;
-    assert!(code == Some(1) && out.contains("A read answers NOT_FOUND"), "{out}");
+    assert!(code == Some(1) && out.contains("A read returns NOT_FOUND"), "{out}");
     let (code, _, error) = inspect("no id").await;
     assert!(code == Some(2) && error.contains("must match"), "{error}");
     let away = "--redis-url=redis://127.0.0.1:1";
     let (code, out, _) = run(&["inspect", "a", away, "--postgres-url=postgres://127.0.0.1:1/none"]).await;
-    assert!(code == Some(1) && out.contains("A read answers UNAVAILABLE"), "{out}");
+    assert!(code == Some(1) && out.contains("A read returns UNAVAILABLE"), "{out}");
 }
 
 #[tokio::test]

@@ -38,8 +38,8 @@ async fn refused_connection_is_reported_immediately_with_advice() {
             (
                 Some(1),
                 "",
-                "error: no gateway answers at 127.0.0.1:1: Connection refused (os error 111); start one there (highwater \
-             serve, or dev), or name another by --address\n"
+                "error: no gateway answers at 127.0.0.1:1: Connection refused (os error 111); start one with \
+             `highwater serve` or `highwater dev`, or choose another with --address\n"
             ),
             "{words:?}"
         );
@@ -55,7 +55,7 @@ async fn admin_port_is_recognised_as_not_a_gateway() {
         let (code, out, error) = run(&[words, &[&admin]].concat()).await;
         assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}: {error}");
         assert!(
-            error.contains(&admin["--address=".len()..]) && error.contains("none, such as an admin port"),
+            error.contains(&admin["--address=".len()..]) && error.contains("for example, of an admin port"),
             "{error}"
         );
     }
@@ -66,7 +66,7 @@ async fn silent_server_is_named_while_waiting() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = mute.local_addr().unwrap().to_string();
     let (code, out, error) = run(&["healthcheck", "--address", &address]).await;
-    let expected = format!("error: the gateway at {address} gave no answer within 3s\n");
+    let expected = format!("error: the gateway at {address} did not answer within 3s\n");
     assert_eq!((code, out.as_str(), error), (Some(1), "", expected));
 
     let mut jobs = command(&["jobs", "--address", &address]);
@@ -84,7 +84,7 @@ async fn retries_are_announced_and_success_prints_nothing_more() {
     let mut notes = BufReader::new(jobs.stderr.take().unwrap()).lines();
     let trouble = next(&mut notes).await.expect("a note");
     assert!(trouble.starts_with("note: Postgres cannot be reached"), "{trouble}");
-    assert!(trouble.ends_with("(Unavailable); trying again for 10 s"), "{trouble}");
+    assert!(trouble.ends_with("(Unavailable); retrying for 10 s"), "{trouble}");
     stack[0].links().postgres.set(Link::Open);
     assert_eq!(next(&mut notes).await, None);
     let output = jobs.wait_with_output().await.unwrap();
@@ -102,7 +102,7 @@ async fn watch_reports_connection_changes_on_stderr() {
     assert!(next(&mut printed).await.expect("a state").starts_with("RUNNING  0 %"));
     stack[0].restart_at(&address).await;
     let trouble = next(&mut notes).await.expect("a note");
-    assert!(trouble.starts_with("note: ") && trouble.ends_with("; trying on"), "{trouble}");
+    assert!(trouble.starts_with("note: ") && trouble.ends_with("; retrying"), "{trouble}");
     assert!(trouble.contains(&address), "{trouble}");
     assert_eq!(next(&mut notes).await.as_deref(), Some("note: the gateway answers again"));
     stack[0].wait_until_ready().await;
