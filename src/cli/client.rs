@@ -1,6 +1,6 @@
 //! Client of a gateway: the channel, retries, and messages for calls that fail.
 //!
-//! Every call of the interface is idempotent, so every call may be retried.
+//! Every call of the interface is safe to retry.
 
 use std::error::Error;
 use std::io;
@@ -149,7 +149,7 @@ pub fn is_retryable(status: &Status) -> bool {
     is_temporary || !matches!(CallOutcome::of(status), CallOutcome::Answered)
 }
 
-/// How far a failed call came.
+/// The point at which a call failed.
 enum CallOutcome {
     /// The connection could not be made, for this reason.
     NotConnected(String),

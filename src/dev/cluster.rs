@@ -1,4 +1,4 @@
-//! What Postgres needs to start: the server's programs and a data directory (which Postgres calls a *cluster*).
+//! Requirements of a Postgres: the server's programs and a data directory (which Postgres calls a *cluster*).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -28,7 +28,7 @@ pub(super) struct User {
 }
 
 impl User {
-    /// Returns the user as which to run Postgres, or `None` for the current user, who is not root.
+    /// Returns the user that must run Postgres, or `None` if the current user can run it.
     pub fn for_postgres() -> Result<Option<Self>> {
         if !is_root() {
             return Ok(None);

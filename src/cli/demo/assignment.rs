@@ -57,7 +57,7 @@ impl Assignment {
     }
 }
 
-/// What a worker did, and the answers that it got. The worker prints it as JSON when it is done.
+/// Counts of a worker's results and of the answers to them. The worker prints them as JSON when it is done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Number of results that succeeded, for each stage.

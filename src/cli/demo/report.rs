@@ -22,9 +22,9 @@ pub struct Report {
     pub job: String,
     /// The last progress that the gateway returned.
     pub snapshot: Progress,
-    /// What the workers did, and the answers that they got.
+    /// Sum of the workers' tallies.
     pub tally: Tally,
-    /// What Postgres logged.
+    /// Statements that Postgres logged.
     pub statements: Statements,
     /// Path of the log of Postgres.
     pub log: PathBuf,

@@ -97,7 +97,7 @@ fn fresh_directory(private: &PrivateGateways) -> std::io::Result<PathBuf> {
 
 /// Waits for the workers and returns the sum of their tallies.
 async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
-    // Waiting for a worker would close its stdin, which tells it to exit.
+    // Waiting for a worker would close its stdin, and a closed stdin makes it exit.
     let _stdins: Vec<_> = workers.iter_mut().map(|worker| worker.stdin.take()).collect();
     let mut sum = Tally::default();
     for worker in workers {
