@@ -93,7 +93,7 @@ impl App {
 
     /// Waits until the gateway has stopped: after `shutdown`, the drain and the final merge, or after a failure.
     pub async fn stopped(self) -> Result<(), Failure> {
-        let ((), (), served) = tokio::try_join!(self.self.feed, self.server)?;
+        let ((), (), served) = tokio::try_join!(self.reconciler, self.feed, self.server)?;
         served
     }
 }

@@ -9,8 +9,9 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`cli`] | the commands of the program |
+//! | [`app`] | the composition root: starts and stops a gateway |
 //! | [`config`] | settings from flags, environment variables and a file |
-//! | [`dev`] | private Redis and Postgres servers for `dev`, `demo` and the tests |
+//! | `dev` | private Redis and Postgres servers for `dev`, `demo` and the tests |
 //! | [`server`] | connections, the tower layers, readiness, metrics, the admin port |
 //! | [`grpc`] | handlers, and conversion between messages and domain types |
 //! | [`gateway`] | the use cases; the only place that sees both stores |
@@ -22,6 +23,7 @@
 //! | [`breaker`] | fails calls fast while a store is away |
 //! | [`fault`] | named points where tests stall or kill a gateway |
 //! | [`jitter`] | random shares of a pause |
+//! | [`open_files`] | the limit of open files, and the connections that fit into it |
 //!
 //! **A report** enters at `grpc::reports`, is validated by [`domain::Report`], batched by `gateway::report`, planned by
 //! [`domain::MarkStep`], and applied by `live/scripts/report.lua`.
