@@ -1,105 +1,103 @@
-//! What went wrong, in the words of the domain. Knows no gRPC: the only mapping to a status is `grpc::status`.
+//! The errors of use cases, in domain terms. Knows no gRPC: only `grpc::status` maps errors to a status.
 
 use std::time::Duration;
 
 use crate::domain::{JobId, JobState, Violation};
 
-/// Why a use case could not do what it was asked.
+/// Why a use case failed. The text of every variant except `Internal` is sent to the client.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The request is malformed. Nothing was touched.
+    /// The request is malformed. Nothing was changed.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<Violation>),
-    /// No job has this id.
-    #[error("no job has the id `{0}`")]
+    /// No job has this ID.
+    #[error("no job has the ID `{0}`: it was never created, or it was deleted")]
     NotFound(JobId),
-    /// The id is taken by a job with another definition.
+    /// The ID belongs to a job with another definition.
     #[error(
-        "job `{id}` exists with another definition: {} {}; choose another id",
+        "job `{id}` already exists with another definition ({} {}); choose another ID",
         fields.join(", "),
         if fields.len() == 1 { "differs" } else { "differ" }
     )]
     Exists {
-        /// The id.
+        /// The ID.
         id: JobId,
-        /// The fields that differ.
+        /// The names of the fields that differ.
         fields: Vec<&'static str>,
     },
-    /// The id was that of a job that was deleted.
-    #[error("the id `{0}` was that of a job that was deleted: an id is never used again, so choose another")]
+    /// The ID belonged to a job that was deleted.
+    #[error("job ID `{0}` belonged to a deleted job; IDs cannot be reused, so choose another")]
     Deleted(JobId),
-    /// The job is PENDING.
-    #[error("job `{0}` has not been started: call StartJob first")]
+    /// The job is PENDING, and the call needs a started job.
+    #[error("job `{0}` has not been started; call StartJob first")]
     NotStarted(JobId),
-    /// The job is RUNNING, and the call is for one that was not started.
-    #[error("job `{0}` has been started: tasks can be added before that only")]
+    /// The job is RUNNING, and the call needs a job that has not been started.
+    #[error("job `{0}` has been started; tasks can be added only before the start")]
     Started(JobId),
-    /// The job has ended in a state in which the call makes no sense.
-    #[error("job `{0}` has ended: it is {1}")]
+    /// The job has ended in a state that the call cannot be applied to.
+    #[error("job `{0}` has already ended as {1} and cannot change any more")]
     Ended(JobId, JobState),
-    /// The job has not ended.
-    #[error("job `{0}` has not ended: it is {1}; only tasks of a job that has ended are tried again by another")]
+    /// The job has not ended, and the call needs a job that has.
+    #[error("job `{0}` has not ended: it is {1}; retry it after its end, or cancel it first")]
     NotEnded(JobId, JobState),
-    /// The end of the job may lack marks that were acknowledged.
+    /// The final progress of the job may lack marks that were acknowledged.
     #[error(
-        "the end of job `{0}` is a lower bound: marks may still be added to it; wait, or set accept_lower_bound to try \
-         tasks again that may have been reported"
+        "the final progress of job `{0}` is a lower bound, and marks may still be added; wait, or set \
+         accept_lower_bound to retry tasks that may have been reported"
     )]
     LowerBound(JobId),
-    /// No task of the job is to be tried again.
-    #[error("job `{id}` has no tasks to try again: {}", match outstanding {
+    /// The job has no tasks to retry.
+    #[error("job `{id}` has no tasks to retry: {}", match outstanding {
         0 => "none failed, and none is outstanding".to_owned(),
-        some => format!("none failed; set include_outstanding to try the {some} that nobody reported"),
+        some => format!("none failed; set include_outstanding to retry the outstanding tasks ({some})"),
     })]
     NothingToRetry {
         /// The job.
         id: JobId,
-        /// How many there would be, if outstanding ones were to be tried again as well.
+        /// The number of outstanding tasks, which a retry with `include_outstanding` would contain.
         outstanding: usize,
     },
-    /// Another retry of the job was asked for.
-    #[error("job `{id}` is tried again already, by `{by}`, which is not what this call asks for: retry that one")]
+    /// The job already has a retry that differs from the requested one.
+    #[error("job `{id}` already has another retry, job `{by}`; use that job, or retry it")]
     Retried {
         /// The job.
         id: JobId,
         /// Its retry.
         by: JobId,
     },
-    /// Something that the call needs cannot be had now. The same call may be sent again.
+    /// The call needs something that is temporarily unavailable. It can be retried.
     #[error("{0}")]
     Unavailable(Unavailable),
-    /// The caller's deadline passed. What the call began may still take effect.
-    #[error("the deadline passed before the answer was known")]
+    /// The call's deadline passed. Writes that the call began may still take effect.
+    #[error("the deadline passed before the result was known; writes may still take effect, and a retry is safe")]
     DeadlineExceeded,
-    /// A fault of ours. The text is for the log, never for a caller.
-    #[error("internal fault: {0}")]
+    /// An unexpected failure of the gateway. The text is only logged, never sent to the client.
+    #[error("internal error: {0}")]
     Internal(String),
 }
 
-/// What cannot be had now.
+/// A temporary cause of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// Redis cannot be reached, does not answer in time, or refuses writes.
-    #[error("Redis cannot be reached or refuses writes; nothing was acknowledged, send the same call again")]
+    /// Redis cannot be reached, does not respond in time, or refuses writes.
+    #[error("Redis cannot be reached or refuses writes; nothing was acknowledged, retry the call")]
     Redis,
-    /// Postgres cannot be reached or does not answer in time.
-    #[error("Postgres cannot be reached; send the same call again")]
+    /// Postgres cannot be reached or does not respond in time.
+    #[error("Postgres cannot be reached; retry the call")]
     Postgres,
     /// The running job's tracker is missing, damaged, of another incarnation or of an unknown version.
-    #[error(
-        "the job's marks in Redis are missing or cannot be trusted; nothing was acknowledged, send the same call again"
-    )]
+    #[error("the job's marks in Redis are missing or cannot be trusted; nothing was acknowledged, retry the call")]
     Tracker,
-    /// Other writers were always faster.
-    #[error("other writers were always faster; nothing was acknowledged, send the same call again")]
+    /// Every attempt to write conflicted with concurrent writes.
+    #[error("too much write contention; nothing was acknowledged, retry the call")]
     Contention,
-    /// The gateway stops, and what it told for as long as it ran has to be asked of another.
-    #[error("this gateway stops; send the same call again, to another gateway if there is one")]
+    /// The gateway is shutting down, so it cannot continue a stream.
+    #[error("this gateway is shutting down; retry the call, on another gateway if there is one")]
     Stopping,
 }
 
 impl Unavailable {
-    /// When trying again makes sense.
+    /// How long a client should wait before a retry.
     pub const fn retry_after(self) -> Duration {
         match self {
             Self::Redis | Self::Postgres | Self::Stopping => Duration::from_secs(1),
@@ -110,11 +108,11 @@ impl Unavailable {
 }
 
 impl Error {
-    /// A single malformed field.
+    /// An error for a single malformed field.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::Invalid(vec![Violation::new(field, description)])
     }
 }
 
-/// What use cases answer.
+/// The result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -159,7 +159,7 @@ async fn slow_or_write_refusing_redis_does_not_open_the_breaker() {
             assert_eq!((read.source_reason(), read.succeeded_task_count), (SourceReason::InLedger, Some(task + 1)));
         }
     }
-    assert!(!stack[0].log().contains("calls go without it"));
+    assert!(!stack[0].log().contains("calls to it fail fast"));
 }
 
 /// A connection that Redis rejected is opened again, which redis-rs does not do by itself.
@@ -176,7 +176,7 @@ async fn redis_that_rejected_the_connection_is_used_again_once_it_accepts() {
     let rejected = read_tracker().await.unwrap_err();
     assert!(matches!(rejected, Error::Unreachable(_)), "{rejected}");
     eventually("known to be unreachable", async || {
-        read_tracker().await.unwrap_err().to_string().contains("known").then_some(())
+        read_tracker().await.unwrap_err().to_string().contains("failing fast").then_some(())
     })
     .await;
     let mut connection = redis::Client::open(redis.url().replace("redis://", "redis://:wrong@")).unwrap();

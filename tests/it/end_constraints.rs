@@ -90,7 +90,7 @@ async fn id_of_a_deleted_job_cannot_be_reused() {
     for gateway in [&stack[0], &stack[1]] {
         let refused = gateway.create(job("gone", &["s"], 2)).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::AlreadyExists);
-        assert!(refused.message().contains("never used again"), "{}", refused.message());
+        assert!(refused.message().contains("cannot be reused"), "{}", refused.message());
     }
     let insert = "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold)
                   VALUES ('gone', '', '{}', '{s}', 1, 0.5)";

@@ -144,7 +144,7 @@ async fn malformed_calls_are_rejected_with_code_and_details() {
     ");
     insta::assert_snapshot!(
         server.error(GET_JOB, get_job(&"x".repeat(2000))).await.message(),
-        @"the message is larger than the gateway takes (found 2003 bytes, the limit is: 1000 bytes): send less in one call, such as fewer results"
+        @"the message is larger than the gateway accepts (found 2003 bytes, the limit is: 1000 bytes); send less per call, for example fewer results"
     );
 }
 

@@ -115,7 +115,7 @@ async fn watch(stand: &Stand, gateway: &Server, job: &Tasks, callers: usize, len
             reading.spawn(listen(stream, begun.clone(), length));
         }
     }
-    if gateway.metric("highwater_watches").await? < callers as f64 {
+    if gateway.metric("highwater_watch_streams").await? < callers as f64 {
         return Err("not all who watch are watching".into());
     }
     let meter = Meter::start(stand, &[gateway]).await?;

@@ -74,13 +74,13 @@ async fn exit_codes_reflect_the_outcome() {
     stack[0].report("done", succeeded([0], "s")).await.unwrap();
     let (code, _, error) = call(&stack[0], &["cancel", "done"]).await;
     assert_eq!(code, Some(1));
-    assert!(error.contains("it is SUCCEEDED"), "{error}");
+    assert!(error.contains("has already ended as SUCCEEDED"), "{error}");
     assert_eq!(call(&stack[0], &["watch", "done"]).await.0, Some(0));
     assert_eq!(stack[0].get("done").await.unwrap().state(), pb::JobState::Succeeded);
 
     for name in ["watch", "cancel"] {
         let (code, _, error) = call(&stack[0], &[name, "nothing"]).await;
-        assert_eq!((code, error.contains("no job has the id")), (Some(1), true), "{name}: {error}");
+        assert_eq!((code, error.contains("no job has the ID")), (Some(1), true), "{name}: {error}");
         let (code, _, error) = run(&[name, "a", "--address=https://localhost:1"]).await;
         assert_eq!((code, error.contains("only http:// is supported")), (Some(2), true), "{name}: {error}");
     }

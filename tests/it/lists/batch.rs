@@ -62,7 +62,10 @@ async fn batch_read_equals_single_reads() {
         }
         let unknown = error(&results[4]);
         assert_eq!((unknown.code, unknown.reason()), (Code::NotFound as i32, pb::ErrorReason::JobNotFound));
-        assert_eq!((unknown.message.as_str(), &unknown.retry_delay), ("no job has the id `unknown`", &None));
+        assert_eq!(
+            (unknown.message.as_str(), &unknown.retry_delay),
+            ("no job has the ID `unknown`: it was never created, or it was deleted", &None)
+        );
     }
 }
 

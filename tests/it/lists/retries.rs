@@ -152,9 +152,9 @@ async fn empty_retry_error_mentions_the_outstanding_tasks() {
         assert_eq!(code_and_reason(&status), (Code::FailedPrecondition, "NOTHING_TO_RETRY".to_owned()));
         status.message().to_owned()
     };
-    let nothing = "job `all-well` has no tasks to try again: none failed, and none is outstanding";
+    let nothing = "job `all-well` has no tasks to retry: none failed, and none is outstanding";
     assert_eq!([refused("all-well", false).await, refused("all-well", true).await], [nothing, nothing]);
-    assert!(refused("cut-short", false).await.ends_with("set include_outstanding to try the 3 that nobody reported"));
+    assert!(refused("cut-short", false).await.ends_with("set include_outstanding to retry the outstanding tasks (3)"));
 }
 
 #[tokio::test]
