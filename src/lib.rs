@@ -22,8 +22,10 @@
 //! | [`deadline`] | the time budget of a call |
 //! | [`breaker`] | fails calls fast while a store is away |
 //! | [`fault`] | named points where tests stall or kill a gateway |
-//! | [`jitter`] | random shares of a pause |
 //! | [`open_files`] | the limit of open files, and the connections that fit into it |
+//! | [`jitter`] | random fractions, so that timers drift apart |
+//! | [`sync`] | locks that ignore poisoning |
+//! | [`log_throttle`] | decides which occurrences of a repeated condition are logged |
 //!
 //! **A report** enters at `grpc::reports`, is validated by [`domain::Report`], batched by `gateway::report`, planned by
 //! [`domain::MarkStep`], and applied by `live/scripts/report.lua`.
@@ -49,6 +51,8 @@ pub mod gateway;
 pub mod grpc;
 pub mod jitter;
 pub mod live;
+pub mod log_throttle;
 pub mod open_files;
 pub mod server;
 pub mod store;
+pub mod sync;
