@@ -1,4 +1,4 @@
-//! Compiles the interface: messages, servers, clients, and the descriptors that reflection serves.
+//! Compiles the interface in `proto/`: messages, servers, clients, and the descriptors for reflection.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let descriptors = protox::compile(files, [ROOT])?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("highwater_descriptor.bin"), descriptors.encode_to_vec())?;
-    // A map in the order of its keys, as the domain keeps it.
+    // Ordered maps, like those of the domain.
     let messages = tonic_prost_build::configure().btree_map(".").codec_path("crate::grpc::codec::Codec");
     messages.compile_fds(descriptors)?;
     Ok(())

@@ -1,8 +1,8 @@
-//! Breakers: whether a store is known to be away, so that calls need not find out one by one.
+//! Circuit breakers: whether a store is known to be unavailable, so that calls fail fast instead of each timing out.
 //!
-//! A call that is not answered, or not soon, only raises a suspicion. What is so is found out by a probe, one at a time
-//! and of no caller's: neither a caller with a tiny budget nor a single slow statement cuts anybody off. While the store
-//! is away, calls are turned away at once, those that wait for it are let go, and probes go on until one is answered.
+//! A call that fails or is slow only triggers a probe of the store, one at a time and independent of any caller, so
+//! neither a caller with a tiny budget nor a slow statement makes other calls fail. While the store is unavailable, new
+//! calls fail immediately, waiting calls are released, and probes continue until one succeeds.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,54 +14,57 @@ use tokio::sync::watch;
 
 use crate::deadline::Deadline;
 
-/// A call that waits longer than this raises a suspicion, and again after each pause.
-const SUSPECT_AFTER: Duration = Duration::from_millis(100);
-const SUSPECT_EVERY: Duration = Duration::from_secs(1);
-/// From one probe to the next: of a store that is away, and after one that was answered (a busy store makes all its
-/// calls slow, and must not be asked for each).
-const PROBE_EVERY: Duration = Duration::from_millis(250);
-/// How long a probe of a store that is away may take: with the pause, less than two seconds after its return it is used.
-const RETURN_WITHIN: Duration = Duration::from_secs(1);
+/// A call that takes longer than this triggers a probe, and another one after each further pause.
+const SLOW_CALL: Duration = Duration::from_millis(100);
+const SLOW_CALL_PAUSE: Duration = Duration::from_secs(1);
+/// The pause between probes: while the store is unavailable, and after a successful probe, because a busy store makes
+/// all calls slow and must not be probed for each of them.
+const PROBE_PAUSE: Duration = Duration::from_millis(250);
+/// The limit of a probe while the store is unavailable. With the pause, a store is used again within two seconds after
+/// its recovery.
+const RECOVERY_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Asks the store anything; the error says why it is away. An answer that is an error is an answer.
+/// Sends any request to the store. Fails, with the cause, only if there is no response; an error response is a success.
 type Probe = dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync;
 
-/// Whether one store is known to be away. Cheap to clone; all clones are one.
+/// The circuit breaker of one store. Cheap to clone; clones share their state.
 #[derive(Clone)]
 pub struct Breaker(Arc<Shared>);
 
 struct Shared {
     store: &'static str,
-    /// How long the probe of a suspicion may take: the call that raised it waits no longer.
-    patience: Duration,
+    /// The limit of a probe that a call triggered: the time that the call still waits for its response.
+    probe_timeout: Duration,
     probe: Box<Probe>,
-    /// Why the store is away; `None`: it is not, as far as is known.
-    away: watch::Sender<Option<Arc<str>>>,
-    /// A suspicion was raised since the last probe began; somebody sees to it.
-    suspected: AtomicBool,
+    /// Why the store is unavailable. `None`: it is available, as far as is known.
+    outage: watch::Sender<Option<Arc<str>>>,
+    /// Whether a failure was reported since the last probe began.
+    failure_reported: AtomicBool,
+    /// Whether the task that probes is running.
     probing: AtomicBool,
 }
 
-/// What bounds calls to one store: a deadline, and that the store is not away.
+/// The limits of calls to one store: a deadline, and the availability of the store.
 #[derive(Clone)]
-pub struct Bound {
+pub struct CallBudget {
     breaker: Breaker,
     deadline: Deadline,
 }
 
-/// Why no answer is waited for any more. What was asked may have happened, unless the store was away before.
+/// Why a call got no response. It may have taken effect all the same, unless the store was unavailable from the start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Silence {
-    /// The store is away.
-    #[error("known to be away: {0}")]
-    Away(Arc<str>),
-    /// The time was up.
-    #[error("no answer in time")]
-    Elapsed,
+pub enum NoResponse {
+    /// The store is known to be unavailable.
+    #[error("failing fast, because the last probe failed: {0}")]
+    Unavailable(Arc<str>),
+    /// The deadline passed.
+    #[error("no response in time")]
+    TimedOut,
 }
 
 impl Breaker {
-    /// For a store whose calls may take `timeout`.
+    /// A breaker for a store whose calls time out after `timeout`. `probe` sends any request to the store; it fails
+    /// only if there is no response.
     pub fn new<P, F>(store: &'static str, timeout: Duration, probe: P) -> Self
     where
         P: Fn() -> F + Send + Sync + 'static,
@@ -69,104 +72,114 @@ impl Breaker {
     {
         Self(Arc::new(Shared {
             store,
-            patience: timeout.saturating_sub(suspect_after(timeout)),
+            probe_timeout: timeout.saturating_sub(slow_after(timeout)),
             probe: Box::new(move || Box::pin(probe())),
-            away: watch::Sender::new(None),
-            suspected: AtomicBool::new(false),
+            outage: watch::Sender::new(None),
+            failure_reported: AtomicBool::new(false),
             probing: AtomicBool::new(false),
         }))
     }
 
-    /// What bounds calls until `deadline`.
-    pub fn until(&self, deadline: Deadline) -> Bound {
-        Bound { breaker: self.clone(), deadline }
+    /// The budget of calls until `deadline`.
+    pub fn budget(&self, deadline: Deadline) -> CallBudget {
+        CallBudget { breaker: self.clone(), deadline }
     }
 
-    /// A call was not answered: finds out why, unless that is being done.
-    pub fn suspect(&self) {
-        self.0.suspected.store(true, Ordering::Release);
+    /// Reports a call that got no response. Triggers a probe, unless one is running.
+    pub fn report_failure(&self) {
+        self.0.failure_reported.store(true, Ordering::Release);
         if !self.0.probing.swap(true, Ordering::AcqRel) {
             tokio::spawn(probe(Arc::downgrade(&self.0)));
         }
     }
 }
 
-impl Bound {
-    /// Waits for a call, until the deadline or until the store is known to be away.
-    pub async fn bound<T>(&self, call: impl Future<Output = T>) -> Result<T, Silence> {
-        let mut away = self.breaker.0.away.subscribe();
-        if let Some(reason) = &*away.borrow() {
-            return Err(Silence::Away(reason.clone()));
+impl CallBudget {
+    /// Waits for a call, until the deadline or until the store is known to be unavailable.
+    pub async fn bound<T>(&self, call: impl Future<Output = T>) -> Result<T, NoResponse> {
+        let mut outage = self.breaker.0.outage.subscribe();
+        if let Some(cause) = &*outage.borrow() {
+            return Err(NoResponse::Unavailable(cause.clone()));
         }
-        let given_up = async {
-            let mut patience = suspect_after(self.deadline.remaining());
+        let no_response = async {
+            let mut patience = slow_after(self.deadline.remaining());
             loop {
-                let found = self.deadline.at_most(patience).bound(away.wait_for(Option::is_some)).await;
-                if let Ok(Ok(Some(reason))) = found.map(|found| found.map(|reason| reason.clone())) {
-                    return Silence::Away(reason);
+                let found = self.deadline.at_most(patience).bound(outage.wait_for(Option::is_some)).await;
+                if let Ok(Ok(Some(cause))) = found.map(|found| found.map(|cause| cause.clone())) {
+                    return NoResponse::Unavailable(cause);
                 }
-                self.breaker.suspect();
+                self.breaker.report_failure();
                 if self.deadline.passed() {
-                    return Silence::Elapsed;
+                    return NoResponse::TimedOut;
                 }
-                patience = SUSPECT_EVERY;
+                patience = SLOW_CALL_PAUSE;
             }
         };
         tokio::select! {
             biased;
-            done = call => Ok(done),
-            silence = given_up => Err(silence),
+            response = call => Ok(response),
+            no_response = no_response => Err(no_response),
         }
     }
 }
 
-/// One probe after the other, until one is answered and nobody suspects anything new.
+/// Probes repeatedly, until a probe succeeds and no new failure was reported.
 async fn probe(shared: Weak<Shared>) {
-    let probing = Probing(shared);
-    while let Some(shared) = probing.0.upgrade()
-        && (shared.is_away() || shared.suspected.swap(false, Ordering::AcqRel))
+    let guard = ProbeGuard(shared);
+    while let Some(shared) = guard.0.upgrade()
+        && (shared.is_unavailable() || shared.failure_reported.swap(false, Ordering::AcqRel))
     {
-        let patience = if shared.is_away() { shared.patience.min(RETURN_WITHIN) } else { shared.patience };
-        let asked = tokio::time::timeout(patience, (shared.probe)()).await;
-        let found = asked.unwrap_or_else(|_| Err(format!("no answer within {patience:?}"))).err();
-        shared.tell(found.map(Arc::from));
+        let unavailable = shared.is_unavailable();
+        let limit = if unavailable { shared.probe_timeout.min(RECOVERY_PROBE_TIMEOUT) } else { shared.probe_timeout };
+        let response = tokio::time::timeout(limit, (shared.probe)()).await;
+        let outage = response.unwrap_or_else(|_| Err(format!("no response within {limit:?}"))).err();
+        shared.set_outage(outage.map(Arc::from));
         drop(shared);
-        tokio::time::sleep(PROBE_EVERY).await;
+        tokio::time::sleep(PROBE_PAUSE).await;
     }
 }
 
 impl Shared {
-    fn is_away(&self) -> bool {
-        self.away.borrow().is_some()
+    fn is_unavailable(&self) -> bool {
+        self.outage.borrow().is_some()
     }
 
-    fn tell(&self, away: Option<Arc<str>>) {
+    /// Logs a change of the outage, and publishes it.
+    fn set_outage(&self, outage: Option<Arc<str>>) {
         let store = self.store;
-        match (&*self.away.borrow(), &away) {
-            (None, Some(reason)) => tracing::warn!(store, %reason, "away; calls go without it until it is back"),
-            (Some(_), None) => tracing::info!(store, "back"),
+        match (&*self.outage.borrow(), &outage) {
+            (None, Some(cause)) => tracing::warn!(
+                store,
+                %cause,
+                "the store does not respond; calls to it fail fast until it does. Check the store and the network"
+            ),
+            (Some(_), None) => tracing::info!(store, "the store is available again"),
             _ => {}
         }
-        metrics::gauge!("highwater_store_away", "store" => store).set(if away.is_some() { 1.0 } else { 0.0 });
-        self.away.send_replace(away);
+        self.publish(outage);
+    }
+
+    fn publish(&self, outage: Option<Arc<str>>) {
+        metrics::gauge!("highwater_store_up", "store" => self.store).set(if outage.is_some() { 0.0 } else { 1.0 });
+        self.outage.send_replace(outage);
     }
 }
 
-/// Who probes. However that ends, the store is not left away with nobody to find out that it is back.
-struct Probing(Weak<Shared>);
+/// Ends probing. Clears the outage even if a probe panicked, as nothing would notice the store's recovery any more.
+struct ProbeGuard(Weak<Shared>);
 
-impl Drop for Probing {
+impl Drop for ProbeGuard {
     fn drop(&mut self) {
         if let Some(shared) = self.0.upgrade() {
-            shared.away.send_replace(None);
+            shared.publish(None);
             shared.probing.store(false, Ordering::Release);
         }
     }
 }
 
-/// A quarter of a timeout that is very short.
-fn suspect_after(timeout: Duration) -> Duration {
-    SUSPECT_AFTER.min(timeout / 4)
+/// The time after which a call counts as slow: less than [`SLOW_CALL`] if its timeout is very short.
+fn slow_after(timeout: Duration) -> Duration {
+    SLOW_CALL.min(timeout / 4)
 }
 
 #[cfg(test)]
@@ -178,7 +191,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_millis(200);
 
-    /// How the store of these tests is, and how often it was asked.
+    /// A fake store, with the times of its probes.
     #[derive(Default)]
     struct Store {
         refuses: AtomicBool,
@@ -188,9 +201,9 @@ mod tests {
 
     fn breaker() -> (Breaker, Arc<Store>) {
         let store = Arc::new(Store::default());
-        let asked = store.clone();
+        let probed = store.clone();
         let probe = move || {
-            let store = asked.clone();
+            let store = probed.clone();
             async move {
                 store.probes.lock().unwrap().push(Instant::now());
                 if store.hangs.load(Ordering::Relaxed) {
@@ -202,68 +215,68 @@ mod tests {
         (Breaker::new("test", TIMEOUT, probe), store)
     }
 
-    /// A call that is never answered, within a budget.
-    async fn hang(breaker: &Breaker, budget: Duration) -> (Silence, Duration) {
-        let begun = Instant::now();
-        let silence = breaker.until(Deadline::after(budget)).bound(std::future::pending::<()>()).await.unwrap_err();
-        (silence, begun.elapsed())
+    /// Makes a call that never gets a response. Returns its error and duration.
+    async fn hang(breaker: &Breaker, budget: Duration) -> (NoResponse, Duration) {
+        let started = Instant::now();
+        let error = breaker.budget(Deadline::after(budget)).bound(std::future::pending::<()>()).await.unwrap_err();
+        (error, started.elapsed())
     }
 
-    async fn answered(breaker: &Breaker) -> bool {
-        breaker.until(Deadline::after(TIMEOUT)).bound(async {}).await.is_ok()
+    async fn call_succeeds(breaker: &Breaker) -> bool {
+        breaker.budget(Deadline::after(TIMEOUT)).bound(async {}).await.is_ok()
     }
 
     #[tokio::test]
-    async fn a_store_that_hangs_costs_the_first_calls_their_timeout_and_the_next_nothing() {
+    async fn hanging_store_delays_only_the_first_calls() {
         let (breaker, store) = breaker();
         store.hangs.store(true, Ordering::Relaxed);
         let (_, took) = hang(&breaker, TIMEOUT).await;
         assert!(took >= TIMEOUT / 2 && took < 2 * TIMEOUT, "{took:?}");
-        // One that is more patient is let go with it.
-        let (silence, _) = hang(&breaker, 100 * TIMEOUT).await;
-        assert!(matches!(silence, Silence::Away(_)), "{silence}");
-        let (silence, took) = hang(&breaker, TIMEOUT).await;
-        assert!(matches!(silence, Silence::Away(_)) && took < TIMEOUT / 4, "{silence} after {took:?}");
+        // A call with a longer budget is released early.
+        let (error, _) = hang(&breaker, 100 * TIMEOUT).await;
+        assert!(matches!(error, NoResponse::Unavailable(_)), "{error}");
+        let (error, took) = hang(&breaker, TIMEOUT).await;
+        assert!(matches!(error, NoResponse::Unavailable(_)) && took < TIMEOUT / 4, "{error} after {took:?}");
 
         store.hangs.store(false, Ordering::Relaxed);
-        let back = Instant::now();
-        while !answered(&breaker).await {
-            assert!(back.elapsed() < Duration::from_secs(2));
+        let recovered = Instant::now();
+        while !call_succeeds(&breaker).await {
+            assert!(recovered.elapsed() < Duration::from_secs(2));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_store_that_refuses_is_let_go_at_once() {
+    async fn waiting_calls_fail_at_once_when_the_store_refuses() {
         let (breaker, store) = breaker();
         store.refuses.store(true, Ordering::Relaxed);
-        let (silence, took) = hang(&breaker, 100 * TIMEOUT).await;
-        assert_eq!(silence.to_string(), "known to be away: refused");
-        assert!(took < 2 * SUSPECT_AFTER, "{took:?}");
-        tokio::time::sleep(4 * PROBE_EVERY).await;
+        let (error, took) = hang(&breaker, 100 * TIMEOUT).await;
+        assert_eq!(error.to_string(), "failing fast, because the last probe failed: refused");
+        assert!(took < 2 * SLOW_CALL, "{took:?}");
+        tokio::time::sleep(4 * PROBE_PAUSE).await;
         let probes = store.probes.lock().unwrap().len();
         assert!((3..=5).contains(&probes), "{probes} probes in a second");
     }
 
     #[tokio::test]
-    async fn impatient_callers_and_slow_calls_cut_nobody_off() {
+    async fn short_budgets_and_slow_calls_do_not_open_the_breaker() {
         let (breaker, store) = breaker();
         for _ in 0..100 {
-            assert_eq!(hang(&breaker, Duration::from_millis(1)).await.0, Silence::Elapsed);
-            assert!(answered(&breaker).await);
+            assert_eq!(hang(&breaker, Duration::from_millis(1)).await.0, NoResponse::TimedOut);
+            assert!(call_succeeds(&breaker).await);
         }
-        assert_eq!(hang(&breaker, 5 * TIMEOUT).await.0, Silence::Elapsed);
-        assert!(answered(&breaker).await);
+        assert_eq!(hang(&breaker, 5 * TIMEOUT).await.0, NoResponse::TimedOut);
+        assert!(call_succeeds(&breaker).await);
         let probes = store.probes.lock().unwrap().clone();
         let pauses = probes.windows(2).map(|pair| pair[1] - pair[0]);
-        assert!(pauses.min().unwrap() >= PROBE_EVERY, "{probes:?}");
+        assert!(pauses.min().unwrap() >= PROBE_PAUSE, "{probes:?}");
     }
 
     #[tokio::test]
-    async fn a_probe_that_panics_leaves_nothing_away_for_ever() {
+    async fn panicking_probe_does_not_leave_the_store_unavailable() {
         let breaker = Breaker::new("test", TIMEOUT, || async { panic!("on purpose") });
         hang(&breaker, TIMEOUT).await;
-        assert!(answered(&breaker).await);
+        assert!(call_succeeds(&breaker).await);
         while breaker.0.probing.load(Ordering::Relaxed) {
             tokio::task::yield_now().await;
         }
@@ -275,7 +288,7 @@ mod tests {
         store.refuses.store(true, Ordering::Relaxed);
         hang(&breaker, TIMEOUT).await;
         drop(breaker);
-        tokio::time::sleep(2 * PROBE_EVERY).await;
+        tokio::time::sleep(2 * PROBE_PAUSE).await;
         assert_eq!(Arc::strong_count(&store), 1);
     }
 }

@@ -1,11 +1,11 @@
-//! Fault points: named places on the way of calls where a test stalls or kills a real gateway process.
-//! Compiled in by the feature `fault-points` only; a released build has nothing here.
+//! Fault points: named places in the code where a test can stall, kill or panic a real gateway process. Compiled in
+//! only with the feature `fault-points`; in release builds [`point`] does nothing.
 //!
-//! A test names a directory in `HIGHWATER_FAULT_DIR` and puts a file there that has the name of a point and says
-//! `stall`, `kill` or `panic`. The first task that comes by takes it (the file becomes `NAME.reached`, so one order is
-//! obeyed once), and then waits until that file is removed, dies with its process, or panics alone.
+//! A test sets `HIGHWATER_FAULT_DIR` to a directory, and writes a file with the name of a point that contains `stall`,
+//! `kill` or `panic`. The first task that reaches the point renames the file to `NAME.reached`, so that each file takes
+//! effect once. Then it waits until that file is removed, kills the process, or panics.
 
-/// Every point, in the order in which a job passes them.
+/// The names of all fault points, in the order in which a job reaches them.
 pub const POINTS: [&str; 29] = [
     "grow.locked",
     "grow.written",
@@ -38,31 +38,31 @@ pub const POINTS: [&str; 29] = [
     "finish.expired",
 ];
 
-/// Passes the point `name`.
+/// Does nothing in this build.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
-#[expect(clippy::unused_async, reason = "the other build waits here")]
+#[expect(clippy::unused_async, reason = "waits in a build with `fault-points`")]
 pub async fn point(_name: &'static str) {}
 
-/// Passes the point `name`, or does there what a test ordered.
+/// Marks the fault point `name`, where a test can make this task wait, kill the process, or panic.
 ///
 /// # Panics
-/// Where that is what it ordered.
+/// If a test requested it.
 #[cfg(feature = "fault-points")]
-#[expect(unsafe_code, clippy::panic, reason = "kill(2), and what a test orders")]
+#[expect(unsafe_code, clippy::panic, reason = "kill(2) and panics, where a test requests them")]
 pub async fn point(name: &'static str) {
     debug_assert!(POINTS.contains(&name), "{name} is not listed");
     let Ok(directory) = std::env::var("HIGHWATER_FAULT_DIR") else { return };
-    let order = std::path::Path::new(&directory).join(name);
-    let Ok(what) = std::fs::read_to_string(&order) else { return };
-    let reached = order.with_file_name(format!("{name}.reached"));
-    if std::fs::rename(&order, &reached).is_err() {
-        return; // another task was first
+    let request = std::path::Path::new(&directory).join(name);
+    let Ok(action) = std::fs::read_to_string(&request) else { return };
+    let reached = request.with_file_name(format!("{name}.reached"));
+    if std::fs::rename(&request, &reached).is_err() {
+        return; // another task renamed it first
     }
-    match what.trim() {
-        // SAFETY: signals the own process, which is always there.
+    match action.trim() {
+        // SAFETY: has no memory effects; the process can always signal itself.
         "kill" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGKILL) }),
-        "panic" => panic!("ordered at {name}"),
+        "panic" => panic!("a test requested a panic at {name}"),
         _ => {}
     }
     while reached.exists() {
