@@ -10,7 +10,7 @@ use redis::{FromRedisValue, IntoConnectionInfo, Pipeline, Value};
 
 use super::Error;
 use super::scripts::Call;
-use crate::breaker::{Breaker, Silence};
+use crate::breaker::{Breaker, NoResponse};
 use crate::deadline::Deadline;
 
 /// The timeout of one connection attempt, and the longest pause before the next. Together they bound how soon a Redis
@@ -79,12 +79,12 @@ impl Connection {
         &self,
         call: &Call,
         deadline: Deadline,
-    ) -> Result<redis::RedisResult<T>, Silence> {
+    ) -> Result<redis::RedisResult<T>, NoResponse> {
         let mut manager = self.link.manager();
         // Boxed so that it does not move with every future around it.
         let answer = self.bound(Box::pin(call.invoke(&mut manager)), deadline).await?;
         if answer.as_ref().is_err_and(|error| matches!(Error::from(error.clone()), Error::Unreachable(_))) {
-            self.breaker.suspect();
+            self.breaker.report_failure();
         }
         Ok(answer)
     }
@@ -99,12 +99,12 @@ impl Connection {
         let mut manager = self.link.manager();
         let answers = self.bound(commands.ignore_errors().query_async(&mut manager), deadline).await?;
         // Errors of commands are replies, so an error here is one of the connection.
-        Ok(answers.inspect_err(|_| self.breaker.suspect())?)
+        Ok(answers.inspect_err(|_| self.breaker.report_failure())?)
     }
 
     /// Limits a call by its deadline, the timeout and the circuit breaker.
-    async fn bound<T>(&self, call: impl Future<Output = T>, deadline: Deadline) -> Result<T, Silence> {
-        self.breaker.until(deadline.at_most(self.timeout)).bound(call).await
+    async fn bound<T>(&self, call: impl Future<Output = T>, deadline: Deadline) -> Result<T, NoResponse> {
+        self.breaker.budget(deadline.at_most(self.timeout)).bound(call).await
     }
 }
 

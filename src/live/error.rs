@@ -1,6 +1,6 @@
 //! The errors of calls to Redis.
 
-use crate::breaker::Silence;
+use crate::breaker::NoResponse;
 
 /// A call to Redis failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +27,8 @@ impl From<redis::RedisError> for Error {
     }
 }
 
-impl From<Silence> for Error {
-    fn from(silence: Silence) -> Self {
-        Self::Unreachable(silence.to_string())
+impl From<NoResponse> for Error {
+    fn from(error: NoResponse) -> Self {
+        Self::Unreachable(error.to_string())
     }
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 
 use super::{Error, LONG_CALL_LIMIT, Store};
-use crate::breaker::Bound;
+use crate::breaker::CallBudget;
 use crate::deadline::Deadline;
 
 /// A connection on loan to one call, with the bound of that call.
 pub(super) struct Session<'a> {
     connection: &'a mut PgConnection,
-    bound: &'a Bound,
+    bound: &'a CallBudget,
 }
 
 /// How a transaction is closed, with the result of the call.

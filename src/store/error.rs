@@ -1,6 +1,6 @@
 //! Errors of calls to Postgres.
 
-use crate::breaker::Silence;
+use crate::breaker::NoResponse;
 use crate::deadline::Elapsed;
 
 /// A call to Postgres failed.
@@ -49,14 +49,14 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-impl From<Silence> for Error {
-    fn from(silence: Silence) -> Self {
-        Self::Unreachable(silence.to_string())
+impl From<NoResponse> for Error {
+    fn from(error: NoResponse) -> Self {
+        Self::Unreachable(error.to_string())
     }
 }
 
 impl From<Elapsed> for Error {
     fn from(_: Elapsed) -> Self {
-        Self::from(Silence::Elapsed)
+        Self::from(NoResponse::TimedOut)
     }
 }

@@ -38,7 +38,7 @@ pub enum FeedEvent {
 impl Store {
     /// Opens a session and lists the running jobs.
     pub async fn feed(&self, deadline: Deadline) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
-        self.breaker.until(deadline).bound(self.open_feed()).await?
+        self.breaker.budget(deadline).bound(self.open_feed()).await?
     }
 
     async fn open_feed(&self) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {

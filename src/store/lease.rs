@@ -9,7 +9,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres};
 
 use super::{Error, Store};
-use crate::breaker::{Bound, Breaker};
+use crate::breaker::{Breaker, CallBudget};
 use crate::deadline::Deadline;
 
 /// How long the pool may check a returned connection before it is closed.
@@ -19,7 +19,7 @@ const RETURN_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Lease {
     pub connection: PoolConnection<Postgres>,
     /// Bounds the statements of the call: by the caller's deadline, by the limit of the call, and by the breaker.
-    pub bound: Bound,
+    pub bound: CallBudget,
     sound: bool,
 }
 
@@ -30,9 +30,9 @@ impl Store {
         // Boxed because sqlx's future, which can also open a connection, has five kilobytes. Inline it would enlarge the
         // future of every call that might ask Postgres.
         let acquire = Box::pin(self.pool.acquire());
-        let acquired = self.breaker.until(deadline.at_most(self.timeout)).bound(acquire).await?;
-        let connection = acquired.inspect_err(|_| self.breaker.suspect())?;
-        Ok(Lease { connection, bound: self.breaker.until(deadline.at_most(limit)), sound: false })
+        let acquired = self.breaker.budget(deadline.at_most(self.timeout)).bound(acquire).await?;
+        let connection = acquired.inspect_err(|_| self.breaker.report_failure())?;
+        Ok(Lease { connection, bound: self.breaker.budget(deadline.at_most(limit)), sound: false })
     }
 }
 

@@ -102,5 +102,5 @@ impl Starter {
 /// The pause after an attempt that lost and took `last_attempt`: exponential with full jitter. Each of several concurrent
 /// starters supersedes the incarnation of the one before, so they must spread until one has time to commit.
 fn backoff(attempt: u32, last_attempt: Duration) -> Duration {
-    (last_attempt * 2_u32.pow(attempt)).mul_f64(jitter::share())
+    (last_attempt * 2_u32.pow(attempt)).mul_f64(jitter::random_fraction())
 }

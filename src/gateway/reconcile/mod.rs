@@ -122,7 +122,7 @@ impl Reconciler {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut failing = false;
         loop {
-            let pause = self.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter::share());
+            let pause = self.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter::random_fraction());
             if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }

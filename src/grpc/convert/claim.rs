@@ -35,7 +35,7 @@ pub fn wanted(request: pb::NextJobRequest) -> Result<ClaimFilter, Error> {
 /// The job to work on, or how long to wait.
 pub fn claimed(claim: Option<Claim>) -> pb::NextJobResponse {
     let Some(Claim { job, unconfirmed }) = claim else {
-        let wait = WAIT + WAIT_LONGER.mul_f64(jitter::share());
+        let wait = WAIT + WAIT_LONGER.mul_f64(jitter::random_fraction());
         return pb::NextJobResponse { retry_after: wait.try_into().ok(), ..pb::NextJobResponse::default() };
     };
     let reason = unconfirmed.map_or(pb::SourceReason::Unspecified, super::progress::reason_of);
