@@ -28,17 +28,19 @@ async fn metrics_cover_calls_results_reads_and_ends_without_job_ids() {
     let (status, text) = stack[0].http("/metrics").await;
     assert_eq!(status, 200);
     for line in [
-        r#"highwater_request_seconds_count{method="highwater.v1.ReportService/ReportResults",code="OK"} 3"#,
-        r#"highwater_request_seconds_count{method="highwater.v1.ProgressService/GetProgress",code="OK"} 2"#,
-        r#"highwater_request_seconds_count{method="highwater.v1.ProgressService/GetProgress",code="NOT_FOUND"} 1"#,
-        r#"highwater_request_seconds_count{method="unknown",code="UNIMPLEMENTED"} 1"#,
-        r#"highwater_request_seconds_bucket{method="highwater.v1.JobService/CreateJob",code="OK",le="10"} 1"#,
+        r#"highwater_request_duration_seconds_count{method="highwater.v1.ReportService/ReportResults",code="OK"} 3"#,
+        r#"highwater_request_duration_seconds_count{method="highwater.v1.ProgressService/GetProgress",code="OK"} 2"#,
+        r#"highwater_request_duration_seconds_count{method="highwater.v1.ProgressService/GetProgress",code="NOT_FOUND"} 1"#,
+        r#"highwater_request_duration_seconds_count{method="unknown",code="UNIMPLEMENTED"} 1"#,
+        r#"highwater_request_duration_seconds_bucket{method="highwater.v1.JobService/CreateJob",code="OK",le="10"} 1"#,
         r#"highwater_results_total{disposition="APPLIED"} 2"#,
         r#"highwater_results_total{disposition="UNKNOWN_TASK"} 1"#,
         r#"highwater_results_total{disposition="DUPLICATE"} 1"#,
         r#"highwater_reads_total{source="LIVE",reason=""} 1"#,
         r#"highwater_reads_total{source="SNAPSHOT",reason=""} 1"#,
-        r#"highwater_finishes_total{won="true"} 1"#,
+        r#"highwater_end_commits_total{result="won"} 1"#,
+        r#"highwater_store_up{store="redis"} 1"#,
+        r#"highwater_store_up{store="postgres"} 1"#,
         "highwater_restores_total 0",
     ] {
         assert!(text.contains(line), "{line}:\n{text}");

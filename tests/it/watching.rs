@@ -241,7 +241,7 @@ async fn commands_within(stack: &Stack, window: Duration) -> u64 {
 async fn commands(stack: &Stack, id: &str, watchers: usize, window: Duration) -> u64 {
     stack[0].create(job(id, &["s"], 1_000)).await.unwrap();
     let reading = open_watchers(&stack[0], id, watchers).await;
-    assert_eq!(metric(&stack[0], "highwater_watches").await, watchers);
+    assert_eq!(metric(&stack[0], "highwater_watch_streams").await, watchers);
     assert_eq!(metric(&stack[0], "highwater_watched_jobs").await, 1);
     let ran = commands_within(stack, window).await;
     stack[0].cancel(id, "").await.unwrap();
