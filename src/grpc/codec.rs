@@ -1,5 +1,5 @@
-//! How messages are read and written: as tonic does with prost, but read from one piece of memory. tonic hands prost a
-//! buffer that could be in many, which a report's thousands of small fields take half as long again to be read from.
+//! A codec like tonic's for prost, except that it decodes from contiguous memory. tonic hands prost a buffer that may
+//! consist of several chunks, from which the thousands of small fields of a report take half as long again to decode.
 
 use std::marker::PhantomData;
 
@@ -9,13 +9,13 @@ use tonic::Status;
 use tonic::codec::{DecodeBuf, Decoder};
 use tonic_prost::ProstEncoder;
 
-/// Writes `T`, reads `U`.
+/// Encodes messages of type `T` and decodes messages of type `U`.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
-/// Reads `U`.
+/// Decodes messages of type `U` from contiguous memory.
 #[derive(Debug)]
-pub struct FromOnePiece<U>(PhantomData<U>);
+pub struct ContiguousDecoder<U>(PhantomData<U>);
 
 impl<T, U> Default for Codec<T, U> {
     fn default() -> Self {
@@ -31,25 +31,25 @@ where
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = FromOnePiece<U>;
+    type Decoder = ContiguousDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstEncoder::default()
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        FromOnePiece(PhantomData)
+        ContiguousDecoder(PhantomData)
     }
 }
 
-impl<U: Message + Default> Decoder for FromOnePiece<U> {
+impl<U: Message + Default> Decoder for ContiguousDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // Takes it out of the buffer, without copying it.
+        // Does not copy: the whole message is one chunk of the buffer.
         let message = buffer.copy_to_bytes(buffer.remaining());
-        // As tonic calls it; `own_errors` explains it.
+        // The code that tonic uses; `error_details` replaces it.
         U::decode(&*message).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -1,8 +1,9 @@
-//! The layer that gives every call its deadline and ends it there: the caller's `grpc-timeout`, at most our own limit.
+//! The layer that gives every call its deadline and enforces it. The budget is the caller's `grpc-timeout`, at most the
+//! gateway's own limit.
 //!
-//! It takes the header away, so that tonic, which would answer CANCELLED, never sees it. What a handler has to do
-//! with stores goes by the [`Deadline`] in the request's extensions. Bounds the time until the response's headers: all
-//! of a unary call, and the opening of a stream (which its caller ends).
+//! The layer removes the header, because tonic would enforce it with the status CANCELLED. Handlers pass the
+//! [`Deadline`] in the request's extensions to the stores. The deadline applies until the response's headers are sent:
+//! to the whole of a unary call, but only to the opening of a stream, which its client ends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,61 +24,67 @@ use crate::error::Error;
 
 const HEADER: &str = "grpc-timeout";
 
-/// Gives calls at most `limit`.
+/// Gives each call a deadline of at most `limit` from now.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadlineLayer {
     limit: Duration,
 }
 
-/// A service whose calls end at their deadlines.
+/// The service of [`DeadlineLayer`], whose calls end at their deadlines.
 #[derive(Debug, Clone)]
-pub struct Bounded<S> {
+pub struct DeadlineService<S> {
     inner: S,
     limit: Duration,
 }
 
 pin_project! {
-    /// A call that is given up at its deadline.
-    pub struct InTime<F> {
+    /// The response of a call, or DEADLINE_EXCEEDED once its deadline has passed.
+    pub struct DeadlineFuture<F> {
         #[pin]
         call: Timeout<F>,
         deadline: Deadline,
     }
 }
 
+/// The deadline that [`DeadlineLayer`] set for the call.
+pub fn call_deadline<T>(request: &tonic::Request<T>) -> Result<Deadline, Error> {
+    let missing = || Error::Internal("the request has no deadline: DeadlineLayer does not wrap the service".to_owned());
+    request.extensions().get().copied().ok_or_else(missing)
+}
+
 impl DeadlineLayer {
-    /// `limit`: how long a call may take whose caller names no deadline, and the most that a caller can ask for.
+    /// `limit` is the budget of calls without `grpc-timeout`, and the largest budget that a caller can request.
     pub fn new(limit: Duration) -> Self {
         Self { limit }
     }
 }
 
 impl<S> Layer<S> for DeadlineLayer {
-    type Service = Bounded<S>;
+    type Service = DeadlineService<S>;
 
-    fn layer(&self, inner: S) -> Bounded<S> {
-        Bounded { inner, limit: self.limit }
+    fn layer(&self, inner: S) -> DeadlineService<S> {
+        DeadlineService { inner, limit: self.limit }
     }
 }
 
-impl<S, B> Service<Request<B>> for Bounded<S>
+impl<S, B> Service<Request<B>> for DeadlineService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<InTime<S::Future>, Ready<Result<Response<Body>, S::Error>>>;
+    type Future = Either<DeadlineFuture<S::Future>, Ready<Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let budget = match request.headers_mut().remove(HEADER).as_ref().map(parse) {
+        let budget = match request.headers_mut().remove(HEADER).as_ref().map(parse_timeout) {
             None => Ok(self.limit),
-            Some(Some(asked)) if asked.is_zero() => Err(Error::DeadlineExceeded.into()),
-            Some(Some(asked)) => Ok(asked.min(self.limit)),
-            Some(None) => Err(malformed()),
+            Some(Some(requested)) if requested.is_zero() => Err(Error::DeadlineExceeded.into()),
+            Some(Some(requested)) => Ok(requested.min(self.limit)),
+            Some(None) => Err(invalid_timeout()),
         };
         let deadline = match budget.map(Deadline::after) {
             Ok(deadline) => deadline,
@@ -85,11 +92,11 @@ where
         };
         request.extensions_mut().insert(deadline);
         let call = tokio::time::timeout_at(deadline.instant().into(), self.inner.call(request));
-        Either::Left(InTime { call, deadline })
+        Either::Left(DeadlineFuture { call, deadline })
     }
 }
 
-impl<F, E> Future for InTime<F>
+impl<F, E> Future for DeadlineFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -99,19 +106,19 @@ where
         let this = self.project();
         Poll::Ready(match ready!(this.call.poll(context)) {
             Ok(response) if !this.deadline.passed() => response,
-            // Also where a store gave up at that very moment, or an acknowledgement came too late to be one.
+            // Covers a store call that timed out at the same moment, and an acknowledgement that arrived too late.
             _ => Ok(Status::from(Error::DeadlineExceeded).into_http()),
         })
     }
 }
 
-fn malformed() -> Status {
-    let message = "the header grpc-timeout must be 1 to 8 digits and one of H, M, S, m, u, n";
+fn invalid_timeout() -> Status {
+    let message = "the header grpc-timeout must be 1 to 8 digits followed by one of the units H, M, S, m, u, n";
     status::plain(Code::InvalidArgument, ErrorReason::InvalidTimeout, message)
 }
 
-/// Reads `1*8DIGIT ("H" / "M" / "S" / "m" / "u" / "n")`, as the gRPC protocol over HTTP/2 has it.
-fn parse(value: &HeaderValue) -> Option<Duration> {
+/// Parses `1*8DIGIT ("H" / "M" / "S" / "m" / "u" / "n")`, the format of the gRPC protocol over HTTP/2.
+fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     let (unit, digits) = value.as_bytes().split_last()?;
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -139,14 +146,14 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
-    /// What a handler is given for a budget, or how the call was refused.
-    async fn call(timeout: Option<&str>, takes: Duration) -> Result<Duration, (Code, String)> {
+    /// The budget that the handler received, or the error of the call.
+    async fn call(timeout: Option<&str>, handler_time: Duration) -> Result<Duration, (Code, String)> {
         let handler = service_fn(move |request: Request<()>| async move {
-            let left = request.extensions().get::<Deadline>().unwrap().remaining();
+            let budget = request.extensions().get::<Deadline>().unwrap().remaining();
             assert!(!request.headers().contains_key(HEADER));
-            tokio::time::sleep(takes).await;
+            tokio::time::sleep(handler_time).await;
             let mut response = Response::new(Body::empty());
-            response.extensions_mut().insert(left);
+            response.extensions_mut().insert(budget);
             Ok::<_, Infallible>(response)
         });
         let mut request = Request::new(());
@@ -161,18 +168,18 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_read_as_the_protocol_has_them() {
-        let read = |text: &str| parse(&text.parse().unwrap());
-        assert_eq!(read("2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(read("3M"), Some(Duration::from_secs(180)));
-        assert_eq!(read("42S"), Some(Duration::from_secs(42)));
-        assert_eq!(read("1m"), Some(Duration::from_millis(1)));
-        assert_eq!(read("99999999u"), Some(Duration::from_micros(99_999_999)));
-        assert_eq!(read("0n"), Some(Duration::ZERO));
-        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+    fn timeouts_are_parsed_as_the_protocol_specifies() {
+        let parse = |text: &str| parse_timeout(&text.parse().unwrap());
+        assert_eq!(parse("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(parse("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(parse("42S"), Some(Duration::from_secs(42)));
+        assert_eq!(parse("1m"), Some(Duration::from_millis(1)));
+        assert_eq!(parse("99999999u"), Some(Duration::from_micros(99_999_999)));
+        assert_eq!(parse("0n"), Some(Duration::ZERO));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         for garbage in ["", "S", "1", "1s", "-1S", "+1S", "1.5S", " 1S", "1 S", "123456789S", "١S", "0x1S", "1SS"] {
             assert_eq!(
-                HeaderValue::from_bytes(garbage.as_bytes()).ok().and_then(|value| parse(&value)),
+                HeaderValue::from_bytes(garbage.as_bytes()).ok().and_then(|value| parse_timeout(&value)),
                 None,
                 "{garbage:?}"
             );
@@ -180,26 +187,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_has_its_callers_budget_at_most_the_limit() {
+    async fn budget_is_the_requested_timeout_up_to_the_limit() {
         let soon = Duration::from_millis(10);
-        let near = |left: Duration, budget: Duration| left <= budget && left + Duration::from_secs(1) > budget;
+        let near = |found: Duration, budget: Duration| found <= budget && found + Duration::from_secs(1) > budget;
         assert!(near(call(None, soon).await.unwrap(), LIMIT));
         assert!(near(call(Some("2S"), soon).await.unwrap(), Duration::from_secs(2)));
         assert!(near(call(Some("1H"), soon).await.unwrap(), LIMIT));
     }
 
     #[tokio::test]
-    async fn a_call_ends_at_its_deadline() {
+    async fn call_ends_at_its_deadline() {
         let exceeded = Err((Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()));
         assert_eq!(call(Some("20m"), Duration::from_secs(60)).await, exceeded);
         assert_eq!(call(Some("0S"), Duration::ZERO).await, exceeded);
     }
 
-    /// A store that gives up at the deadline answers UNAVAILABLE then, and may be faster than our timer.
+    /// A store call that times out at the deadline returns UNAVAILABLE, possibly before the timer of the layer fires.
     #[tokio::test]
-    async fn an_answer_that_comes_too_late_is_none() {
+    async fn late_response_becomes_deadline_exceeded() {
         let late = service_fn(|request: Request<()>| async move {
-            // Does not yield, so that no timer is seen before the answer.
+            // Does not yield, so the timer cannot fire before the response.
             while !request.extensions().get::<Deadline>().unwrap().passed() {}
             Ok::<_, Infallible>(Response::new(Body::empty()))
         });
@@ -210,8 +217,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn garbage_is_refused() {
-        let refused = Err((Code::InvalidArgument, "INVALID_TIMEOUT".to_owned()));
-        assert_eq!(call(Some("soon"), Duration::ZERO).await, refused);
+    async fn malformed_timeout_is_rejected() {
+        let rejected = Err((Code::InvalidArgument, "INVALID_TIMEOUT".to_owned()));
+        assert_eq!(call(Some("soon"), Duration::ZERO).await, rejected);
     }
 }

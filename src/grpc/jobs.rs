@@ -1,49 +1,50 @@
-//! `JobService`: the life of a job.
+//! The handler of `JobService`: creates, starts, ends, lists and retries jobs.
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::calls::{aside, deadline, to_the_end};
+use super::deadline::call_deadline;
+use super::tasks::{spawn_cancellable, spawn_detached};
 use super::{convert, pb};
 use crate::gateway::Gateway;
 
-/// For dispatchers and operators.
-pub struct Jobs {
+/// Implements `JobService` with the use cases of a gateway.
+pub struct JobHandler {
     gateway: Gateway,
 }
 
-impl Jobs {
-    /// The service over these use cases.
+impl JobHandler {
+    /// A handler that calls `gateway`.
     pub fn new(gateway: Gateway) -> Self {
         Self { gateway }
     }
 }
 
 #[async_trait]
-impl pb::job_service_server::JobService for Jobs {
+impl pb::job_service_server::JobService for JobHandler {
     async fn create_job(
         &self,
         request: Request<pb::CreateJobRequest>,
     ) -> Result<Response<pb::CreateJobResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let new = convert::new_job(request.into_inner());
         let gateway = self.gateway.clone();
-        let job = to_the_end(async move { gateway.create(new, deadline).await }).await?;
+        let job = spawn_detached(async move { gateway.create(new, deadline).await }).await?;
         Ok(Response::new(pb::CreateJobResponse { job: Some(job.into()) }))
     }
 
     async fn add_tasks(&self, request: Request<pb::AddTasksRequest>) -> Result<Response<pb::AddTasksResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let (id, new) = convert::new_tasks(request.into_inner())?;
         let gateway = self.gateway.clone();
-        let added = to_the_end(async move { gateway.add_tasks(&id, new, deadline).await }).await?;
-        Ok(Response::new(convert::added(added)))
+        let added = spawn_detached(async move { gateway.add_tasks(&id, new, deadline).await }).await?;
+        Ok(Response::new(convert::add_tasks_response(added)))
     }
 
     async fn start_job(&self, request: Request<pb::StartJobRequest>) -> Result<Response<pb::StartJobResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let id = convert::job_id(&request.get_ref().job_id)?;
         let gateway = self.gateway.clone();
-        let job = to_the_end(async move { gateway.start(&id, deadline).await }).await?;
+        let job = spawn_detached(async move { gateway.start(&id, deadline).await }).await?;
         Ok(Response::new(pb::StartJobResponse { job: Some(job.into()) }))
     }
 
@@ -51,22 +52,22 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::CancelJobRequest>,
     ) -> Result<Response<pb::CancelJobResponse>, Status> {
-        let deadline = deadline(&request)?;
-        let (id, reason) = convert::cancel(request.into_inner())?;
+        let deadline = call_deadline(&request)?;
+        let (id, reason) = convert::cancel_request(request.into_inner())?;
         let gateway = self.gateway.clone();
-        let job = to_the_end(async move { gateway.cancel(&id, &reason, deadline).await }).await?;
+        let job = spawn_detached(async move { gateway.cancel(&id, &reason, deadline).await }).await?;
         Ok(Response::new(pb::CancelJobResponse { job: Some(job.into()) }))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let id = convert::job_id(&request.get_ref().job_id)?;
         let job = self.gateway.get(&id, deadline).await?;
         Ok(Response::new(pb::GetJobResponse { job: Some(job.into()) }))
     }
 
     async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let with_progress = request.get_ref().with_progress;
         let (query, page) = convert::job_query(request.into_inner())?;
         let page = self.gateway.list_jobs(&query, &page, with_progress, deadline).await?;
@@ -77,18 +78,18 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::ListTasksRequest>,
     ) -> Result<Response<pb::ListTasksResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let (id, query, page) = convert::task_query(request.into_inner())?;
         let gateway = self.gateway.clone();
-        let page = aside(async move { gateway.list_tasks(&id, &query, &page, deadline).await }).await?;
+        let page = spawn_cancellable(async move { gateway.list_tasks(&id, &query, &page, deadline).await }).await?;
         Ok(Response::new(convert::tasks_page(page)))
     }
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
-        let deadline = deadline(&request)?;
-        let request = convert::retry(request.get_ref())?;
+        let deadline = call_deadline(&request)?;
+        let request = convert::retry_request(request.get_ref())?;
         let gateway = self.gateway.clone();
-        let job = to_the_end(async move { gateway.retry(&request, deadline).await }).await?;
+        let job = spawn_detached(async move { gateway.retry(&request, deadline).await }).await?;
         Ok(Response::new(pb::RetryJobResponse { job: Some(job.into()) }))
     }
 }

@@ -1,5 +1,5 @@
-//! Which methods there are, by the descriptors of what is served: for layers that treat methods differently, or name
-//! them where only known names may stand.
+//! The methods that the server has, read from the descriptors of its services. Layers use them to treat streams
+//! differently, and to limit metric labels to known methods.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,22 +7,22 @@ use std::sync::Arc;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
-/// A method that is served.
+/// A method of the server.
 #[derive(Debug, Clone)]
 pub struct Method {
-    /// `highwater.v1.JobService/GetJob`.
+    /// The full name, such as `highwater.v1.JobService/GetJob`.
     pub name: Arc<str>,
-    /// It answers with a stream.
+    /// Whether the response is a stream.
     pub streams: bool,
 }
 
-/// All methods, by their paths. Cheap to clone.
+/// All methods of the server by path. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Methods(Arc<HashMap<String, Method>>);
 
 impl Methods {
-    /// Those of these descriptor sets.
-    pub fn of(descriptors: &[&[u8]]) -> Result<Self, prost::DecodeError> {
+    /// Reads the methods of all services in these encoded descriptor sets.
+    pub fn from_descriptors(descriptors: &[&[u8]]) -> Result<Self, prost::DecodeError> {
         let mut methods = HashMap::new();
         for encoded in descriptors {
             for file in FileDescriptorSet::decode(*encoded)?.file {
@@ -38,12 +38,12 @@ impl Methods {
         Ok(Self(Arc::new(methods)))
     }
 
-    /// All of them, each with the path that it is called by.
-    pub fn all(&self) -> impl Iterator<Item = (&String, &Method)> {
+    /// All methods with their paths.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Method)> {
         self.0.iter()
     }
 
-    /// The method that is called by this path.
+    /// The method with this path, such as `/highwater.v1.JobService/GetJob`.
     pub fn get(&self, path: &str) -> Option<&Method> {
         self.0.get(path)
     }
@@ -55,8 +55,8 @@ mod tests {
     use crate::grpc::pb::FILE_DESCRIPTOR_SET;
 
     #[test]
-    fn a_method_is_known_by_its_path() {
-        let methods = Methods::of(&[FILE_DESCRIPTOR_SET]).unwrap();
+    fn method_is_found_by_path() {
+        let methods = Methods::from_descriptors(&[FILE_DESCRIPTOR_SET]).unwrap();
         let found = |path| methods.get(path).map(|method| (method.name.to_string(), method.streams));
         let unary = found("/highwater.v1.ProgressService/GetProgress");
         assert_eq!(unary, Some(("highwater.v1.ProgressService/GetProgress".to_owned(), false)));

@@ -1,33 +1,33 @@
-//! The interface: alone knows tonic and the generated types. Each service reads a request, calls one use case and
-//! writes its answer; `convert` holds every conversion, `status` the only mapping of errors. Four tower layers see to
-//! what no handler can: that a call ends at its deadline, that errors of tonic's own carry details as ours do, that
-//! streams end when the gateway stops, and that all of it is measured.
-//! Knows nothing of Redis and Postgres.
+//! The gRPC interface; owns the use of tonic's services and of the generated types. Must not know Redis or Postgres.
+//!
+//! Handlers (`jobs`, `reports`, `progress`) convert a request, call one use case and convert its result. `convert`
+//! contains every conversion, `status` the only mapping of errors to statuses. Four tower layers handle what applies to
+//! all calls: `deadline` enforces deadlines, `error_details` adds details to errors of tonic, `stream_shutdown` ends
+//! streams on shutdown, and `metrics_layer` measures calls.
 
-mod calls;
 mod codec;
 mod convert;
 mod deadline;
+mod error_details;
 mod jobs;
-mod measured;
 mod methods;
-mod own_errors;
+mod metrics_layer;
 mod progress;
 mod reports;
-mod series;
 mod status;
-mod streams;
+mod stream_shutdown;
+mod tasks;
 
 pub use deadline::DeadlineLayer;
-pub use jobs::Jobs;
-pub use measured::MeasuredLayer;
+pub use error_details::ErrorDetailsLayer;
+pub use jobs::JobHandler;
 pub use methods::Methods;
-pub use own_errors::OwnErrorsLayer;
-pub use progress::ProgressReads;
-pub use reports::Reports;
-pub use streams::StreamsLayer;
+pub use metrics_layer::MetricsLayer;
+pub use progress::ProgressHandler;
+pub use reports::ReportHandler;
+pub use stream_shutdown::StreamShutdownLayer;
 
-/// What `build.rs` generates from `proto/`.
+/// The code that `build.rs` generates from `proto/`.
 pub mod pb {
     #![allow(
         clippy::all,
@@ -40,6 +40,6 @@ pub mod pb {
 
     tonic::include_proto!("highwater.v1");
 
-    /// The descriptors of the interface and of what it imports, for reflection.
+    /// The encoded descriptors of the interface and its imports, for reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("highwater_descriptor");
 }

@@ -1,4 +1,4 @@
-//! `ProgressService`: how far a job is.
+//! The handler of `ProgressService`: returns and streams the progress of jobs.
 
 use std::sync::Arc;
 
@@ -7,39 +7,39 @@ use futures_util::stream::{self, BoxStream};
 use metrics::Counter;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::calls::deadline;
-use super::series::Series;
+use super::deadline::call_deadline;
+use super::metrics_layer::SeriesCache;
 use super::{convert, pb};
 use crate::gateway::{Gateway, ReadResult};
 
-/// For UI backends.
-pub struct ProgressReads {
+/// Implements `ProgressService` with the use cases of a gateway.
+pub struct ProgressHandler {
     gateway: Gateway,
-    reads: Arc<Reads>,
+    reads: Arc<ReadCounters>,
 }
 
-/// How many reads there were, by where their answers came from.
+/// The number of returned progress messages by source and reason.
 #[derive(Default)]
-struct Reads(Series<Counter, { SOURCES * REASONS }>);
+struct ReadCounters(SeriesCache<Counter, { SOURCES * REASONS }>);
 
-/// One more than the largest number of each: the interface only adds.
+/// One more than the largest number of each enum, as the interface only adds values.
 const SOURCES: usize = pb::Source::Fallback as usize + 1;
 const REASONS: usize = pb::SourceReason::InLedger as usize + 1;
 
-impl ProgressReads {
-    /// The service over these use cases.
+impl ProgressHandler {
+    /// A handler that calls `gateway`.
     pub fn new(gateway: Gateway) -> Self {
         Self { gateway, reads: Arc::default() }
     }
 }
 
 #[async_trait]
-impl pb::progress_service_server::ProgressService for ProgressReads {
+impl pb::progress_service_server::ProgressService for ProgressHandler {
     async fn get_progress(
         &self,
         request: Request<pb::GetProgressRequest>,
     ) -> Result<Response<pb::GetProgressResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let id = convert::job_id(&request.get_ref().job_id)?;
         let progress = convert::progress(&*self.gateway.progress(&id, deadline).await?);
         self.reads.count(&progress);
@@ -50,7 +50,7 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
         &self,
         request: Request<pb::BatchGetProgressRequest>,
     ) -> Result<Response<pb::BatchGetProgressResponse>, Status> {
-        let deadline = deadline(&request)?;
+        let deadline = call_deadline(&request)?;
         let ids = convert::job_ids(&request.get_ref().job_ids)?;
         let reads = self.gateway.progress_of_all(&ids, deadline).await;
         let results: Vec<_> = ids.iter().zip(reads).map(|(id, read)| convert::progress_result(id, read)).collect();
@@ -70,34 +70,34 @@ impl pb::progress_service_server::ProgressService for ProgressReads {
     ) -> Result<Response<Self::WatchProgressStream>, Status> {
         let id = convert::job_id(&request.get_ref().job_id)?;
         let mut watch = self.gateway.watch(&id);
-        // Awaited here, so that a call for no job is refused like any other, and within its deadline.
+        // Awaited before the response, so that an unknown job fails the call itself, within its deadline.
         let first = watch.next().await.transpose()?;
         let later = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));
-        let states = stream::iter(first.map(Ok)).chain(later);
+        let updates = stream::iter(first.map(Ok)).chain(later);
         let reads = self.reads.clone();
-        let told = move |state: ReadResult| {
-            let progress = convert::progress(&*state?);
+        let to_response = move |read: ReadResult| {
+            let progress = convert::progress(&*read?);
             reads.count(&progress);
             Ok(pb::WatchProgressResponse { progress: Some(progress) })
         };
-        Ok(Response::new(states.map(told).boxed()))
+        Ok(Response::new(updates.map(to_response).boxed()))
     }
 }
 
-impl Reads {
-    /// Counts an answer.
+impl ReadCounters {
+    /// Counts one returned progress message.
     fn count(&self, progress: &pb::Progress) {
         let (source, reason) = (progress.source(), progress.source_reason());
-        let make = || {
+        let register = || {
             let source = source.as_str_name();
-            let told = match reason {
+            let reason = match reason {
                 pb::SourceReason::Unspecified => "",
                 _ => reason.as_str_name(),
             };
             let source = source.strip_prefix("SOURCE_").unwrap_or(source);
-            let told = told.strip_prefix("SOURCE_REASON_").unwrap_or(told);
-            metrics::counter!("highwater_reads_total", "source" => source, "reason" => told)
+            let reason = reason.strip_prefix("SOURCE_REASON_").unwrap_or(reason);
+            metrics::counter!("highwater_reads_total", "source" => source, "reason" => reason)
         };
-        self.0.of(source as usize * REASONS + reason as usize, make, |reads| reads.increment(1));
+        self.0.with(source as usize * REASONS + reason as usize, register, |reads| reads.increment(1));
     }
 }

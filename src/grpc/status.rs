@@ -1,4 +1,5 @@
-//! The only mapping of errors to a gRPC status. Every status carries an `ErrorInfo`, and what else of google.rpc fits.
+//! The only mapping of errors to gRPC statuses. Every status carries an `ErrorInfo`, and the other google.rpc details
+//! that apply to it.
 
 use std::collections::HashMap;
 
@@ -12,14 +13,14 @@ use crate::error::{Error, Unavailable};
 const DOMAIN: &str = "highwater";
 const JOB: &str = "highwater.v1.Job";
 
-/// How much of a caller's own words an answer repeats, in bytes. A status travels in headers, three times over, and
-/// clients refuse more than 8 KiB of them.
-const TOLD_BYTES: usize = 1200;
+/// The maximum size of the violations in a status, in bytes, as they can repeat text of the request. A status is sent
+/// in headers, in which this text occurs three times, and clients reject headers above 8 KiB.
+const MAX_VIOLATION_BYTES: usize = 1200;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = error.to_string();
-        let about = |id: &JobId, details: &mut ErrorDetails| {
+        let resource = |id: &JobId, details: &mut ErrorDetails| {
             details.set_resource_info(JOB, id.to_string(), "", message.clone());
         };
         let precondition = |kind: &str, id: &JobId, details: &mut ErrorDetails| {
@@ -28,10 +29,10 @@ impl From<Error> for Status {
         match &error {
             Error::Invalid(violations) => invalid(violations),
             Error::NotFound(id) => {
-                status(Code::NotFound, ErrorReason::JobNotFound, &message, |details| about(id, details))
+                status(Code::NotFound, ErrorReason::JobNotFound, &message, |details| resource(id, details))
             }
             Error::Exists { id, .. } | Error::Deleted(id) => {
-                status(Code::AlreadyExists, ErrorReason::JobExists, &message, |details| about(id, details))
+                status(Code::AlreadyExists, ErrorReason::JobExists, &message, |details| resource(id, details))
             }
             Error::NotStarted(id) => {
                 status(Code::FailedPrecondition, ErrorReason::JobNotStarted, &message, |details| {
@@ -43,13 +44,13 @@ impl From<Error> for Status {
             }),
             Error::Ended(id, state) => {
                 let metadata = HashMap::from([("state".to_owned(), state.to_string())]);
-                told(Code::FailedPrecondition, ErrorReason::JobEnded, metadata, &message, |details| {
+                with_metadata(Code::FailedPrecondition, ErrorReason::JobEnded, metadata, &message, |details| {
                     precondition("JOB_ENDED", id, details);
                 })
             }
             Error::NotEnded(id, state) => {
                 let metadata = HashMap::from([("state".to_owned(), state.to_string())]);
-                told(Code::FailedPrecondition, ErrorReason::JobNotEnded, metadata, &message, |details| {
+                with_metadata(Code::FailedPrecondition, ErrorReason::JobNotEnded, metadata, &message, |details| {
                     precondition("JOB_NOT_ENDED", id, details);
                 })
             }
@@ -64,18 +65,18 @@ impl From<Error> for Status {
                 })
             }
             Error::Retried { by, .. } => {
-                status(Code::AlreadyExists, ErrorReason::JobRetried, &message, |details| about(by, details))
+                status(Code::AlreadyExists, ErrorReason::JobRetried, &message, |details| resource(by, details))
             }
-            Error::Unavailable(what) => status(Code::Unavailable, unavailable(*what), &message, |details| {
-                details.set_retry_info(Some(what.retry_after()));
+            Error::Unavailable(cause) => status(Code::Unavailable, unavailable(*cause), &message, |details| {
+                details.set_retry_info(Some(cause.retry_after()));
             }),
             Error::DeadlineExceeded => plain(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, &message),
-            Error::Internal(fault) => internal(fault),
+            Error::Internal(error) => internal(error),
         }
     }
 }
 
-/// The same for one job of several: the same status, without what only a call as a whole can carry.
+/// The error of one of several jobs: the code, message, reason and delay of the status for the same error.
 impl From<Error> for pb::JobError {
     fn from(error: Error) -> Self {
         let status = Status::from(error);
@@ -87,16 +88,16 @@ impl From<Error> for pb::JobError {
     }
 }
 
-/// A status that says no more than its reason and message.
+/// A status whose only detail is the `ErrorInfo`.
 pub fn plain(code: Code, reason: ErrorReason, message: &str) -> Status {
     status(code, reason, message, |_| ())
 }
 
 fn status(code: Code, reason: ErrorReason, message: &str, more: impl FnOnce(&mut ErrorDetails)) -> Status {
-    told(code, reason, HashMap::new(), message, more)
+    with_metadata(code, reason, HashMap::new(), message, more)
 }
 
-fn told(
+fn with_metadata(
     code: Code,
     reason: ErrorReason,
     metadata: HashMap<String, String>,
@@ -110,23 +111,23 @@ fn told(
     Status::with_error_details(code, message, details)
 }
 
-/// Names the fields, as many as fit.
+/// A status that lists the malformed fields, as many as fit into [`MAX_VIOLATION_BYTES`].
 fn invalid(violations: &[Violation]) -> Status {
-    let mut left = TOLD_BYTES;
+    let mut remaining_bytes = MAX_VIOLATION_BYTES;
     let mut fields = Vec::new();
     for violation in violations {
-        let field = cut(&violation.field, left);
-        let description = cut(&violation.description, left - field.len());
-        left -= field.len() + description.len();
+        let field = truncate(&violation.field, remaining_bytes);
+        let description = truncate(&violation.description, remaining_bytes - field.len());
+        remaining_bytes -= field.len() + description.len();
         fields.push(FieldViolation::new(field, description));
-        if left == 0 {
+        if remaining_bytes == 0 {
             break;
         }
     }
     let message = match fields.first() {
         Some(first) if violations.len() == 1 => format!("{}: {}", first.field, first.description),
         Some(first) => {
-            // Whoever has found that many looks no further.
+            // Validation stops after this number of violations.
             let at_least = if violations.len() < MAX_VIOLATIONS { "" } else { "at least " };
             format!("{}: {} (and {at_least}{} more)", first.field, first.description, violations.len() - 1)
         }
@@ -137,8 +138,8 @@ fn invalid(violations: &[Violation]) -> Status {
     })
 }
 
-fn unavailable(what: Unavailable) -> ErrorReason {
-    match what {
+fn unavailable(cause: Unavailable) -> ErrorReason {
+    match cause {
         Unavailable::Redis => ErrorReason::RedisUnavailable,
         Unavailable::Postgres => ErrorReason::PostgresUnavailable,
         Unavailable::Tracker => ErrorReason::TrackerUnavailable,
@@ -147,17 +148,17 @@ fn unavailable(what: Unavailable) -> ErrorReason {
     }
 }
 
-/// The log gets the fault, the caller an id to find it by.
-fn internal(fault: &str) -> Status {
+/// Logs the error under a new ID, and returns a status that contains only this ID.
+fn internal(error: &str) -> Status {
     let error_id = uuid::Uuid::now_v7().to_string();
-    tracing::error!(error_id, fault, "internal fault");
-    let message = format!("a fault of the gateway; its log has it under the error id {error_id}");
+    tracing::error!(error_id, error, "internal error; the call failed. This is a bug: please report it with this line");
+    let message = format!("internal error; the gateway's log contains the cause under error ID {error_id}");
     let metadata = HashMap::from([("error_id".to_owned(), error_id)]);
-    told(Code::Internal, ErrorReason::Internal, metadata, &message, |_| ())
+    with_metadata(Code::Internal, ErrorReason::Internal, metadata, &message, |_| ())
 }
 
-/// The start of `text`, at most `bytes` long, whole characters.
-fn cut(text: &str, bytes: usize) -> &str {
+/// The first whole characters of `text`, at most `bytes` in total.
+fn truncate(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
@@ -170,7 +171,7 @@ mod tests {
         "j".parse().unwrap()
     }
 
-    /// Code, reason, and the details beside `ErrorInfo`.
+    /// The code, the reason, and all further details in one line.
     fn row(error: Error) -> String {
         let status = Status::from(error);
         let details = status.get_error_details();
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_has_its_code_reason_and_details() {
+    fn every_error_maps_to_code_reason_and_details() {
         let errors = [
             Error::Invalid(vec![Violation::new("job_id", "no"), Violation::new("reason", "no")]),
             Error::NotFound(id()),
@@ -234,17 +235,17 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_one_job_of_several_says_the_same() {
-        let told = pb::JobError::from(Error::Unavailable(Unavailable::Postgres));
-        assert_eq!((told.code, told.reason()), (14, ErrorReason::PostgresUnavailable));
-        assert_eq!(told.retry_delay, Some(prost_types::Duration { seconds: 1, nanos: 0 }));
-        let told = pb::JobError::from(Error::NotFound(id()));
-        assert_eq!((told.code, told.reason(), told.retry_delay), (5, ErrorReason::JobNotFound, None));
-        assert_eq!(told.message, "no job has the id `j`");
+    fn job_error_has_code_reason_and_delay_of_the_status() {
+        let error = pb::JobError::from(Error::Unavailable(Unavailable::Postgres));
+        assert_eq!((error.code, error.reason()), (14, ErrorReason::PostgresUnavailable));
+        assert_eq!(error.retry_delay, Some(prost_types::Duration { seconds: 1, nanos: 0 }));
+        let error = pb::JobError::from(Error::NotFound(id()));
+        assert_eq!((error.code, error.reason(), error.retry_delay), (5, ErrorReason::JobNotFound, None));
+        assert_eq!(error.message, "no job has the ID `j`: it was never created, or it was deleted");
     }
 
     #[test]
-    fn how_many_more_fields_are_wrong_is_not_told_as_if_all_were_counted() {
+    fn number_of_further_violations_is_a_minimum_where_validation_stopped() {
         let message = |wrong: usize| {
             let violations = vec![Violation::new("task", "no"); wrong];
             Status::from(Error::Invalid(violations)).message().to_owned()
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_internal_fault_is_told_by_its_id_only() {
+    fn internal_error_reveals_only_its_id() {
         let status = Status::from(Error::Internal("secret".to_owned()));
         let details = status.get_error_details();
         let error_id = &details.error_info().unwrap().metadata["error_id"];
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_fits_into_headers_whatever_the_caller_wrote() {
+    fn long_violations_are_truncated_to_fit_into_headers() {
         let violations = (0..1000).map(|i| Violation::new(format!("labels[{i}]"), "ä".repeat(i))).collect();
         let mut headers = http::HeaderMap::new();
         Status::from(Error::Invalid(violations)).add_header(&mut headers).unwrap();

@@ -1,5 +1,5 @@
-//! The admin port: HTTP for probes and for Prometheus. For this machine alone unless told otherwise, since it asks nobody
-//! who they are.
+//! The admin port: HTTP for health probes and Prometheus. It has no authentication, so by default it listens only on
+//! the loopback address.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,67 +17,68 @@ use tokio::task::JoinSet;
 
 use super::readiness::Readiness;
 
-/// How many connections may be open; probes and Prometheus need few.
+/// The maximum number of open connections. Probes and Prometheus need few.
 const MAX_CONNECTIONS: usize = 32;
-/// How long a peer may take to say what it wants.
-const ASKS_WITHIN: Duration = Duration::from_secs(5);
-/// The pause after an accept that failed, and from one tidying of the measures to the next.
+/// How long a client may take to send the headers of its request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// The interval of the recorder's upkeep.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// As Prometheus has it for its text format.
+/// The content type of the Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// Answers until it is dropped.
-pub async fn serve(listener: TcpListener, readiness: Readiness, measures: &'static PrometheusHandle) -> Infallible {
+/// Serves requests until the future is dropped.
+pub async fn serve(listener: TcpListener, readiness: Readiness, recorder: &'static PrometheusHandle) -> Infallible {
     let mut open = JoinSet::new();
-    let mut tidy = tokio::time::interval(TIDY_EVERY);
+    let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         tokio::select! {
             accepted = listener.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
                     let readiness = readiness.clone();
-                    let service = service_fn(move |request| answer(request, readiness.clone(), measures));
+                    let service = service_fn(move |request| respond(request, readiness.clone(), recorder));
                     let mut http = http1::Builder::new();
-                    let http = http.timer(TokioTimer::new()).header_read_timeout(ASKS_WITHIN).keep_alive(false);
+                    let http = http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
                     let connection = http.serve_connection(TokioIo::new(stream), service);
                     open.spawn(async move { drop(connection.await) });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
             Some(_) = open.join_next() => {}
-            // What was measured is kept one by one until it is put into its buckets.
-            _ = tidy.tick() => measures.run_upkeep(),
+            // Moves recorded values into the buckets of their histograms; until then each takes memory.
+            _ = upkeep.tick() => recorder.run_upkeep(),
         }
     }
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     readiness: Readiness,
-    measures: &PrometheusHandle,
+    recorder: &PrometheusHandle,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let asks_only = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     Ok(match request.uri().path() {
-        _ if !asks_only => text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered\n"),
+        _ if !is_read => text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n"),
         "/livez" => text(StatusCode::OK, "alive\n"),
         "/readyz" => {
-            let (is_ready, why) = readiness.now().await;
-            text(if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, why)
+            let (is_ready, details) = readiness.check().await;
+            text(if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, details)
         }
-        "/metrics" => written(StatusCode::OK, METRICS_TYPE, measures.render()),
-        _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
+        "/metrics" => response(StatusCode::OK, METRICS_TYPE, recorder.render()),
+        _ => text(StatusCode::NOT_FOUND, "not found; the paths are /livez, /readyz and /metrics\n"),
     })
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    written(status, TEXT_TYPE, text)
+    response(status, TEXT_TYPE, text)
 }
 
-fn written(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
 }

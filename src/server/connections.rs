@@ -1,8 +1,8 @@
-//! Connections: accepting them, their limits, and ending them in bounded time.
+//! Accepts connections, limits their number, detects dead ones, and drains them in bounded time on shutdown.
 
 use std::convert::Infallible;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -17,44 +17,45 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
-use super::Fault;
-use super::calls::Calls;
+use super::BoxError;
+use super::connection_calls::ConnectionCalls;
+use crate::log_throttle::LogThrottle;
 
-/// Calls that one connection may have open; without a limit one client could open any number.
+/// The maximum number of open calls of one connection. Without a limit, one client could open any number.
 const MAX_STREAMS: u32 = 1000;
 
-/// Calls that a peer may take back before they are looked at; one more ends its connection, against floods of such.
-/// hyper allows 20, which a client with short deadlines passes in a busy moment, and then loses all its calls with no
-/// word why. All that it may have open may run out at once.
+/// The maximum number of calls that a client can reset before the server has accepted them. More than that closes the
+/// connection, as protection against floods of resets. hyper's default of 20 is too low: a client with short deadlines
+/// exceeds it in a busy moment, and then loses all its calls without a reason. All open calls may time out at once.
 const MAX_RESETS: usize = MAX_STREAMS as usize;
 
-/// The bytes that every HTTP/2 client sends first.
+/// The size of the preface that every HTTP/2 client sends first, in bytes.
 const PREFACE_BYTES: usize = 24;
 
-/// How often a peer is asked whether it is still there, and how long it may take to say so. A half-open connection
-/// would keep its streams for ever.
+/// The interval of pings, and how long the client may take to respond to one. Without pings, a half-open connection
+/// would keep its streams forever.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a peer that has no call open may take to hear that the server stops.
-const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a client without open calls may take to close its connection after it was notified of the shutdown.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The pause after an accept that failed: too many open files is not over at once.
+/// The pause after a failed accept. Its usual cause, too many open files, takes time to resolve.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A trouble that comes again within this time is still the same one, and is not logged again.
-const SAME_TROUBLE: Duration = Duration::from_secs(60);
+/// A condition that recurs within this time is not logged again.
+const LOG_QUIET_PERIOD: Duration = Duration::from_secs(60);
 
-/// What connections may cost.
+/// The limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How many there may be; more wait until one of them ends.
+    /// The maximum number of open connections. Further ones wait to be accepted until one ends.
     pub connections: usize,
-    /// How long a peer may take for its first words.
+    /// How long a client may take to send the HTTP/2 preface.
     pub handshake_timeout: Duration,
 }
 
-/// The open connections; dropping them cuts them.
+/// The open connections. Dropping it closes them immediately.
 pub struct Connections {
     open: JoinSet<()>,
     draining: CancellationToken,
@@ -62,88 +63,85 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet.
+    /// A set without connections.
     pub fn new(limits: Limits) -> Self {
         Self { open: JoinSet::new(), draining: CancellationToken::new(), limits }
     }
 
-    /// Accepts connections and serves each on a task of its own.
+    /// Accepts connections, and serves each on its own task.
     pub async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S) -> Infallible
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
-        B: Body<Data = Bytes, Error: Into<Fault>> + Send + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let (mut faults, mut full) = (Trouble::default(), Trouble::default());
+        let mut full_log = LogThrottle::once_after_quiet(LOG_QUIET_PERIOD);
+        let mut error_log = LogThrottle::once_after_quiet(LOG_QUIET_PERIOD);
         loop {
-            #[expect(clippy::cast_precision_loss, reason = "far fewer than that")]
+            #[expect(clippy::cast_precision_loss, reason = "a number of sockets, far below 2^52")]
             metrics::gauge!("highwater_connections").set(self.open.len() as f64);
-            let room = self.open.len() < self.limits.connections;
-            if !room && full.is_new() {
-                tracing::warn!(connections = self.open.len(), "as many connections as may be open; new ones wait");
+            let has_room = self.open.len() < self.limits.connections;
+            if !has_room && full_log.should_log() {
+                tracing::warn!(
+                    connections = self.open.len(),
+                    "the limit of connections is reached; new ones wait until others end. Raise the limit of open files"
+                );
             }
             tokio::select! {
-                accepted = listener.accept(), if room => match accepted {
+                accepted = listener.accept(), if has_room => match accepted {
                     Ok((stream, _)) => {
                         let (service, draining) = (service.clone(), self.draining.clone());
-                        self.open.spawn(connection(stream, service, draining, self.limits.handshake_timeout));
+                        self.open.spawn(serve_connection(stream, service, draining, self.limits.handshake_timeout));
                     }
                     Err(error) => {
-                        if faults.is_new() {
-                            tracing::warn!(%error, "connections cannot be accepted");
+                        if error_log.should_log() {
+                            tracing::warn!(
+                                %error,
+                                "cannot accept connections; new clients wait. Check the limit of open files"
+                            );
                         }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                // Forgets what has ended.
+                // Removes connections that have ended.
                 Some(_) = self.open.join_next() => {}
             }
         }
     }
 
-    /// Lets calls in flight finish within `limit`, then cuts what is left.
+    /// Waits up to `limit` for calls in flight to finish, then closes the remaining connections.
     pub async fn drain(mut self, limit: Duration) {
         self.draining.cancel();
         let ended = tokio::time::timeout(limit, async { while self.open.join_next().await.is_some() {} });
         if ended.await.is_err() {
-            tracing::warn!(connections = self.open.len(), "cutting connections that did not end in time");
+            tracing::warn!(
+                connections = self.open.len(),
+                "connections were still busy after the drain timeout and are closed; their clients have to retry"
+            );
             self.open.shutdown().await;
         }
     }
 }
 
-/// Something that is logged when it begins, not each time that it shows.
-#[derive(Default)]
-struct Trouble {
-    last: Option<Instant>,
-}
-
-impl Trouble {
-    /// It shows again: whether it had been over.
-    fn is_new(&mut self) -> bool {
-        self.last.replace(Instant::now()).is_none_or(|last| last.elapsed() > SAME_TROUBLE)
-    }
-}
-
-/// Serves one connection until its peer ends it, or, once the server drains, until its calls are done.
-async fn connection<S, B>(stream: TcpStream, service: S, draining: CancellationToken, handshake_timeout: Duration)
+/// Serves one connection until its client closes it, or, once the server drains, until its calls have finished.
+async fn serve_connection<S, B>(stream: TcpStream, service: S, draining: CancellationToken, handshake_timeout: Duration)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes, Error: Into<Fault>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    // Answers are small and must not wait for the next packet. Fails only on a connection that is gone.
+    // Responses are small and must not wait for more data. Fails only if the connection is already closed.
     let _ = stream.set_nodelay(true);
-    let first_words = tokio::time::timeout(handshake_timeout, first_words(stream));
-    // Who has said nothing yet has no call in flight.
-    let Some(Ok(Ok(stream))) = draining.run_until_cancelled(first_words).await else {
-        tracing::debug!("a peer said nothing, or too little");
+    let preface = tokio::time::timeout(handshake_timeout, read_preface(stream));
+    // A connection without a preface has no calls, so it can be closed when the server drains.
+    let Some(Ok(Ok(stream))) = draining.run_until_cancelled(preface).await else {
+        tracing::debug!("closed a connection whose client did not send the HTTP/2 preface");
         return;
     };
     let tracker = TaskTracker::new();
-    let mut calls = Calls::new(&tracker);
+    let mut calls = ConnectionCalls::new(&tracker);
     let service = service_fn(move |request| service.clone().oneshot(request));
-    let served = http2::Builder::new(calls.begun())
+    let served = http2::Builder::new(calls.executor())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESETS)
@@ -151,42 +149,42 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
-    let ended = tokio::select! {
-        ended = calls.beside(served.as_mut()) => ended,
+    let result = tokio::select! {
+        result = calls.run_with(served.as_mut()) => result,
         () = draining.cancelled() => {
             served.as_mut().graceful_shutdown();
             tokio::select! {
-                ended = calls.beside(served.as_mut()) => ended,
-                () = deserted(&tracker) => {
-                    tracing::debug!("a peer without calls did not take leave");
+                result = calls.run_with(served.as_mut()) => result,
+                () = idle_past_close_timeout(&tracker) => {
+                    tracing::debug!("closed an idle connection whose client did not close it on shutdown");
                     return;
                 }
             }
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection failed; its client has to reconnect");
     }
 }
 
-/// Waits until a connection has had no call for a while, after it was told that the server stops. A peer that is there
-/// hangs up itself by then; one that is not would hold the stop.
-async fn deserted(calls: &TaskTracker) {
+/// Waits until a draining connection has had no calls for [`CLOSE_TIMEOUT`]. A responsive client has closed the
+/// connection by then; an unresponsive one must not delay the shutdown.
+async fn idle_past_close_timeout(calls: &TaskTracker) {
     calls.close();
     loop {
         calls.wait().await;
-        tokio::time::sleep(LEAVE_WITHIN).await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
         if calls.is_empty() {
             return;
         }
     }
 }
 
-/// Waits for as much as a preface has, whatever it is, and gives the stream back with it: hyper asks a peer whether it
-/// is there only once that has spoken, so one that never does would stay for ever.
-async fn first_words(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin> {
+/// Waits until the client has sent as many bytes as the preface has, and returns a stream that begins with them. hyper
+/// sends pings only after the preface, so a client that never sends it would keep its connection forever.
+async fn read_preface(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin> {
     let (mut reader, writer) = stream.into_split();
-    let mut words = [0; PREFACE_BYTES];
-    reader.read_exact(&mut words).await?;
-    Ok(tokio::io::join(io::Cursor::new(words).chain(reader), writer))
+    let mut preface = [0; PREFACE_BYTES];
+    reader.read_exact(&mut preface).await?;
+    Ok(tokio::io::join(io::Cursor::new(preface).chain(reader), writer))
 }

@@ -1,4 +1,4 @@
-//! Claims: what a worker wants comes in, a job goes out.
+//! Conversions of `NextJob`: the worker's filter, and the job to work on.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,32 +10,33 @@ use crate::gateway::{Claim, ClaimFilter};
 use crate::jitter;
 
 const MAX_EXCLUDED: usize = 1000;
-/// How long a worker waits for work, at least, and how much longer at most: a fleet that is idle shall not ask as one.
-const WAIT: Duration = Duration::from_secs(1);
-const WAIT_LONGER: Duration = Duration::from_millis(500);
+/// The minimum time for which a worker waits if there is no job, and the maximum of the random time added to it, so
+/// that the workers of an idle fleet do not ask all at once.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+const MAX_EXTRA_WAIT: Duration = Duration::from_millis(500);
 
-/// What the worker could work on.
-pub fn wanted(request: pb::NextJobRequest) -> Result<ClaimFilter, Error> {
+/// The jobs that the worker can work on.
+pub fn claim_filter(request: pb::NextJobRequest) -> Result<ClaimFilter, Error> {
     let pb::NextJobRequest { labels, exclude_job_ids } = request;
     let mut violations = Vec::new();
-    violations.extend(invalid_labels(&labels).into_iter().map(|fault| Violation::new("labels", fault)));
+    violations.extend(invalid_labels(&labels).into_iter().map(|error| Violation::new("labels", error)));
     if exclude_job_ids.len() > MAX_EXCLUDED {
-        violations.push(Violation::new("exclude_job_ids", format!("must be at most {MAX_EXCLUDED}")));
+        violations.push(Violation::new("exclude_job_ids", format!("must contain at most {MAX_EXCLUDED} IDs")));
     }
     let mut excluded = HashSet::new();
     for (index, id) in exclude_job_ids.iter().take(MAX_EXCLUDED).enumerate() {
         match parse_job_id(id) {
             Ok(id) => drop(excluded.insert(id)),
-            Err(fault) => violations.push(Violation::new(format!("exclude_job_ids[{index}]"), fault.description)),
+            Err(error) => violations.push(Violation::new(format!("exclude_job_ids[{index}]"), error.description)),
         }
     }
     if violations.is_empty() { Ok(ClaimFilter { labels, excluded }) } else { Err(Error::Invalid(violations)) }
 }
 
-/// The job to work on, or how long to wait.
-pub fn claimed(claim: Option<Claim>) -> pb::NextJobResponse {
+/// The response with the job to work on, or with the time to wait if there is none.
+pub fn claim_response(claim: Option<Claim>) -> pb::NextJobResponse {
     let Some(Claim { job, unconfirmed }) = claim else {
-        let wait = WAIT + WAIT_LONGER.mul_f64(jitter::random_fraction());
+        let wait = MIN_WAIT + MAX_EXTRA_WAIT.mul_f64(jitter::random_fraction());
         return pb::NextJobResponse { retry_after: wait.try_into().ok(), ..pb::NextJobResponse::default() };
     };
     let reason = unconfirmed.map_or(pb::SourceReason::Unspecified, super::progress::reason_of);
@@ -47,15 +48,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_finds_none_is_told_how_long_to_wait() {
-        let wait = claimed(None).retry_after.unwrap();
+    fn response_without_a_job_has_a_wait() {
+        let wait = claim_response(None).retry_after.unwrap();
         assert_eq!(wait.seconds, 1);
-        assert!(claimed(None).job.is_none());
+        assert!(claim_response(None).job.is_none());
     }
 
     #[test]
-    fn each_malformed_field_is_named() {
-        let fields = |request| match wanted(request) {
+    fn violations_list_every_malformed_field() {
+        let fields = |request| match claim_filter(request) {
             Err(Error::Invalid(violations)) => violations.into_iter().map(|violation| violation.field).collect(),
             Err(other) => panic!("{other}"),
             Ok(_) => vec![],

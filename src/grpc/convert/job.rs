@@ -1,4 +1,4 @@
-//! Jobs: definitions come in, jobs go out.
+//! Conversions of jobs: requests that create or change jobs, and their definitions and states.
 
 use super::{parse_job_id, pb, timestamp};
 use crate::domain::{Job, JobId, NewJob, NewTasks, StageKey, Violation};
@@ -7,7 +7,7 @@ use crate::gateway::{AddedTasks, RetryRequest};
 
 const MAX_REASON_BYTES: usize = 1024;
 
-/// The definition that a caller wrote.
+/// The definition in a request, which is not validated yet.
 pub fn new_job(request: pb::CreateJobRequest) -> NewJob {
     NewJob {
         job_id: request.job_id,
@@ -22,14 +22,14 @@ pub fn new_job(request: pb::CreateJobRequest) -> NewJob {
     }
 }
 
-/// Which tasks to add to which job.
+/// The job, and the tasks to add to it.
 pub fn new_tasks(request: pb::AddTasksRequest) -> Result<(JobId, NewTasks), Error> {
     let pb::AddTasksRequest { job_id, task_names, task_count } = request;
     Ok((super::job_id(&job_id)?, NewTasks { names: task_names, task_count }))
 }
 
-/// What became of them.
-pub fn added(added: AddedTasks) -> pb::AddTasksResponse {
+/// The response with the result of adding tasks.
+pub fn add_tasks_response(added: AddedTasks) -> pb::AddTasksResponse {
     pb::AddTasksResponse {
         added_count: added.added.into(),
         existing_count: added.existing.into(),
@@ -38,15 +38,15 @@ pub fn added(added: AddedTasks) -> pb::AddTasksResponse {
     }
 }
 
-/// Which job to cancel, and why.
-pub fn cancel(request: pb::CancelJobRequest) -> Result<(JobId, String), Error> {
+/// The job to cancel, and the reason.
+pub fn cancel_request(request: pb::CancelJobRequest) -> Result<(JobId, String), Error> {
     let pb::CancelJobRequest { job_id: id, reason } = request;
     let mut violations = Vec::new();
     let id = parse_job_id(&id).map_err(|violation| violations.push(violation));
     if reason.len() > MAX_REASON_BYTES {
         violations.push(Violation::new("reason", format!("must have at most {MAX_REASON_BYTES} bytes")));
     }
-    // Postgres stores no NUL in text.
+    // Postgres cannot store NUL in text.
     if reason.contains('\0') {
         violations.push(Violation::new("reason", "must not contain NUL"));
     }
@@ -56,15 +56,15 @@ pub fn cancel(request: pb::CancelJobRequest) -> Result<(JobId, String), Error> {
     }
 }
 
-/// What to try again, and how.
-pub fn retry(request: &pb::RetryJobRequest) -> Result<RetryRequest, Error> {
+/// The job to retry, and how.
+pub fn retry_request(request: &pb::RetryJobRequest) -> Result<RetryRequest, Error> {
     let mut violations = Vec::new();
     let id = parse_job_id(&request.job_id).map_err(|violation| violations.push(violation));
     let new_id = match request.new_job_id.as_str() {
         "" => None,
         given => {
             let parsed = given.parse::<JobId>();
-            parsed.map_err(|fault| violations.push(Violation::new("new_job_id", fault.to_string()))).ok()
+            parsed.map_err(|error| violations.push(Violation::new("new_job_id", error.to_string()))).ok()
         }
     };
     match id {
@@ -102,9 +102,9 @@ impl From<Job> for pb::Job {
     }
 }
 
-/// As the caller wrote it, negative or not.
-fn duration(written: prost_types::Duration) -> time::Duration {
-    time::Duration::seconds(written.seconds).saturating_add(time::Duration::nanoseconds(written.nanos.into()))
+/// The duration in a request, which is not validated yet and may be negative.
+fn duration(requested: prost_types::Duration) -> time::Duration {
+    time::Duration::seconds(requested.seconds).saturating_add(time::Duration::nanoseconds(requested.nanos.into()))
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_created_is_what_is_shown() {
+    fn created_job_has_the_requested_definition() {
         let new = new_job(request());
         assert!(new.start);
         let shown = pb::Job::from(Job::created(new.validate().unwrap()));
@@ -144,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_names_every_malformed_field() {
-        let fields = |job_id: &str, reason: &str| match cancel(pb::CancelJobRequest {
+    fn cancel_violations_list_every_malformed_field() {
+        let fields = |job_id: &str, reason: &str| match cancel_request(pb::CancelJobRequest {
             job_id: job_id.into(),
             reason: reason.into(),
         }) {

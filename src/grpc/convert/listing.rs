@@ -1,4 +1,4 @@
-//! Lists: what a caller wants to see comes in, pages go out.
+//! Conversions of lists: their filters and page requests, and their pages.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ use crate::domain::{JobId, JobOrder, JobQuery, JobState, Status, TaskQuery, Viol
 use crate::error::Error;
 use crate::gateway::{JobsPage, PageRequest, TasksPage};
 
-/// Which jobs to list, and which page of them.
+/// The filter and order of a list of jobs, and the requested page.
 pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest), Error> {
     let mut violations = Vec::new();
     let ended_after = request.ended_after.map(|time| {
-        moment(time)
-            .ok_or_else(|| violations.push(Violation::new("ended_after", "must be a moment of the years 1 to 9999")))
+        date_time(time)
+            .ok_or_else(|| violations.push(Violation::new("ended_after", "must be a time in the years 1 to 9999")))
     });
     let ended_after = ended_after.and_then(Result::ok);
     let order = match pb::JobOrder::try_from(request.order) {
@@ -27,28 +27,29 @@ pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest)
             JobOrder::NewestFirst
         }
         Err(_) => {
-            violations.push(Violation::new("order", format!("{} is no order of jobs", request.order)));
+            violations.push(Violation::new("order", format!("must be a JobOrder, not {}", request.order)));
             JobOrder::NewestFirst
         }
     };
-    let any = JobQuery { states: Vec::new(), labels: request.labels, order };
-    violations.extend(invalid_labels(&any.labels).into_iter().map(|wrong| Violation::new("labels", wrong)));
+    let query = JobQuery { states: Vec::new(), labels: request.labels, order };
+    violations.extend(invalid_labels(&query.labels).into_iter().map(|error| Violation::new("labels", error)));
     let mut states = Vec::new();
     for (index, number) in request.states.into_iter().enumerate() {
         let field = format!("states[{index}]");
         match JobState::ALL.into_iter().find(|state| i32::from(pb::JobState::from(*state)) == number) {
-            Some(state) if any.wants(state) => states.push(state),
+            Some(state) if query.wants(state) => states.push(state),
             Some(state) => {
-                violations.push(Violation::new(field, format!("{state} is no state of a job that has ended")));
+                violations
+                    .push(Violation::new(field, format!("must be a final state with EARLIEST_END_FIRST, not {state}")));
             }
-            None => violations.push(Violation::new(field, format!("{number} is no state of a job"))),
+            None => violations.push(Violation::new(field, format!("must be a state of a job, not {number}"))),
         }
     }
     let page = PageRequest { size: request.page_size, token: request.page_token };
-    if violations.is_empty() { Ok((JobQuery { states, ..any }, page)) } else { Err(Error::Invalid(violations)) }
+    if violations.is_empty() { Ok((JobQuery { states, ..query }, page)) } else { Err(Error::Invalid(violations)) }
 }
 
-/// A page of jobs.
+/// The response with a page of jobs.
 pub fn jobs_page(page: JobsPage) -> pb::ListJobsResponse {
     let ids: Vec<_> = page.jobs.iter().map(|job| job.definition.id.clone()).collect();
     pb::ListJobsResponse {
@@ -58,14 +59,14 @@ pub fn jobs_page(page: JobsPage) -> pb::ListJobsResponse {
     }
 }
 
-/// Which tasks of which job to list, and which page of them.
+/// The job and the filter of a list of its tasks, and the requested page.
 pub fn task_query(request: pb::ListTasksRequest) -> Result<(JobId, TaskQuery, PageRequest), Error> {
     let status = match request.status() {
         pb::TaskStatus::Outstanding => Some(Status::Pending),
         pb::TaskStatus::Failed => Some(Status::Failed),
         pb::TaskStatus::Succeeded => Some(Status::Succeeded),
         pb::TaskStatus::Skipped => Some(Status::Skipped),
-        // Also a number that only a newer interface knows.
+        // Includes values of a newer version of the interface.
         pb::TaskStatus::Unspecified => None,
     };
     let status = status.ok_or_else(|| Violation::new("status", "must be OUTSTANDING, FAILED, SUCCEEDED or SKIPPED"));
@@ -76,7 +77,7 @@ pub fn task_query(request: pb::ListTasksRequest) -> Result<(JobId, TaskQuery, Pa
     }
 }
 
-/// A page of tasks.
+/// The response with a page of tasks.
 pub fn tasks_page(page: TasksPage) -> pb::ListTasksResponse {
     let (source, source_reason) = source_of(page.source);
     let range = |(range, original_first): &(Range<u32>, Option<u32>)| pb::TaskRange {
@@ -96,11 +97,11 @@ pub fn tasks_page(page: TasksPage) -> pb::ListTasksResponse {
     }
 }
 
-/// A moment as the interface writes it; `None` if it is none.
-fn moment(time: prost_types::Timestamp) -> Option<OffsetDateTime> {
+/// Converts a timestamp. `None` if it is malformed or outside of the years 1 to 9999.
+fn date_time(time: prost_types::Timestamp) -> Option<OffsetDateTime> {
     let nanos = u32::try_from(time.nanos).ok()?;
-    let moment = OffsetDateTime::from_unix_timestamp(time.seconds).ok()?.replace_nanosecond(nanos).ok()?;
-    (1..=9999).contains(&moment.year()).then_some(moment)
+    let date_time = OffsetDateTime::from_unix_timestamp(time.seconds).ok()?.replace_nanosecond(nanos).ok()?;
+    (1..=9999).contains(&date_time.year()).then_some(date_time)
 }
 
 #[cfg(test)]
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_that_no_list_can_have_is_named_at_once() {
+    fn violations_list_every_malformed_field() {
         let request = pb::ListJobsRequest {
             states: vec![i32::from(pb::JobState::Running), 77],
             labels: [("a b".to_owned(), String::new())].into(),
@@ -116,15 +117,15 @@ mod tests {
             ended_after: Some(prost_types::Timestamp { seconds: 0, nanos: -1 }),
             ..pb::ListJobsRequest::default()
         };
-        let Err(Error::Invalid(violations)) = job_query(request) else { panic!("it is malformed") };
+        let Err(Error::Invalid(violations)) = job_query(request) else { panic!("the request is malformed") };
         let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["ended_after", "labels", "states[0]", "states[1]"]);
     }
 
     #[test]
-    fn a_moment_is_read_to_the_nanosecond() {
-        let read = |seconds, nanos| moment(prost_types::Timestamp { seconds, nanos });
-        assert_eq!(read(1, 7).map(OffsetDateTime::unix_timestamp_nanos), Some(1_000_000_007));
-        assert_eq!((read(i64::MIN, 0), read(0, 1_000_000_000), read(-62_135_596_801, 0)), (None, None, None));
+    fn timestamp_is_converted_with_nanoseconds_or_rejected() {
+        let convert = |seconds, nanos| date_time(prost_types::Timestamp { seconds, nanos });
+        assert_eq!(convert(1, 7).map(OffsetDateTime::unix_timestamp_nanos), Some(1_000_000_007));
+        assert_eq!((convert(i64::MIN, 0), convert(0, 1_000_000_000), convert(-62_135_596_801, 0)), (None, None, None));
     }
 }

@@ -1,10 +1,10 @@
-//! Progress: what is known goes out as a number, what is not known is absent (I5, I7).
+//! Conversions of progress. Unknown counts are absent, never zero (invariants I5, I7).
 
 use super::{pb, timestamp};
 use crate::domain::{Counts, Definition, Errors, JobId, MarkSummary, Progress, Rate, Source, SourceReason, StageKey};
 use crate::gateway::{JobProgress, ReadResult};
 
-/// How far the job is, as the interface tells it.
+/// The progress of a job.
 pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
     let Progress { state, source, lower_bound, observe_time, marks, rate, errors, cancel_reason, claimable } = progress;
@@ -25,7 +25,7 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
         task_count: i64::from(definition.task_count),
         pending_task_count: counts.map(|counts| number(counts.pending(counts.last()))),
         succeeded_task_count: last.map(|last| last.succeeded.into()),
-        // Who was skipped at the last stage failed at an earlier one.
+        // Tasks that skipped the last stage failed at an earlier one.
         failed_task_count: last.map(|last| i64::from(last.failed) + i64::from(last.skipped)),
         stages: stages(definition, counts),
         fraction,
@@ -39,7 +39,7 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
     }
 }
 
-/// How far one job of several is, or why that cannot be told.
+/// The progress of one of several jobs, or the error of reading it.
 pub fn progress_result(id: &JobId, read: ReadResult) -> pb::ProgressResult {
     use pb::progress_result::Result;
     let result = match read {
@@ -51,14 +51,15 @@ pub fn progress_result(id: &JobId, read: ReadResult) -> pb::ProgressResult {
 
 fn stages(definition: &Definition, counts: Option<&Counts>) -> Vec<pb::StageProgress> {
     let stage_progress = |(index, stage): (usize, &StageKey)| {
-        let here = counts.and_then(|counts| counts.stages.get(index).map(|here| (counts.pending(*here), *here)));
+        let stage_counts =
+            counts.and_then(|counts| counts.stages.get(index).map(|stage| (counts.pending(*stage), *stage)));
         pb::StageProgress {
             stage: stage.to_string(),
             total_count: definition.task_count.into(),
-            pending_count: here.map(|(pending, _)| number(pending)),
-            succeeded_count: here.map(|(_, here)| here.succeeded.into()),
-            failed_count: here.map(|(_, here)| here.failed.into()),
-            skipped_count: here.map(|(_, here)| here.skipped.into()),
+            pending_count: stage_counts.map(|(pending, _)| number(pending)),
+            succeeded_count: stage_counts.map(|(_, counts)| counts.succeeded.into()),
+            failed_count: stage_counts.map(|(_, counts)| counts.failed.into()),
+            skipped_count: stage_counts.map(|(_, counts)| counts.skipped.into()),
         }
     };
     definition.stages.iter().enumerate().map(stage_progress).collect()
@@ -85,7 +86,7 @@ fn revision(marks: &MarkSummary) -> Option<i64> {
     marks.revision?.try_into().ok()
 }
 
-/// A count as the interface writes it.
+/// Converts a count to the signed integer of the interface.
 fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -125,7 +126,7 @@ mod tests {
         NewJob { job_id: "j".into(), stages, task_count: 10, ..NewJob::default() }.validate().unwrap()
     }
 
-    fn told(progress: Progress) -> pb::Progress {
+    fn convert(progress: Progress) -> pb::Progress {
         super::progress(&JobProgress { definition: Arc::new(definition()), progress })
     }
 
@@ -150,34 +151,43 @@ mod tests {
         MarkSummary { counts, revision: Some(13), last_progress_time: None, restore_time: None }
     }
 
-    /// The last stage speaks for the task.
+    /// A task has the status that it has at the last stage.
     #[test]
-    fn tasks_are_counted_at_the_last_stage_and_skipped_ones_have_failed() {
-        let shown = told(running(Some(marks())));
-        let tasks = (shown.pending_task_count, shown.succeeded_task_count, shown.failed_task_count);
+    fn tasks_are_counted_at_the_last_stage_where_skipped_means_failed() {
+        let converted = convert(running(Some(marks())));
+        let tasks = (converted.pending_task_count, converted.succeeded_task_count, converted.failed_task_count);
         assert_eq!(tasks, (Some(5), Some(3), Some(2)));
-        assert_eq!((shown.percent, shown.fraction, shown.revision), (Some(65), Some(0.65), Some(13)));
-        assert_eq!((shown.results_per_second, shown.eta.map(|eta| eta.seconds)), (Some(1.0), Some(7)));
-        let stages: Vec<_> = shown.stages.iter().map(|at| (at.stage.as_str(), at.pending_count)).collect();
+        assert_eq!((converted.percent, converted.fraction, converted.revision), (Some(65), Some(0.65), Some(13)));
+        assert_eq!((converted.results_per_second, converted.eta.map(|eta| eta.seconds)), (Some(1.0), Some(7)));
+        let stages: Vec<_> = converted.stages.iter().map(|at| (at.stage.as_str(), at.pending_count)).collect();
         assert_eq!(stages, [("read", Some(2)), ("digest", Some(5))]);
-        assert_eq!(shown.stages[1].skipped_count, Some(1));
+        assert_eq!(converted.stages[1].skipped_count, Some(1));
     }
 
-    /// I5: unknown is not zero.
+    /// Invariant I5: an unknown count is not zero.
     #[test]
-    fn where_nothing_is_known_counts_are_absent_but_totals_are_not() {
+    fn unknown_counts_are_absent_but_totals_are_present() {
         let mut unknown = running(None);
         unknown.source = Source::Fallback(SourceReason::TrackerMissing);
         unknown.rate = None;
-        let shown = told(unknown);
-        assert_eq!((shown.source(), shown.source_reason()), (pb::Source::Fallback, pb::SourceReason::TrackerMissing));
-        assert_eq!((shown.task_count, shown.stages.len(), shown.stages[0].total_count), (10, 2, 10));
-        assert_eq!((shown.pending_task_count, shown.stages[0].pending_count, shown.percent), (None, None, None));
-        assert_eq!((shown.fraction, shown.revision, shown.eta, shown.results_per_second), (None, None, None, None));
+        let converted = convert(unknown);
+        assert_eq!(
+            (converted.source(), converted.source_reason()),
+            (pb::Source::Fallback, pb::SourceReason::TrackerMissing)
+        );
+        assert_eq!((converted.task_count, converted.stages.len(), converted.stages[0].total_count), (10, 2, 10));
+        assert_eq!(
+            (converted.pending_task_count, converted.stages[0].pending_count, converted.percent),
+            (None, None, None)
+        );
+        assert_eq!(
+            (converted.fraction, converted.revision, converted.eta, converted.results_per_second),
+            (None, None, None, None)
+        );
     }
 
     #[test]
-    fn errors_name_the_stage_by_its_key() {
+    fn error_samples_contain_the_key_of_the_stage() {
         let mut failing = running(Some(marks()));
         let sample = ErrorSample {
             task: 4,
@@ -188,9 +198,9 @@ mod tests {
             report_time: OffsetDateTime::UNIX_EPOCH,
         };
         failing.errors = Errors { counts: vec![("TIMEOUT".into(), 2)], samples: vec![sample] };
-        let shown = told(failing);
-        assert_eq!((shown.error_counts[0].code.as_str(), shown.error_counts[0].count), ("TIMEOUT", 2));
-        let sample = &shown.error_samples[0];
+        let converted = convert(failing);
+        assert_eq!((converted.error_counts[0].code.as_str(), converted.error_counts[0].count), ("TIMEOUT", 2));
+        let sample = &converted.error_samples[0];
         assert_eq!((sample.task, sample.task_name.as_str(), sample.stage.as_str()), (4, "four", "digest"));
     }
 }

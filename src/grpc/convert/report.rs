@@ -1,16 +1,16 @@
-//! Reports: results come in, dispositions go out.
+//! Conversions of reports: their results and dispositions.
 
 use super::pb;
 use crate::domain::{Disposition, Failure, Outcome, TaskResult};
 use crate::gateway::ReportOutcome;
 
-/// The results as the domain takes them, one by one: a report has thousands.
+/// Converts results lazily, because a report can contain thousands.
 pub fn results(results: Vec<pb::TaskResult>) -> impl ExactSizeIterator<Item = TaskResult> {
     results.into_iter().map(TaskResult::from)
 }
 
-/// What a report is answered.
-pub fn reported(reported: &ReportOutcome) -> pb::ReportResultsResponse {
+/// The response with the outcome of a report.
+pub fn report_response(reported: &ReportOutcome) -> pb::ReportResultsResponse {
     pb::ReportResultsResponse {
         dispositions: reported.dispositions.iter().map(|disposition| disposition_of(*disposition).into()).collect(),
         job_state: pb::JobState::from(reported.state).into(),
@@ -23,7 +23,7 @@ impl From<pb::TaskResult> for TaskResult {
         let outcome = match result.outcome() {
             pb::Outcome::Succeeded => Some(Outcome::Succeeded),
             pb::Outcome::Failed => Some(Outcome::Failed),
-            // Also a number that only a newer interface knows.
+            // Includes values of a newer version of the interface.
             pb::Outcome::Unspecified => None,
         };
         let failure = result.error.map(|error| Failure { code: error.code, message: error.message });
@@ -51,13 +51,13 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_that_is_not_known_is_none() {
+    fn unknown_outcome_is_none() {
         let outcomes = [0, 1, 2, 99, -1].map(|outcome| result(outcome, None).outcome);
         assert_eq!(outcomes, [None, Some(Outcome::Succeeded), Some(Outcome::Failed), None, None]);
     }
 
     #[test]
-    fn a_result_keeps_its_error() {
+    fn result_keeps_its_error() {
         let error = pb::TaskError { code: "TIMEOUT".into(), message: "slow".into() };
         let result = result(2, Some(error));
         assert_eq!((result.task, result.stage.as_str()), (7, "read"));
@@ -65,14 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn dispositions_keep_their_order_and_an_ended_job_stops_its_worker() {
+    fn dispositions_keep_their_order_and_ended_job_sets_stop() {
         let dispositions =
             vec![Disposition::Applied, Disposition::Duplicate, Disposition::Superseded, Disposition::UnknownTask];
-        let mut answer = ReportOutcome { dispositions, state: JobState::Running };
-        assert_eq!(reported(&answer).dispositions, [1, 2, 3, 4]);
-        assert!(!reported(&answer).stop);
-        answer.state = JobState::Cancelled;
-        assert!(reported(&answer).stop);
-        assert_eq!(reported(&answer).job_state(), pb::JobState::Cancelled);
+        let mut outcome = ReportOutcome { dispositions, state: JobState::Running };
+        assert_eq!(report_response(&outcome).dispositions, [1, 2, 3, 4]);
+        assert!(!report_response(&outcome).stop);
+        outcome.state = JobState::Cancelled;
+        assert!(report_response(&outcome).stop);
+        assert_eq!(report_response(&outcome).job_state(), pb::JobState::Cancelled);
     }
 }

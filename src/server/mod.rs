@@ -1,0 +1,119 @@
+//! The server: the tower layers, the services, the admin port, readiness, and the shutdown. Owns connections and
+//! sockets; must not know the stores or the meaning of calls.
+
+mod admin;
+mod connection_calls;
+mod connections;
+mod metrics;
+mod readiness;
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
+
+use crate::gateway::Gateway;
+use crate::grpc::pb::{
+    self, job_service_server::JobServiceServer, progress_service_server::ProgressServiceServer,
+    report_service_server::ReportServiceServer,
+};
+use crate::grpc::{
+    DeadlineLayer, ErrorDetailsLayer, JobHandler, Methods, MetricsLayer, ProgressHandler, ReportHandler,
+    StreamShutdownLayer,
+};
+use connections::{Connections, Limits};
+pub use metrics::{Kind, METRICS, Metric};
+use readiness::Readiness;
+
+/// The settings of the server.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The time limit of calls without a deadline, and the largest limit that a caller can request.
+    pub request_timeout: Duration,
+    /// How long the shutdown waits for calls in flight.
+    pub drain_timeout: Duration,
+    /// The maximum size of a request, in bytes.
+    pub max_message_bytes: usize,
+    /// The maximum number of open connections. Further ones wait to be accepted until one ends.
+    pub max_connections: usize,
+    /// How long a client may take to send the HTTP/2 preface.
+    pub handshake_timeout: Duration,
+}
+
+/// The sockets on which the server listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Accepts gRPC connections.
+    pub calls: TcpListener,
+    /// Accepts HTTP connections of probes and Prometheus.
+    pub admin: TcpListener,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves until `shutdown`, then drains: reports that it is not ready, stops accepting connections, ends streams, and
+/// waits up to `drain_timeout` for calls in flight. Serves calls immediately, even before the stores can be reached;
+/// calls that need an unreachable store fail with UNAVAILABLE.
+pub async fn serve(
+    listeners: Listeners,
+    gateway: Gateway,
+    settings: &Settings,
+    shutdown: CancellationToken,
+) -> Result<(), BoxError> {
+    let recorder = metrics::recorder()?;
+    let (readiness, health) = Readiness::new(gateway.clone()).await;
+    let routes = routes(&gateway, settings.max_message_bytes)?.add_service(health);
+    let methods = Methods::from_descriptors(&[
+        pb::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ])?;
+    let end_streams = CancellationToken::new();
+    let service = ServiceBuilder::new()
+        // Outermost, so that it sees the final status of each call.
+        .layer(MetricsLayer::new(&methods))
+        // Outside of the layers below, so that it completes their errors as well.
+        .layer(ErrorDetailsLayer)
+        .layer(StreamShutdownLayer::new(methods, end_streams.clone()))
+        .layer(DeadlineLayer::new(settings.request_timeout))
+        .service(routes.prepare());
+    let limits = Limits { connections: settings.max_connections, handshake_timeout: settings.handshake_timeout };
+    let mut connections = Connections::new(limits);
+    let mut admin = JoinSet::new();
+    admin.spawn(admin::serve(listeners.admin, readiness.clone(), recorder));
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        never = connections.accept(&listeners.calls, &service) => match never {},
+        never = readiness.run() => match never {},
+    }
+    readiness.shut_down().await;
+    drop(listeners.calls);
+    end_streams.cancel();
+    connections.drain(settings.drain_timeout).await;
+    Ok(())
+}
+
+/// The services of the interface, and reflection. Reflection is served in both versions, as clients differ in the
+/// version that they support, and includes the descriptors of google.rpc, which clients need to print error details.
+fn routes(gateway: &Gateway, max_message_bytes: usize) -> Result<Routes, BoxError> {
+    let jobs = JobServiceServer::new(JobHandler::new(gateway.clone())).max_decoding_message_size(max_message_bytes);
+    let reports =
+        ReportServiceServer::new(ReportHandler::new(gateway.clone())).max_decoding_message_size(max_message_bytes);
+    let progress =
+        ProgressServiceServer::new(ProgressHandler::new(gateway.clone())).max_decoding_message_size(max_message_bytes);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(jobs)
+        .add_service(reports)
+        .add_service(progress)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
