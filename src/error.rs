@@ -15,7 +15,7 @@ pub enum Error {
     NotFound(JobId),
     /// The ID belongs to a job with another definition.
     #[error(
-        "job `{id}` already exists with another definition ({} {}); choose another ID",
+        "job `{id}` already exists with another definition: {} {}; choose another ID",
         fields.join(", "),
         if fields.len() == 1 { "differs" } else { "differ" }
     )]

@@ -47,7 +47,7 @@ impl<U: Message + Default> Decoder for ContiguousDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // Does not copy: the whole message is one chunk of the buffer.
+        // Takes the bytes out of the buffer without copying them.
         let message = buffer.copy_to_bytes(buffer.remaining());
         // The code that tonic uses; `error_details` replaces it.
         U::decode(&*message).map(Some).map_err(|error| Status::internal(error.to_string()))
