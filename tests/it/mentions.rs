@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::prose::{File, files};
 
-/// A word with one of these prefixes is a path from the root of the project.
+/// A word with one of these prefixes is a path from the root of the project, or from a directory above the mention.
 const TOP_DIRECTORIES: [&str; 6] = ["src/", "tests/", "docs/", "proto/", "migrations/", "benches/"];
 /// A path with one of these extensions may begin at any directory of the project.
 const SOURCE_EXTENSIONS: [&str; 6] = [".rs", ".lua", ".sql", ".proto", ".py", ".md"];
@@ -31,7 +31,7 @@ fn every_mentioned_path_and_item_exists() {
 #[test]
 fn planted_misses_are_found_with_their_lines() {
     let (checked, misses) = planted(&[
-        "/// `src/live/gone.rs`, `live/gone.rs`, `gone.lua` and `docs/gone/`.",
+        "/// `src/live/gone.rs`, `live/gone.rs`, `gone.lua`, `docs/gone/` and `src/only_there.rs`.",
         "///",
         "/// The test `a_name_of_no_test`, the type `NoType`, the method",
         "/// `live::Header::no_method`, `live::NoItem`, `no_module::Header` and `live::header::NoItem`,",
@@ -43,6 +43,7 @@ fn planted_misses_are_found_with_their_lines() {
         "1: `live/gone.rs`",
         "1: `gone.lua`",
         "1: `docs/gone/`",
+        "1: `src/only_there.rs`",
         "3: `a_name_of_no_test`",
         "3: `NoType`",
         "4: `live::Header::no_method`",
@@ -53,7 +54,8 @@ fn planted_misses_are_found_with_their_lines() {
         "5: `src/{live,gone}/mod.rs`",
     ];
     assert_eq!(misses, expected.map(|miss| format!("src/planted.rs:{miss}")));
-    assert_eq!(checked, expected.len());
+    // One mention more, which exists: a path relative to the package of its file.
+    assert_eq!(checked, expected.len() + 1);
 }
 
 #[test]
@@ -79,6 +81,7 @@ fn planted(lines: &[&str]) -> (usize, Vec<String>) {
             "pub struct Header;\nimpl Header {\n    fn decode() {}\n}\nuse std::io::ErrorKind as Kind;",
         ),
         ("tests/it/live.rs", "#[test]\nfn a_test_that_exists() {}\n// NoType is not code.\n"),
+        ("benches/src/only_there.rs", "//! As `src/only_there.rs`.\n"),
         ("src/planted.rs", &lines.join("\n")),
     ];
     Project::new(files.map(file).into(), "name = \"tokio\"").check()
@@ -107,7 +110,7 @@ impl Project {
         let (mut checked, mut misses) = (0, vec![]);
         for file in &self.files {
             for (line, word) in code_spans(&file.prose()) {
-                if let Some(exists) = self.exists(word.trim_end_matches("()").trim_end_matches('!')) {
+                if let Some(exists) = self.exists(&file.path, word.trim_end_matches("()").trim_end_matches('!')) {
                     checked += 1;
                     if !exists {
                         misses.push(format!("{}:{line}: `{word}`", file.path));
@@ -119,10 +122,12 @@ impl Project {
     }
 
     /// Whether the mentioned thing exists; `None` if the word is neither a path nor an item.
-    fn exists(&self, word: &str) -> Option<bool> {
+    fn exists(&self, file: &str, word: &str) -> Option<bool> {
         let is_path = word.chars().all(|character| character.is_ascii_alphanumeric() || "_-./{},*".contains(character));
         if is_path && TOP_DIRECTORIES.iter().any(|top| word.starts_with(top)) {
-            return Some(alternatives(word).iter().all(|path| self.has_path(path)));
+            let above =
+                |path: &str| file.match_indices('/').any(|(at, _)| self.has_path(&format!("{}/{path}", &file[..at])));
+            return Some(alternatives(word).iter().all(|path| self.has_path(path) || above(path)));
         }
         if is_path
             && SOURCE_EXTENSIONS.iter().any(|extension| word.len() > extension.len() && word.ends_with(extension))
