@@ -24,7 +24,7 @@ pub struct Settings {
     pub manifest_bytes: usize,
 }
 
-/// What use cases are built from.
+/// The parts from which use cases are built.
 pub struct Core {
     /// Redis.
     pub live: Live,

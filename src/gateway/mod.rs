@@ -64,9 +64,9 @@ pub use state::{Chunk, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadRe
 /// The result of checking both stores.
 #[derive(Debug, Clone, Default)]
 pub struct StoreCheck {
-    /// What is wrong with Redis and what to do about it; `None` if it answers and is usable.
+    /// A fault of Redis and its remedy; `None` if Redis answers and is usable.
     pub redis: Option<String>,
-    /// What is wrong with Postgres and what to do about it; `None` if it answers and is usable.
+    /// A fault of Postgres and its remedy; `None` if Postgres answers and is usable.
     pub postgres: Option<String>,
     /// Settings that work now but endanger the service.
     pub warnings: Vec<String>,
@@ -243,7 +243,7 @@ impl Gateway {
         self.names.names(definition, tasks, deadline).await
     }
 
-    /// What both stores hold of a job. Reads all of its cells.
+    /// Shows the state of a job in both stores. Reads all of its cells.
     pub async fn inspect(&self, id: &JobId, deadline: Deadline) -> Result<Inspection> {
         self.inspector.inspect(id, deadline).await
     }

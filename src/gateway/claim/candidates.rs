@@ -1,13 +1,14 @@
 //! Running jobs that could be handed out, and whose turn it is: the job handed out longest ago comes first, first among the
-//! values of the fairness label, then among the jobs of one value. That gives equal shares regardless of job sizes. Each
+//! values of the fairness label, then among the jobs of one value. The result is equal shares regardless of job sizes. Each
 //! gateway counts its own turns; equal shares on each gateway add up to equal shares.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::domain::{Job, JobId, RunningJob};
 use crate::error::Result;
+use crate::sync::lock;
 
 /// The interval between loads of new jobs from Postgres: a job that was just started is known after this at the latest.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
@@ -131,8 +132,7 @@ impl Candidates {
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
-        // A panic can at worst leave a job that waits one turn longer.
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.turns)
     }
 }
 

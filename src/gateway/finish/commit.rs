@@ -35,7 +35,8 @@ impl Committer {
         }
     }
 
-    /// Commits an end. Returns the state that the job has ended in, whoever ended it, or `None` if it still runs.
+    /// Commits an end. Returns the state in which the job ended, by this or by another commit, or `None` if it
+    /// still runs.
     pub async fn commit(
         &self,
         id: &JobId,

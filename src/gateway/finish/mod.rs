@@ -1,7 +1,7 @@
 //! Ends jobs: seal, commit, expire.
 //!
-//! Level-triggered: every caller that sees a complete or sealed tracker may finish its job, any number of them at once, and
-//! the next caller continues after a crash between any two steps. Holds invariants I1 and I2: one guarded commit wins, and
+//! Level-triggered: every caller that sees a complete or sealed tracker may finish its job, any number of them at once. After
+//! a crash between two steps the next caller continues. Holds invariants I1 and I2: one guarded commit wins, and
 //! its verdict is computed from the marks that it stores.
 
 mod amend;
@@ -12,7 +12,7 @@ mod revoke;
 mod untracked;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -32,16 +32,17 @@ use crate::domain::{Definition, EndCause, JobId, JobState};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Header, Live, Seal};
+use crate::sync::lock;
 
-/// The limit for one finish, whoever waits for it: the cells of ten million tasks are read, counted and stored.
+/// The limit for one finish, independent of the callers' deadlines: it may read, count and store ten million cells.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A job and the incarnation of its tracker. One finish per tracker, so that a finish stuck on the seal of an earlier tracker
 /// does not block the finish of the current one.
 type TrackerKey = (JobId, u64);
 
-/// A finish that any number of callers can await: the state that the job has ended in, whoever ended it, or `None` if it
-/// cannot end now.
+/// A finish that any number of callers can await. Resolves to the state in which the job ended, by this or by another
+/// commit, or to `None` if it cannot end now.
 pub type Finish = Shared<BoxFuture<'static, Result<Option<JobState>>>>;
 
 /// Finishes jobs whose trackers are complete or sealed.
@@ -210,7 +211,6 @@ impl Finisher {
     }
 
     fn in_flight(&self) -> MutexGuard<'_, HashMap<TrackerKey, Finish>> {
-        // Entries are inserted and removed whole.
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.in_flight)
     }
 }

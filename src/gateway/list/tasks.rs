@@ -286,7 +286,7 @@ impl TaskLister {
     }
 }
 
-/// What to scan.
+/// The parameters of a scan.
 struct Scan<'a> {
     definition: &'a Definition,
     basis: &'a Basis,

@@ -1,4 +1,5 @@
-//! Shows what both stores hold of a job, and what a read answers from it. Reads only: starts no finish and restores nothing.
+//! Shows the state of a job in both stores, and the answer that a read builds from it. Reads only: starts no finish and
+//! restores nothing.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::error::{Error, Result, Unavailable};
 use crate::live::{self, Live, Tracker, TrackerReading};
 use crate::store::{Snapshot, Store};
 
-/// What the stores hold of a job.
+/// The state of a job in both stores.
 #[derive(Debug, Clone)]
 pub struct Inspection {
     /// The job's row, if it exists; the outer `None` means that Postgres cannot be reached.
@@ -25,7 +26,7 @@ pub struct Inspection {
     pub view: std::result::Result<TrackerReading, live::Error>,
     /// The tracker's cells, counted now.
     pub counted: Option<Counts>,
-    /// What a read answers from this, on a gateway without a mirror of the job.
+    /// The read table's decision, for a gateway without a mirror of the job.
     pub resolution: Resolution,
 }
 

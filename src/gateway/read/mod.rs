@@ -2,8 +2,8 @@
 //! the read table ([`crate::domain::resolve`]) decide what the observations mean. Never waits for an end that is under way.
 //!
 //! [`CoalescedReads`] is where a read enters; [`Observer`] observes the stores; [`Reader`] builds the answer; [`Watcher`]
-//! repeats reads for watchers. Whatever the number of jobs, those known to run cost one round trip to Redis, and all others
-//! two statements in Postgres and one more round trip. Holds invariants I5, I6 and I7.
+//! repeats reads for watchers. All jobs of a call that are known to run cost one round trip to Redis together; all others
+//! cost two statements in Postgres and one more round trip. Holds invariants I5, I6 and I7.
 
 mod coalesced;
 mod inspect;
@@ -45,7 +45,7 @@ pub struct Reader {
     finisher: Arc<Finisher>,
 }
 
-/// What the answers need besides the observations, loaded once for all jobs of a call.
+/// Data that answers need in addition to the observations, loaded once for all jobs of a call.
 struct Background {
     results: Result<HashMap<JobId, Arc<CachedResult>>>,
     definitions: Result<HashMap<JobId, Arc<Definition>>>,

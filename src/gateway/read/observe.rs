@@ -18,7 +18,7 @@ use crate::live::{Live, TrackerReading};
 
 /// The read table's decision about a job, and the tracker reading that it was based on.
 pub struct ResolvedRead {
-    /// What to answer.
+    /// The decision of the read table.
     pub resolution: Resolution,
     /// The tracker and the errors stored beside it; `None` if Redis did not answer or was not asked.
     pub reading: Option<TrackerReading>,

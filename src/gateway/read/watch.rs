@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -17,6 +17,7 @@ use super::CoalescedReads;
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Progress};
 use crate::error::Error;
+use crate::sync::lock;
 
 /// The longest time between updates to a watcher, and the longest interval: load balancers cut streams without data,
 /// whatever HTTP/2 pings are sent.
@@ -103,8 +104,7 @@ impl Watcher {
     }
 
     fn polls(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Poll>>> {
-        // Entries are inserted and removed whole.
-        self.polls.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.polls)
     }
 }
 

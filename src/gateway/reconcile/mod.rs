@@ -181,8 +181,8 @@ impl Reconciler {
         metrics::gauge!("highwater_mirror_bytes").set(self.parts.mirrors.bytes() as f64);
     }
 
-    /// Without a feed Postgres is away and nothing can be decided. But a tracker that another gateway restores meanwhile
-    /// needs this gateway's marks before it has settled, so mirrors are merged by whatever incarnation their trackers have.
+    /// Merges mirrors into trackers of any incarnation while the feed is cut. Nothing else can be decided without Postgres, but
+    /// a tracker that another gateway restores meanwhile needs this gateway's marks before it has settled.
     async fn merge_mirrors(&self) -> Result<()> {
         // No tracker has incarnation 0.
         let unannounced = |id| (id, RunningJob { incarnation: 0, ledger: false, stall_timeout: None });

@@ -20,7 +20,7 @@ const AFTER_END: u64 = 1 << 46;
 pub struct ObservedJob {
     /// The job.
     pub id: JobId,
-    /// What the repair rules decide on.
+    /// The input of the repair rules.
     pub observation: JobObservation,
     /// The tracker's header.
     pub header: Option<Header>,

@@ -57,8 +57,8 @@ impl Restorer {
             Some(Tracker::Missing) | None => None,
             Some(Tracker::Corrupt | Tracker::UnknownVersion) => return Ok(()),
         };
-        // Issuing an incarnation marks the job as tracked, so that its ledger alone can no longer end it. That must not happen
-        // for a tracker that cannot be opened.
+        // Issuing an incarnation marks the job as tracked, so that its ledger alone can no longer end it; this must not
+        // happen if the tracker cannot be opened.
         self.live.check_writable(id, deadline).await?;
         fault::point("restore.begun").await;
         let Some(incarnation) = self.store.reissue_incarnation(id, seen, deadline).await? else { return Ok(()) };

@@ -27,12 +27,12 @@ const MAX_RESULTS_TOGETHER: usize = 3_000;
 /// other calls of that connection, so larger reports are marked on a task of their own.
 const MAX_RESULTS_INLINE: usize = 100;
 
-/// What became of one report of a batch.
+/// The outcome of one report of a batch.
 #[derive(Debug)]
 pub struct BatchOutcome {
     /// The disposition of each result.
     pub dispositions: Vec<Disposition>,
-    /// What became of the marks of the whole batch.
+    /// The outcome of the whole batch's marks.
     pub outcome: MarkOutcome,
 }
 
@@ -128,7 +128,7 @@ impl Batcher {
                 all().map(recorded).collect()
             }
             MarkOutcome::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; all().count()],
-            // Of several steps, the first may have been marked before the end.
+            // If there were several steps, the first may have been marked before the end.
             MarkOutcome::Marked { .. } | MarkOutcome::Ended(_) => dispositions(layout, all(), &changes),
         };
         let mut outcomes = Vec::with_capacity(batches.len());

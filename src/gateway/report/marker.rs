@@ -17,7 +17,7 @@ const MAX_CONFLICTS: usize = 64;
 /// How often another target is tried after a tracker refused.
 const MAX_REFUSALS: usize = 8;
 
-/// What became of the marks of a batch.
+/// The outcome of the marks of a batch.
 #[derive(Debug, Clone, Copy)]
 pub enum MarkOutcome {
     /// All are in the tracker with this incarnation. `complete`: nothing is pending in it any more.
@@ -29,7 +29,7 @@ pub enum MarkOutcome {
     },
     /// All are in the ledger.
     Recorded,
-    /// The job has ended. With several steps, the first may have been marked before the end.
+    /// The job has ended. If there were several steps, the first may have been marked before the end.
     Ended(JobState),
 }
 

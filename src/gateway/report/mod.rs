@@ -38,7 +38,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(1);
 /// The answer to a report.
 #[derive(Debug, Clone)]
 pub struct ReportOutcome {
-    /// What became of each result, in the order of the request.
+    /// The disposition of each result, in the order of the request.
     pub dispositions: Vec<Disposition>,
     /// The job's state after the batch.
     pub state: JobState,

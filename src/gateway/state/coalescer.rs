@@ -5,9 +5,10 @@
 //! only callers that joined before it started, so no caller gets an answer older than its call (invariant I6).
 
 use std::collections::{HashMap, hash_map};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::domain::JobId;
+use crate::sync::lock;
 
 /// The waiting callers of each job that has a round under way.
 pub struct Coalescer<W>(Mutex<HashMap<JobId, Vec<W>>>);
@@ -60,8 +61,7 @@ impl<W> Coalescer<W> {
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<JobId, Vec<W>>> {
-        // Every change is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

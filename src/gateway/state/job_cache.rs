@@ -5,7 +5,7 @@
 //! cached entries stay true, because job IDs are never reused and ends are never taken back.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use lru::LruCache;
@@ -13,6 +13,7 @@ use lru::LruCache;
 use super::JobProgress;
 use crate::domain::{Definition, Job, JobId, JobState, Layout};
 use crate::store::Snapshot;
+use crate::sync::lock;
 
 /// A job that has ended, with its final snapshot and the answer that reads of it get.
 pub struct CachedResult {
@@ -118,8 +119,7 @@ impl JobCache {
     }
 
     fn jobs(&self) -> MutexGuard<'_, LruCache<JobId, Entry>> {
-        // Every change is one assignment: what a panic leaves behind is whole.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.jobs)
     }
 }
 

@@ -1,128 +1,130 @@
-//! Manifests: which name is which task, as this gateway remembers it of jobs whose tasks have names. Names only come
-//! behind others, so a manifest is never wrong, only short; what is not here is read from Postgres.
+//! Manifests: this gateway's cached indexes of task names, for jobs with named tasks. Names are only appended, so a manifest
+//! can be incomplete but never wrong; missing names are read from Postgres.
 //!
-//! Bounded: when names do not fit, the manifests that were used longest ago are dropped. Knows no store: who reads and
-//! adds names is `gateway::names`.
+//! Memory is bounded: if names do not fit, the least recently used manifests are evicted. Knows no store: `gateway::names`
+//! reads names and adds them here.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use hashbrown::HashTable;
 use lru::LruCache;
 use tokio::sync::Mutex as LoadLock;
 
 use crate::domain::{JobId, Names};
+use crate::sync::{self, lock};
 
-/// What one name takes beside its own bytes: where it ends, and its place in a table of which at least 7/16 are full.
+/// The memory that a name takes in addition to its own bytes: its end offset, and five bytes per slot of a hash table that is
+/// at least 7/16 full.
 const BYTES_A_NAME: usize = 4 + 5 * 16 / 7;
 
-/// What a manifest takes without any name.
+/// The memory that an empty manifest takes, in bytes.
 const BYTES_A_MANIFEST: usize = 512;
 
-/// All manifests of this gateway.
+/// The manifests of this gateway, by job.
 pub struct Manifests {
     state: Mutex<State>,
     max_bytes: usize,
 }
 
 struct State {
-    held: LruCache<JobId, Entry>,
+    cached: LruCache<JobId, Entry>,
     bytes: usize,
 }
 
 struct Entry {
     manifest: Arc<Manifest>,
-    /// What it was counted as.
+    /// The size with which it is counted.
     bytes: usize,
 }
 
-/// The names of one job's tasks, from the first on.
+/// The names of a job's tasks, from task 0 on.
 #[derive(Default)]
 pub struct Manifest {
-    /// For whoever reads more of it: others wait, and find it read.
+    /// Held while names are loaded, so that concurrent callers wait for one load.
     pub loading: LoadLock<()>,
     index: RwLock<Index>,
 }
 
-/// Names, and the way from each to its task.
+/// Names by task, and tasks by name.
 #[derive(Default)]
 pub struct Index {
     names: Names,
-    /// Task numbers by the hashes of their names.
+    /// Tasks by the hash of their name.
     tasks: HashTable<u32>,
     hasher: RandomState,
 }
 
 impl Manifests {
-    /// Manifests that together take at most about `max_bytes`.
+    /// No manifests yet; together they will take about `max_bytes` at most.
     pub fn new(max_bytes: usize) -> Self {
-        Self { state: Mutex::new(State { held: LruCache::unbounded(), bytes: 0 }), max_bytes }
+        Self { state: Mutex::new(State { cached: LruCache::unbounded(), bytes: 0 }), max_bytes }
     }
 
-    /// The job's manifest, which may be short, or empty.
+    /// The job's manifest, created empty if needed. It may be incomplete.
     pub fn get_or_insert(&self, id: &JobId) -> Arc<Manifest> {
         let mut state = self.state();
-        if let Some(entry) = state.held.get(id) {
+        if let Some(entry) = state.cached.get(id) {
             return entry.manifest.clone();
         }
         let manifest = Arc::<Manifest>::default();
-        state.held.put(id.clone(), Entry { manifest: manifest.clone(), bytes: BYTES_A_MANIFEST });
+        state.cached.put(id.clone(), Entry { manifest: manifest.clone(), bytes: BYTES_A_MANIFEST });
         state.bytes += BYTES_A_MANIFEST;
         manifest
     }
 
-    /// The job's manifest, if anything is held of it.
+    /// The job's manifest, if it is cached.
     pub fn cached(&self, id: &JobId) -> Option<Arc<Manifest>> {
-        self.state().held.get(id).map(|entry| entry.manifest.clone())
+        self.state().cached.get(id).map(|entry| entry.manifest.clone())
     }
 
-    /// Whether so many names of so many bytes fit at all.
+    /// Whether `count` names of `bytes` bytes in total fit into memory.
     pub fn fit(&self, count: usize, bytes: usize) -> bool {
         count.saturating_mul(BYTES_A_NAME).saturating_add(bytes) <= self.max_bytes
     }
 
-    /// The job's manifest has grown: makes room, by what was used longest ago, or by itself if it does not fit alone.
+    /// Updates the size of a manifest that has grown, and evicts the least recently used manifests if memory is exceeded; the
+    /// grown one first if it does not fit alone.
     pub fn resized(&self, id: &JobId) {
         let mut state = self.state();
-        let Some(entry) = state.held.get_mut(id) else { return };
+        let Some(entry) = state.cached.get_mut(id) else { return };
         let bytes = BYTES_A_MANIFEST + entry.manifest.index().memory();
         let before = std::mem::replace(&mut entry.bytes, bytes);
         state.bytes = state.bytes - before + bytes;
         if bytes > self.max_bytes {
-            state.held.demote(id);
+            state.cached.demote(id);
         }
         while state.bytes > self.max_bytes
-            && let Some((dropped, entry)) = state.held.pop_lru()
+            && let Some((dropped, entry)) = state.cached.pop_lru()
         {
-            tracing::debug!(job = %dropped, bytes = entry.bytes, "dropped a manifest: names do not fit into memory");
+            tracing::debug!(job = %dropped, bytes = entry.bytes, "evicted a manifest: task names do not fit into memory");
             state.bytes -= entry.bytes;
         }
     }
 
-    /// Forgets what is held of the job.
+    /// Removes the job's manifest.
     pub fn remove(&self, id: &JobId) {
         let mut state = self.state();
-        if let Some(entry) = state.held.pop(id) {
+        if let Some(entry) = state.cached.pop(id) {
             state.bytes -= entry.bytes;
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // What a panic leaves behind is at worst a sum that is off.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
 impl Manifest {
-    /// The names that are known now.
+    /// The names loaded so far.
     pub fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+        sync::read(&self.index)
     }
 
-    /// Adds the names from the task `first` on; those that are known already change nothing, and behind a gap none is
-    /// added.
+    /// Adds the names of consecutive tasks from `first` on. Names that are present already are skipped; if a task in between
+    /// has no name yet, nothing is added.
     pub fn extend(&self, first: u32, names: &Names) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = sync::write(&self.index);
         let Some(known) = index.count().checked_sub(first) else { return };
         for name in names.iter().skip(known as usize) {
             index.push(name);
@@ -131,12 +133,12 @@ impl Manifest {
 }
 
 impl Index {
-    /// How many tasks it names.
+    /// The number of names.
     pub fn count(&self) -> u32 {
         u32::try_from(self.names.len()).unwrap_or(u32::MAX)
     }
 
-    /// The task of this name.
+    /// The task with this name.
     pub fn task(&self, name: &str) -> Option<u32> {
         let is_it = |task: &u32| self.names.get(*task as usize) == Some(name);
         self.tasks.find(self.hasher.hash_one(name), is_it).copied()
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_tasks_are_found_by_each_other() {
+    fn names_and_tasks_can_be_looked_up_in_both_directions() {
         let manifest = Manifest::default();
         manifest.extend(0, &names(0..10_000));
         let index = manifest.index();
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_overlaps_is_added_once_and_what_leaves_a_gap_not_at_all() {
+    fn overlapping_names_are_added_once_and_names_after_a_gap_are_rejected() {
         let manifest = Manifest::default();
         manifest.extend(0, &names(0..5));
         manifest.extend(3, &names(3..8));
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_that_was_used_longest_ago_makes_room() {
+    fn the_least_recently_used_manifest_is_evicted() {
         let manifests = Manifests::new(64 << 10);
         for job in ["a", "b"] {
             manifests.get_or_insert(&id(job)).extend(0, &names(0..1_000));
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_names_fit_is_told_from_their_number_and_size() {
+    fn fit_is_judged_by_number_and_size_of_the_names() {
         let count = 100_000;
         let names = names(0..count);
         let bytes = names.iter().map(str::len).sum();

@@ -1,82 +1,85 @@
-//! Mirrors: this gateway's copies of running jobs' marks, the OR of all that it has acknowledged or read. They are what
-//! a lost tracker is restored from (invariant I4), so every gateway is a replica of the marks at no cost in writes.
+//! Mirrors: this gateway's in-memory copies of running jobs' marks, the OR of every mark that it acknowledged or read. A lost
+//! tracker is restored from them (invariant I4), so every gateway is a replica of the marks without extra writes.
 //!
-//! Bounded: marks that this gateway acknowledged go before what it only read, which the gateway that acknowledged it holds
-//! as well. A job whose mirror does not fit even so has none, and what is not held is counted and said. No mirror of such
-//! marks is dropped for another: more jobs than fit would make and drop theirs by turns, and protect none. Knows neither
-//! store: who merges and pulls is `gateway::mirroring`.
+//! Memory is bounded. Mirrors with marks that this gateway acknowledged take precedence over mirrors that it only read, whose
+//! marks another gateway holds as well. A job whose mirror does not fit has none; its marks are counted and logged. A mirror
+//! with acknowledged marks is never evicted for another one: if more jobs than fit were reported, their mirrors would evict
+//! each other in turn and protect no job. Knows neither store: `gateway::reconcile` merges and pulls.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::domain::{Cell, Cells, JobId, Layout, TrackerEpoch};
+use crate::log_throttle::LogThrottle;
+use crate::sync::lock;
 
-/// How many tasks one chunk holds: a multiple of four, so that chunks begin with whole bytes whatever the stages, and
-/// at most 128 KiB, which one script compares in well under a millisecond.
+/// The number of tasks in a chunk: a multiple of four, so that chunks start at byte boundaries for any number of stages, and
+/// at most 128 KiB, which a script compares in well under a millisecond.
 const CHUNK_TASKS: u32 = 65_536;
 
-/// How often it is said that mirrors do not fit.
-const SAID_EVERY: Duration = Duration::from_secs(60);
+/// The interval between warnings that mirrors do not fit into memory.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// All mirrors of this gateway.
+/// The mirrors of this gateway, by job.
 pub struct Mirrors {
     state: Mutex<State>,
     max_bytes: usize,
 }
 
-#[derive(Default)]
 struct State {
     mirrors: HashMap<JobId, Mirror>,
-    /// Of the cells of all mirrors.
+    /// The size of all mirrors' cells, in bytes.
     bytes: usize,
-    /// Of those that hold nothing but what was read.
-    copied: usize,
-    /// When it was last said that a mirror does not fit.
-    said: Option<Instant>,
+    /// The size of the mirrors that hold only marks read from trackers.
+    evictable_bytes: usize,
+    warning: LogThrottle,
 }
 
 struct Mirror {
     layout: Layout,
     cells: Vec<u8>,
-    /// This gateway acknowledged some of it.
-    own: bool,
-    /// The tracker that is known to hold all of these marks.
+    /// This gateway acknowledged at least one of the marks, so the mirror is not evicted.
+    acknowledged: bool,
+    /// The tracker that is known to hold all of the marks.
     merged: Option<TrackerEpoch>,
-    /// The tracker into which all is being merged.
+    /// The tracker into which the marks are being merged.
     merging: Option<TrackerEpoch>,
-    /// Grows with every mark that this one did not take itself.
+    /// Increases with every mark that the tracker in `merging` did not take itself.
     version: u64,
-    /// Nothing was ever put in.
+    /// The mirror has never held a mark.
     blank: bool,
-    /// The incarnation of the last tracker that all of it was merged into, or that took the first of it: what is restored
-    /// under a later one may lack it.
+    /// The incarnation of the last tracker into which all marks were merged, or that took the first of them. A tracker that
+    /// was restored under a later incarnation may lack marks.
     based: u64,
-    /// The tracker, and its revision, that was last read whole; and that is being read.
+    /// The tracker that was last read completely, with its revision at that time.
     pulled: Option<(TrackerEpoch, u64)>,
+    /// The tracker that is being read, with its revision when reading began.
     pulling: Option<(TrackerEpoch, u64)>,
-    /// The chunk that is read next.
+    /// The index of the chunk to read next.
     next_pull: usize,
 }
 
-/// A part of a job's cells.
+/// The cells of a range of tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
     /// The tasks.
     pub tasks: Range<u32>,
-    /// Their cells.
+    /// The bytes of their cells.
     pub bytes: Vec<u8>,
 }
 
 impl Mirrors {
-    /// Mirrors that together hold at most `max_bytes` of cells.
+    /// No mirrors yet; together they will hold at most `max_bytes` of cells.
     pub fn new(max_bytes: usize) -> Self {
-        Self { state: Mutex::default(), max_bytes }
+        let warning = LogThrottle::once_per(WARNING_INTERVAL);
+        let state = State { mirrors: HashMap::new(), bytes: 0, evictable_bytes: 0, warning };
+        Self { state: Mutex::new(state), max_bytes }
     }
 
-    /// Adds marks that were acknowledged while the job's tracker was the one with the incarnation `under`. `held_by` is
-    /// the tracker that took them; `None`: they are elsewhere.
+    /// Adds acknowledged marks. `under` is the incarnation of the job's tracker when they were acknowledged; `held_by` is the
+    /// tracker that took them, or `None` if they are elsewhere, such as in the ledger.
     pub fn mark(
         &self,
         id: &JobId,
@@ -86,9 +89,9 @@ impl Mirrors {
         held_by: Option<TrackerEpoch>,
     ) {
         let mut state = self.state();
-        let Some(mirror) = state.own(id, layout, self.max_bytes) else {
+        let Some(mirror) = state.for_acknowledged(id, layout, self.max_bytes) else {
             metrics::counter!("highwater_unmirrored_marks_total").increment(cells.count() as u64);
-            return state.say_full(id);
+            return state.warn_full(id);
         };
         for (task, cell) in cells {
             let span = layout.span(task);
@@ -97,8 +100,8 @@ impl Mirrors {
         mirror.took(under, held_by);
     }
 
-    /// The bytes of these runs of the job's cells, one after the other, as they are here: what its tracker most likely
-    /// holds, unless other gateways report to it as well. `None` without a mirror.
+    /// The bytes of these runs of the job's cells, concatenated; `None` without a mirror. The tracker most likely holds the
+    /// same bytes, unless other gateways report to the job as well.
     pub fn runs(&self, id: &JobId, layout: Layout, runs: &[Range<usize>]) -> Option<Vec<u8>> {
         let state = self.state();
         let mirror = state.mirrors.get(id).filter(|mirror| mirror.layout == layout)?;
@@ -109,10 +112,10 @@ impl Mirrors {
         Some(bytes)
     }
 
-    /// Adds what was read from a tracker.
+    /// Adds a chunk that was read from a tracker.
     pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: TrackerEpoch) {
         let mut state = self.state();
-        let Some(mirror) = state.copy(id, layout, self.max_bytes) else { return };
+        let Some(mirror) = state.for_read(id, layout, self.max_bytes) else { return };
         let start = layout.span(chunk.tasks.start).start;
         for (ours, theirs) in mirror.cells[start..].iter_mut().zip(&chunk.bytes) {
             *ours |= theirs;
@@ -120,17 +123,17 @@ impl Mirrors {
         mirror.took(held_by.incarnation, Some(held_by));
     }
 
-    /// The tasks whose cells are to be read next from the tracker that stands so at this revision; `None` if all have
-    /// been. Moves on by one chunk each time.
+    /// The tasks whose cells to read next from a tracker with this epoch and revision; `None` if the mirror has read all of
+    /// them. Each call advances by one chunk.
     pub fn next_pull(&self, id: &JobId, layout: Layout, epoch: TrackerEpoch, revision: u64) -> Option<Range<u32>> {
         let mut state = self.state();
-        let mirror = state.copy(id, layout, self.max_bytes)?;
+        let mirror = state.for_read(id, layout, self.max_bytes)?;
         if mirror.pulled == Some((epoch, revision)) {
             return None;
         }
         let tasks = chunks(layout).nth(mirror.next_pull)?;
         if mirror.next_pull == 0 {
-            // What changes in a chunk that was read already has a higher revision, and is read in the next pass.
+            // A later change in a chunk that was already read increases the revision, so the next pass reads it.
             mirror.pulling = Some((epoch, revision));
         }
         mirror.next_pull += 1;
@@ -140,12 +143,13 @@ impl Mirrors {
         Some(tasks)
     }
 
-    /// The chunks in which anything is marked, and the version that they are of, to be put into the ledger.
+    /// The chunks that contain marks, and the mirror's version, for recording them in the ledger.
     pub fn chunks(&self, id: &JobId) -> (Vec<Range<u32>>, u64) {
         self.chunks_for(id, None)
     }
 
-    /// The same, to be merged into this tracker: what it takes itself meanwhile need not be.
+    /// The chunks that contain marks, and the mirror's version, for merging them into a tracker. Marks that this tracker takes
+    /// itself meanwhile do not change the version.
     pub fn chunks_to_merge(&self, id: &JobId, into: TrackerEpoch) -> (Vec<Range<u32>>, u64) {
         self.chunks_for(id, Some(into))
     }
@@ -158,36 +162,36 @@ impl Mirrors {
         (marked.collect(), mirror.version)
     }
 
-    /// One chunk.
+    /// The cells of these tasks, which form a chunk; `None` without a mirror.
     pub fn chunk(&self, id: &JobId, tasks: &Range<u32>) -> Option<Chunk> {
         let state = self.state();
         let bytes = state.mirrors.get(id)?.chunk(tasks).to_vec();
         Some(Chunk { tasks: tasks.clone(), bytes })
     }
 
-    /// All cells, if there is a mirror.
+    /// The cells of all tasks; `None` without a mirror.
     pub fn cells(&self, id: &JobId) -> Option<Cells> {
         let state = self.state();
         let mirror = state.mirrors.get(id)?;
         Cells::new(mirror.layout, mirror.cells.clone()).ok()
     }
 
-    /// How the job's cells lie, if there is a mirror.
+    /// The layout of the job's cells; `None` without a mirror.
     pub fn layout(&self, id: &JobId) -> Option<Layout> {
         self.state().mirrors.get(id).map(|mirror| mirror.layout)
     }
 
-    /// Whether marks of the job are held.
+    /// Whether the mirror holds any mark of the job.
     pub fn holds(&self, id: &JobId) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank)
     }
 
-    /// Whether anything is in it that this tracker is not known to hold.
+    /// Whether the mirror may hold marks that the tracker with this epoch lacks.
     pub fn is_ahead(&self, id: &JobId, epoch: TrackerEpoch) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| mirror.merged != Some(epoch))
     }
 
-    /// All that the mirror held at this version has been merged into this tracker.
+    /// Notes that the marks of this version have been merged into this tracker. Ignored if other marks were added meanwhile.
     pub fn merged(&self, id: &JobId, epoch: TrackerEpoch, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
             && (mirror.merging, mirror.version) == (Some(epoch), version)
@@ -197,12 +201,12 @@ impl Mirrors {
         }
     }
 
-    /// Whether the job's tracker was restored under this incarnation without what is held here, as far as is known.
+    /// Whether the job's tracker may have been restored under this incarnation without the marks of the mirror.
     pub fn is_behind(&self, id: &JobId, incarnation: u64) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank && mirror.based < incarnation)
     }
 
-    /// All that it held at this version is in the ledger, for the tracker with this incarnation.
+    /// Notes that the marks of this version are in the ledger, for the tracker with this incarnation.
     pub fn recorded(&self, id: &JobId, incarnation: u64, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
             && mirror.version == version
@@ -211,64 +215,64 @@ impl Mirrors {
         }
     }
 
-    /// Forgets a job that has ended.
+    /// Removes the mirror of a job that has ended.
     pub fn remove(&self, id: &JobId) {
         self.state().remove(id);
     }
 
-    /// The jobs of which marks are held.
+    /// The jobs whose mirrors hold marks.
     pub fn jobs(&self) -> Vec<JobId> {
         let state = self.state();
         state.mirrors.iter().filter(|(_, mirror)| !mirror.blank).map(|(id, _)| id.clone()).collect()
     }
 
-    /// How many bytes of cells all mirrors hold.
+    /// The size of all mirrors' cells, in bytes.
     pub fn bytes(&self) -> usize {
         self.state().bytes
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Marks only grow: what a panic leaves behind is true.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
 impl State {
-    /// The job's mirror, for marks that were acknowledged; `None` if it does not fit.
-    fn own(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
-        match self.mirrors.get(id).map(|mirror| mirror.own) {
+    /// The job's mirror, created if needed, for acknowledged marks; `None` if it does not fit.
+    fn for_acknowledged(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
+        match self.mirrors.get(id).map(|mirror| mirror.acknowledged) {
             Some(true) => return self.mirrors.get_mut(id),
             Some(false) => {}
             None => self.make_room(layout.bytes(), max_bytes)?,
         }
-        let mirror = self.copy(id, layout, max_bytes)?;
-        mirror.own = true;
+        let mirror = self.for_read(id, layout, max_bytes)?;
+        mirror.acknowledged = true;
         let size = mirror.cells.len();
-        self.copied -= size;
+        self.evictable_bytes -= size;
         self.mirrors.get_mut(id)
     }
 
-    /// Drops copies until so many bytes fit; `None`, and none of them is dropped, if that is not enough.
+    /// Evicts mirrors without acknowledged marks until `size` bytes fit. Returns `None`, without evicting any, if that is not
+    /// enough.
     fn make_room(&mut self, size: usize, max_bytes: usize) -> Option<()> {
-        if self.bytes - self.copied + size > max_bytes {
+        if self.bytes - self.evictable_bytes + size > max_bytes {
             return None;
         }
         while self.bytes + size > max_bytes {
-            let copy = self.mirrors.iter().find(|(_, mirror)| !mirror.own)?.0.clone();
-            self.remove(&copy);
+            let evicted = self.mirrors.iter().find(|(_, mirror)| !mirror.acknowledged)?.0.clone();
+            self.remove(&evicted);
         }
         Some(())
     }
 
-    /// The job's mirror, for what is read from its tracker; `None` if it does not fit.
-    fn copy(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
+    /// The job's mirror, created if needed, for marks read from its tracker; `None` if it does not fit.
+    fn for_read(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
         if !self.mirrors.contains_key(id) {
             let size = layout.bytes();
             if self.bytes + size > max_bytes {
                 return None;
             }
             self.bytes += size;
-            self.copied += size;
+            self.evictable_bytes += size;
             self.mirrors.insert(id.clone(), Mirror::blank(layout));
         }
         self.mirrors.get_mut(id)
@@ -277,15 +281,18 @@ impl State {
     fn remove(&mut self, id: &JobId) {
         let Some(mirror) = self.mirrors.remove(id) else { return };
         self.bytes -= mirror.cells.len();
-        if !mirror.own {
-            self.copied -= mirror.cells.len();
+        if !mirror.acknowledged {
+            self.evictable_bytes -= mirror.cells.len();
         }
     }
 
-    fn say_full(&mut self, id: &JobId) {
-        if self.said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
-            self.said = Some(Instant::now());
-            tracing::warn!(job = %id, "no memory for mirrors of all jobs: marks are in Redis alone; give mirrors more");
+    fn warn_full(&mut self, id: &JobId) {
+        if self.warning.should_log() {
+            tracing::warn!(
+                job = %id,
+                "the mirrors of running jobs do not fit into memory: marks of some jobs are in Redis alone and are lost if \
+                 Redis loses them; increase --mirror-memory"
+            );
         }
     }
 }
@@ -295,7 +302,7 @@ impl Mirror {
         Self {
             layout,
             cells: vec![0; layout.bytes()],
-            own: false,
+            acknowledged: false,
             merged: None,
             merging: None,
             version: 0,
@@ -307,7 +314,7 @@ impl Mirror {
         }
     }
 
-    /// Marks came that `held_by` holds; `None`: they came from where marks can be lost.
+    /// Marks were added that the tracker `held_by` holds, or that no tracker is known to hold (`None`).
     fn took(&mut self, under: u64, held_by: Option<TrackerEpoch>) {
         if self.blank {
             (self.merged, self.blank, self.based) = (held_by, false, under);
@@ -315,7 +322,7 @@ impl Mirror {
             if held_by.is_none() || self.merged != held_by {
                 self.merged = None;
             }
-            // What is restored under a later one may lack these, late as they are.
+            // A tracker that was restored under a later incarnation may lack these marks, however late they arrive.
             self.based = self.based.min(under);
         }
         if held_by.is_none() || self.merging != held_by {
@@ -329,13 +336,13 @@ impl Mirror {
     }
 }
 
-/// The chunks of a job, in order.
+/// The chunks of a job, in order of their tasks.
 fn chunks(layout: Layout) -> impl Iterator<Item = Range<u32>> {
     let starts = (0..layout.total).step_by(CHUNK_TASKS as usize);
     starts.map(move |start| start..layout.total.min(start + CHUNK_TASKS))
 }
 
-/// The bytes that hold the cells of these tasks, which begin a chunk.
+/// The bytes that hold the cells of these tasks. The range must start at a chunk boundary.
 pub fn byte_range(layout: Layout, tasks: &Range<u32>) -> Range<usize> {
     layout.span(tasks.start).start..layout.span(tasks.end - 1).end
 }
@@ -360,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_and_what_was_read_are_one() {
+    fn acknowledged_and_pulled_marks_are_merged() {
         let mirrors = Mirrors::new(1 << 20);
         let one = id("one");
         mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), 1, None);
@@ -375,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_ahead_until_all_was_merged_and_again_when_another_tracker_took_marks() {
+    fn a_mirror_is_ahead_until_it_was_merged_into_the_current_tracker() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
         assert!(!mirrors.is_ahead(&one, epoch(1)));
         mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(epoch(1)));
@@ -393,9 +400,9 @@ mod tests {
         assert!(mirrors.is_ahead(&one, epoch(1)), "merged before the last mark came");
     }
 
-    /// Else a job that is worked on would not be adopted again before its workers rest.
+    /// Otherwise a job under load would not be adopted again before its workers pause.
     #[test]
-    fn what_a_tracker_takes_itself_keeps_no_merge_into_it_from_being_whole() {
+    fn marks_taken_by_the_tracker_itself_do_not_invalidate_a_merge_into_it() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
         let taken_by = |task, by: u64| mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), by, Some(epoch(by)));
         taken_by(1, 1);
@@ -408,12 +415,12 @@ mod tests {
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(3));
         taken_by(4, 2);
         mirrors.merged(&one, epoch(3), version);
-        assert!(mirrors.is_ahead(&one, epoch(3)), "one that came late is in an earlier tracker");
+        assert!(mirrors.is_ahead(&one, epoch(3)), "a late mark is in an earlier tracker");
         assert!(mirrors.is_behind(&one, 3));
     }
 
     #[test]
-    fn it_is_behind_once_others_restored_without_it_until_it_was_merged_or_recorded() {
+    fn a_mirror_is_behind_after_a_restore_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
         assert!(!mirrors.is_behind(&one, 9));
         mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(epoch(1)));
@@ -426,11 +433,11 @@ mod tests {
         let (_, version) = mirrors.chunks(&one);
         mirrors.recorded(&one, 3, version);
         assert!(!mirrors.is_behind(&one, 3));
-        assert!(mirrors.is_ahead(&one, epoch(3)), "it is merged all the same when it can be");
+        assert!(mirrors.is_ahead(&one, epoch(3)), "it is still merged once that is possible");
     }
 
     #[test]
-    fn the_bound_holds_and_no_acknowledged_mark_is_dropped_for_another() {
+    fn the_memory_bound_holds_and_acknowledged_mirrors_are_not_evicted() {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
         let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
@@ -449,20 +456,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_only_read_makes_room_for_what_was_acknowledged() {
+    fn pulled_mirrors_are_evicted_for_acknowledged_ones() {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
         let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
         let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, epoch(1), 1).is_some();
         assert!(read("one") && read("two") && !read("three"));
-        // What was read is the gateway's own once it acknowledges more of it.
+        // A pulled mirror is no longer evictable once the gateway acknowledges a mark of its job.
         take("one");
         take("three");
         assert_eq!(mirrors.bytes(), 2 * size);
         assert!(mirrors.holds(&id("one")) && mirrors.layout(&id("two")).is_none() && mirrors.holds(&id("three")));
         assert!(!read("two"));
         take("two");
-        assert!(!mirrors.holds(&id("two")), "both others are of as much worth");
+        assert!(!mirrors.holds(&id("two")), "both other mirrors hold acknowledged marks");
         mirrors.remove(&id("one"));
         assert!(read("two"));
         assert_eq!(mirrors.bytes(), 2 * size);

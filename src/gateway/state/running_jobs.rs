@@ -4,10 +4,11 @@
 //! whose feed is cut reports no job as running on its own authority. `gateway::feed` fills this; everything else reads it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::domain::{JobId, RunningJob};
+use crate::sync::lock;
 
 /// How long one confirmed round trip on the feed's connection vouches for the session, counted from when it was sent.
 pub const FEED_TRUSTED_FOR: Duration = Duration::from_secs(2);
@@ -124,8 +125,7 @@ impl RunningJobs {
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
-        // Every change is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
