@@ -13,7 +13,7 @@ use crate::source::{root, rust_files};
 
 /// The documents that people write: all but the results of benchmarks.
 fn documents() -> Vec<File> {
-    let written = |file: &File| file.path.ends_with(".md") && !file.path.starts_with("docs/benchmarks/");
+    let written = |file: &File| file.is_markdown() && !file.path.starts_with("docs/benchmarks/");
     let documents: Vec<_> = files().into_iter().filter(written).collect();
     assert!(documents.len() >= 7, "only {} documents were found", documents.len());
     documents

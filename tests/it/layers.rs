@@ -251,7 +251,7 @@ impl Reader<'_> {
         }
         match GATEWAY_MAY_USE.iter().find(|(submodule, _)| submodule == own) {
             None => self.cross(line, &format!("has a submodule {own} that is not in the table")),
-            Some((_, uses)) if !uses.contains(&used.as_str()) => {
+            Some((_, allowed)) if !allowed.contains(&used.as_str()) => {
                 self.found.insert((line, format!("gateway::{own} uses {used}")));
             }
             Some(_) => {}

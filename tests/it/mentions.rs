@@ -164,11 +164,9 @@ impl Project {
     /// Resolves a path that begins at a crate, a type, or a module anywhere in the project.
     fn resolves(&self, first: &str, rest: &[&str]) -> bool {
         if first.starts_with(char::is_uppercase) {
-            let defining = self.defining("", first);
-            return match defining.is_empty() {
-                true => self.identifiers.contains(first),
-                false => rest.iter().all(|name| self.identifiers.contains(*name)),
-            };
+            // The members of a type of another crate are not known.
+            let members = if self.defining("", first).is_empty() { &[] } else { rest };
+            return self.identifiers.contains(first) && members.iter().all(|name| self.identifiers.contains(*name));
         }
         let modules = self.modules("", first);
         if modules.is_empty() {

@@ -53,6 +53,10 @@ fn collect(directory: &Path, files: &mut Vec<File>) {
 }
 
 impl File {
+    pub fn is_markdown(&self) -> bool {
+        is_markdown(&self.path)
+    }
+
     /// The lines of prose with their numbers, without comment markers.
     pub fn prose(&self) -> Vec<(usize, &str)> {
         let mut fenced = false;
@@ -71,14 +75,14 @@ impl File {
 
     /// The lines that are not prose: code without comment lines, and the code blocks of documents.
     pub fn code(&self) -> impl Iterator<Item = &str> {
-        let comment = |line: &&str| !is_markdown(&self.path) && self.prose_of(line).is_none();
+        let comment = |line: &&str| !self.is_markdown() && self.prose_of(line).is_none();
         let without_trailing_comment = |line| str::split_once(line, " // ").map_or(line, |(code, _)| code);
         self.text.lines().filter(comment).map(without_trailing_comment)
     }
 
     fn prose_of<'a>(&self, line: &'a str) -> Option<&'a str> {
         let line = line.trim();
-        if is_markdown(&self.path) {
+        if self.is_markdown() {
             return Some(line);
         }
         let marker = marker(&self.path)?;
