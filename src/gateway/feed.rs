@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::state::RunningJobs;
 use crate::deadline::Deadline;
+use crate::log_throttle::LogThrottle;
 use crate::store::{self, Feed, FeedEvent, Store};
 
 /// The interval between round trips on the feed's connection, and the limit for each. Both are well below
@@ -36,27 +37,26 @@ impl FeedFollower {
     }
 
     async fn sessions(&self) {
-        let mut logged = false;
+        let mut outage = LogThrottle::once_until_reset();
         loop {
-            let Err(error) = self.session(&mut logged).await;
+            let Err(error) = self.session(&mut outage).await;
             self.running.close_session();
-            if !logged {
+            if outage.should_log() {
                 tracing::warn!(
                     %error,
                     "lost the Postgres feed: reads and reports ask Postgres about each job until it is open again; \
                      check that Postgres is reachable (the gateway reconnects by itself)"
                 );
             }
-            logged = true;
             tokio::time::sleep(REOPEN_DELAY).await;
         }
     }
 
     /// Runs one session until it fails.
-    async fn session(&self, logged: &mut bool) -> Result<Infallible, store::Error> {
+    async fn session(&self, outage: &mut LogThrottle) -> Result<Infallible, store::Error> {
         let (mut feed, jobs) = self.store.feed(Deadline::after(OPEN_TIMEOUT)).await?;
         tracing::info!(running = jobs.len(), "opened the Postgres feed");
-        *logged = false;
+        outage.reset();
         self.running.open_session(jobs);
         loop {
             let asked = Instant::now();

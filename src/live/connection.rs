@@ -1,7 +1,7 @@
 //! The connection to Redis: shared by all callers, opened on first use, reopened when it breaks. Every call has a
 //! deadline, and fails fast while the circuit breaker knows that Redis is down.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -12,6 +12,7 @@ use super::Error;
 use super::scripts::Call;
 use crate::breaker::{Breaker, NoResponse};
 use crate::deadline::Deadline;
+use crate::sync;
 
 /// The timeout of one connection attempt, and the longest pause before the next. Together they bound how soon a Redis
 /// that is back is used again.
@@ -110,7 +111,7 @@ impl Connection {
 
 impl Link {
     fn manager(&self) -> ConnectionManager {
-        self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
+        sync::read(&self.manager).clone()
     }
 
     /// Pings over the connection that calls use, and once more on an error, since the first ping may only reveal that
@@ -130,7 +131,7 @@ impl Link {
         if answer.as_ref().is_err_and(|error| !error.is_io_error())
             && let Ok(new) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
         {
-            *self.manager.write().unwrap_or_else(PoisonError::into_inner) = new;
+            *sync::write(&self.manager) = new;
         }
         answer
     }

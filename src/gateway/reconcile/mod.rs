@@ -32,6 +32,7 @@ use crate::domain::{Availability, JobId, RepairAction, RunningJob, TrackerStatus
 use crate::error::{Error, Result, Unavailable};
 use crate::jitter;
 use crate::live::Live;
+use crate::log_throttle::LogThrottle;
 use observe::ObservedJob;
 
 /// The number of jobs observed in one round trip.
@@ -120,23 +121,29 @@ impl Reconciler {
 
     /// Runs rounds until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut failing = false;
+        let mut failure = LogThrottle::once_until_reset();
         loop {
             let pause = self.settings.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter::random_fraction());
             if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
             let Some(outcome) = shutdown.run_until_cancelled(self.round()).await else { return };
-            match &outcome {
-                Err(error) if !failing => tracing::warn!(
-                    %error,
-                    "reconcile rounds fail: ends, restores and revokes may be delayed; rounds continue once the stores are \
-                     reachable again"
-                ),
-                Ok(()) if failing => tracing::info!("reconcile rounds succeed again"),
-                _ => {}
+            match outcome {
+                Ok(()) => {
+                    if failure.reset() {
+                        tracing::info!("reconcile rounds succeed again");
+                    }
+                }
+                Err(error) => {
+                    if failure.should_log() {
+                        tracing::warn!(
+                            %error,
+                            "reconcile rounds fail: ends, restores and revokes may be delayed; rounds continue once the \
+                             stores are reachable again"
+                        );
+                    }
+                }
             }
-            failing = outcome.is_err();
         }
     }
 

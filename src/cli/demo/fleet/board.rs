@@ -1,8 +1,10 @@
 //! Records which jobs were handed out and when their ends became known: the data of the fleet's table.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 /// Maximum relative deviation of a share from an even one.
 const TOLERANCE: f64 = 0.2;
@@ -95,7 +97,7 @@ impl Board {
     }
 
     pub fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

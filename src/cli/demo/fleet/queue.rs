@@ -2,8 +2,10 @@
 //! delivered again.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 /// Number of tasks in a batch.
 const BATCH_SIZE: i64 = 5;
@@ -67,7 +69,7 @@ impl Queue {
     }
 
     fn messages(&self) -> MutexGuard<'_, Messages> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
