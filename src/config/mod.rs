@@ -80,7 +80,7 @@ pub struct PostgresLimits {
     /// Time limit of one call to Postgres
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::positive_duration)]
     pub postgres_timeout: Duration,
-    /// Maximum number of connections to Postgres, not counting the one of the feed
+    /// Maximum number of pooled connections to Postgres; the feed and the availability check each use one more
     ///
     /// The default is low because reports and reads of running jobs normally do not use Postgres.
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
@@ -142,7 +142,7 @@ pub struct Serving {
     /// The default covers a job of ten million tasks in three stages.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
     pub mirror_pull: usize,
-    /// Maximum memory for cached task names, which save reports by name a query to Postgres
+    /// Maximum memory for cached task names; reports by name then need no query to Postgres
     ///
     /// A name takes its length and about 15 bytes, so the default holds about ten million names of ten bytes. If the names of
     /// the jobs in use do not fit, those of the job used least recently are dropped and read again when needed. The names

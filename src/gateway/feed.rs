@@ -12,11 +12,14 @@ use crate::deadline::Deadline;
 use crate::log_throttle::LogThrottle;
 use crate::store::{self, Feed, FeedEvent, Store};
 
-/// The interval between round trips on the feed's connection, and the limit for each. Both are well below
-/// [`FEED_TRUSTED_FOR`](super::state::FEED_TRUSTED_FOR), so that one slow round trip does not end the trust.
+/// The interval between round trips on the feed's connection. Together with [`CONFIRM_TIMEOUT`] it must stay below
+/// [`FEED_TRUSTED_FOR`](super::state::FEED_TRUSTED_FOR), so that one slow round trip does not end the trust in the session.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+/// The limit for one round trip on the feed's connection.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(900);
+/// The limit for opening a session, including its list of running jobs.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before a session is opened again.
 const REOPEN_DELAY: Duration = Duration::from_millis(250);
 
 /// Follows the feed through as many sessions as it takes.

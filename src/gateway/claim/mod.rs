@@ -17,7 +17,8 @@ use candidates::Candidates;
 
 pub use candidates::ClaimFilter;
 
-/// The most trackers that one claim reads, and the number read in one round trip: few of many running jobs are complete.
+/// The most trackers that one claim reads, and the number read in one round trip. Most running jobs have work left, so the
+/// first page nearly always contains a claimable job; more pages only help if many jobs are complete but not ended yet.
 const MAX_TRACKERS: usize = 128;
 const PAGE: usize = 32;
 /// The most jobs that one claim checks in Postgres, one by one, while there is no trusted feed.

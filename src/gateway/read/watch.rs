@@ -19,8 +19,8 @@ use crate::domain::{JobId, Progress};
 use crate::error::Error;
 use crate::sync::lock;
 
-/// The longest time between updates to a watcher, and the longest interval: load balancers cut streams without data,
-/// whatever HTTP/2 pings are sent.
+/// The longest pause between updates to a watcher; the interface promises at most 15 seconds. Also the largest value of
+/// `--watch-interval`. Load balancers close streams without data, even if HTTP/2 pings are sent.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The limit for one read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 
 use super::super::state::Coalescer;
 use super::detach_on_drop::DetachOnDrop;
-use super::marker::{MarkOutcome, Marker};
+use super::marker::Marker;
+use super::target::MarkOutcome;
 use crate::deadline::Deadline;
 use crate::domain::{Batch, Definition, Disposition, Mark, StepSize, dispositions};
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::jobs::Jobs;
 use super::super::state::{JobCache, Mirrors, RunningJobs};
-use super::marker::MarkOutcome;
+use super::target::MarkOutcome;
 use crate::deadline::Deadline;
 use crate::domain::{Definition, JobId, JobState, Mark};
 use crate::error::{Error, Result, Unavailable};

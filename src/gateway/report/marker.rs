@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::state::Mirrors;
 use super::ledger::LedgerRecorder;
-use super::target::{MarkTarget, TargetDecision, Targets};
+use super::target::{MarkOutcome, MarkTarget, TargetDecision, Targets};
 use crate::deadline::Deadline;
-use crate::domain::{Change, Definition, JobId, JobState, Layout, Mark, MarkStep, TrackerEpoch};
+use crate::domain::{Change, Definition, JobId, Layout, Mark, MarkStep, TrackerEpoch};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{self, Header, Live, MarkReply, Refusal};
@@ -16,22 +16,6 @@ use crate::live::{self, Header, Live, MarkReply, Refusal};
 const MAX_CONFLICTS: usize = 64;
 /// How often another target is tried after a tracker refused.
 const MAX_REFUSALS: usize = 8;
-
-/// The outcome of the marks of a batch.
-#[derive(Debug, Clone, Copy)]
-pub enum MarkOutcome {
-    /// All are in the tracker with this incarnation. `complete`: nothing is pending in it any more.
-    Marked {
-        /// The incarnation of the tracker.
-        incarnation: u64,
-        /// Nothing is pending in it.
-        complete: bool,
-    },
-    /// All are in the ledger.
-    Recorded,
-    /// The job has ended. If there were several steps, the first may have been marked before the end.
-    Ended(JobState),
-}
 
 /// Marks batches.
 pub struct Marker {

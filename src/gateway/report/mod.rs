@@ -1,9 +1,9 @@
 //! Takes reports: validates the whole batch, marks it in the tracker, and answers.
 //!
 //! `mod.rs` is where a report enters; [`Batcher`] marks reports of one job together; [`Marker`] marks a batch in Redis or
-//! records it in the ledger; [`Targets`] decides which tracker takes the marks. A report is acknowledged only after an
-//! adopted, open tracker took it, or a tracker that Postgres confirmed before and after as the running job's, or the ledger
-//! (invariants I3, I4, I10).
+//! records it in the ledger; [`Targets`] decides which tracker takes the marks. A report is acknowledged only after its
+//! marks are in one of three places: in an adopted, open tracker; in a tracker that Postgres confirmed, before and after, as
+//! the tracker of the running job; or in the ledger (invariants I3, I4, I10).
 
 mod batcher;
 mod detach_on_drop;
@@ -28,11 +28,11 @@ use crate::error::{Error, Result};
 use crate::live::Live;
 use batcher::{BatchOutcome, Batcher};
 use ledger::LedgerRecorder;
-use marker::{MarkOutcome, Marker};
-use target::Targets;
+use marker::Marker;
+use target::{MarkOutcome, Targets};
 
-/// How long the report that completes a job waits for the end, so that its answer can name the final state. A finish that
-/// takes longer continues in the background.
+/// How long the report that completes a job waits for the end, so that its answer can name the final state; less if half of
+/// the call's remaining time is shorter. A finish that takes longer continues in the background.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
 /// The answer to a report.

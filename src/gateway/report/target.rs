@@ -1,4 +1,5 @@
-//! Decides which tracker takes the marks of a report, and what to do after a tracker refused them.
+//! Decides which tracker takes the marks of a report, and what to do after a tracker refused them. Defines where marks can go
+//! and where they went.
 
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ use crate::live::Refusal;
 pub struct MarkTarget {
     /// The incarnation of the running job's tracker.
     pub incarnation: u64,
-    /// Only an adopted tracker may take the marks. If false, Postgres has just confirmed the incarnation, and the caller asks
-    /// it again afterwards.
+    /// Only an adopted tracker may take the marks. If false, Postgres has just confirmed the incarnation, and the caller must
+    /// ask Postgres again after marking.
     pub require_adopted: bool,
 }
 
@@ -30,6 +31,22 @@ pub enum TargetDecision {
     Ended(JobState),
     /// To the ledger: the job runs, and no tracker can take marks now.
     UseLedger,
+}
+
+/// The outcome of the marks of a batch.
+#[derive(Debug, Clone, Copy)]
+pub enum MarkOutcome {
+    /// All are in the tracker with this incarnation. `complete`: nothing is pending in it any more.
+    Marked {
+        /// The incarnation of the tracker.
+        incarnation: u64,
+        /// Nothing is pending in it.
+        complete: bool,
+    },
+    /// All are in the ledger.
+    Recorded,
+    /// The job has ended. If there were several steps, the first may have been marked before the end.
+    Ended(JobState),
 }
 
 /// Decides the targets of reports.
@@ -55,8 +72,8 @@ impl Targets {
         }
     }
 
-    /// The first target: from the feed, or from Postgres if the feed does not list the job. While Postgres is away, the
-    /// incarnation seen last: an adopted, open tracker with that incarnation still belongs to a running job.
+    /// The first target: from the feed, or from Postgres if the feed does not list the job. While Postgres is
+    /// away, it is the tracker with the incarnation seen last: if that tracker is adopted and open, its job still runs.
     pub async fn initial(&self, id: &JobId, deadline: Deadline) -> Result<TargetDecision> {
         if let Some(state) = self.cache.final_state(id) {
             return Ok(TargetDecision::Ended(state));
