@@ -1,7 +1,7 @@
 //! Decides whether a job is claimable (invariant I8): only a running job of which nothing indicates that all its tasks
 //! are done may be handed out. `NextJob`, the job lists and the diagram in the docs all use this one decision.
 
-use super::{RowStatus, SourceReason, TrackerStatus};
+use super::{Incarnation, RowStatus, SourceReason, TrackerStatus};
 
 /// Whether a job can be handed out to a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,7 +37,7 @@ pub fn claimability(row: RowStatus, tracker: TrackerStatus) -> Claimability {
     }
 }
 
-fn claimability_of_running(own: u64, ledger: bool, tracker: TrackerStatus) -> Claimability {
+fn claimability_of_running(own: Incarnation, ledger: bool, tracker: TrackerStatus) -> Claimability {
     match tracker {
         // Marks are valid in any tracker of the job, whatever its incarnation, and are never revoked.
         TrackerStatus::Present { complete: true, .. } => Claimability::NotClaimable,
@@ -60,9 +60,10 @@ fn claimability_of_running(own: u64, ledger: bool, tracker: TrackerStatus) -> Cl
 mod tests {
     use super::*;
 
-    const OWN: u64 = 3;
+    const OWN: Incarnation = Incarnation::new(3);
+    const OTHER: Incarnation = Incarnation::new(4);
 
-    fn tracker(incarnation: u64, adopted: bool, sealed: bool, complete: bool) -> TrackerStatus {
+    fn tracker(incarnation: Incarnation, adopted: bool, sealed: bool, complete: bool) -> TrackerStatus {
         TrackerStatus::Present { incarnation, adopted, current: adopted, sealed, marked: true, complete }
     }
 
@@ -75,7 +76,7 @@ mod tests {
         ];
         for bits in 0..16 {
             let (other, adopted, sealed, complete) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0, bits & 8 > 0);
-            statuses.push(tracker(OWN + u64::from(other), adopted, sealed, complete));
+            statuses.push(tracker(if other { OTHER } else { OWN }, adopted, sealed, complete));
         }
         statuses
     }

@@ -31,7 +31,7 @@ impl JobId {
     }
 
     /// Generates a unique ID that no job can have, for checks that must not touch a job.
-    pub fn of_no_job() -> Self {
+    pub fn unassignable() -> Self {
         Self(format!(".{}", uuid::Uuid::new_v4()))
     }
 
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn empty_overlong_and_unsafe_texts_are_invalid_ids() {
-        for id in ["", ".a", "-", "a b", "a/b", "ä", "a{b}", "a\n", &"x".repeat(129), JobId::of_no_job().as_str()] {
+        for id in ["", ".a", "-", "a b", "a/b", "ä", "a{b}", "a\n", &"x".repeat(129), JobId::unassignable().as_str()] {
             assert!(id.parse::<JobId>().is_err(), "{id:?}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::ids::check;
-use super::{JobId, JobState, Layout, MAX_STAGES, StageKey, Violation};
+use super::{Incarnation, JobId, JobState, Layout, MAX_STAGES, StageKey, Violation};
 
 /// The maximum number of tasks of a job.
 pub const MAX_TASKS: u32 = 10_000_000;
@@ -76,8 +76,9 @@ pub struct Job {
     pub created_task_count: u32,
     /// The job's state.
     pub state: JobState,
-    /// The incarnation of the job's own tracker; 0 before the first attempt to start the job or to add tasks.
-    pub incarnation: u64,
+    /// The incarnation of the job's own tracker; 0, which no tracker has, before the first attempt to start the job or
+    /// to add tasks.
+    pub incarnation: Incarnation,
     /// Whether a tracker was ever opened for the job, so that Redis may hold marks that Postgres cannot see.
     pub tracked: bool,
     /// Whether the ledger holds reports of the job.
@@ -97,8 +98,9 @@ pub struct Job {
 /// A running job as the feed announces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunningJob {
-    /// The incarnation of the job's own tracker.
-    pub incarnation: u64,
+    /// The incarnation of the job's own tracker. `None` for a job that is known only from a ledger row: the feed has
+    /// not announced that it runs.
+    pub incarnation: Option<Incarnation>,
     /// Whether the ledger holds reports of the job.
     pub ledger: bool,
     /// How long the job may make no progress before it is revoked; the gateways' setting when absent.
@@ -263,7 +265,7 @@ mod tests {
                 created_task_count: definition.task_count,
                 definition,
                 state: JobState::Pending,
-                incarnation: 0,
+                incarnation: Incarnation::new(0),
                 tracked: false,
                 ledger: false,
                 create_time: OffsetDateTime::UNIX_EPOCH,

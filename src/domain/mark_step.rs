@@ -79,7 +79,7 @@ impl MarkStep {
     }
 
     /// Makes one step that sets all marks of the cells in `bytes`, which hold the consecutive `tasks`.
-    pub fn of_cells(layout: Layout, tasks: Range<u32>, bytes: &[u8]) -> Self {
+    pub fn from_cells(layout: Layout, tasks: Range<u32>, bytes: &[u8]) -> Self {
         let run = layout.span(tasks.start).start..layout.span(tasks.end - 1).end;
         let cells = tasks.map(|task| (task, layout.cell(task, bytes, run.start)));
         let tasks = cells.filter(|(_, cell)| *cell != Cell::default()).collect();
@@ -115,7 +115,7 @@ impl MarkStep {
     }
 
     /// Splits the concatenated bytes of all runs into those of each run.
-    pub fn of_each<'a>(&'a self, mut bytes: &'a [u8]) -> impl Iterator<Item = (&'a Range<usize>, &'a [u8])> + 'a {
+    pub fn split<'a>(&'a self, mut bytes: &'a [u8]) -> impl Iterator<Item = (&'a Range<usize>, &'a [u8])> + 'a {
         self.runs.iter().map_while(move |run| {
             let (run_bytes, rest) = bytes.split_at_checked(run.len())?;
             bytes = rest;
@@ -236,7 +236,7 @@ mod tests {
             let before = Cells::new(layout, bytes.to_vec()).unwrap().count();
             let current: Vec<_> = step.runs().iter().flat_map(|run| bytes[run.clone()].to_vec()).collect();
             let change = step.apply(&current).unwrap();
-            for (run, new) in step.of_each(&change.bytes) {
+            for (run, new) in step.split(&change.bytes) {
                 bytes[run.clone()].copy_from_slice(new);
             }
             let after = Cells::new(layout, bytes.to_vec()).unwrap().count();

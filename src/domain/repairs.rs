@@ -2,14 +2,15 @@
 //! observed state, so any number of gateways may run the same repairs at once, and the next round repeats an unfinished
 //! one.
 
-use super::TrackerStatus;
+use super::{Incarnation, TrackerStatus};
 
 /// A job as the reconciler observes it: a running job, or an ended one whose end is a lower bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "independent observations, each of which can occur with any other")]
 pub struct JobObservation {
-    /// The incarnation of the job's own tracker, according to Postgres.
-    pub incarnation: u64,
+    /// The incarnation of the job's own tracker, according to Postgres. `None` without a feed, or if the feed has not
+    /// announced the job.
+    pub incarnation: Option<Incarnation>,
     /// The status of the job's tracker.
     pub tracker: TrackerStatus,
     /// Whether the ledger holds reports of the job.
@@ -58,7 +59,7 @@ pub enum RepairAction {
 /// The repairs that a job needs now, in the order in which to make them.
 pub fn due_repairs(job: &JobObservation) -> Vec<RepairAction> {
     match job.tracker {
-        TrackerStatus::Present { incarnation, sealed, adopted, .. } if incarnation == job.incarnation => {
+        TrackerStatus::Present { incarnation, sealed, adopted, .. } if Some(incarnation) == job.incarnation => {
             if !sealed {
                 due_for_open_tracker(job)
             } else if !job.ended {
@@ -116,9 +117,9 @@ mod tests {
     use super::*;
 
     const OPEN: JobObservation = JobObservation {
-        incarnation: 2,
+        incarnation: Some(Incarnation::new(2)),
         tracker: TrackerStatus::Present {
-            incarnation: 2,
+            incarnation: Incarnation::new(2),
             adopted: true,
             current: true,
             sealed: false,
@@ -139,7 +140,7 @@ mod tests {
 
     #[expect(clippy::fn_params_excessive_bools, reason = "the fields of a status, in their order")]
     fn tracker(adopted: bool, current: bool, sealed: bool, complete: bool) -> TrackerStatus {
-        TrackerStatus::Present { incarnation: 2, adopted, current, sealed, marked: true, complete }
+        TrackerStatus::Present { incarnation: Incarnation::new(2), adopted, current, sealed, marked: true, complete }
     }
 
     #[test]
@@ -150,9 +151,9 @@ mod tests {
     #[test]
     fn missing_foreign_or_outdated_trackers_are_restored_and_corrupt_ones_quarantined() {
         assert_eq!(with(|job| job.tracker = TrackerStatus::Missing), [RepairAction::Restore]);
-        assert_eq!(with(|job| job.incarnation = 3), [RepairAction::Restore]);
-        assert_eq!(with(|job| job.incarnation = 1), [RepairAction::Restore]);
-        let restored_by_another = with(|job| (job.incarnation, job.mirror_ahead) = (1, true));
+        assert_eq!(with(|job| job.incarnation = Some(Incarnation::new(3))), [RepairAction::Restore]);
+        assert_eq!(with(|job| job.incarnation = Some(Incarnation::new(1))), [RepairAction::Restore]);
+        let restored_by_another = with(|job| (job.incarnation, job.mirror_ahead) = (Some(Incarnation::new(1)), true));
         assert_eq!(restored_by_another, [RepairAction::MergeMirror, RepairAction::Restore]);
         assert_eq!(with(|job| job.tracker = TrackerStatus::Corrupt), [RepairAction::Quarantine]);
         let rolled_back = tracker(false, false, false, true);

@@ -1,7 +1,7 @@
 //! The read table: decides what a read returns from the status of the job's tracker and of its row. No other code
 //! decides this.
 
-use super::{Job, JobState, Source, SourceReason, TrackerStatus};
+use super::{Incarnation, Job, JobState, Source, SourceReason, TrackerStatus};
 
 /// The status of a job in Postgres: of its row and of its reports in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -10,7 +10,7 @@ pub enum RowStatus {
     NotAsked {
         /// The job's incarnation, if the feed in its present session says that the job runs and that the ledger holds
         /// no reports of it.
-        known_running: Option<u64>,
+        known_running: Option<Incarnation>,
     },
     /// Postgres could not be reached or did not answer in time.
     Unreachable,
@@ -21,7 +21,7 @@ pub enum RowStatus {
     /// The job is running.
     Running {
         /// The incarnation of the job's own tracker.
-        incarnation: u64,
+        incarnation: Incarnation,
         /// Whether the ledger holds reports of the job.
         ledger: bool,
     },
@@ -128,7 +128,11 @@ mod tests {
         [TrackerStatus::Unreachable, TrackerStatus::Missing, TrackerStatus::Corrupt, TrackerStatus::UnknownVersion];
     const LIVE: Resolution = Resolution::Tracker { source: Source::Live, lower_bound: false };
 
+    const FIRST: Incarnation = Incarnation::new(1);
+    const SECOND: Incarnation = Incarnation::new(2);
+
     fn present(incarnation: u64, adopted: bool, sealed: bool, marked: bool) -> TrackerStatus {
+        let incarnation = Incarnation::new(incarnation);
         TrackerStatus::Present { incarnation, adopted, current: adopted, sealed, marked, complete: false }
     }
 
@@ -145,7 +149,7 @@ mod tests {
     }
 
     fn running(incarnation: u64) -> RowStatus {
-        RowStatus::Running { incarnation, ledger: false }
+        RowStatus::Running { incarnation: Incarnation::new(incarnation), ledger: false }
     }
 
     /// I6, I7: without Postgres, a tracker is trusted only if it is adopted, not sealed, and of the incarnation that
@@ -157,9 +161,9 @@ mod tests {
                 let resolution = |known_running| resolve(status, RowStatus::NotAsked { known_running }, mirror);
                 assert_eq!(resolution(None), Resolution::AskPostgres);
                 let live =
-                    matches!(status, TrackerStatus::Present { incarnation: 2, adopted: true, sealed: false, .. });
+                    matches!(status, TrackerStatus::Present { incarnation: SECOND, adopted: true, sealed: false, .. });
                 let expected = if live { LIVE } else { Resolution::AskPostgres };
-                assert_eq!(resolution(Some(2)), expected, "{status:?}");
+                assert_eq!(resolution(Some(SECOND)), expected, "{status:?}");
             }
         }
     }
@@ -181,7 +185,7 @@ mod tests {
         use SourceReason::{RedisUnreachable, TrackerCorrupt, TrackerMissing, TrackerUnknownVersion};
         let reasons = [RedisUnreachable, TrackerMissing, TrackerCorrupt, TrackerUnknownVersion];
         for (status, reason) in UNREADABLE.into_iter().zip(reasons) {
-            let with_ledger = RowStatus::Running { incarnation: 1, ledger: true };
+            let with_ledger = RowStatus::Running { incarnation: FIRST, ledger: true };
             assert_eq!(resolve(status, running(1), false), Resolution::Unknown(reason));
             assert_eq!(resolve(status, running(1), true), Resolution::Mirror(reason));
             assert_eq!(resolve(status, with_ledger, false), Resolution::Mirror(reason));
@@ -196,7 +200,7 @@ mod tests {
         let not_adopted = fallback(SourceReason::TrackerNotAdopted);
         for sealed in [false, true] {
             assert_eq!(resolve(present(2, true, sealed, true), running(2), true), LIVE);
-            let with_ledger = RowStatus::Running { incarnation: 2, ledger: true };
+            let with_ledger = RowStatus::Running { incarnation: SECOND, ledger: true };
             assert_eq!(resolve(present(2, true, sealed, true), with_ledger, true), fallback(SourceReason::InLedger));
             assert_eq!(resolve(present(1, true, sealed, true), running(2), true), not_adopted);
             assert_eq!(resolve(present(2, false, sealed, true), running(2), true), not_adopted);

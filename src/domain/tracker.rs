@@ -1,5 +1,18 @@
 //! The identity of a tracker, and its status as a reader sees it.
 
+use std::fmt;
+
+/// Identifies which tracker belongs to a job: a fencing token. Postgres issues incarnations in ascending order, from 1
+/// on, to starts and restores of the job. Every script and every commit names the incarnation for which it acts, and
+/// has no effect if the tracker, or the job's row, has another one. A writer that was delayed can therefore not change
+/// the tracker of a later start or restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(u64);
+
+/// The bit that [`Incarnation::after_end`] sets. It is above every incarnation that Postgres issues, and within the
+/// numbers that a tracker's header can hold, which Lua computes exactly.
+const AFTER_END: u64 = 1 << 46;
+
 /// Identifies the history of the Redis server: the first 16 hexadecimal digits of its `master_replid`. It changes on a
 /// restart, on the restore of an older dump, on a failover and on a promotion. A tracker of another generation may have
 /// lost marks.
@@ -10,9 +23,35 @@ pub struct Generation(pub [u8; 16]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrackerEpoch {
     /// The incarnation of the tracker.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// The generation that the tracker's header names.
     pub generation: Generation,
+}
+
+impl Incarnation {
+    /// The incarnation with this number. No tracker has 0.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number, as Postgres and the tracker's header store it.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The incarnation under which the tracker of an ended job is reopened, so that it can settle and its marks can
+    /// amend the end. It is never announced: a gateway that does not know of the end neither trusts the tracker nor
+    /// reports to it. Idempotent: a reopened tracker keeps its incarnation if it has to be reopened again.
+    #[must_use]
+    pub const fn after_end(self) -> Self {
+        Self(self.0 | AFTER_END)
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// The status of a job's tracker in Redis.
@@ -29,7 +68,7 @@ pub enum TrackerStatus {
     /// The tracker is intact.
     Present {
         /// The incarnation of the tracker.
-        incarnation: u64,
+        incarnation: Incarnation,
         /// Whether the tracker is adopted and of the current generation.
         adopted: bool,
         /// Whether the tracker is of the current generation, so that nothing was lost since it was opened or reopened.

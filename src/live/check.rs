@@ -5,9 +5,9 @@ use std::time::Duration;
 use redis::Value;
 use time::OffsetDateTime;
 
-use super::{Error, Live, MarkReply, Seal};
+use super::{Error, Live, MarkReply, Seal, StepWrite};
 use crate::deadline::Deadline;
-use crate::domain::{ErrorSample, JobId, Layout, Mark, MarkStep, Outcome};
+use crate::domain::{ErrorSample, Incarnation, JobId, Layout, Mark, MarkStep, Outcome};
 
 /// The oldest Redis with `INFO` for several sections at once and with the script features that are used here.
 const OLDEST_MAJOR_VERSION: u32 = 7;
@@ -15,7 +15,7 @@ const OLDEST_MAJOR_VERSION: u32 = 7;
 const REHEARSAL_TTL: Duration = Duration::from_secs(10);
 const REHEARSAL_SEALED_TTL: Duration = Duration::from_millis(1);
 /// The incarnation of a rehearsal's tracker. It belongs to no job, so any number works.
-const REHEARSAL_INCARNATION: u64 = 1;
+const REHEARSAL_INCARNATION: Incarnation = Incarnation::new(1);
 
 /// Why this Redis cannot be used, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ impl Live {
     /// Runs the scripts of a job's life on a tracker that belongs to no job. Returns which step was refused, if any.
     async fn rehearse(&self, deadline: Deadline) -> Result<Option<String>, Error> {
         let live = Self { tracker_ttl: REHEARSAL_TTL, sealed_ttl: REHEARSAL_SEALED_TTL, ..self.clone() };
-        let (id, layout) = (JobId::of_no_job(), Layout { total: 1, stages: 1 });
+        let (id, layout) = (JobId::unassignable(), Layout { total: 1, stages: 1 });
         let incarnation = REHEARSAL_INCARNATION;
         if let Err(refusal) = live.open(&id, layout, incarnation, None, deadline).await? {
             return Ok(Some(format!("opening a test tracker was refused: {refusal:?}")));
@@ -79,7 +79,8 @@ impl Live {
             let change = step
                 .apply(&blank)
                 .ok_or_else(|| Error::Unexpected("the step does not fit its own bytes".to_owned()))?;
-            match live.report(&id, incarnation, true, (&step, &blank, &change), deadline).await? {
+            let write = StepWrite { step: &step, expected: &blank, change: &change };
+            match live.apply_marks(&id, incarnation, true, write, deadline).await? {
                 MarkReply::Applied(_) => {}
                 refused => return Ok(Some(format!("marking a task was refused: {refused:?}"))),
             }

@@ -26,7 +26,9 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::domain::{Counts, EndCause, Generation, Layout, MAX_STAGES, MarkSummary, Rate, StageCounts, TrackerEpoch};
+use crate::domain::{
+    Counts, EndCause, Generation, Incarnation, Layout, MAX_STAGES, MarkSummary, Rate, StageCounts, TrackerEpoch,
+};
 
 /// The size of the header, in bytes.
 pub const HEADER_BYTES: usize = 256;
@@ -43,7 +45,7 @@ const LARGEST: u64 = 253_402_300_799_999;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     /// The incarnation of the tracker.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// The generation under which the tracker was opened, reopened or adopted.
     pub generation: Generation,
     /// Whether the tracker was confirmed against Postgres under that generation.
@@ -81,7 +83,7 @@ pub enum HeaderError {
 
 impl Header {
     /// The header of a tracker that is opened at `now`, without marks and not adopted.
-    pub fn open(layout: Layout, incarnation: u64, generation: Generation, now: OffsetDateTime) -> Self {
+    pub fn open(layout: Layout, incarnation: Incarnation, generation: Generation, now: OffsetDateTime) -> Self {
         Self {
             incarnation,
             generation,
@@ -143,7 +145,7 @@ impl Header {
         let stages = u8::try_from(self.counts.stages.len()).unwrap_or(u8::MAX);
         bytes.extend_from_slice(&[VERSION, stages, u8::from(self.adopted), seal, u8::from(self.restored)]);
         bytes.extend_from_slice(&self.counts.total.to_be_bytes());
-        bytes.extend_from_slice(&self.incarnation.to_be_bytes());
+        bytes.extend_from_slice(&self.incarnation.get().to_be_bytes());
         bytes.extend_from_slice(&self.generation.0);
         let times = [Some(self.open_time), self.adopt_time, self.last_mark_time].map(millis);
         for number in [times[0], times[1], times[2], self.revision, millis(self.seal_time)] {
@@ -179,7 +181,7 @@ impl Header {
             _ => return Err(HeaderError::Corrupt),
         };
         let total = reader.u32()?;
-        let incarnation = reader.u64()?;
+        let incarnation = Incarnation::new(reader.u64()?);
         let generation = reader.generation()?;
         let open_time = reader.time()?.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let (adopt_time, last_mark_time, revision, seal_time) =
@@ -302,7 +304,8 @@ mod tests {
 
     fn header() -> Header {
         let layout = Layout { total: 1000, stages: 2 };
-        let mut header = Header::open(layout, 3, Generation(*b"0123456789abcdef"), at(1_700_000_000_123));
+        let mut header =
+            Header::open(layout, Incarnation::new(3), Generation(*b"0123456789abcdef"), at(1_700_000_000_123));
         header.counts.stages[1] = StageCounts { succeeded: 500, failed: 20, skipped: 7 };
         header.adopted = true;
         header.seal = Some(EndCause::Cancelled);

@@ -1,6 +1,6 @@
 //! The names of all keys in Redis. The braces are the cluster hash tag: all keys of a job hash to one slot.
 
-use crate::domain::JobId;
+use crate::domain::{Incarnation, JobId};
 
 /// The job's tracker: header and cells.
 pub fn tracker(id: &JobId) -> String {
@@ -8,7 +8,7 @@ pub fn tracker(id: &JobId) -> String {
 }
 
 /// The image of a new tracker while it is uploaded, before it is renamed to the tracker's key.
-pub fn image(id: &JobId, incarnation: u64) -> String {
+pub fn image(id: &JobId, incarnation: Incarnation) -> String {
     format!("hw:{{{id}}}:image:{incarnation}")
 }
 

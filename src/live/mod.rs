@@ -19,7 +19,7 @@ pub use check::CheckError;
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, HeaderError};
 pub use read::{Tracker, TrackerBatch, TrackerReading};
-pub use write::{MarkReply, Refusal, Seal};
+pub use write::{MarkReply, Refusal, ScriptOutcome, Seal, StepWrite};
 
 use connection::Connection;
 

@@ -31,7 +31,7 @@ pub enum Tracker {
         /// The tracker's header.
         header: Header,
         /// Whether the tracker is adopted under the generation that answered this read.
-        believed: bool,
+        trusted: bool,
         /// Whether the tracker was opened, reopened or adopted under the generation that answered this read.
         current: bool,
     },
@@ -66,9 +66,9 @@ impl Tracker {
             Self::Missing => TrackerStatus::Missing,
             Self::Corrupt => TrackerStatus::Corrupt,
             Self::UnknownVersion => TrackerStatus::UnknownVersion,
-            Self::Present { header, believed, current } => TrackerStatus::Present {
+            Self::Present { header, trusted, current } => TrackerStatus::Present {
                 incarnation: header.incarnation,
-                adopted: *believed,
+                adopted: *trusted,
                 current: *current,
                 sealed: header.seal.is_some(),
                 marked: header.revision > 0,
@@ -229,7 +229,7 @@ impl Answers {
             return Ok(Tracker::Corrupt);
         }
         let current = self.generation == Some(header.generation);
-        Ok(Tracker::Present { believed: header.adopted && current, current, header })
+        Ok(Tracker::Present { trusted: header.adopted && current, current, header })
     }
 }
 

@@ -10,7 +10,7 @@ use super::header::millis;
 use super::scripts::Call;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Change, JobId, Layout, MarkStep, StallCondition};
+use crate::domain::{Cells, Change, Incarnation, JobId, Layout, MarkStep, StallCondition};
 
 /// Runs of at most this many bytes are set as fields, byte by byte, by one command for all of them. A field costs Redis
 /// half as much time as a run.
@@ -46,6 +46,22 @@ pub enum Refusal {
     Changed,
     /// The counts in the header contradict the cells.
     CountsWrong,
+}
+
+/// The decision of a script: its result, in most cases the tracker's header after the change, or the reason why it
+/// changed nothing. Methods return it inside a `Result` whose error means that no decision was received, for example
+/// because Redis could not be reached; the script may have run all the same.
+pub type ScriptOutcome<T = Header> = Result<T, Refusal>;
+
+/// A step to write to a tracker, as a compare-and-set.
+#[derive(Debug, Clone, Copy)]
+pub struct StepWrite<'a> {
+    /// The step.
+    pub step: &'a MarkStep,
+    /// The bytes that the step's runs must hold, concatenated.
+    pub expected: &'a [u8],
+    /// The change that the step makes to the expected bytes.
+    pub change: &'a Change,
 }
 
 /// The result of setting marks in a tracker.
@@ -95,10 +111,10 @@ impl Live {
         &self,
         id: &JobId,
         layout: Layout,
-        incarnation: u64,
+        incarnation: Incarnation,
         restored: Option<&Cells>,
         deadline: Deadline,
-    ) -> Result<Result<(), Refusal>, Error> {
+    ) -> Result<ScriptOutcome<()>, Error> {
         let (generation, now) = self.generation(deadline).await?;
         let mut header = Header::open(layout, incarnation, generation, now);
         if let Some(cells) = restored {
@@ -117,7 +133,7 @@ impl Live {
             return Err(Error::Refused(error.to_string()));
         }
         let mut call = Call::of(&scripts::OPEN, &[keys::image(id, incarnation), keys::tracker(id)]);
-        call.arg(incarnation).arg(ttl_millis(self.tracker_ttl));
+        call.arg(incarnation.get()).arg(ttl_millis(self.tracker_ttl));
         let reply = self.call(&call, deadline).await?;
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
@@ -128,12 +144,12 @@ impl Live {
     pub async fn reopen(
         &self,
         id: &JobId,
-        found: u64,
-        incarnation: u64,
+        found: Incarnation,
+        incarnation: Incarnation,
         deadline: Deadline,
-    ) -> Result<Result<Header, Refusal>, Error> {
+    ) -> Result<ScriptOutcome, Error> {
         let mut call = Call::of(&scripts::REOPEN, &[keys::tracker(id)]);
-        call.arg(found).arg(incarnation).arg(ttl_millis(self.tracker_ttl));
+        call.arg(found.get()).arg(incarnation.get()).arg(ttl_millis(self.tracker_ttl));
         self.call(&call, deadline).await?.header_if("REOPENED")
     }
 
@@ -150,48 +166,47 @@ impl Live {
     pub async fn adopt(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         settle: Duration,
         deadline: Deadline,
-    ) -> Result<Result<Header, Refusal>, Error> {
+    ) -> Result<ScriptOutcome, Error> {
         let mut call = Call::of(&scripts::ADOPT, &[keys::tracker(id)]);
-        call.arg(incarnation).arg(ttl_millis(settle));
+        call.arg(incarnation.get()).arg(ttl_millis(settle));
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
 
-    /// Applies a report's change to a tracker. `step` is the step, the bytes from which its change was computed, and
-    /// the change. `only_adopted` is false for a caller that checks with Postgres, before and after, that the job runs
-    /// with this incarnation.
-    pub async fn report(
+    /// Applies a report's change to a tracker. `only_adopted` is false for a caller that checks with Postgres, before
+    /// and after, that the job runs with this incarnation.
+    pub async fn apply_marks(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         only_adopted: bool,
-        step: (&MarkStep, &[u8], &Change),
+        write: StepWrite<'_>,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
-        let done = step.2.delta.done();
-        self.mark(id, incarnation, only_adopted, step, done, deadline).await
+        let done = write.change.delta.done();
+        self.mark(id, incarnation, only_adopted, write, done, deadline).await
     }
 
     /// Applies a change that restores marks which were acknowledged earlier. It is not progress, so the rate does not
     /// count it. The tracker need not be adopted.
-    pub async fn merge(
+    pub async fn merge_marks(
         &self,
         id: &JobId,
-        incarnation: u64,
-        step: (&MarkStep, &[u8], &Change),
+        incarnation: Incarnation,
+        write: StepWrite<'_>,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
-        self.mark(id, incarnation, false, step, 0, deadline).await
+        self.mark(id, incarnation, false, write, 0, deadline).await
     }
 
     async fn mark(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         only_adopted: bool,
-        (step, expected, change): (&MarkStep, &[u8], &Change),
+        StepWrite { step, expected, change }: StepWrite<'_>,
         done: u64,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
@@ -199,8 +214,8 @@ impl Live {
         // fields with unchanged counts, which cells with bits that no mark sets can lead to.
         let counts_change = !change.delta.is_none();
         let runs: Vec<_> = step
-            .of_each(expected)
-            .zip(step.of_each(&change.bytes))
+            .split(expected)
+            .zip(step.split(&change.bytes))
             .map(|((run, expected), (_, new))| {
                 let is_fields = counts_change && run.len() <= FIELD_BYTES && expected != new;
                 Run { bytes: run.clone(), expected, new, is_fields }
@@ -208,7 +223,7 @@ impl Live {
             .collect();
         let (fields, whole_runs): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
         let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
-        call.arg(incarnation).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
+        call.arg(incarnation.get()).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
         call.arg(delta(change)?).arg(done);
         call.arg(fields.iter().flat_map(|run| run.expected).copied().collect::<Vec<u8>>());
         for (byte, new) in fields.iter().flat_map(|run| run.bytes.clone().zip(run.new)) {
@@ -230,17 +245,17 @@ impl Live {
     pub async fn seal(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         seal: Seal<'_>,
         deadline: Deadline,
-    ) -> Result<Result<Header, Refusal>, Error> {
+    ) -> Result<ScriptOutcome, Error> {
         let (cause, reason) = match seal {
             Seal::Complete => (1, ""),
             Seal::Cancelled(reason) => (2, reason),
             Seal::Revoked(_) => (3, ""),
         };
         let mut call = Call::of(&scripts::SEAL, &[keys::tracker(id), keys::reason(id)]);
-        call.arg(incarnation).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
+        call.arg(incarnation.get()).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
         if let Seal::Revoked(StallCondition { revision, timeout, not_before }) = seal {
             call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
         }
@@ -265,14 +280,14 @@ impl Live {
     pub async fn expire(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         deadline: Deadline,
-    ) -> Result<Result<Header, Refusal>, Error> {
+    ) -> Result<ScriptOutcome, Error> {
         let mut call = Call::of(
             &scripts::EXPIRE,
             &[keys::tracker(id), keys::reason(id), keys::error_samples(id), keys::error_counts(id)],
         );
-        call.arg(incarnation).arg(ttl_millis(self.sealed_ttl));
+        call.arg(incarnation.get()).arg(ttl_millis(self.sealed_ttl));
         self.call(&call, deadline).await?.header_if("EXPIRES")
     }
 
@@ -283,7 +298,7 @@ impl Live {
         found: &Header,
         correct: &Header,
         deadline: Deadline,
-    ) -> Result<Result<Header, Refusal>, Error> {
+    ) -> Result<ScriptOutcome, Error> {
         let mut call = Call::of(&scripts::REPAIR, &[keys::tracker(id)]);
         call.arg(&found.encode()[..]).arg(&correct.encode()[..]);
         self.call(&call, deadline).await?.header_if("REPAIRED")
@@ -325,7 +340,7 @@ impl Reply {
         self.header.ok_or_else(|| Error::Unexpected(format!("the status {} without a header", self.status)))
     }
 
-    fn header_if(self, status: &str) -> Result<Result<Header, Refusal>, Error> {
+    fn header_if(self, status: &str) -> Result<ScriptOutcome, Error> {
         if self.status == status { self.header().map(Ok) } else { self.refusal().map(Err) }
     }
 

@@ -7,11 +7,11 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::call::{Close, Session};
-use super::jobs::{from_bigint, from_integer, parse, texts, to_bigint};
+use super::jobs::{from_integer, parse, texts, to_bigint, to_incarnation};
 use super::zlib::{self, Compression};
 use super::{Error, Store, ledger};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Errors, JobId, JobState, Layout, Mark, MarkSummary};
+use crate::domain::{Cells, Counts, Errors, Incarnation, JobId, JobState, Layout, Mark, MarkSummary};
 use crate::fault;
 
 /// The final progress of an ended job, as it is stored.
@@ -74,11 +74,11 @@ impl Store {
     pub async fn commit_end(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         draft: impl Fn(&[Mark]) -> Option<FinalRecord> + Send,
         deadline: Deadline,
     ) -> Result<Option<Snapshot>, Error> {
-        let incarnation = to_bigint(incarnation)?;
+        let incarnation = to_bigint(incarnation.get())?;
         let mut compressed = compress(draft(&[])).await?;
         let end = async move |session: &mut Session<'_>| {
             if !lock_running(session, id, incarnation).await? {
@@ -164,13 +164,13 @@ impl Store {
 
     /// Ended jobs whose snapshots are lower bounds, with their incarnations: at most `limit`, in random order, so that
     /// repeated calls reach all of them.
-    pub async fn lower_bounds(&self, limit: u32, deadline: Deadline) -> Result<Vec<(JobId, u64)>, Error> {
+    pub async fn lower_bounds(&self, limit: u32, deadline: Deadline) -> Result<Vec<(JobId, Incarnation)>, Error> {
         let query = sqlx::query!(
             "SELECT job_id, incarnation FROM jobs WHERE lower_bound ORDER BY random() LIMIT $1",
             i64::from(limit)
         );
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
-        rows.into_iter().map(|row| Ok((parse(&row.job_id)?, from_bigint(row.incarnation)?))).collect()
+        rows.into_iter().map(|row| Ok((parse(&row.job_id)?, to_incarnation(row.incarnation)?))).collect()
     }
 
     /// Whether the job's end is a lower bound; `None` if the job does not exist.

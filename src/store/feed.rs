@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use super::jobs::{from_bigint, parse, stall_timeout};
+use super::jobs::{parse, stall_timeout, to_incarnation};
 use super::{Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, RunningJob};
+use crate::domain::{Incarnation, JobId, RunningJob};
 
 /// The notification channel of the triggers.
 const CHANNEL: &str = "highwater";
@@ -26,7 +26,7 @@ pub struct Feed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FeedEvent {
     /// The job runs, with this incarnation and, if it has one of its own, this stall timeout.
-    Running(JobId, u64, Option<Duration>),
+    Running(JobId, Incarnation, Option<Duration>),
     /// The job has ended.
     Ended(JobId),
     /// A ledger row of the job was inserted.
@@ -58,7 +58,8 @@ impl Store {
         .await?;
         let mut running = HashMap::with_capacity(rows.len());
         for row in rows {
-            let (incarnation, stall_timeout) = (from_bigint(row.incarnation)?, stall_timeout(row.stall_timeout)?);
+            let (incarnation, stall_timeout) =
+                (Some(to_incarnation(row.incarnation)?), stall_timeout(row.stall_timeout)?);
             running.insert(parse(&row.job_id)?, RunningJob { incarnation, ledger: row.ledger, stall_timeout });
         }
         Ok((Feed { listener }, running))
@@ -101,7 +102,7 @@ fn event(payload: &str) -> Result<FeedEvent, Error> {
     match *payload.split(' ').collect::<Vec<_>>() {
         ["running", incarnation, stall_timeout, id] => {
             let stall_timeout = Some(number(stall_timeout)?).filter(|millis| *millis > 0).map(Duration::from_millis);
-            Ok(FeedEvent::Running(parse(id)?, number(incarnation)?, stall_timeout))
+            Ok(FeedEvent::Running(parse(id)?, Incarnation::new(number(incarnation)?), stall_timeout))
         }
         ["ended", id] => Ok(FeedEvent::Ended(parse(id)?)),
         ["recorded", id] => Ok(FeedEvent::Recorded(parse(id)?)),
@@ -117,8 +118,11 @@ mod tests {
     #[test]
     fn notifications_are_parsed_and_garbage_is_rejected() {
         let id: JobId = "a".parse().unwrap();
-        assert_eq!(event("running 7 0 a"), Ok(FeedEvent::Running(id.clone(), 7, None)));
-        assert_eq!(event("running 7 1500 a"), Ok(FeedEvent::Running(id.clone(), 7, Some(Duration::from_millis(1500)))));
+        assert_eq!(event("running 7 0 a"), Ok(FeedEvent::Running(id.clone(), Incarnation::new(7), None)));
+        assert_eq!(
+            event("running 7 1500 a"),
+            Ok(FeedEvent::Running(id.clone(), Incarnation::new(7), Some(Duration::from_millis(1500))))
+        );
         assert_eq!(event("ended a"), Ok(FeedEvent::Ended(id.clone())));
         assert_eq!(event("recorded a"), Ok(FeedEvent::Recorded(id.clone())));
         assert_eq!(event("drained a"), Ok(FeedEvent::Drained(id)));

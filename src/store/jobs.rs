@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::{Definition, Job, JobId};
+use crate::domain::{Definition, Incarnation, Job, JobId};
 
 /// A row of `jobs` without its snapshot and cells.
 struct JobRow {
@@ -74,28 +74,33 @@ impl Store {
 
     /// Issues the next incarnation to a start of a PENDING job. Returns it with the job's number of tasks, which cannot
     /// change under this incarnation (adding tasks issues another one); `None` if the job is not PENDING.
-    pub async fn issue_incarnation(&self, id: &JobId, deadline: Deadline) -> Result<Option<(u64, u32)>, Error> {
+    pub async fn issue_incarnation(&self, id: &JobId, deadline: Deadline) -> Result<Option<(Incarnation, u32)>, Error> {
         let update = sqlx::query!(
             "UPDATE jobs SET incarnation = incarnation + 1 WHERE job_id = $1 AND state = 'PENDING'
              RETURNING incarnation, task_count",
             id.as_str()
         );
         let issued = self.call(deadline, async |connection| update.fetch_optional(connection).await).await?;
-        issued.map(|row| Ok((from_bigint(row.incarnation)?, from_integer(row.task_count)?))).transpose()
+        issued.map(|row| Ok((to_incarnation(row.incarnation)?, from_integer(row.task_count)?))).transpose()
     }
 
     /// Issues the next incarnation to a restore of a RUNNING job. Returns `None` if the job's incarnation is not `seen`:
     /// the job has ended, or another restore was faster.
-    pub async fn reissue_incarnation(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<Option<u64>, Error> {
+    pub async fn reissue_incarnation(
+        &self,
+        id: &JobId,
+        seen: Incarnation,
+        deadline: Deadline,
+    ) -> Result<Option<Incarnation>, Error> {
         let update = sqlx::query_scalar!(
             "UPDATE jobs SET incarnation = incarnation + 1, tracked = true
              WHERE job_id = $1 AND state = 'RUNNING' AND incarnation = $2
              RETURNING incarnation",
             id.as_str(),
-            to_bigint(seen)?
+            to_bigint(seen.get())?
         );
         let issued = self.call(deadline, async |connection| update.fetch_optional(connection).await).await?;
-        issued.map(from_bigint).transpose()
+        issued.map(to_incarnation).transpose()
     }
 
     /// Commits PENDING → RUNNING for the start that owns `incarnation`. Returns whether it did: not after a later start,
@@ -103,13 +108,19 @@ impl Store {
     ///
     /// `tracked`: a tracker was opened for this incarnation. If it is false, because that is not known, the job runs with
     /// the next incarnation, so that a tracker which was opened does not belong to the job.
-    pub async fn start(&self, id: &JobId, incarnation: u64, tracked: bool, deadline: Deadline) -> Result<bool, Error> {
+    pub async fn start(
+        &self,
+        id: &JobId,
+        incarnation: Incarnation,
+        tracked: bool,
+        deadline: Deadline,
+    ) -> Result<bool, Error> {
         let update = sqlx::query!(
             "UPDATE jobs SET state = 'RUNNING', start_time = now(), tracked = $3,
                              incarnation = CASE WHEN $3 THEN incarnation ELSE incarnation + 1 END
              WHERE job_id = $1 AND state = 'PENDING' AND incarnation = $2",
             id.as_str(),
-            to_bigint(incarnation)?,
+            to_bigint(incarnation.get())?,
             tracked
         );
         let started = self.call(deadline, async |connection| update.execute(connection).await).await?;
@@ -136,7 +147,7 @@ impl TryFrom<JobRow> for Job {
             definition,
             created_task_count: from_integer(row.created_task_count.unwrap_or(row.task_count))?,
             state: parse(&row.state)?,
-            incarnation: from_bigint(row.incarnation)?,
+            incarnation: to_incarnation(row.incarnation)?,
             tracked: row.tracked,
             ledger: row.ledger,
             create_time: row.create_time,
@@ -166,6 +177,11 @@ pub(super) fn stall_timeout(millis: Option<i64>) -> Result<Option<Duration>, Err
 /// Converts a `bigint` result.
 pub(super) fn from_bigint(number: i64) -> Result<u64, Error> {
     u64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
+}
+
+/// Converts a stored incarnation.
+pub(super) fn to_incarnation(number: i64) -> Result<Incarnation, Error> {
+    from_bigint(number).map(Incarnation::new)
 }
 
 /// Converts an `integer` result.

@@ -73,14 +73,14 @@ fn tracker(found: &Inspection) -> String {
             Tracker::Missing => "no tracker".to_owned(),
             Tracker::Corrupt => "not a tracker, or a damaged one".to_owned(),
             Tracker::UnknownVersion => "a tracker of a newer version".to_owned(),
-            Tracker::Present { header, believed, current } => {
+            Tracker::Present { header, trusted, current } => {
                 let sealed = match header.seal {
                     None => "open",
                     Some(EndCause::Complete) => "sealed: complete",
                     Some(EndCause::Cancelled) => "sealed: cancelled",
                     Some(EndCause::Revoked) => "sealed: revoked",
                 };
-                let adopted = match (believed, current) {
+                let adopted = match (trusted, current) {
                     (true, _) => "adopted",
                     (false, true) => "not adopted yet",
                     (false, false) => "opened under another generation",

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::domain::{Job, JobId, RunningJob};
+use crate::domain::{Job, JobId, RowStatus, RunningJob};
 use crate::error::Result;
 use crate::sync::lock;
 
@@ -75,7 +75,7 @@ impl Candidates {
     /// The running jobs that have not been loaded yet.
     pub fn unknown(&self, running: &HashMap<JobId, RunningJob>) -> Vec<JobId> {
         let turns = self.turns();
-        let announced = running.iter().filter(|(_, running)| running.incarnation > 0).map(|(id, _)| id);
+        let announced = running.iter().filter(|(_, running)| running.incarnation.is_some()).map(|(id, _)| id);
         announced.filter(|id| !turns.jobs.contains_key(*id)).cloned().collect()
     }
 
@@ -93,25 +93,27 @@ impl Candidates {
         turns.groups.retain(|group, _| groups.contains(group));
     }
 
-    /// At most `max` matching jobs in the order in which to try them: the first of every group, then the second of every
-    /// group, and so on. The first job takes its turn with this call, so that concurrent callers start with different jobs.
+    /// At most `max` matching jobs, with their rows as the feed announced them, in the order in which to try them: the
+    /// first of every group, then the second of every group, and so on. The first job takes its turn with this call, so
+    /// that concurrent callers start with different jobs.
     pub fn in_turn(
         &self,
         filter: &ClaimFilter,
         running: &HashMap<JobId, RunningJob>,
         max: usize,
-    ) -> Vec<(Arc<Job>, RunningJob)> {
+    ) -> Vec<(Arc<Job>, RowStatus)> {
         let mut turns = self.turns();
         let mut groups = BTreeMap::<_, Vec<_>>::new();
         for (id, candidate) in &turns.jobs {
             if let Some(running) = running.get(id)
                 // Skip jobs known only from ledger rows: the feed has not confirmed that they run.
-                && running.incarnation > 0
+                && let Some(incarnation) = running.incarnation
                 && filter.matches(&candidate.job)
             {
                 let turn = turns.groups.get(&candidate.group).copied().unwrap_or(0);
                 let group = groups.entry((turn, candidate.group.as_str())).or_default();
-                group.push((candidate.turn, &candidate.job, *running));
+                let row = RowStatus::Running { incarnation, ledger: running.ledger };
+                group.push((candidate.turn, &candidate.job, row));
             }
         }
         for group in groups.values_mut() {
@@ -119,7 +121,7 @@ impl Candidates {
         }
         let deepest = groups.values().map(Vec::len).max().unwrap_or(0);
         let interleaved = (0..deepest).flat_map(|place| groups.values().filter_map(move |group| group.get(place)));
-        let found: Vec<_> = interleaved.take(max).map(|(_, job, running)| ((*job).clone(), *running)).collect();
+        let found: Vec<_> = interleaved.take(max).map(|(_, job, row)| ((*job).clone(), *row)).collect();
         if let Some((first, _)) = found.first() {
             turns.handed_out(&first.definition.id);
         }
@@ -157,7 +159,9 @@ impl ClaimFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{JobState, NewJob};
+    use crate::domain::{Incarnation, JobState, NewJob};
+
+    const FIRST: Incarnation = Incarnation::new(1);
 
     fn job(id: &str, tenant: &str) -> Job {
         let new = NewJob {
@@ -167,12 +171,12 @@ mod tests {
             labels: BTreeMap::from([("tenant".into(), tenant.into())]),
             ..NewJob::default()
         };
-        Job { state: JobState::Running, incarnation: 1, tracked: true, ..Job::created(new.validate().unwrap()) }
+        Job { state: JobState::Running, incarnation: FIRST, tracked: true, ..Job::created(new.validate().unwrap()) }
     }
 
     fn of(jobs: Vec<Job>, label: Option<&str>) -> (Candidates, HashMap<JobId, RunningJob>) {
         let candidates = Candidates::new(label.map(str::to_owned));
-        let runs = RunningJob { incarnation: 1, ledger: false, stall_timeout: None };
+        let runs = RunningJob { incarnation: Some(FIRST), ledger: false, stall_timeout: None };
         let running = jobs.iter().map(|job| (job.definition.id.clone(), runs)).collect();
         candidates.update(jobs, &running);
         (candidates, running)
@@ -234,12 +238,12 @@ mod tests {
         let (candidates, mut running) = of(vec![job("a", "one")], None);
         let id = |id: &str| id.parse::<JobId>().unwrap();
         // The feed never announced "late": its row was recorded after the job had ended.
-        let recorded = RunningJob { incarnation: 0, ledger: true, stall_timeout: None };
+        let recorded = RunningJob { incarnation: None, ledger: true, stall_timeout: None };
         running.insert(id("late"), recorded);
         assert!(candidates.unknown(&running).is_empty());
         running.insert(id("a"), recorded);
         assert!(candidates.in_turn(&ClaimFilter::default(), &running, 9).is_empty());
-        running.insert(id("over"), RunningJob { incarnation: 1, ..recorded });
+        running.insert(id("over"), RunningJob { incarnation: Some(FIRST), ..recorded });
         candidates.update(vec![Job { state: JobState::Cancelled, ..job("over", "one") }], &running);
         assert!(candidates.in_turn(&ClaimFilter::default(), &running, 9).is_empty());
     }

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::jobs::Jobs;
 use super::state::RunningJobs;
 use crate::deadline::Deadline;
-use crate::domain::{Claimability, Job, JobId, RowStatus, RunningJob, SourceReason, TrackerStatus, claimability};
+use crate::domain::{Claimability, Job, JobId, RowStatus, SourceReason, TrackerStatus, claimability};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::{Live, Tracker};
 use crate::store::Store;
@@ -68,13 +68,9 @@ impl Claims {
         let mut second_best = None;
         for page in turn.chunks(PAGE) {
             let trackers = self.tracker_statuses(page, deadline).await?;
-            for ((job, running), tracker) in page.iter().zip(&trackers) {
-                let claimable = if trusted {
-                    let row = RowStatus::Running { incarnation: running.incarnation, ledger: running.ledger };
-                    claimability(row, *tracker)
-                } else {
-                    self.confirm(job, *tracker, deadline).await?
-                };
+            for ((job, row), tracker) in page.iter().zip(&trackers) {
+                let claimable =
+                    if trusted { claimability(*row, *tracker) } else { self.confirm(job, *tracker, deadline).await? };
                 match claimable {
                     Claimability::NotClaimable => {}
                     Claimability::Claimable => return Ok(Some(self.hand_out(job, None))),
@@ -118,11 +114,7 @@ impl Claims {
     }
 
     /// The statuses of these jobs' trackers; Unreachable for all if Redis does not answer.
-    async fn tracker_statuses(
-        &self,
-        jobs: &[(Arc<Job>, RunningJob)],
-        deadline: Deadline,
-    ) -> Result<Vec<TrackerStatus>> {
+    async fn tracker_statuses(&self, jobs: &[(Arc<Job>, RowStatus)], deadline: Deadline) -> Result<Vec<TrackerStatus>> {
         let ids: Vec<_> = jobs.iter().map(|(job, _)| job.definition.id.clone()).collect();
         match self.live.read_trackers(&ids, deadline.half()).await.map_err(Error::from) {
             Ok(batch) => Ok(batch.trackers.iter().map(Tracker::status).collect()),

@@ -7,7 +7,7 @@ use super::super::core::Core;
 use super::super::jobs::Jobs;
 use super::super::state::Mirrors;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Job, JobId, RunningJob};
+use crate::domain::{Cells, Incarnation, Job, JobId, RunningJob};
 use crate::error::{Error, Result};
 use crate::live::{Header, Live, Seal};
 use crate::store::{FinalRecord, Snapshot, Store};
@@ -37,12 +37,12 @@ impl Amender {
     /// A few ended jobs whose ends are lower bounds, in random order.
     pub async fn lower_bounds(&self, deadline: Deadline) -> Result<Vec<(JobId, RunningJob)>> {
         let found = self.store.lower_bounds(PER_ROUND, deadline).await?;
-        let job = |incarnation| RunningJob { incarnation, ledger: false, stall_timeout: None };
+        let job = |incarnation| RunningJob { incarnation: Some(incarnation), ledger: false, stall_timeout: None };
         Ok(found.into_iter().map(|(id, incarnation)| (id, job(incarnation))).collect())
     }
 
     /// Adds the marks of a job's tracker to its end, if the tracker is adopted.
-    pub async fn amend(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+    pub async fn amend(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
         // Sealed first, so that no mark is set, and acknowledged, after the cells were read.
         let sealed = match self.live.seal(id, incarnation, Seal::Cancelled(""), deadline).await.map_err(Error::from) {
             Ok(Ok(header)) => header,

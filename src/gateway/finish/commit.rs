@@ -8,7 +8,7 @@ use super::super::jobs::Jobs;
 use super::super::state::{CachedResult, JobCache, RunningJobs};
 use super::PendingEnd;
 use crate::deadline::Deadline;
-use crate::domain::{JobId, JobState};
+use crate::domain::{Incarnation, JobId, JobState};
 use crate::error::Result;
 use crate::fault;
 use crate::store::Store;
@@ -40,7 +40,7 @@ impl Committer {
     pub async fn commit(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         end: &PendingEnd,
         deadline: Deadline,
     ) -> Result<Option<JobState>> {
@@ -60,7 +60,11 @@ impl Committer {
         let result = if won.is_some() { "won" } else { "lost" };
         metrics::counter!("highwater_end_commits_total", "result" => result).increment(1);
         if !state.is_ended() {
-            tracing::debug!(job = %id, incarnation, "not ended: marks are missing, or the tracker was superseded");
+            tracing::debug!(
+                job = %id,
+                incarnation = incarnation.get(),
+                "not ended: marks are missing, or the tracker was superseded"
+            );
             return Ok(None);
         }
         if let Some(snapshot) = won {

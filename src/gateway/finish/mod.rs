@@ -28,7 +28,7 @@ pub use untracked::UntrackedFinisher;
 use super::core::Core;
 use super::jobs::Jobs;
 use crate::deadline::Deadline;
-use crate::domain::{Definition, EndCause, JobId, JobState};
+use crate::domain::{Definition, EndCause, Incarnation, JobId, JobState};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Header, Live, Seal};
@@ -39,7 +39,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A job and the incarnation of its tracker. One finish per tracker, so that a finish stuck on the seal of an earlier tracker
 /// does not block the finish of the current one.
-type TrackerKey = (JobId, u64);
+type TrackerKey = (JobId, Incarnation);
 
 /// A finish that any number of callers can await. Resolves to the state in which the job ended, by this or by another
 /// commit, or to `None` if it cannot end now.
@@ -124,7 +124,7 @@ impl Finisher {
 
     /// Starts to finish the job whose tracker has this incarnation, or joins the finish under way. The finish continues
     /// whether or not a caller awaits it.
-    pub fn finish(self: &Arc<Self>, id: &JobId, incarnation: u64) -> Finish {
+    pub fn finish(self: &Arc<Self>, id: &JobId, incarnation: Incarnation) -> Finish {
         let key = (id.clone(), incarnation);
         let mut in_flight = self.in_flight();
         if let Some(finish) = in_flight.get(&key) {
@@ -160,7 +160,7 @@ impl Finisher {
         }
     }
 
-    async fn try_finish(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<Option<JobState>> {
+    async fn try_finish(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<Option<JobState>> {
         let definition = self.jobs.definition(id, deadline).await?;
         fault::point("finish.begun").await;
         let header = match self.live.seal(id, incarnation, Seal::Complete, deadline).await.map_err(Error::from) {

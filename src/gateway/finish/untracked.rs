@@ -7,7 +7,7 @@ use super::super::jobs::Jobs;
 use super::super::state::Mirrors;
 use super::{Committer, PendingEnd};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, EndCause, JobId, JobState, Layout};
+use crate::domain::{Cells, EndCause, Incarnation, JobId, JobState, Layout};
 use crate::error::Result;
 use crate::live::{Live, Tracker};
 use crate::store::Store;
@@ -35,7 +35,7 @@ impl UntrackedFinisher {
 
     /// Ends the job if the marks known without a seal are complete and no unseen mark could change the verdict. Returns the
     /// state that it has ended in, or `None` if it still runs.
-    pub async fn finish(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<Option<JobState>> {
+    pub async fn finish(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<Option<JobState>> {
         let mut end = self.pending_end(id, EndCause::Complete, deadline).await?;
         if let Some(cells) = self.readable_cells(id, end.cells.layout(), deadline.half()).await {
             end.cells.merge(&cells);

@@ -84,7 +84,8 @@ impl Starter {
         if !self.store.start(id, incarnation, tracked, deadline).await? {
             return Ok(());
         }
-        tracing::info!(job = %id, incarnation, tasks = total, stages = layout.stages, tracked, "started");
+        let (number, stages) = (incarnation.get(), layout.stages);
+        tracing::info!(job = %id, incarnation = number, tasks = total, stages, tracked, "started");
         fault::point("start.committed").await;
         if !tracked {
             return Ok(());

@@ -217,8 +217,8 @@ impl TaskLister {
             reading => reading?,
         };
         Ok(match reading.tracker {
-            Tracker::Present { header, believed, .. } => {
-                header.epoch() == before && (believed || basis.source != Source::Live)
+            Tracker::Present { header, trusted, .. } => {
+                header.epoch() == before && (trusted || basis.source != Source::Live)
             }
             _ => false,
         })

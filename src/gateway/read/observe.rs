@@ -132,7 +132,7 @@ impl Observer {
     /// The row of a job that the feed lists as running with nothing in the ledger.
     fn listed_row(&self, id: &JobId) -> Option<RowStatus> {
         let running = self.running.get(id).filter(|running| !running.ledger)?;
-        Some(RowStatus::NotAsked { known_running: Some(running.incarnation) })
+        Some(RowStatus::NotAsked { known_running: Some(running.incarnation?) })
     }
 
     fn resolve(&self, id: &JobId, row: RowStatus, reading: Option<TrackerReading>) -> ResolvedRead {

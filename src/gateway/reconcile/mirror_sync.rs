@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::state::{Chunk, Mirrors, RunningJobs, byte_range};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Layout, Mark, MarkStep, TrackerEpoch};
+use crate::domain::{Incarnation, JobId, Layout, Mark, MarkStep, TrackerEpoch};
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{Header, Live, MarkReply};
+use crate::live::{Header, Live, MarkReply, StepWrite};
 use crate::store::Store;
 
 /// How often one chunk is computed again because reports changed it first.
@@ -39,7 +39,7 @@ impl MirrorSync {
         let (chunks, version) = self.mirrors.chunks_to_merge(id, epoch);
         for tasks in chunks {
             let Some(chunk) = self.mirrors.chunk(id, &tasks) else { return Ok(false) };
-            let step = MarkStep::of_cells(layout, tasks, &chunk.bytes);
+            let step = MarkStep::from_cells(layout, tasks, &chunk.bytes);
             // Usually the tracker has lost nothing of the chunk and holds exactly these bytes.
             if !self.merge_step(id, epoch.incarnation, &step, chunk.bytes, deadline).await? {
                 return Ok(false);
@@ -51,7 +51,7 @@ impl MirrorSync {
 
     /// Records the whole mirror in the ledger, if another gateway restored the job's tracker under this incarnation. The
     /// tracker is not adopted before the ledger is drained, so no mark that this gateway acknowledged is missed.
-    pub async fn record_mirror(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+    pub async fn record_mirror(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
         if !self.mirrors.is_behind(id, incarnation) {
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl MirrorSync {
         self.mirrors.recorded(id, incarnation, version);
         tracing::warn!(
             job = %id,
-            incarnation,
+            incarnation = incarnation.get(),
             "recorded a mirror in the ledger: another gateway restored the job's tracker, and this gateway cannot reach \
              Redis. No mark is lost; check the network between this gateway and Redis"
         );
@@ -81,7 +81,7 @@ impl MirrorSync {
     pub async fn merge_marks(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         layout: Layout,
         marks: &[Mark],
         deadline: Deadline,
@@ -99,7 +99,7 @@ impl MirrorSync {
     async fn merge_step(
         &self,
         id: &JobId,
-        incarnation: u64,
+        incarnation: Incarnation,
         step: &MarkStep,
         expected: Vec<u8>,
         deadline: Deadline,
@@ -109,7 +109,8 @@ impl MirrorSync {
             let change = step.apply(&bytes).ok_or_else(|| {
                 Error::Internal("Redis returned a different number of bytes than asked for".to_owned())
             })?;
-            match self.live.merge(id, incarnation, (step, &bytes, &change), deadline).await? {
+            let write = StepWrite { step, expected: &bytes, change: &change };
+            match self.live.merge_marks(id, incarnation, write, deadline).await? {
                 MarkReply::Applied(_) => return Ok(true),
                 MarkReply::Conflict(found) => bytes = found,
                 MarkReply::Refused(refusal) => {

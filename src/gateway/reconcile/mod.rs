@@ -191,8 +191,7 @@ impl Reconciler {
     /// Merges mirrors into trackers of any incarnation while the feed is cut. Nothing else can be decided without Postgres, but
     /// a tracker that another gateway restores meanwhile needs this gateway's marks before it has settled.
     async fn merge_mirrors(&self) -> Result<()> {
-        // No tracker has incarnation 0.
-        let unannounced = |id| (id, RunningJob { incarnation: 0, ledger: false, stall_timeout: None });
+        let unannounced = |id| (id, RunningJob { incarnation: None, ledger: false, stall_timeout: None });
         let mirrored: Vec<_> = self.parts.mirrors.jobs().into_iter().map(unannounced).collect();
         let mut outcome = Ok(());
         for page in mirrored.chunks(PAGE) {

@@ -8,12 +8,11 @@ use super::super::core::Core;
 use super::super::finish::StallLimit;
 use super::super::state::{Layouts, Mirrors};
 use crate::deadline::Deadline;
-use crate::domain::{Availability, Generation, JobId, JobObservation, RunningJob, TrackerEpoch, TrackerStatus};
+use crate::domain::{
+    Availability, Generation, Incarnation, JobId, JobObservation, RunningJob, TrackerEpoch, TrackerStatus,
+};
 use crate::error::{Error, Result};
 use crate::live::{Header, Live, Tracker};
-
-/// Greater than every incarnation that Postgres issues, and small enough that a Lua script handles the sum exactly.
-const AFTER_END: u64 = 1 << 46;
 
 /// A running or lower-bound job and its tracker.
 #[derive(Debug, Clone)]
@@ -101,19 +100,16 @@ impl JobObserver {
         let JobObservation { tracker, incarnation, .. } = job.observation;
         match job.epoch() {
             Some(epoch) => self.mirrors.is_ahead(&job.id, epoch),
-            None => tracker == TrackerStatus::Unreachable && self.mirrors.is_behind(&job.id, incarnation),
+            None => {
+                tracker == TrackerStatus::Unreachable
+                    && incarnation.is_some_and(|incarnation| self.mirrors.is_behind(&job.id, incarnation))
+            }
         }
     }
 }
 
-/// The incarnation under which an ended job's tracker is reopened. The tracker then settles and is adopted, so that its marks
-/// can amend the end; a gateway that has not heard of the end neither trusts it nor reports to it.
-pub fn after_end(incarnation: u64) -> u64 {
-    incarnation | AFTER_END
-}
-
 /// The incarnation of an ended job's tracker: the reopened one, once the tracker was reopened.
-fn observed_after_end(job: RunningJob, header: Option<&Header>) -> u64 {
-    let reopened = after_end(job.incarnation);
-    if header.is_some_and(|header| header.incarnation == reopened) { reopened } else { job.incarnation }
+fn observed_after_end(job: RunningJob, header: Option<&Header>) -> Option<Incarnation> {
+    let reopened = job.incarnation.map(Incarnation::after_end);
+    if header.is_some_and(|header| Some(header.incarnation) == reopened) { reopened } else { job.incarnation }
 }

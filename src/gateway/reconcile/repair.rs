@@ -7,10 +7,10 @@ use super::super::core::Core;
 use super::super::finish::Ends;
 use super::super::jobs::Jobs;
 use super::super::state::{Mirrors, RunningJobs};
-use super::observe::{ObservedJob, after_end};
+use super::observe::ObservedJob;
 use super::{MirrorSync, Restorer};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, JobState, RepairAction};
+use crate::domain::{Incarnation, JobId, JobState, RepairAction};
 use crate::error::Result;
 use crate::fault;
 use crate::live::{Header, Live};
@@ -54,34 +54,38 @@ impl Repairer {
         settle: Duration,
         deadline: Deadline,
     ) -> Result<()> {
-        let (id, incarnation) = (&job.id, job.observation.incarnation);
-        match action {
-            RepairAction::Quarantine => self.quarantine(id, deadline).await?,
-            RepairAction::Restore => self.restorer.restore(id, incarnation, deadline).await?,
-            RepairAction::Reopen => {
-                let reopened = self.live.reopen(id, incarnation, after_end(incarnation), deadline).await?;
+        let id = &job.id;
+        match (action, job.observation.incarnation) {
+            (RepairAction::MergeMirror, _) => {
+                if let Some(epoch) = job.epoch() {
+                    self.mirror_sync.merge_mirror(id, epoch, deadline).await?;
+                }
+            }
+            // Without a known incarnation no other action can be fenced.
+            (_, None) => {}
+            (RepairAction::Quarantine, Some(_)) => self.quarantine(id, deadline).await?,
+            (RepairAction::Restore, Some(incarnation)) => self.restorer.restore(id, incarnation, deadline).await?,
+            (RepairAction::Reopen, Some(incarnation)) => {
+                let reopened = self.live.reopen(id, incarnation, incarnation.after_end(), deadline).await?;
                 tracing::warn!(
                     job = %id,
                     reopened = reopened.is_ok(),
                     "Redis may have lost marks of an ended job; they are added to its end once its tracker has settled"
                 );
             }
-            RepairAction::MergeMirror => {
-                if let Some(epoch) = job.epoch() {
-                    self.mirror_sync.merge_mirror(id, epoch, deadline).await?;
-                }
-            }
-            RepairAction::DrainLedger => self.drain(id, incarnation, deadline).await?,
-            RepairAction::Adopt => self.adopt(job, settle, deadline).await?,
-            RepairAction::Finish => drop(self.ends.finisher.finish(id, incarnation)),
-            RepairAction::Amend => self.ends.amender.amend(id, incarnation, deadline).await?,
-            RepairAction::Revoke => {
+            (RepairAction::DrainLedger, Some(incarnation)) => self.drain(id, incarnation, deadline).await?,
+            (RepairAction::Adopt, Some(incarnation)) => self.adopt(job, incarnation, settle, deadline).await?,
+            (RepairAction::Finish, Some(incarnation)) => drop(self.ends.finisher.finish(id, incarnation)),
+            (RepairAction::Amend, Some(incarnation)) => self.ends.amender.amend(id, incarnation, deadline).await?,
+            (RepairAction::Revoke, Some(_)) => {
                 if let Some((header, limit)) = job.header.as_ref().zip(job.stall_limit) {
                     self.ends.revoker.revoke(id, header, limit, deadline).await?;
                 }
             }
-            RepairAction::RecordMirror => self.mirror_sync.record_mirror(id, incarnation, deadline).await?,
-            RepairAction::FinishWithoutTracker => {
+            (RepairAction::RecordMirror, Some(incarnation)) => {
+                self.mirror_sync.record_mirror(id, incarnation, deadline).await?;
+            }
+            (RepairAction::FinishWithoutTracker, Some(incarnation)) => {
                 self.ends.untracked.finish(id, incarnation, deadline).await?;
             }
         }
@@ -101,8 +105,14 @@ impl Repairer {
 
     /// Adopts a tracker that has settled. Postgres is asked whether ledger rows must be drained first: the feed may not have
     /// announced rows of gateways that cannot reach Redis.
-    async fn adopt(&self, job: &ObservedJob, settle: Duration, deadline: Deadline) -> Result<()> {
-        let (id, incarnation) = (&job.id, job.observation.incarnation);
+    async fn adopt(
+        &self,
+        job: &ObservedJob,
+        incarnation: Incarnation,
+        settle: Duration,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let id = &job.id;
         let settling = |(header, now): (&Header, _)| header.restored && now - header.open_time < settle;
         if job.header.as_ref().zip(job.time).is_some_and(settling) {
             return Ok(()); // Saves asking Postgres each round.
@@ -111,13 +121,13 @@ impl Repairer {
         let own = row.state == JobState::Running && row.incarnation == incarnation && !row.ledger;
         let adopts = own || job.observation.ended;
         if adopts && self.live.adopt(id, incarnation, settle, deadline).await?.is_ok() {
-            tracing::info!(job = %id, incarnation, "adopted");
+            tracing::info!(job = %id, incarnation = incarnation.get(), "adopted");
         }
         Ok(())
     }
 
     /// Merges ledger rows into the tracker, then deletes them.
-    async fn drain(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> Result<()> {
+    async fn drain(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
         let layout = self.jobs.definition(id, deadline).await?.layout();
         loop {
             let entries = self.store.ledger(id, DRAINED_ROWS, deadline).await?;
@@ -127,7 +137,7 @@ impl Repairer {
             }
             // Deleting the rows leaves the marks in Redis alone, so the mirror takes them first.
             let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
-            self.mirrors.mark(id, layout, cells, incarnation, None);
+            self.mirrors.mark(id, layout, cells, Some(incarnation), None);
             fault::point("drain.merged").await;
             self.store.drained(id, &entries, deadline).await?;
         }

@@ -10,7 +10,7 @@ use super::super::core::Core;
 use super::super::jobs::Jobs;
 use super::super::state::Mirrors;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, JobId};
+use crate::domain::{Cells, Incarnation, JobId};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Live, Tracker};
@@ -37,7 +37,7 @@ impl Restorer {
 
     /// Restores the tracker of a job that runs with the incarnation `seen`. Does nothing if another gateway was faster; the
     /// caller reads the tracker again to see the result.
-    pub async fn restore(&self, id: &JobId, seen: u64, deadline: Deadline) -> Result<()> {
+    pub async fn restore(&self, id: &JobId, seen: Incarnation, deadline: Deadline) -> Result<()> {
         // Read before the incarnation is issued, so that what is found is at most as new as the issued incarnation.
         let batch = self.live.read_trackers(std::slice::from_ref(id), deadline).await?;
         if batch.generation.is_none() {
@@ -77,7 +77,7 @@ impl Restorer {
         metrics::counter!("highwater_restores_total").increment(1);
         tracing::warn!(
             job = %id,
-            incarnation,
+            incarnation = incarnation.get(),
             ?outcome,
             "restored a tracker that Redis had lost or rolled back; until it has settled, progress is a lower bound. \
              Check whether Redis was restarted, flushed or failed over"

@@ -7,7 +7,7 @@ use super::super::jobs::Jobs;
 use super::super::state::{JobCache, Mirrors, RunningJobs};
 use super::target::MarkOutcome;
 use crate::deadline::Deadline;
-use crate::domain::{Definition, JobId, JobState, Mark};
+use crate::domain::{Definition, Incarnation, JobId, JobState, Mark};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::store::Store;
@@ -58,9 +58,9 @@ impl LedgerRecorder {
         Ok(MarkOutcome::Recorded)
     }
 
-    /// The incarnation of the job's tracker as far as this gateway knows; 0 if it knows none.
-    fn known_incarnation(&self, id: &JobId) -> u64 {
-        let announced = self.running.get(id).map(|running| running.incarnation).filter(|incarnation| *incarnation > 0);
-        announced.or_else(|| self.cache.incarnation(id)).unwrap_or(0)
+    /// The incarnation of the job's tracker as far as this gateway knows.
+    fn known_incarnation(&self, id: &JobId) -> Option<Incarnation> {
+        let announced = self.running.get(id).and_then(|running| running.incarnation);
+        announced.or_else(|| self.cache.incarnation(id))
     }
 }

@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Change, Definition, JobId, Layout, Mark, MarkStep, TrackerEpoch};
 use crate::error::{Error, Result, Unavailable};
 use crate::fault;
-use crate::live::{self, Header, Live, MarkReply, Refusal};
+use crate::live::{self, Header, Live, MarkReply, ScriptOutcome, StepWrite};
 
 /// How often a step is computed again because another gateway changed the same bytes first.
 const MAX_CONFLICTS: usize = 64;
@@ -74,7 +74,7 @@ impl Marker {
             // The tracker with this epoch holds the marks, adopted or not. Otherwise a job under load would never count as
             // merged, and its tracker would never be adopted again.
             let held_by = Some(TrackerEpoch { incarnation, generation: header.generation });
-            self.mirrors.mark(id, layout, step.marked(&change), incarnation, held_by);
+            self.mirrors.mark(id, layout, step.marked(&change), Some(incarnation), held_by);
             changes.push(change);
             last = Some(header);
         }
@@ -95,7 +95,7 @@ impl Marker {
         step: &MarkStep,
         target: MarkTarget,
         deadline: Deadline,
-    ) -> Result<std::result::Result<(Header, Change), Refusal>> {
+    ) -> Result<ScriptOutcome<(Header, Change)>> {
         let mirrored = self.mirrors.runs(id, layout, step.runs());
         let mut bytes = mirrored.unwrap_or_else(|| step.blank());
         let MarkTarget { incarnation, require_adopted } = target;
@@ -106,8 +106,8 @@ impl Marker {
                 ))
             })?;
             fault::point("report.computed").await;
-            let reply = self.live.report(id, incarnation, require_adopted, (step, &bytes, &change), deadline).await?;
-            match reply {
+            let write = StepWrite { step, expected: &bytes, change: &change };
+            match self.live.apply_marks(id, incarnation, require_adopted, write, deadline).await? {
                 MarkReply::Applied(header) => {
                     fault::point("report.marked").await;
                     return Ok(Ok((header, change)));

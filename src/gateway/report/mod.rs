@@ -23,7 +23,9 @@ use super::names::TaskNames;
 use super::reconcile::Restorer;
 use super::state::JobCache;
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Definition, Disposition, ErrorSample, JobId, JobState, Mark, Report, TaskResult};
+use crate::domain::{
+    Batch, Definition, Disposition, ErrorSample, Incarnation, JobId, JobState, Mark, Report, TaskResult,
+};
 use crate::error::{Error, Result};
 use crate::live::Live;
 use batcher::{BatchOutcome, Batcher};
@@ -105,7 +107,7 @@ impl Reporter {
     }
 
     /// Finishes the job that a report completed, and returns its state after at most [`FINISH_WAIT`].
-    async fn state_after_finish(&self, id: &JobId, incarnation: u64, deadline: Deadline) -> JobState {
+    async fn state_after_finish(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> JobState {
         let finish = self.finisher.finish(id, incarnation);
         let finished = deadline.half().at_most(FINISH_WAIT).bound(finish).await;
         finished.ok().and_then(Result::ok).flatten().unwrap_or(JobState::Running)

@@ -9,7 +9,7 @@ use super::super::jobs::Jobs;
 use super::super::reconcile::Restorer;
 use super::super::state::{JobCache, RunningJobs};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, JobState};
+use crate::domain::{Incarnation, JobId, JobState};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::Refusal;
 
@@ -17,7 +17,7 @@ use crate::live::Refusal;
 #[derive(Debug, Clone, Copy)]
 pub struct MarkTarget {
     /// The incarnation of the running job's tracker.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Only an adopted tracker may take the marks. If false, Postgres has just confirmed the incarnation, and the caller must
     /// ask Postgres again after marking.
     pub require_adopted: bool,
@@ -39,7 +39,7 @@ pub enum MarkOutcome {
     /// All are in the tracker with this incarnation. `complete`: nothing is pending in it any more.
     Marked {
         /// The incarnation of the tracker.
-        incarnation: u64,
+        incarnation: Incarnation,
         /// Nothing is pending in it.
         complete: bool,
     },
@@ -78,9 +78,8 @@ impl Targets {
         if let Some(state) = self.cache.final_state(id) {
             return Ok(TargetDecision::Ended(state));
         }
-        if let Some(running) = self.running.get(id) {
-            let target = MarkTarget { incarnation: running.incarnation, require_adopted: true };
-            return Ok(TargetDecision::Mark(target));
+        if let Some(incarnation) = self.running.get(id).and_then(|running| running.incarnation) {
+            return Ok(TargetDecision::Mark(MarkTarget { incarnation, require_adopted: true }));
         }
         match (Box::pin(self.resolve_target(id, deadline.half())).await, self.cache.incarnation(id)) {
             (Err(Error::Unavailable(_)), Some(incarnation)) => {

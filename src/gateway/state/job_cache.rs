@@ -11,7 +11,7 @@ use std::time::Instant;
 use lru::LruCache;
 
 use super::JobProgress;
-use crate::domain::{Definition, Job, JobId, JobState, Layout};
+use crate::domain::{Definition, Incarnation, Job, JobId, JobState, Layout};
 use crate::store::Snapshot;
 use crate::sync::lock;
 
@@ -41,7 +41,7 @@ pub struct JobCache {
 struct Entry {
     definition: Arc<Definition>,
     /// The incarnation with which the job was last seen RUNNING, and when the query that found it was sent.
-    running: Option<(u64, Instant)>,
+    running: Option<(Incarnation, Instant)>,
     /// The state, once it is final.
     final_state: Option<JobState>,
     result: Option<Arc<CachedResult>>,
@@ -114,7 +114,7 @@ impl JobCache {
 
     /// The incarnation with which the job was last seen RUNNING, however long ago. Only for calls whose script checks the
     /// incarnation again.
-    pub fn incarnation(&self, id: &JobId) -> Option<u64> {
+    pub fn incarnation(&self, id: &JobId) -> Option<Incarnation> {
         self.jobs().get(id)?.running.map(|(incarnation, _)| incarnation)
     }
 
@@ -128,7 +128,9 @@ mod tests {
     use super::*;
     use crate::domain::NewJob;
 
-    fn job(state: JobState, incarnation: u64) -> Job {
+    const FIRST: Incarnation = Incarnation::new(1);
+
+    fn job(state: JobState, incarnation: Incarnation) -> Job {
         let new = NewJob { job_id: "a".into(), stages: vec!["s".into()], task_count: 1, ..NewJob::default() };
         Job { state, incarnation, tracked: true, ..Job::created(new.validate().unwrap()) }
     }
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn a_pending_job_is_not_cached_because_tasks_may_be_added() {
         let cache = JobCache::new(8);
-        let mut job = job(JobState::Pending, 0);
+        let mut job = job(JobState::Pending, Incarnation::new(0));
         cache.insert(&job, Instant::now());
         assert_eq!(cache.definition(&job.definition.id), None);
         job.definition.task_count += 1;
@@ -149,11 +151,11 @@ mod tests {
     fn a_late_response_does_not_resurrect_an_ended_job() {
         let cache = JobCache::new(8);
         let asked = Instant::now();
-        let running = job(JobState::Running, 1);
+        let running = job(JobState::Running, FIRST);
         let id = running.definition.id.clone();
         cache.insert(&running, asked);
-        assert_eq!((cache.incarnation(&id), cache.final_state(&id)), (Some(1), None));
-        cache.insert(&job(JobState::Cancelled, 1), asked);
+        assert_eq!((cache.incarnation(&id), cache.final_state(&id)), (Some(FIRST), None));
+        cache.insert(&job(JobState::Cancelled, FIRST), asked);
         cache.insert(&running, Instant::now());
         assert_eq!((cache.incarnation(&id), cache.final_state(&id)), (None, Some(JobState::Cancelled)));
     }

@@ -1,22 +1,24 @@
-//! Mirrors: this gateway's in-memory copies of running jobs' marks, the OR of every mark that it acknowledged or read. A lost
-//! tracker is restored from them (invariant I4), so every gateway is a replica of the marks without extra writes.
+//! Mirrors: this gateway's in-memory copies of running jobs' marks, the OR of every mark that it acknowledged or read.
+//! A lost tracker is restored from them (invariant I4), so every gateway is a replica of the marks without extra
+//! writes.
 //!
-//! Memory is bounded. Mirrors with marks that this gateway acknowledged take precedence over mirrors that it only read, whose
-//! marks another gateway holds as well. A job whose mirror does not fit has none; its marks are counted and logged. A mirror
-//! with acknowledged marks is never evicted for another one: if more jobs than fit were reported, their mirrors would evict
-//! each other in turn and protect no job. Knows neither store: `gateway::reconcile` merges and pulls.
+//! Memory is bounded. Mirrors with marks that this gateway acknowledged take precedence over mirrors that it only read,
+//! whose marks another gateway holds as well. A job whose mirror does not fit has none; its marks are counted and
+//! logged. A mirror with acknowledged marks is never evicted for another one: if more jobs than fit were reported,
+//! their mirrors would evict each other in turn and protect no job. Knows neither store: `gateway::reconcile` merges
+//! and pulls.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::domain::{Cell, Cells, JobId, Layout, TrackerEpoch};
+use crate::domain::{Cell, Cells, Incarnation, JobId, Layout, TrackerEpoch};
 use crate::log_throttle::LogThrottle;
 use crate::sync::lock;
 
-/// The number of tasks in a chunk: a multiple of four, so that chunks start at byte boundaries for any number of stages, and
-/// at most 128 KiB, which a script compares in well under a millisecond.
+/// The number of tasks in a chunk: a multiple of four, so that chunks start at byte boundaries for any number of
+/// stages, and at most 128 KiB, which a script compares in well under a millisecond.
 const CHUNK_TASKS: u32 = 65_536;
 
 /// The interval between warnings that mirrors do not fit into memory.
@@ -50,9 +52,9 @@ struct Mirror {
     version: u64,
     /// The mirror has never held a mark.
     blank: bool,
-    /// The incarnation of the last tracker into which all marks were merged, or that took the first of them. A tracker that
-    /// was restored under a later incarnation may lack marks.
-    based: u64,
+    /// The incarnation of the last tracker into which all marks were merged, or that took the first of them. A tracker
+    /// that was restored under a later incarnation may lack marks.
+    based: Option<Incarnation>,
     /// The tracker that was last read completely, with its revision at that time.
     pulled: Option<(TrackerEpoch, u64)>,
     /// The tracker that is being read, with its revision when reading began.
@@ -78,14 +80,15 @@ impl Mirrors {
         Self { state: Mutex::new(state), max_bytes }
     }
 
-    /// Adds acknowledged marks. `under` is the incarnation of the job's tracker when they were acknowledged; `held_by` is the
+    /// Adds acknowledged marks. `under` is the incarnation of the job's tracker when they were acknowledged, if
+    /// known; `held_by` is the
     /// tracker that took them, or `None` if they are elsewhere, such as in the ledger.
     pub fn mark(
         &self,
         id: &JobId,
         layout: Layout,
         cells: impl Iterator<Item = (u32, Cell)>,
-        under: u64,
+        under: Option<Incarnation>,
         held_by: Option<TrackerEpoch>,
     ) {
         let mut state = self.state();
@@ -100,8 +103,8 @@ impl Mirrors {
         mirror.took(under, held_by);
     }
 
-    /// The bytes of these runs of the job's cells, concatenated; `None` without a mirror. The tracker most likely holds the
-    /// same bytes, unless other gateways report to the job as well.
+    /// The bytes of these runs of the job's cells, concatenated; `None` without a mirror. The tracker most likely holds
+    /// the same bytes, unless other gateways report to the job as well.
     pub fn runs(&self, id: &JobId, layout: Layout, runs: &[Range<usize>]) -> Option<Vec<u8>> {
         let state = self.state();
         let mirror = state.mirrors.get(id).filter(|mirror| mirror.layout == layout)?;
@@ -120,11 +123,11 @@ impl Mirrors {
         for (ours, theirs) in mirror.cells[start..].iter_mut().zip(&chunk.bytes) {
             *ours |= theirs;
         }
-        mirror.took(held_by.incarnation, Some(held_by));
+        mirror.took(Some(held_by.incarnation), Some(held_by));
     }
 
-    /// The tasks whose cells to read next from a tracker with this epoch and revision; `None` if the mirror has read all of
-    /// them. Each call advances by one chunk.
+    /// The tasks whose cells to read next from a tracker with this epoch and revision; `None` if the mirror has read
+    /// all of them. Each call advances by one chunk.
     pub fn next_pull(&self, id: &JobId, layout: Layout, epoch: TrackerEpoch, revision: u64) -> Option<Range<u32>> {
         let mut state = self.state();
         let mirror = state.for_read(id, layout, self.max_bytes)?;
@@ -148,8 +151,8 @@ impl Mirrors {
         self.chunks_for(id, None)
     }
 
-    /// The chunks that contain marks, and the mirror's version, for merging them into a tracker. Marks that this tracker takes
-    /// itself meanwhile do not change the version.
+    /// The chunks that contain marks, and the mirror's version, for merging them into a tracker. Marks that this
+    /// tracker takes itself meanwhile do not change the version.
     pub fn chunks_to_merge(&self, id: &JobId, into: TrackerEpoch) -> (Vec<Range<u32>>, u64) {
         self.chunks_for(id, Some(into))
     }
@@ -191,27 +194,28 @@ impl Mirrors {
         self.state().mirrors.get(id).is_some_and(|mirror| mirror.merged != Some(epoch))
     }
 
-    /// Notes that the marks of this version have been merged into this tracker. Ignored if other marks were added meanwhile.
+    /// Notes that the marks of this version have been merged into this tracker. Ignored if other marks were added
+    /// meanwhile.
     pub fn merged(&self, id: &JobId, epoch: TrackerEpoch, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
             && (mirror.merging, mirror.version) == (Some(epoch), version)
         {
             mirror.merged = Some(epoch);
-            mirror.based = epoch.incarnation.max(mirror.based);
+            mirror.based = mirror.based.max(Some(epoch.incarnation));
         }
     }
 
     /// Whether the job's tracker may have been restored under this incarnation without the marks of the mirror.
-    pub fn is_behind(&self, id: &JobId, incarnation: u64) -> bool {
-        self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank && mirror.based < incarnation)
+    pub fn is_behind(&self, id: &JobId, incarnation: Incarnation) -> bool {
+        self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank && mirror.based < Some(incarnation))
     }
 
     /// Notes that the marks of this version are in the ledger, for the tracker with this incarnation.
-    pub fn recorded(&self, id: &JobId, incarnation: u64, version: u64) {
+    pub fn recorded(&self, id: &JobId, incarnation: Incarnation, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
             && mirror.version == version
         {
-            mirror.based = incarnation.max(mirror.based);
+            mirror.based = mirror.based.max(Some(incarnation));
         }
     }
 
@@ -251,8 +255,8 @@ impl State {
         self.mirrors.get_mut(id)
     }
 
-    /// Evicts mirrors without acknowledged marks until `size` bytes fit. Returns `None`, without evicting any, if that is not
-    /// enough.
+    /// Evicts mirrors without acknowledged marks until `size` bytes fit. Returns `None`, without evicting any, if that
+    /// is not enough.
     fn make_room(&mut self, size: usize, max_bytes: usize) -> Option<()> {
         if self.bytes - self.evictable_bytes + size > max_bytes {
             return None;
@@ -307,7 +311,7 @@ impl Mirror {
             merging: None,
             version: 0,
             blank: true,
-            based: 0,
+            based: None,
             pulled: None,
             pulling: None,
             next_pull: 0,
@@ -315,7 +319,7 @@ impl Mirror {
     }
 
     /// Marks were added that the tracker `held_by` holds, or that no tracker is known to hold (`None`).
-    fn took(&mut self, under: u64, held_by: Option<TrackerEpoch>) {
+    fn took(&mut self, under: Option<Incarnation>, held_by: Option<TrackerEpoch>) {
         if self.blank {
             (self.merged, self.blank, self.based) = (held_by, false, under);
         } else {
@@ -362,15 +366,19 @@ mod tests {
         (task, Mark { task, stage: 0, outcome: Outcome::Succeeded }.bits(LAYOUT.stages))
     }
 
+    fn under(incarnation: u64) -> Option<Incarnation> {
+        Some(Incarnation::new(incarnation))
+    }
+
     fn epoch(incarnation: u64) -> TrackerEpoch {
-        TrackerEpoch { incarnation, generation: Generation([7; 16]) }
+        TrackerEpoch { incarnation: Incarnation::new(incarnation), generation: Generation([7; 16]) }
     }
 
     #[test]
     fn acknowledged_and_pulled_marks_are_merged() {
         let mirrors = Mirrors::new(1 << 20);
         let one = id("one");
-        mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), 1, None);
+        mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), under(1), None);
         let (chunks, _) = mirrors.chunks(&one);
         assert_eq!(chunks, [0..65_536, 131_072..196_608]);
         let mut chunk = mirrors.chunk(&one, &(0..65_536)).unwrap();
@@ -385,17 +393,17 @@ mod tests {
     fn a_mirror_is_ahead_until_it_was_merged_into_the_current_tracker() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
         assert!(!mirrors.is_ahead(&one, epoch(1)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(epoch(1)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
         assert!(!mirrors.is_ahead(&one, epoch(1)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, None);
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), None);
         assert!(mirrors.is_ahead(&one, epoch(1)));
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(1));
         mirrors.merged(&one, epoch(1), version);
         assert!(!mirrors.is_ahead(&one, epoch(1)));
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 1, Some(epoch(1)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(1), Some(epoch(1)));
         assert!(!mirrors.is_ahead(&one, epoch(1)));
         assert!(mirrors.is_ahead(&one, epoch(2)));
-        mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), 1, None);
+        mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), under(1), None);
         mirrors.merged(&one, epoch(1), version);
         assert!(mirrors.is_ahead(&one, epoch(1)), "merged before the last mark came");
     }
@@ -404,7 +412,7 @@ mod tests {
     #[test]
     fn marks_taken_by_the_tracker_itself_do_not_invalidate_a_merge_into_it() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        let taken_by = |task, by: u64| mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), by, Some(epoch(by)));
+        let taken_by = |task, by: u64| mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), under(by), Some(epoch(by)));
         taken_by(1, 1);
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         taken_by(2, 2);
@@ -416,23 +424,23 @@ mod tests {
         taken_by(4, 2);
         mirrors.merged(&one, epoch(3), version);
         assert!(mirrors.is_ahead(&one, epoch(3)), "a late mark is in an earlier tracker");
-        assert!(mirrors.is_behind(&one, 3));
+        assert!(mirrors.is_behind(&one, Incarnation::new(3)));
     }
 
     #[test]
     fn a_mirror_is_behind_after_a_restore_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        assert!(!mirrors.is_behind(&one, 9));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), 1, Some(epoch(1)));
-        assert!(!mirrors.is_behind(&one, 1) && mirrors.is_behind(&one, 2));
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), 2, Some(epoch(2)));
-        assert!(mirrors.is_behind(&one, 2), "the first mark is not in it");
+        assert!(!mirrors.is_behind(&one, Incarnation::new(9)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
+        assert!(!mirrors.is_behind(&one, Incarnation::new(1)) && mirrors.is_behind(&one, Incarnation::new(2)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(2), Some(epoch(2)));
+        assert!(mirrors.is_behind(&one, Incarnation::new(2)), "the first mark is not in it");
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         mirrors.merged(&one, epoch(2), version);
-        assert!(!mirrors.is_behind(&one, 2) && mirrors.is_behind(&one, 3));
+        assert!(!mirrors.is_behind(&one, Incarnation::new(2)) && mirrors.is_behind(&one, Incarnation::new(3)));
         let (_, version) = mirrors.chunks(&one);
-        mirrors.recorded(&one, 3, version);
-        assert!(!mirrors.is_behind(&one, 3));
+        mirrors.recorded(&one, Incarnation::new(3), version);
+        assert!(!mirrors.is_behind(&one, Incarnation::new(3)));
         assert!(mirrors.is_ahead(&one, epoch(3)), "it is still merged once that is possible");
     }
 
@@ -440,7 +448,7 @@ mod tests {
     fn the_memory_bound_holds_and_acknowledged_mirrors_are_not_evicted() {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
-        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
+        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), under(1), None);
         take("one");
         take("two");
         take("three");
@@ -451,7 +459,7 @@ mod tests {
         take("three");
         assert!(mirrors.holds(&id("three")));
         let tiny = Mirrors::new(size - 1);
-        tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), 1, None);
+        tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), under(1), None);
         assert_eq!(tiny.bytes(), 0);
     }
 
@@ -459,7 +467,7 @@ mod tests {
     fn pulled_mirrors_are_evicted_for_acknowledged_ones() {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
-        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), 1, None);
+        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), under(1), None);
         let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, epoch(1), 1).is_some();
         assert!(read("one") && read("two") && !read("three"));
         // A pulled mirror is no longer evictable once the gateway acknowledges a mark of its job.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::domain::{JobId, RunningJob};
+use crate::domain::{Incarnation, JobId, RunningJob};
 use crate::sync::lock;
 
 /// How long one confirmed round trip on the feed's connection vouches for the session, counted from when it was sent.
@@ -39,7 +39,7 @@ impl RunningJobs {
     /// rows: the feed has not confirmed that they run.
     pub fn all(&self) -> Option<Vec<(JobId, RunningJob)>> {
         let session = self.session();
-        let announced = || session.jobs.iter().filter(|(_, running)| running.incarnation > 0);
+        let announced = || session.jobs.iter().filter(|(_, running)| running.incarnation.is_some());
         let jobs = || announced().map(|(id, running)| (id.clone(), *running)).collect();
         session.is_trusted().then(jobs)
     }
@@ -51,13 +51,13 @@ impl RunningJobs {
     }
 
     /// A ledger row of the job was written. No read through the gateway that wrote it may miss the row, even while the feed
-    /// lags or has not announced the job yet: such a job is listed with incarnation 0, which no tracker has.
+    /// lags or has not announced the job yet: such a job is listed without an incarnation.
     pub fn recorded(&self, id: &JobId) {
         let mut session = self.session();
         session
             .jobs
             .entry(id.clone())
-            .or_insert(RunningJob { incarnation: 0, ledger: true, stall_timeout: None })
+            .or_insert(RunningJob { incarnation: None, ledger: true, stall_timeout: None })
             .ledger = true;
         if let Some((_, recorded_meanwhile)) = session.ledger_check.as_mut().filter(|(checked, _)| checked == id) {
             *recorded_meanwhile = true;
@@ -66,10 +66,10 @@ impl RunningJobs {
 
     /// The job runs with this incarnation. A job whose incarnation changes keeps its ledger flag; a job that starts has no
     /// rows yet, or they are announced next.
-    pub fn started(&self, id: JobId, incarnation: u64, stall_timeout: Option<Duration>) {
+    pub fn started(&self, id: JobId, incarnation: Incarnation, stall_timeout: Option<Duration>) {
         let mut session = self.session();
         let ledger = session.jobs.get(&id).is_some_and(|running| running.ledger);
-        session.jobs.insert(id, RunningJob { incarnation, ledger, stall_timeout });
+        session.jobs.insert(id, RunningJob { incarnation: Some(incarnation), ledger, stall_timeout });
     }
 
     /// The job has ended.
@@ -141,7 +141,7 @@ mod tests {
 
     fn running(jobs: &[&str]) -> RunningJobs {
         let running = RunningJobs::default();
-        let runs = RunningJob { incarnation: 1, ledger: false, stall_timeout: None };
+        let runs = RunningJob { incarnation: Some(Incarnation::new(1)), ledger: false, stall_timeout: None };
         running.open_session(jobs.iter().map(|id| (id.parse().unwrap(), runs)).collect());
         running.confirm(Instant::now());
         running

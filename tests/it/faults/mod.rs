@@ -14,7 +14,7 @@ mod stalled_gateways;
 use std::time::Duration;
 
 use highwater::deadline::Deadline;
-use highwater::domain::{Cells, Counts, Layout, Mark, Outcome};
+use highwater::domain::{Cells, Counts, Incarnation, Layout, Mark, Outcome};
 use highwater::live::{self, Live};
 use highwater::store::Snapshot;
 use sqlx::Row;
@@ -100,7 +100,8 @@ async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     let ttl = Duration::from_secs(600);
     let settings = live::Settings { url: stack.redis.url(), timeout, tracker_ttl: ttl, sealed_ttl: ttl };
     let (live, id, within) = (Live::new(&settings).unwrap(), id.parse().unwrap(), Deadline::after(timeout));
-    live.open(&id, Layout { total: TASKS, stages: STAGES.len() }, incarnation, None, within).await.unwrap().unwrap();
+    let (layout, incarnation) = (Layout { total: TASKS, stages: STAGES.len() }, Incarnation::new(incarnation));
+    live.open(&id, layout, incarnation, None, within).await.unwrap().unwrap();
     live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use highwater::domain::{
     Cells, ErrorSample, JobId, Layout, MAX_RESULTS, MAX_STAGES, MAX_TASKS, Mark, MarkStep, Outcome,
 };
-use highwater::live::{Header, MarkReply, Seal, Tracker};
+use highwater::live::{Header, MarkReply, Seal, StepWrite, Tracker};
 use redis::Value;
 use time::OffsetDateTime;
 
-use super::{TestRedis, deadline, failed, job_id, succeeded};
+use super::{FIRST, SECOND, THIRD, TestRedis, deadline, failed, job_id, succeeded};
 
 const LIMIT: Duration = Duration::from_millis(10);
 /// Minimum number of attempts, and maximum while any case is above the limit.
@@ -92,13 +92,13 @@ impl TestRedis {
             ),
         ];
         let id = job_id("largest");
-        self.open_adopted(&id, LARGEST, 1).await;
+        self.open_adopted(&id, LARGEST, FIRST).await;
         self.slowest_command().await;
         for (case, marks) in &batches {
             assert_eq!(marks.len(), MAX_RESULTS);
             let retried: Vec<_> = marks.iter().map(|mark| Mark { outcome: Outcome::Succeeded, ..*mark }).collect();
             for (variant, marks) in [("", marks), (", repeated", marks), (", retried", &retried)] {
-                self.report(&id, LARGEST, 1, marks).await.unwrap();
+                self.report(&id, LARGEST, FIRST, marks).await.unwrap();
                 times.add(format!("{case}{variant}"), self.slowest_command().await);
             }
         }
@@ -107,15 +107,15 @@ impl TestRedis {
     async fn time_lifecycle(&self, times: &mut CommandTimes) {
         let id = job_id("life");
         let opened = |incarnation| self.live.open(&id, LARGEST, incarnation, None, deadline());
-        opened(1).await.unwrap().unwrap();
+        opened(FIRST).await.unwrap().unwrap();
         times.add("opening the largest job", self.slowest_command().await);
-        opened(2).await.unwrap().unwrap();
+        opened(SECOND).await.unwrap().unwrap();
         times.add("replacing an earlier one", self.slowest_command().await);
-        self.live.adopt(&id, 2, Duration::ZERO, deadline()).await.unwrap().unwrap();
+        self.live.adopt(&id, SECOND, Duration::ZERO, deadline()).await.unwrap().unwrap();
         times.add("adopting it", self.slowest_command().await);
-        self.live.reopen(&id, 2, 3, deadline()).await.unwrap().unwrap();
+        self.live.reopen(&id, SECOND, THIRD, deadline()).await.unwrap().unwrap();
         times.add("reopening it", self.slowest_command().await);
-        self.live.adopt(&id, 3, Duration::ZERO, deadline()).await.unwrap().unwrap();
+        self.live.adopt(&id, THIRD, Duration::ZERO, deadline()).await.unwrap().unwrap();
         let found = self.header(&id).await;
         let mut right = found.clone();
         right.counts.stages[0].succeeded += 1;
@@ -123,11 +123,11 @@ impl TestRedis {
         self.live.repair(&id, &right, &found, deadline()).await.unwrap().unwrap();
         times.add("repairing it", self.slowest_command().await);
         let reason = "r".repeat(1024);
-        let sealed = self.live.seal(&id, 3, Seal::Cancelled(&reason), deadline()).await.unwrap().unwrap();
+        let sealed = self.live.seal(&id, THIRD, Seal::Cancelled(&reason), deadline()).await.unwrap().unwrap();
         times.add("sealing it", self.slowest_command().await);
         self.live.cells(&id, &sealed, deadline()).await.unwrap().unwrap();
         times.add("reading its cells", self.slowest_command().await);
-        self.live.expire(&id, 3, deadline()).await.unwrap().unwrap();
+        self.live.expire(&id, THIRD, deadline()).await.unwrap().unwrap();
         times.add("setting its expiry", self.slowest_command().await);
         let ids: Vec<_> = (0..500).map(|number| job_id(&format!("life-{number}"))).collect();
         self.live.read_trackers(&ids, deadline()).await.unwrap();
@@ -140,20 +140,30 @@ impl TestRedis {
         let id = job_id("restored");
         let full = vec![0xff; LARGEST.bytes()];
         let cells = Cells::new(LARGEST, full).unwrap();
-        self.live.open(&id, LARGEST, 1, Some(&cells), deadline()).await.unwrap().unwrap();
+        self.live.open(&id, LARGEST, FIRST, Some(&cells), deadline()).await.unwrap().unwrap();
         times.add("opening the largest job with all its marks", self.slowest_command().await);
 
         let id = job_id("merged");
-        self.live.open(&id, LARGEST, 1, None, deadline()).await.unwrap().unwrap();
+        self.live.open(&id, LARGEST, FIRST, None, deadline()).await.unwrap().unwrap();
         self.slowest_command().await;
         let chunk = 0..65_536;
         for (case, byte) in [("a chunk", 0x55), ("a chunk of upgrades", 0xff)] {
             let bytes = vec![byte; Layout { total: chunk.end, ..LARGEST }.bytes()];
-            let step = MarkStep::of_cells(LARGEST, chunk.clone(), &bytes);
+            let step = MarkStep::from_cells(LARGEST, chunk.clone(), &bytes);
             let mut expected = step.blank();
             loop {
                 let change = step.apply(&expected).unwrap();
-                match self.live.merge(&id, 1, (&step, &expected, &change), deadline()).await.unwrap() {
+                match self
+                    .live
+                    .merge_marks(
+                        &id,
+                        FIRST,
+                        StepWrite { step: &step, expected: &expected, change: &change },
+                        deadline(),
+                    )
+                    .await
+                    .unwrap()
+                {
                     MarkReply::Applied(_) => break,
                     MarkReply::Conflict(found) => expected = found,
                     MarkReply::Refused(refusal) => panic!("{refusal:?}"),

@@ -8,9 +8,9 @@ use std::fmt;
 
 use futures_util::future::join_all;
 use highwater::domain::{JobId, Mark, MarkStep};
-use highwater::live::{Error, HEADER_BYTES, Header, MarkReply, Refusal, Seal};
+use highwater::live::{Error, HEADER_BYTES, Header, MarkReply, Refusal, ScriptOutcome, Seal, StepWrite};
 
-use super::header::{self, INCARNATION, LAYOUT, Validity};
+use super::header::{self, INCARNATION, LAYOUT, NEXT_INCARNATION, Validity};
 use super::{CALL_TIMEOUT, TRACKER_TTL, TTL_BEFORE, TestRedis, deadline, job_id, script, succeeded, tracker_key};
 
 /// The operations on a tracker.
@@ -106,10 +106,10 @@ fn damages(good: &[u8]) -> Vec<Damage> {
 
 impl TestRedis {
     /// Applies an operation with arguments that are valid for an intact tracker, and returns its result.
-    async fn apply(&self, operation: Operation, id: &JobId, good: &Header) -> Result<Result<(), Refusal>, Error> {
+    async fn apply(&self, operation: Operation, id: &JobId, good: &Header) -> Result<ScriptOutcome<()>, Error> {
         let live = &self.live;
         let done = match operation {
-            Open => return live.open(id, LAYOUT, INCARNATION + 1, None, deadline()).await,
+            Open => return live.open(id, LAYOUT, NEXT_INCARNATION, None, deadline()).await,
             Adopt => live.adopt(id, INCARNATION, Duration::ZERO, deadline()).await?,
             Report => return self.report_one(id, true, &[succeeded(6, 1)]).await,
             ReportWithPostgres => return self.report_one(id, false, &[succeeded(6, 1)]).await,
@@ -123,22 +123,24 @@ impl TestRedis {
                 live.repair(id, good, &right, deadline()).await?
             }
             Reopen => live.reopen(id, INCARNATION, INCARNATION, deadline()).await?,
-            ReopenAsNext => live.reopen(id, INCARNATION, INCARNATION + 1, deadline()).await?,
+            ReopenAsNext => live.reopen(id, INCARNATION, NEXT_INCARNATION, deadline()).await?,
             Merge => {
-                let step = MarkStep::of_cells(LAYOUT, 0..LAYOUT.total, &[0xff; 6]);
+                let step = MarkStep::from_cells(LAYOUT, 0..LAYOUT.total, &[0xff; 6]);
                 let blank = step.blank();
                 let change = step.apply(&blank).unwrap();
-                return refused(live.merge(id, INCARNATION, (&step, &blank, &change), deadline()).await?);
+                let write = StepWrite { step: &step, expected: &blank, change: &change };
+                return refused(live.merge_marks(id, INCARNATION, write, deadline()).await?);
             }
         };
         Ok(done.map(drop))
     }
 
-    async fn report_one(&self, id: &JobId, only_adopted: bool, marks: &[Mark]) -> Result<Result<(), Refusal>, Error> {
+    async fn report_one(&self, id: &JobId, only_adopted: bool, marks: &[Mark]) -> Result<ScriptOutcome<()>, Error> {
         let step = MarkStep::plan(LAYOUT, marks.iter().copied()).remove(0);
         let blank = step.blank();
         let change = step.apply(&blank).unwrap();
-        refused(self.live.report(id, INCARNATION, only_adopted, (&step, &blank, &change), deadline()).await?)
+        let write = StepWrite { step: &step, expected: &blank, change: &change };
+        refused(self.live.apply_marks(id, INCARNATION, only_adopted, write, deadline()).await?)
     }
 
     /// Writes the damaged value, applies every operation, and asserts that the value stays the same.
@@ -160,7 +162,7 @@ impl TestRedis {
             assert!(self.dump(&key).await == before, "{operation:?} changed {}", damage.name);
             assert!(self.ttl(&key).await <= TTL_BEFORE, "{operation:?} renewed {}", damage.name);
             let other_keys: Vec<_> = self.keys(&id).await.into_iter().filter(|other| *other != key).collect();
-            let image = format!("hw:{{{id}}}:image:{}", INCARNATION + 1);
+            let image = format!("hw:{{{id}}}:image:{NEXT_INCARNATION}");
             match operation {
                 // The uploaded image of a refused opening expires soon.
                 Open => {
@@ -183,7 +185,7 @@ impl TestRedis {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the return type of all operations")]
-fn refused(marked: MarkReply) -> Result<Result<(), Refusal>, Error> {
+fn refused(marked: MarkReply) -> Result<ScriptOutcome<()>, Error> {
     match marked {
         MarkReply::Refused(refusal) => Ok(Err(refusal)),
         other => panic!("{other:?}"),

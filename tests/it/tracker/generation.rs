@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use highwater::domain::{JobId, Layout, MarkStep};
-use highwater::live::{Error, Live, MarkReply, Refusal, Seal, Tracker};
+use highwater::live::{Error, Live, MarkReply, Refusal, Seal, StepWrite, Tracker};
 
-use super::{SEALED_TTL, TRACKER_TTL, TestRedis, connect, deadline, failed, job_id, succeeded};
+use super::{FIRST, SEALED_TTL, SECOND, TRACKER_TTL, TestRedis, connect, deadline, failed, job_id, succeeded};
 
 const LAYOUT: Layout = Layout { total: 4, stages: 2 };
 /// Every command is on disk before Redis replies.
@@ -15,9 +15,9 @@ const DURABLE: [(&str, &str); 2] = [("appendonly", "yes"), ("appendfsync", "alwa
 /// Whether an existing tracker is trusted.
 async fn is_trusted(live: &Live, id: &JobId) -> Result<bool, Error> {
     match live.read_tracker(id, deadline()).await?.tracker {
-        Tracker::Present { believed, header, .. } => {
+        Tracker::Present { trusted, header, .. } => {
             assert!(header.adopted, "the adopted flag is set");
-            Ok(believed)
+            Ok(trusted)
         }
         other => panic!("{other:?}"),
     }
@@ -41,11 +41,12 @@ impl TestRedis {
         assert!(!self.trusted_once_reachable(id).await);
         let step = MarkStep::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
+        let write = StepWrite { step: &step, expected: &blank, change: &change };
         for only_adopted in [true, false] {
-            let marked = self.live.report(id, 1, only_adopted, (&step, &blank, &change), deadline()).await.unwrap();
+            let marked = self.live.apply_marks(id, FIRST, only_adopted, write, deadline()).await.unwrap();
             assert!(matches!(marked, MarkReply::Refused(Refusal::Stale)), "{marked:?}");
         }
-        assert_eq!(self.live.adopt(id, 1, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::NotAdopted));
+        assert_eq!(self.live.adopt(id, FIRST, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::NotAdopted));
     }
 
     async fn start_replication(&self, from: &Self) {
@@ -60,7 +61,7 @@ impl TestRedis {
         let (first, second) = (Self::start(&settings).await, Self::start(&settings).await);
         second.start_replication(&first).await;
         second.wait_until_replicated_from(&first).await;
-        first.open_adopted(id, LAYOUT, 1).await;
+        first.open_adopted(id, LAYOUT, FIRST).await;
         second.wait_until_replicated_from(&first).await;
         assert_eq!(is_trusted(&first.live, id).await, Ok(true));
         (first, second)
@@ -86,8 +87,8 @@ impl TestRedis {
 async fn restart_with_all_data_ends_trust_for_connected_clients() {
     let mut redis = TestRedis::start(&DURABLE).await;
     let id = job_id("restarted");
-    redis.open_adopted(&id, LAYOUT, 1).await;
-    redis.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await.unwrap();
+    redis.open_adopted(&id, LAYOUT, FIRST).await;
+    redis.report(&id, LAYOUT, FIRST, &[succeeded(1, 0)]).await.unwrap();
     assert_eq!(is_trusted(&redis.live, &id).await, Ok(true));
     let before = redis.tracker_bytes(&id).await;
 
@@ -100,15 +101,15 @@ async fn restart_with_all_data_ends_trust_for_connected_clients() {
     assert_eq!(is_trusted(&fresh, &id).await, Ok(false));
 
     // The tracker is trusted again only after it was reopened and has settled.
-    let reopened = fresh.reopen(&id, 1, 1, deadline()).await.unwrap().unwrap();
+    let reopened = fresh.reopen(&id, FIRST, FIRST, deadline()).await.unwrap().unwrap();
     assert_eq!((reopened.restored, reopened.adopted, reopened.revision), (true, false, 1));
-    assert_eq!(fresh.adopt(&id, 1, TRACKER_TTL, deadline()).await.unwrap(), Err(Refusal::Settling));
+    assert_eq!(fresh.adopt(&id, FIRST, TRACKER_TTL, deadline()).await.unwrap(), Err(Refusal::Settling));
     assert_eq!(
-        fresh.reopen(&id, 1, 1, deadline()).await.unwrap(),
+        fresh.reopen(&id, FIRST, FIRST, deadline()).await.unwrap(),
         Ok(reopened.clone()),
         "the settle time does not restart"
     );
-    let adopted = fresh.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap().unwrap();
+    let adopted = fresh.adopt(&id, FIRST, Duration::ZERO, deadline()).await.unwrap().unwrap();
     assert_eq!(adopted.mark_summary().restore_time, Some(reopened.open_time), "restore_time is kept");
     assert_eq!(is_trusted(&fresh, &id).await, Ok(true));
 }
@@ -118,7 +119,7 @@ async fn restart_with_all_data_ends_trust_for_connected_clients() {
 async fn reads_across_a_restart_never_trust_the_new_server() {
     let mut redis = TestRedis::start(&DURABLE).await;
     let id = job_id("restarted");
-    redis.open_adopted(&id, LAYOUT, 1).await;
+    redis.open_adopted(&id, LAYOUT, FIRST).await;
     for _ in 0..5 {
         let (live, read_id) = (redis.live.clone(), id.clone());
         let reads = tokio::spawn(async move {
@@ -136,7 +137,7 @@ async fn reads_across_a_restart_never_trust_the_new_server() {
         assert!(results[first_untrusted..].iter().all(|trusted| !trusted), "{results:?}");
         // For the next round, adopted under the current generation.
         let () = redis.query(&[b"FLUSHALL"]).await;
-        redis.open_adopted(&id, LAYOUT, 1).await;
+        redis.open_adopted(&id, LAYOUT, FIRST).await;
     }
 }
 
@@ -146,17 +147,17 @@ async fn replica_is_not_trusted_before_or_after_promotion() {
     let (_first, second) = TestRedis::primary_and_replica(&id).await;
     second.assert_not_trusted(&id).await;
     assert!(matches!(second.live.generation(deadline()).await, Err(Error::Refused(_))));
-    assert!(matches!(second.live.open(&id, LAYOUT, 2, None, deadline()).await, Err(Error::Refused(_))));
-    for incarnation in [1, 2] {
-        let reopened = second.live.reopen(&id, 1, incarnation, deadline()).await.unwrap();
+    assert!(matches!(second.live.open(&id, LAYOUT, SECOND, None, deadline()).await, Err(Error::Refused(_))));
+    for incarnation in [FIRST, SECOND] {
+        let reopened = second.live.reopen(&id, FIRST, incarnation, deadline()).await.unwrap();
         assert_eq!(reopened, Err(Refusal::NotAdopted), "a replica reopens nothing");
     }
 
     second.promote().await;
     second.assert_not_trusted(&id).await;
     // A tracker opened after the promotion belongs to the new generation.
-    second.live.open(&id, LAYOUT, 2, None, deadline()).await.unwrap().unwrap();
-    second.live.adopt(&id, 2, Duration::ZERO, deadline()).await.unwrap().unwrap();
+    second.live.open(&id, LAYOUT, SECOND, None, deadline()).await.unwrap().unwrap();
+    second.live.adopt(&id, SECOND, Duration::ZERO, deadline()).await.unwrap().unwrap();
     assert_eq!(is_trusted(&second.live, &id).await, Ok(true));
 }
 
@@ -166,9 +167,9 @@ async fn demoted_primary_that_still_answers_is_not_trusted() {
     let id = job_id("demoted");
     let (first, second) = TestRedis::primary_and_replica(&id).await;
     second.promote().await;
-    second.live.reopen(&id, 1, 1, deadline()).await.unwrap().unwrap();
+    second.live.reopen(&id, FIRST, FIRST, deadline()).await.unwrap().unwrap();
     second.report_with_postgres(&id, &[succeeded(0, 0)]).await;
-    second.live.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap().unwrap();
+    second.live.adopt(&id, FIRST, Duration::ZERO, deadline()).await.unwrap().unwrap();
 
     // Demoted, with a broken link to the new primary, so its data stay unchanged.
     let () = first.query(&[b"CONFIG", b"SET", b"replica-serve-stale-data", b"yes"]).await;
@@ -194,27 +195,27 @@ async fn seal_set_in_another_generation_marks_a_lower_bound() {
     let (failing, cancelled, all_succeeded, sealed_before) =
         (job_id("failing"), job_id("cancelled"), job_id("succeeded"), job_id("sealed-before"));
     for id in [&failing, &cancelled, &all_succeeded, &sealed_before] {
-        redis.open_adopted(id, LAYOUT, 1).await;
+        redis.open_adopted(id, LAYOUT, FIRST).await;
         let all = (0..LAYOUT.total).flat_map(|task| (0..LAYOUT.stages).map(move |stage| (task, stage)));
         let marks: Vec<_> = all.map(|(task, stage)| succeeded(task, stage)).collect();
         let marks = if *id == failing { [vec![failed(0, 0)], marks[2..].to_vec()].concat() } else { marks };
-        redis.report(id, LAYOUT, 1, &marks).await.unwrap();
+        redis.report(id, LAYOUT, FIRST, &marks).await.unwrap();
     }
-    let sealed = redis.live.seal(&sealed_before, 1, Seal::Complete, deadline()).await.unwrap().unwrap();
+    let sealed = redis.live.seal(&sealed_before, FIRST, Seal::Complete, deadline()).await.unwrap().unwrap();
     redis.server.restart().unwrap();
     redis.trusted_once_reachable(&failing).await;
 
     // A lost mark could have turned the failure into a success.
-    let refused = redis.live.seal(&failing, 1, Seal::Complete, deadline()).await.unwrap();
+    let refused = redis.live.seal(&failing, FIRST, Seal::Complete, deadline()).await.unwrap();
     assert_eq!(refused, Err(Refusal::NotAdopted));
     for (id, seal) in [(&cancelled, Seal::Cancelled("")), (&all_succeeded, Seal::Complete)] {
-        let header = redis.live.seal(id, 1, seal, deadline()).await.unwrap().unwrap();
+        let header = redis.live.seal(id, FIRST, seal, deadline()).await.unwrap().unwrap();
         assert!(!header.adopted, "{id}");
     }
     // A seal set before the restart was complete and stays so.
-    let again = redis.live.seal(&sealed_before, 1, Seal::Complete, deadline()).await.unwrap().unwrap();
+    let again = redis.live.seal(&sealed_before, FIRST, Seal::Complete, deadline()).await.unwrap().unwrap();
     assert_eq!((again.adopted, again), (true, sealed));
-    redis.live.expire(&sealed_before, 1, deadline()).await.unwrap().unwrap();
+    redis.live.expire(&sealed_before, FIRST, deadline()).await.unwrap().unwrap();
     let ttl = redis.ttl(&super::tracker_key(&sealed_before)).await;
     assert!(ttl <= SEALED_TTL && SEALED_TTL < TRACKER_TTL, "{ttl:?}");
 }
@@ -224,7 +225,8 @@ impl TestRedis {
     async fn report_with_postgres(&self, id: &JobId, marks: &[highwater::domain::Mark]) {
         let step = MarkStep::plan(LAYOUT, marks.iter().copied()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
-        let marked = self.live.report(id, 1, false, (&step, &blank, &change), deadline()).await.unwrap();
+        let write = StepWrite { step: &step, expected: &blank, change: &change };
+        let marked = self.live.apply_marks(id, FIRST, false, write, deadline()).await.unwrap();
         assert!(matches!(marked, MarkReply::Applied(_)), "{marked:?}");
     }
 }

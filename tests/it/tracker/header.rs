@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater::domain::{EndCause, JobId, Layout, StageCounts};
+use highwater::domain::{EndCause, Incarnation, JobId, Layout, StageCounts};
 use highwater::live::{HEADER_BYTES, Header, Refusal, Seal, Tracker};
 
 use super::{TestRedis, deadline, job_id};
@@ -10,7 +10,8 @@ use super::{TestRedis, deadline, job_id};
 /// Offset of the checksum, which covers all bytes before it.
 pub const CHECKSUM_OFFSET: usize = 240;
 /// The incarnation of all headers in these tests.
-pub const INCARNATION: u64 = 5;
+pub const INCARNATION: Incarnation = Incarnation::new(5);
+pub const NEXT_INCARNATION: Incarnation = Incarnation::new(6);
 /// Maximum value of a number in a header: the last millisecond of the year 9999.
 const MAX_VALUE: u64 = 253_402_300_799_999;
 
@@ -130,7 +131,7 @@ impl TestRedis {
 
     /// The validity of a tracker according to the Lua codec, by a script call that changes nothing.
     async fn validity_in_lua(&self, id: &JobId) -> Validity {
-        match self.live.expire(id, u64::MAX, deadline()).await.unwrap() {
+        match self.live.expire(id, Incarnation::new(u64::MAX), deadline()).await.unwrap() {
             Err(Refusal::OtherIncarnation) => Valid,
             Err(Refusal::Corrupt) => Corrupt,
             Err(Refusal::UnknownVersion) => UnknownVersion,
@@ -208,7 +209,7 @@ async fn lua_preserves_the_fields_it_does_not_change() {
         written += 1;
     }
     assert!(written > 10, "only {written} headers were adopted");
-    let sealed = redis.live.seal(&id, 0, Seal::Cancelled(""), deadline()).await.unwrap();
+    let sealed = redis.live.seal(&id, Incarnation::new(0), Seal::Cancelled(""), deadline()).await.unwrap();
     assert_eq!(sealed, Err(Refusal::OtherIncarnation));
     let sealed = redis.live.seal(&id, INCARNATION, Seal::Cancelled(""), deadline()).await.unwrap();
     assert_eq!(sealed.unwrap().seal, Some(EndCause::Cancelled));

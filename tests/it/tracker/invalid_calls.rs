@@ -4,7 +4,7 @@
 use highwater::domain::ErrorSample;
 use time::OffsetDateTime;
 
-use super::header::{INCARNATION, LAYOUT};
+use super::header::{INCARNATION, LAYOUT, NEXT_INCARNATION};
 use super::{TestRedis, deadline, job_id, script, tracker_key};
 
 /// Name, expected reply of the script, and the arguments that vary.
@@ -86,7 +86,7 @@ async fn repair_rejects_the_header_of_another_tracker() {
     let mut larger = found.clone();
     larger.counts.total += 1;
     let mut next_incarnation = found.clone();
-    next_incarnation.incarnation += 1;
+    next_incarnation.incarnation = NEXT_INCARNATION;
     let invalid = [
         larger.encode().to_vec(),
         next_incarnation.encode().to_vec(),

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use highwater::domain::{ErrorSample, Layout, MarkStep};
-use highwater::live::{Header, MarkReply, Refusal, Seal, Tracker};
+use highwater::live::{Header, MarkReply, Refusal, Seal, StepWrite, Tracker};
 use time::OffsetDateTime;
 
-use super::{TRACKER_TTL, TestRedis, deadline, job_id, succeeded, tracker_key};
+use super::{FIRST, SECOND, TRACKER_TTL, TestRedis, deadline, job_id, succeeded, tracker_key};
 
 const LAYOUT: Layout = Layout { total: 10, stages: 2 };
 
@@ -14,8 +14,8 @@ const LAYOUT: Layout = Layout { total: 10, stages: 2 };
 async fn late_operations_do_not_recreate_a_missing_tracker() {
     let redis = TestRedis::start(&[]).await;
     let id = job_id("gone");
-    let header: Header = redis.open_adopted(&id, LAYOUT, 1).await;
-    redis.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await.unwrap();
+    let header: Header = redis.open_adopted(&id, LAYOUT, FIRST).await;
+    redis.report(&id, LAYOUT, FIRST, &[succeeded(1, 0)]).await.unwrap();
     let () = redis.query(&[b"DEL", tracker_key(&id).as_bytes()]).await;
 
     assert_eq!(redis.tracker(&id).await, Tracker::Missing);
@@ -27,20 +27,32 @@ async fn late_operations_do_not_recreate_a_missing_tracker() {
         for bytes in [step.blank(), vec![]] {
             let change = step.apply(&step.blank()).unwrap();
             for only_adopted in [true, false] {
-                let marked = live.report(&id, 1, only_adopted, (&step, &bytes, &change), deadline()).await.unwrap();
+                let marked = live
+                    .apply_marks(
+                        &id,
+                        FIRST,
+                        only_adopted,
+                        StepWrite { step: &step, expected: &bytes, change: &change },
+                        deadline(),
+                    )
+                    .await
+                    .unwrap();
                 assert!(matches!(marked, MarkReply::Refused(Refusal::Missing)), "{marked:?}");
             }
-            let merged = live.merge(&id, 1, (&step, &bytes, &change), deadline()).await.unwrap();
+            let merged = live
+                .merge_marks(&id, FIRST, StepWrite { step: &step, expected: &bytes, change: &change }, deadline())
+                .await
+                .unwrap();
             assert!(matches!(merged, MarkReply::Refused(Refusal::Missing)), "{merged:?}");
         }
     }
-    assert_eq!(live.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::Missing));
-    assert_eq!(live.reopen(&id, 1, 1, deadline()).await.unwrap(), Err(Refusal::Missing));
-    assert_eq!(live.reopen(&id, 1, 2, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.adopt(&id, FIRST, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.reopen(&id, FIRST, FIRST, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.reopen(&id, FIRST, SECOND, deadline()).await.unwrap(), Err(Refusal::Missing));
     assert!(!live.quarantine(&id, deadline()).await.unwrap());
-    assert_eq!(live.seal(&id, 1, Seal::Complete, deadline()).await.unwrap(), Err(Refusal::Missing));
-    assert_eq!(live.seal(&id, 1, Seal::Cancelled("no need"), deadline()).await.unwrap(), Err(Refusal::Missing));
-    assert_eq!(live.expire(&id, 1, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.seal(&id, FIRST, Seal::Complete, deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.seal(&id, FIRST, Seal::Cancelled("no need"), deadline()).await.unwrap(), Err(Refusal::Missing));
+    assert_eq!(live.expire(&id, FIRST, deadline()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.repair(&id, &header, &header, deadline()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.cells(&id, &header, deadline()).await.unwrap(), None);
     live.renew(std::slice::from_ref(&id), deadline()).await.unwrap();

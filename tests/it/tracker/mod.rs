@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use highwater::deadline::Deadline;
 use highwater::dev::Redis;
-use highwater::domain::{Change, JobId, Layout, Mark, MarkStep, Outcome};
-use highwater::live::{Header, Live, MarkReply, Refusal, Settings, Tracker};
+use highwater::domain::{Incarnation, JobId, Layout, Mark, MarkStep, Outcome};
+use highwater::live::{Header, Live, MarkReply, ScriptOutcome, Settings, StepWrite, Tracker};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
 use crate::support::Directory;
@@ -31,6 +31,10 @@ macro_rules! script {
 }
 use script;
 
+/// The incarnations that tests use.
+const FIRST: Incarnation = Incarnation::new(1);
+const SECOND: Incarnation = Incarnation::new(2);
+const THIRD: Incarnation = Incarnation::new(3);
 /// Time to live that scripts set for a tracker.
 const TRACKER_TTL: Duration = Duration::from_secs(7200);
 /// Time to live that tests set for keys. It differs from [`TRACKER_TTL`], so that a renewal is detected.
@@ -101,19 +105,20 @@ impl TestRedis {
     }
 
     /// Opens a tracker and adopts it.
-    async fn open_adopted(&self, id: &JobId, layout: Layout, incarnation: u64) -> Header {
+    async fn open_adopted(&self, id: &JobId, layout: Layout, incarnation: Incarnation) -> Header {
         self.live.open(id, layout, incarnation, None, deadline()).await.unwrap().unwrap();
         self.live.adopt(id, incarnation, Duration::ZERO, deadline()).await.unwrap().unwrap()
     }
 
     /// Reports as the gateway does: first expects blank cells, and after a conflict the cells that were found.
-    async fn report(&self, id: &JobId, layout: Layout, incarnation: u64, marks: &[Mark]) -> Result<Header, Refusal> {
+    async fn report(&self, id: &JobId, layout: Layout, incarnation: Incarnation, marks: &[Mark]) -> ScriptOutcome {
         let mut last = None;
         for step in MarkStep::plan(layout, marks.iter().copied()) {
             let mut bytes = step.blank();
             last = loop {
                 let change = step.apply(&bytes).unwrap();
-                match self.mark(id, incarnation, (&step, &bytes, &change)).await {
+                let write = StepWrite { step: &step, expected: &bytes, change: &change };
+                match self.mark(id, incarnation, write).await {
                     MarkReply::Applied(header) => break Some(header),
                     MarkReply::Conflict(found) => bytes = found,
                     MarkReply::Refused(refusal) => return Err(refusal),
@@ -123,8 +128,8 @@ impl TestRedis {
         Ok(last.unwrap())
     }
 
-    async fn mark(&self, id: &JobId, incarnation: u64, step: (&MarkStep, &[u8], &Change)) -> MarkReply {
-        self.live.report(id, incarnation, true, step, deadline()).await.unwrap()
+    async fn mark(&self, id: &JobId, incarnation: Incarnation, write: StepWrite<'_>) -> MarkReply {
+        self.live.apply_marks(id, incarnation, true, write, deadline()).await.unwrap()
     }
 
     /// Runs a script, and returns its status or the error that it raises.

@@ -5,28 +5,28 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use highwater::domain::{Cells, Counts, EndCause, JobId, Layout, Mark, MarkStep, Outcome, Status};
-use highwater::live::{HEADER_BYTES, Header, MarkReply, Refusal, Seal, Tracker};
+use highwater::domain::{Cells, Counts, EndCause, Incarnation, JobId, Layout, Mark, MarkStep, Outcome, Status};
+use highwater::live::{HEADER_BYTES, Header, MarkReply, Refusal, Seal, StepWrite, Tracker};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
 use super::header::with_checksum;
-use super::{SEALED_TTL, TRACKER_TTL, TTL_BEFORE, TestRedis, deadline, succeeded, tracker_key};
+use super::{FIRST, SEALED_TTL, SECOND, THIRD, TRACKER_TTL, TTL_BEFORE, TestRedis, deadline, succeeded, tracker_key};
 
-/// A call or an event that affects a tracker. Numbers are incarnations.
+/// A call or an event that affects a tracker.
 #[derive(Debug, Clone)]
 enum Command {
-    Open(u64),
-    Adopt(u64, Settling),
+    Open(Incarnation),
+    Adopt(Incarnation, Settling),
     /// Reopens a tracker of the first incarnation under the second.
-    Reopen(u64, u64),
+    Reopen(Incarnation, Incarnation),
     /// Merges marks of a mirror, whether or not the tracker is adopted.
-    Merge(u64, Vec<Mark>),
+    Merge(Incarnation, Vec<Mark>),
     Quarantine,
-    Report(u64, Confirmation, Expected, Vec<Mark>),
-    SealComplete(u64),
-    SealCancelled(u64),
-    Expire(u64),
+    Report(Incarnation, Confirmation, Expected, Vec<Mark>),
+    SealComplete(Incarnation),
+    SealCancelled(Incarnation),
+    Expire(Incarnation),
     /// Wrong counts, which a finish finds and repairs.
     Repair,
     /// A repair of a header that has changed since it was read.
@@ -61,9 +61,9 @@ enum Expected {
 }
 
 /// The model of one tracker.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Model {
-    incarnation: u64,
+    incarnation: Incarnation,
     adopted: bool,
     /// Whether its generation is the current one.
     own_generation: bool,
@@ -76,6 +76,19 @@ struct Model {
 }
 
 impl Model {
+    fn opened(incarnation: Incarnation) -> Self {
+        Self {
+            incarnation,
+            adopted: false,
+            own_generation: true,
+            restored: false,
+            seal: None,
+            best: BTreeMap::new(),
+            revision: 0,
+            ttl: TRACKER_TTL,
+        }
+    }
+
     fn trusted(&self) -> bool {
         self.adopted && self.own_generation
     }
@@ -122,7 +135,7 @@ impl Model {
     }
 
     /// Checks that the tracker exists and has this incarnation.
-    fn with_incarnation(model: Option<&mut Self>, incarnation: u64) -> Result<&mut Self, Refusal> {
+    fn with_incarnation(model: Option<&mut Self>, incarnation: Incarnation) -> Result<&mut Self, Refusal> {
         let model = model.ok_or(Refusal::Missing)?;
         if model.incarnation == incarnation { Ok(model) } else { Err(Refusal::OtherIncarnation) }
     }
@@ -140,7 +153,7 @@ impl Model {
     }
 
     /// Keeps the marks. A new incarnation removes the seal.
-    fn reopen(&mut self, incarnation: u64) -> Result<(), Refusal> {
+    fn reopen(&mut self, incarnation: Incarnation) -> Result<(), Refusal> {
         let same = self.incarnation == incarnation;
         if same && self.seal.is_some() {
             return Err(Refusal::Sealed);
@@ -187,9 +200,7 @@ impl TrackerAndModel<'_> {
                 let expected = match &self.model {
                     Some(model) if model.incarnation >= *incarnation => Err(Refusal::OtherIncarnation),
                     _ => {
-                        let (own_generation, ttl) = (true, TRACKER_TTL);
-                        let model = Model { incarnation: *incarnation, own_generation, ttl, ..Model::default() };
-                        self.model = Some(model);
+                        self.model = Some(Model::opened(*incarnation));
                         Ok(())
                     }
                 };
@@ -258,7 +269,7 @@ impl TrackerAndModel<'_> {
 
     async fn report(
         &mut self,
-        incarnation: u64,
+        incarnation: Incarnation,
         confirmation: Confirmation,
         expected: Expected,
         marks: &[Mark],
@@ -272,8 +283,8 @@ impl TrackerAndModel<'_> {
             bytes[index] ^= 0xff;
         }
         let change = step.apply(&bytes).unwrap();
-        let report = (&step, &bytes[..], &change);
-        let marked = self.redis.live.report(&self.id, incarnation, only_adopted, report, deadline()).await.unwrap();
+        let write = StepWrite { step: &step, expected: &bytes, change: &change };
+        let marked = self.redis.live.apply_marks(&self.id, incarnation, only_adopted, write, deadline()).await.unwrap();
 
         let refused = match Model::with_incarnation(self.model.as_mut(), incarnation) {
             Err(refusal) => Err(refusal),
@@ -300,11 +311,12 @@ impl TrackerAndModel<'_> {
     }
 
     /// Merges marks, computed from the current bytes, so that there is never a conflict.
-    async fn merge(&mut self, incarnation: u64, marks: &[Mark]) -> TestCaseResult {
+    async fn merge(&mut self, incarnation: Incarnation, marks: &[Mark]) -> TestCaseResult {
         let step = MarkStep::plan(self.layout, marks.iter().copied()).remove(0);
         let bytes = self.current(&step).await;
         let change = step.apply(&bytes).unwrap();
-        let merged = self.redis.live.merge(&self.id, incarnation, (&step, &bytes, &change), deadline()).await.unwrap();
+        let write = StepWrite { step: &step, expected: &bytes, change: &change };
+        let merged = self.redis.live.merge_marks(&self.id, incarnation, write, deadline()).await.unwrap();
         match (merged, Model::with_incarnation(self.model.as_mut(), incarnation)) {
             (MarkReply::Refused(found), Err(expected)) => prop_assert_eq!(found, expected),
             (MarkReply::Refused(found), Ok(model)) => {
@@ -361,10 +373,10 @@ impl TrackerAndModel<'_> {
             prop_assert_eq!(tracker, Tracker::Missing);
             return Ok(());
         };
-        let Tracker::Present { header, believed, current } = tracker else {
+        let Tracker::Present { header, trusted, current } = tracker else {
             return Err(TestCaseError::fail(format!("{tracker:?}")));
         };
-        prop_assert_eq!((believed, current), (model.trusted(), model.own_generation));
+        prop_assert_eq!((trusted, current), (model.trusted(), model.own_generation));
         prop_assert_eq!(
             (header.restored, header.mark_summary().restore_time.is_some()),
             (model.restored, model.restored)
@@ -416,7 +428,7 @@ fn all_succeeded(layout: Layout) -> Vec<Mark> {
 
 fn any_command(shape: JobShape) -> impl Strategy<Value = Command> {
     // Mostly the same incarnation, so that few commands are refused.
-    let incarnation = || prop_oneof![12 => Just(1_u64), 2 => Just(2), 1 => Just(3)];
+    let incarnation = || prop_oneof![12 => Just(FIRST), 2 => Just(SECOND), 1 => Just(THIRD)];
     let confirmation = || prop_oneof![Just(Confirmation::Adopted), Just(Confirmation::Postgres)];
     let expected = prop_oneof![
         1 => Just(Expected::Blank),
@@ -469,7 +481,7 @@ fn tracker_behaves_like_the_reference_model() {
         runtime.block_on(async {
             let mut both = TrackerAndModel { redis: &redis, id: JobId::generate(), layout, model: None };
             // Every sequence begins with an open and adopted tracker.
-            for command in [Command::Open(1), Command::Adopt(1, Settling::Done)].iter().chain(&commands) {
+            for command in [Command::Open(FIRST), Command::Adopt(FIRST, Settling::Done)].iter().chain(&commands) {
                 both.run(command).await?;
                 both.compare().await?;
             }

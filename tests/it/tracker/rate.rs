@@ -7,7 +7,7 @@ use highwater::live::{HEADER_BYTES, Header, Tracker};
 use time::OffsetDateTime;
 
 use super::header::with_checksum;
-use super::{TestRedis, deadline, failed, job_id, succeeded};
+use super::{FIRST, TestRedis, deadline, failed, job_id, succeeded};
 
 const LAYOUT: Layout = Layout { total: 100, stages: 2 };
 /// Offset of the window in the header, as in the codec's table.
@@ -56,10 +56,10 @@ async fn report_advances_the_rate_window_and_counts_in_its_newest_bucket() {
         let id = job_id(&format!("window-{number}"));
         // Repeated if a bucket ends between two of these steps.
         let (before, now, after) = loop {
-            redis.open_adopted(&id, LAYOUT, 1).await;
+            redis.open_adopted(&id, LAYOUT, FIRST).await;
             redis.put_window(&id, ago, counts).await;
             let (before, _) = window(&redis.tracker_bytes(&id).await);
-            let header = redis.report(&id, LAYOUT, 1, &[succeeded(3, 0), failed(4, 0)]).await.unwrap();
+            let header = redis.report(&id, LAYOUT, FIRST, &[succeeded(3, 0), failed(4, 0)]).await.unwrap();
             let now = bucket_of(header.last_mark_time.unwrap());
             if now == before.checked_add_signed(ago).unwrap() {
                 break (before, now, window(&redis.tracker_bytes(&id).await));
@@ -93,14 +93,14 @@ fn within_bucket(header: &Header) -> u64 {
 async fn repeated_and_retried_results_do_not_count_in_the_rate() {
     let redis = TestRedis::start(&[]).await;
     let id = job_id("window");
-    redis.open_adopted(&id, LAYOUT, 1).await;
-    redis.report(&id, LAYOUT, 1, &[failed(1, 0)]).await.unwrap();
+    redis.open_adopted(&id, LAYOUT, FIRST).await;
+    redis.report(&id, LAYOUT, FIRST, &[failed(1, 0)]).await.unwrap();
     let results = |header: &Header| header.rate(header.last_mark_time.unwrap()).results;
-    let repeated = redis.report(&id, LAYOUT, 1, &[failed(1, 0)]).await.unwrap();
+    let repeated = redis.report(&id, LAYOUT, FIRST, &[failed(1, 0)]).await.unwrap();
     assert_eq!((results(&repeated), repeated.revision), (2, 1));
     // The retry succeeds, so the next stage of the task is pending again.
-    let retried = redis.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await.unwrap();
+    let retried = redis.report(&id, LAYOUT, FIRST, &[succeeded(1, 0)]).await.unwrap();
     assert_eq!((results(&retried), retried.revision), (2, 2));
-    let next = redis.report(&id, LAYOUT, 1, &[succeeded(1, 1)]).await.unwrap();
+    let next = redis.report(&id, LAYOUT, FIRST, &[succeeded(1, 1)]).await.unwrap();
     assert_eq!((results(&next), next.revision), (3, 3));
 }

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use highwater::domain::{Availability, EndCause, JobId, Layout, StallCondition};
-use highwater::live::{Header, Refusal, Seal};
+use highwater::domain::{Availability, EndCause, Incarnation, JobId, Layout, StallCondition};
+use highwater::live::{Header, Refusal, ScriptOutcome, Seal};
 use time::OffsetDateTime;
 
-use super::{CALL_TIMEOUT, TestRedis, deadline, failed, job_id, succeeded};
+use super::{CALL_TIMEOUT, FIRST, SECOND, TestRedis, deadline, failed, job_id, succeeded};
 
 const LAYOUT: Layout = Layout { total: 4, stages: 1 };
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(3600);
 const EPOCH: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
 impl TestRedis {
-    async fn revoke(&self, id: &JobId, incarnation: u64, stall: StallCondition) -> Result<Header, Refusal> {
+    async fn revoke(&self, id: &JobId, incarnation: Incarnation, stall: StallCondition) -> ScriptOutcome {
         self.live.seal(id, incarnation, Seal::Revoked(stall), deadline()).await.unwrap()
     }
 
@@ -33,61 +33,61 @@ fn stall(header: &Header, timeout: Duration) -> StallCondition {
 async fn idle_tracker_is_sealed_as_revoked_after_the_stall_timeout() {
     let redis = TestRedis::start(&[]).await;
     let id = job_id("stalled");
-    redis.open_adopted(&id, LAYOUT, 1).await;
-    let header = redis.report(&id, LAYOUT, 1, &[succeeded(0, 0)]).await.unwrap();
-    assert_eq!(redis.revoke(&id, 1, stall(&header, TIMEOUT)).await, Err(Refusal::Settling));
+    redis.open_adopted(&id, LAYOUT, FIRST).await;
+    let header = redis.report(&id, LAYOUT, FIRST, &[succeeded(0, 0)]).await.unwrap();
+    assert_eq!(redis.revoke(&id, FIRST, stall(&header, TIMEOUT)).await, Err(Refusal::Settling));
     tokio::time::sleep(TIMEOUT).await;
-    assert_eq!(redis.revoke(&id, 1, stall(&header, LONG)).await, Err(Refusal::Settling));
-    let sealed = redis.revoke(&id, 1, stall(&header, TIMEOUT)).await.unwrap();
+    assert_eq!(redis.revoke(&id, FIRST, stall(&header, LONG)).await, Err(Refusal::Settling));
+    let sealed = redis.revoke(&id, FIRST, stall(&header, TIMEOUT)).await.unwrap();
     assert_eq!(
         (sealed.seal, sealed.revision, &sealed.counts),
         (Some(EndCause::Revoked), header.revision, &header.counts)
     );
     assert!(sealed.seal_time.unwrap() - header.last_mark_time.unwrap() >= TIMEOUT);
-    assert_eq!(redis.report(&id, LAYOUT, 1, &[succeeded(1, 0)]).await, Err(Refusal::Sealed));
+    assert_eq!(redis.report(&id, LAYOUT, FIRST, &[succeeded(1, 0)]).await, Err(Refusal::Sealed));
     // The first seal is kept.
-    assert_eq!(redis.live.seal(&id, 1, Seal::Cancelled("late"), deadline()).await.unwrap().unwrap(), sealed);
+    assert_eq!(redis.live.seal(&id, FIRST, Seal::Cancelled("late"), deadline()).await.unwrap().unwrap(), sealed);
 }
 
 #[tokio::test]
 async fn tracker_without_marks_is_idle_since_its_adoption() {
     let redis = TestRedis::start(&[]).await;
     let id = job_id("blank");
-    redis.live.open(&id, LAYOUT, 1, None, deadline()).await.unwrap().unwrap();
+    redis.live.open(&id, LAYOUT, FIRST, None, deadline()).await.unwrap().unwrap();
     tokio::time::sleep(TIMEOUT).await;
-    let header = redis.live.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap().unwrap();
-    assert_eq!(redis.revoke(&id, 1, stall(&header, TIMEOUT)).await, Err(Refusal::Settling));
+    let header = redis.live.adopt(&id, FIRST, Duration::ZERO, deadline()).await.unwrap().unwrap();
+    assert_eq!(redis.revoke(&id, FIRST, stall(&header, TIMEOUT)).await, Err(Refusal::Settling));
     tokio::time::sleep(TIMEOUT).await;
-    assert_eq!(redis.revoke(&id, 1, stall(&header, TIMEOUT)).await.unwrap().seal, Some(EndCause::Revoked));
+    assert_eq!(redis.revoke(&id, FIRST, stall(&header, TIMEOUT)).await.unwrap().seal, Some(EndCause::Revoked));
 }
 
 #[tokio::test]
 async fn new_mark_prevents_revocation_and_a_repeated_mark_does_not() {
     let redis = TestRedis::start(&[]).await;
     let id = job_id("reported");
-    redis.open_adopted(&id, LAYOUT, 1).await;
-    let header = redis.report(&id, LAYOUT, 1, &[failed(0, 0)]).await.unwrap();
+    redis.open_adopted(&id, LAYOUT, FIRST).await;
+    let header = redis.report(&id, LAYOUT, FIRST, &[failed(0, 0)]).await.unwrap();
     tokio::time::sleep(TIMEOUT).await;
-    redis.report(&id, LAYOUT, 1, &[failed(0, 0)]).await.unwrap();
-    let latest = redis.report(&id, LAYOUT, 1, &[succeeded(0, 0)]).await.unwrap();
-    assert_eq!(redis.revoke(&id, 1, stall(&header, Duration::ZERO)).await, Err(Refusal::Changed));
-    assert_eq!(redis.revoke(&id, 1, stall(&latest, TIMEOUT)).await, Err(Refusal::Settling));
+    redis.report(&id, LAYOUT, FIRST, &[failed(0, 0)]).await.unwrap();
+    let latest = redis.report(&id, LAYOUT, FIRST, &[succeeded(0, 0)]).await.unwrap();
+    assert_eq!(redis.revoke(&id, FIRST, stall(&header, Duration::ZERO)).await, Err(Refusal::Changed));
+    assert_eq!(redis.revoke(&id, FIRST, stall(&latest, TIMEOUT)).await, Err(Refusal::Settling));
     tokio::time::sleep(TIMEOUT).await;
-    redis.report(&id, LAYOUT, 1, &[failed(0, 0), succeeded(0, 0)]).await.unwrap();
-    assert_eq!(redis.revoke(&id, 1, stall(&latest, TIMEOUT)).await.unwrap().seal, Some(EndCause::Revoked));
+    redis.report(&id, LAYOUT, FIRST, &[failed(0, 0), succeeded(0, 0)]).await.unwrap();
+    assert_eq!(redis.revoke(&id, FIRST, stall(&latest, TIMEOUT)).await.unwrap().seal, Some(EndCause::Revoked));
 }
 
 #[tokio::test]
 async fn idle_time_before_availability_does_not_count() {
     let redis = TestRedis::start(&[]).await;
     let id = job_id("unavailable");
-    let header = redis.open_adopted(&id, LAYOUT, 1).await;
+    let header = redis.open_adopted(&id, LAYOUT, FIRST).await;
     tokio::time::sleep(TIMEOUT).await;
     let since = redis.record_availability(true, LONG).await.since;
     let stall = StallCondition { not_before: since, ..stall(&header, TIMEOUT) };
-    assert_eq!(redis.revoke(&id, 1, stall).await, Err(Refusal::Settling));
+    assert_eq!(redis.revoke(&id, FIRST, stall).await, Err(Refusal::Settling));
     tokio::time::sleep(TIMEOUT).await;
-    assert_eq!(redis.revoke(&id, 1, stall).await.unwrap().seal, Some(EndCause::Revoked));
+    assert_eq!(redis.revoke(&id, FIRST, stall).await.unwrap().seal, Some(EndCause::Revoked));
 }
 
 /// A complete tracker is sealed as complete, however long it was idle.
@@ -95,10 +95,10 @@ async fn idle_time_before_availability_does_not_count() {
 async fn a_complete_tracker_is_never_sealed_as_revoked() {
     let redis = TestRedis::start(&[]).await;
     let id = job_id("complete");
-    redis.open_adopted(&id, LAYOUT, 1).await;
+    redis.open_adopted(&id, LAYOUT, FIRST).await;
     let marks = [succeeded(0, 0), succeeded(1, 0), failed(2, 0), failed(3, 0)];
-    let header = redis.report(&id, LAYOUT, 1, &marks).await.unwrap();
-    let sealed = redis.revoke(&id, 1, stall(&header, Duration::ZERO)).await.unwrap();
+    let header = redis.report(&id, LAYOUT, FIRST, &marks).await.unwrap();
+    let sealed = redis.revoke(&id, FIRST, stall(&header, Duration::ZERO)).await.unwrap();
     assert_eq!(sealed.seal, Some(EndCause::Complete));
 }
 
@@ -106,17 +106,17 @@ async fn a_complete_tracker_is_never_sealed_as_revoked() {
 async fn unadopted_stale_or_foreign_tracker_is_not_revoked() {
     let mut redis = TestRedis::start(&[("save", "3600 1000")]).await;
     let id = job_id("untrusted");
-    redis.live.open(&id, LAYOUT, 1, None, deadline()).await.unwrap().unwrap();
+    redis.live.open(&id, LAYOUT, FIRST, None, deadline()).await.unwrap().unwrap();
     let immediate = StallCondition { revision: 0, timeout: Duration::ZERO, not_before: EPOCH };
-    assert_eq!(redis.revoke(&id, 1, immediate).await, Err(Refusal::NotAdopted));
-    let adopted = redis.live.adopt(&id, 1, Duration::ZERO, deadline()).await.unwrap().unwrap();
-    assert_eq!(redis.revoke(&id, 2, immediate).await, Err(Refusal::OtherIncarnation));
-    assert_eq!(redis.revoke(&job_id("none"), 1, immediate).await, Err(Refusal::Missing));
+    assert_eq!(redis.revoke(&id, FIRST, immediate).await, Err(Refusal::NotAdopted));
+    let adopted = redis.live.adopt(&id, FIRST, Duration::ZERO, deadline()).await.unwrap().unwrap();
+    assert_eq!(redis.revoke(&id, SECOND, immediate).await, Err(Refusal::OtherIncarnation));
+    assert_eq!(redis.revoke(&job_id("none"), FIRST, immediate).await, Err(Refusal::Missing));
     let () = redis.query(&[b"SAVE"]).await;
     redis.server.restart().unwrap();
     let refused = loop {
         // The first calls fail because the connection belonged to the stopped server.
-        match redis.live.seal(&id, 1, Seal::Revoked(immediate), deadline()).await {
+        match redis.live.seal(&id, FIRST, Seal::Revoked(immediate), deadline()).await {
             Ok(answer) => break answer,
             Err(error) => println!("{error}"),
         }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use highwater::domain::{Generation, JobId, TrackerEpoch};
+use highwater::domain::{Generation, Incarnation, JobId, TrackerEpoch};
 use highwater::gateway::Mirrors;
 
 use crate::feed::{FeedSession, ListedJob};
@@ -83,7 +83,7 @@ impl Mirror {
         let mark = |marks: Marks, incarnation: u8, held_by: Option<Epoch>| {
             let Some(cells) = marks.cells() else { return };
             let cells = (0..LAYOUT.total).map(|task| (task, cells.cell(task)));
-            mirrors.mark(&id, LAYOUT, cells, incarnation.into(), held_by.map(tracker_epoch));
+            mirrors.mark(&id, LAYOUT, cells, known_incarnation(incarnation), held_by.map(tracker_epoch));
         };
         if self.marks.any() {
             mark(self.marks, self.base_incarnation, self.merged);
@@ -91,7 +91,7 @@ impl Mirror {
         mark(marks, incarnation, held_by);
         let mut candidates = [self.merged, held_by].into_iter().flatten();
         let merged = candidates.find(|epoch| !mirrors.is_ahead(&id, tracker_epoch(*epoch)));
-        let is_base = |incarnation: &u8| !mirrors.is_behind(&id, (*incarnation).into());
+        let is_base = |incarnation: &u8| !mirrors.is_behind(&id, Incarnation::new((*incarnation).into()));
         let base_incarnation = (0..=u8::MAX).rev().find(is_base).unwrap_or(0);
         let marks = mirrors.cells(&id).map(|cells| Marks::from_cells(&cells)).unwrap_or_default();
         Self { marks, merged, base_incarnation }
@@ -113,6 +113,11 @@ impl Mirror {
     }
 }
 
+/// The gateway's type for an incarnation, in which 0 means that it is not known.
+pub fn known_incarnation(incarnation: u8) -> Option<Incarnation> {
+    (incarnation > 0).then(|| Incarnation::new(incarnation.into()))
+}
+
 fn tracker_epoch((incarnation, generation): Epoch) -> TrackerEpoch {
-    TrackerEpoch { incarnation: incarnation.into(), generation: Generation([generation; 16]) }
+    TrackerEpoch { incarnation: Incarnation::new(incarnation.into()), generation: Generation([generation; 16]) }
 }

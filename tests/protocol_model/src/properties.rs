@@ -1,9 +1,9 @@
 //! The properties: conditions that every state must meet, and conditions that some state must meet.
 
-use highwater::domain::{JobState, Resolution, RowStatus, Source, SourceReason, TrackerStatus, resolve};
+use highwater::domain::{Incarnation, JobState, Resolution, RowStatus, Source, SourceReason, TrackerStatus, resolve};
 use stateright::Property;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, known_incarnation};
 use crate::marks::Marks;
 use crate::reports::{FAILED, OTHER, RETRIED, marks_of};
 use crate::rules::Rule;
@@ -108,7 +108,7 @@ fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway:
     if gateway.knows_end {
         return Ok(());
     }
-    let listed = gateway.listed_job().filter(|job| !job.ledger).map(|job| job.incarnation.into());
+    let listed = gateway.listed_job().filter(|job| !job.ledger).and_then(|job| known_incarnation(job.incarnation));
     let (source, lower_bound) = match resolve_read(scenario, world, gateway, listed) {
         Resolution::Tracker { source, lower_bound } => (source, lower_bound),
         Resolution::Mirror(reason) | Resolution::Unknown(reason) => (Source::Fallback(reason), true),
@@ -136,13 +136,13 @@ fn resolve_read<const N: usize>(
     scenario: &Scenario<N>,
     world: &World<N>,
     gateway: &Gateway,
-    listed: Option<u64>,
+    listed: Option<Incarnation>,
 ) -> Resolution {
     let tracker = if gateway.reaches_redis { world.redis.status() } else { TrackerStatus::Unreachable };
     let row = if gateway.reaches_postgres { world.postgres.status() } else { RowStatus::Unreachable };
     let has_mirror = gateway.mirror.marks.any();
     let trusted_without_feed = (!scenario.follows(Rule::FeedFailsClosed) && gateway.feed.is_none())
-        .then(|| world.redis.tracker.map(|tracker| tracker.incarnation.into()))
+        .then(|| world.redis.tracker.map(|tracker| Incarnation::new(tracker.incarnation.into())))
         .flatten();
     let known_running = listed.or(trusted_without_feed);
     match resolve(tracker, RowStatus::NotAsked { known_running }, has_mirror) {
@@ -185,7 +185,7 @@ fn recovers<const N: usize>(scenario: &Scenario<N>, world: &World<N>) -> bool {
 fn has_converged<const N: usize>(world: &World<N>) -> bool {
     let (incarnation, adopted, sealed, complete) = match world.redis.status() {
         TrackerStatus::Present { incarnation, adopted, sealed, complete, .. } => {
-            (incarnation, adopted, sealed, complete)
+            (incarnation.get(), adopted, sealed, complete)
         }
         _ => (0, false, false, false),
     };

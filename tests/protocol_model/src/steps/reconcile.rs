@@ -4,7 +4,7 @@ use highwater::domain::{EndCause, JobObservation, RepairAction, TrackerStatus, d
 
 use super::{AFTER_END, Caller, Executor, Operation, Pass, Step};
 use crate::feed::ListedJob;
-use crate::gateway::Epoch;
+use crate::gateway::{Epoch, known_incarnation};
 use crate::reports::marks_of;
 use crate::rules::Rule;
 
@@ -21,8 +21,14 @@ impl<const N: usize> Executor<'_, N> {
             TrackerStatus::Unreachable => self.gateway().mirror.is_behind(incarnation),
             _ => found.is_some() && self.gateway().mirror.is_ahead(epoch),
         };
-        let observation =
-            JobObservation { incarnation: incarnation.into(), tracker, ledger, mirror_ahead, ended, stalled };
+        let observation = JobObservation {
+            incarnation: known_incarnation(incarnation),
+            tracker,
+            ledger,
+            mirror_ahead,
+            ended,
+            stalled,
+        };
         let mut repairs = due_repairs(&observation).into_iter();
         let trusted = matches!(tracker, TrackerStatus::Present { adopted: true, sealed: false, .. });
         let has_new_marks = found.is_some_and(|tracker| !tracker.marks.is_subset_of(self.gateway().mirror.marks));

@@ -12,7 +12,8 @@ use crate::stores::{MarkRequirement, Refusal};
 impl<const N: usize> Executor<'_, N> {
     /// Begins a report.
     pub fn report(&mut self, bit: u8) {
-        let listed = self.gateway().listed_job();
+        // A job that is known only from a ledger row is looked up like one that is not listed.
+        let listed = self.gateway().listed_job().filter(|job| job.incarnation > 0);
         let report = Report { bit, incarnation: listed.map_or(0, |job| job.incarnation), only_adopted: true };
         let step = if self.gateway().knows_end {
             self.answer_ended();

@@ -1,6 +1,6 @@
 //! Postgres: the statements of `src/store`, and the trigger that makes ends final.
 
-use highwater::domain::{EndCause, JobState, RowStatus};
+use highwater::domain::{EndCause, Incarnation, JobState, RowStatus};
 
 use crate::marks::Marks;
 
@@ -49,7 +49,10 @@ impl Postgres {
     pub fn status(&self) -> RowStatus {
         match self.state {
             JobState::Pending => RowStatus::Pending,
-            JobState::Running => RowStatus::Running { incarnation: self.incarnation.into(), ledger: self.ledger != 0 },
+            JobState::Running => {
+                let incarnation = Incarnation::new(self.incarnation.into());
+                RowStatus::Running { incarnation, ledger: self.ledger != 0 }
+            }
             _ => RowStatus::Ended,
         }
     }

@@ -1,6 +1,6 @@
 //! Redis: the scripts in `src/live/scripts`.
 
-use highwater::domain::{EndCause, TrackerStatus};
+use highwater::domain::{EndCause, Incarnation, TrackerStatus};
 
 use crate::marks::Marks;
 
@@ -55,7 +55,7 @@ impl Redis {
         let Some(tracker) = self.tracker else { return TrackerStatus::Missing };
         let current = tracker.generation == self.generation;
         TrackerStatus::Present {
-            incarnation: tracker.incarnation.into(),
+            incarnation: Incarnation::new(tracker.incarnation.into()),
             adopted: tracker.adopted && current,
             current,
             sealed: tracker.seal.is_some(),
