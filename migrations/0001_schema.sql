@@ -177,7 +177,7 @@ ALTER TABLE jobs ENABLE ALWAYS TRIGGER guard_job_insert;
 -- Ledger
 ------------------------------------------------------------------------------------------------------------------
 
--- Reports that were accepted while the tracker could not take them, one row per call. Rows are inserted, never updated,
+-- Reports that were accepted while the tracker could not take them, one row per batch. Rows are inserted, never updated,
 -- and deleted once their marks are in the tracker or in the snapshot.
 CREATE TABLE ledger (
     job_id      text NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,

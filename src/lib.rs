@@ -27,8 +27,9 @@
 //! | [`sync`] | locks that ignore poisoning |
 //! | [`log_throttle`] | decides which occurrences of a repeated condition are logged |
 //!
-//! **A report** enters at `grpc::reports`, is validated by [`domain::Report`], batched by `gateway::report`, planned by
-//! [`domain::MarkStep`], and applied by `live/scripts/report.lua`.
+//! **A report** enters at `grpc::reports`, is validated by [`domain::Report`], resolved by `gateway::names`, batched by
+//! `gateway::report`, planned by [`domain::MarkStep`], and applied by `live/scripts/report.lua` or recorded by
+//! `store::ledger`.
 //!
 //! **A read** enters at `grpc::progress`, is coalesced and observed by `gateway::read`, and decided by [`domain::resolve`].
 //!

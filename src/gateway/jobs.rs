@@ -50,8 +50,8 @@ impl Jobs {
         }
     }
 
-    /// The definition as it is now, and whether it is final. Tasks may be added to a PENDING job, so no mark may be placed by
-    /// a definition that is not final.
+    /// The definition as it is now, and whether the job was started. Tasks may be added to a job that was not started, so its
+    /// definition must not be used to compute the position of a mark.
     pub async fn current_definition(&self, id: &JobId, deadline: Deadline) -> Result<(Arc<Definition>, bool)> {
         match self.cache.definition(id) {
             Some(definition) => Ok((definition, true)),

@@ -1,4 +1,4 @@
-//! The ledger: rows that store reports while the tracker cannot take them. Each report inserts one row. A row is deleted once
+//! The ledger: rows that store reports while the tracker cannot take them. Each batch of reports inserts one row. A row is deleted once
 //! its marks are in the tracker (here) or in the snapshot (`ends`).
 
 use std::collections::HashMap;

@@ -2,8 +2,8 @@
 //! form the next batch.
 //!
 //! A mark is a compare-and-set of the bytes that it covers. Workers whose reports cover the same bytes would conflict and
-//! compute again and again: with 64 of them, some met 64 conflicts in a row. Marking them together means that a gateway never
-//! conflicts with itself, only with other gateways, and that a report costs fewer Redis calls the busier its job is.
+//! compute again and again: with 64 of them, some met 64 conflicts in a row. Marking them together means that reports of one
+//! gateway never conflict with each other, and that a report costs fewer Redis calls the busier its job is.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use crate::domain::{Batch, Definition, Disposition, Mark, StepSize, dispositions
 use crate::error::{Error, Result};
 use crate::fault;
 
-/// The most results that are marked together, provided that they also fit into one step ([`StepSize`]), so that batching never
-/// splits a report's marks. More would only delay the reports that came first. A larger report is marked alone.
+/// The most results of a batch. More would only delay the reports that came first. A batch must also fit into one step
+/// ([`StepSize`]), so that batching never splits a report's marks. A larger report is marked alone.
 const MAX_RESULTS_TOGETHER: usize = 3_000;
 
-/// The most results that a caller which finds no batch under way marks on its own connection's task. More would delay the
-/// other calls of that connection, so larger reports are marked on a task of their own.
+/// The largest report that starts its batch on its own connection's task. A larger one would delay the other calls of that
+/// connection, so its batch is marked on a task of its own.
 const MAX_RESULTS_INLINE: usize = 100;
 
 /// The outcome of one report of a batch.
@@ -68,22 +68,22 @@ impl Batcher {
         let size = StepSize::of(definition.layout(), batch.marks().iter().copied().flatten());
         let waiting = Waiting { batch: batch.clone(), size, deadline, answer };
         let is_first = self.waiting.join(&definition.id, waiting);
-        let round = is_first.then(|| DetachOnDrop::new(self.clone().run_round(definition.clone())));
+        let rounds = is_first.then(|| DetachOnDrop::new(self.clone().run_rounds(definition.clone())));
         fault::point("round.joined").await;
-        match round {
-            Some(round) if batch.marks().len() <= MAX_RESULTS_INLINE => round.await,
-            // Dropping it moves it to a task of its own.
-            round => drop(round),
+        match rounds {
+            Some(rounds) if batch.marks().len() <= MAX_RESULTS_INLINE => rounds.await,
+            // Dropping a `DetachOnDrop` spawns it; there is none if another caller runs the rounds.
+            rounds => drop(rounds),
         }
         // The batch is bounded by the latest deadline in it. A caller with an earlier one is cancelled by the deadline layer,
         // so no timer is needed here.
         answered.await.unwrap_or_else(|_| Err(Error::Internal("a report was dropped before it was marked".to_owned())))
     }
 
-    /// Marks the first batch for the caller that started the round, and later ones on a task.
-    async fn run_round(self: Arc<Self>, definition: Arc<Definition>) {
+    /// Marks the first batch where this future is awaited, and later ones on a task.
+    async fn run_rounds(self: Arc<Self>, definition: Arc<Definition>) {
         self.mark_next_batch(&definition).await;
-        if !self.waiting.end_if_idle(&definition.id) {
+        if !self.waiting.deactivate_if_idle(&definition.id) {
             // Boxed: spawning copies a future several times.
             tokio::spawn(Box::pin(async move { while self.mark_next_batch(&definition).await {} }));
         }

@@ -1,4 +1,5 @@
-//! Records reports in the ledger while the tracker cannot take them.
+//! Records reports in the ledger while the tracker cannot take them. The only write to Postgres that a report makes itself
+//! (invariant I9).
 
 use std::sync::Arc;
 
@@ -45,6 +46,7 @@ impl LedgerRecorder {
                 JobState::Pending => Err(Error::NotStarted(id.clone())),
                 // Nothing to record: the report named no task of the job.
                 JobState::Running if marks.is_empty() => Ok(MarkOutcome::Recorded),
+                // The row was locked by a start or an end that did not commit.
                 JobState::Running => Err(Error::Unavailable(Unavailable::Contention)),
                 ended => Ok(MarkOutcome::Ended(ended)),
             };

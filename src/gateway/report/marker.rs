@@ -14,7 +14,7 @@ use crate::live::{self, Header, Live, MarkReply, ScriptOutcome, StepWrite};
 
 /// How often a step is computed again because another gateway changed the same bytes first.
 const MAX_CONFLICTS: usize = 64;
-/// How often another target is tried after a tracker refused.
+/// How often another target is tried after a tracker refused or Postgres did not confirm it.
 const MAX_REFUSALS: usize = 8;
 
 /// Marks batches.
@@ -49,7 +49,9 @@ impl Marker {
         let mut last = None;
         for step in MarkStep::plan(layout, marks.iter().copied()) {
             let (header, change) = loop {
-                // Half of the time, so that the ledger can still be used if Redis hangs. Boxed futures are the rare paths.
+                // I4: marks count as taken only if the tracker was adopted, or if Postgres confirms after the write that it
+                // is still the running job's tracker. The script gets half of the time, so that the ledger can still be used
+                // if Redis hangs. Boxed futures are the rare paths.
                 let decision = match self.mark_step(id, layout, &step, target, deadline.half()).await {
                     Ok(Ok(marked)) if target.require_adopted => break marked,
                     Ok(Ok(marked)) => match Box::pin(self.targets.resolve_target(id, deadline)).await? {
@@ -71,8 +73,8 @@ impl Marker {
             };
             fault::point("report.confirmed").await;
             let MarkTarget { incarnation, .. } = target;
-            // The tracker with this epoch holds the marks, adopted or not. Otherwise a job under load would never count as
-            // merged, and its tracker would never be adopted again.
+            // The tracker with this epoch holds the marks, adopted or not. If the mirror did not know that, new marks would
+            // keep it from ever counting as merged, and a tracker under load would never be adopted again.
             let held_by = Some(TrackerEpoch { incarnation, generation: header.generation });
             self.mirrors.mark(id, layout, step.marked(&change), Some(incarnation), held_by);
             changes.push(change);
@@ -86,8 +88,8 @@ impl Marker {
     }
 
     /// Marks one step by compare-and-set. The first attempt expects the bytes that the mirror holds; a conflict, caused by a
-    /// report of another gateway, returns the actual bytes for the next attempt. Reports of this gateway never conflict with
-    /// each other, because the batcher marks them together.
+    /// report of another gateway, returns the actual bytes for the next attempt. Reports of this gateway do not conflict
+    /// with each other, because the batcher marks them together.
     async fn mark_step(
         &self,
         id: &JobId,

@@ -1,7 +1,7 @@
 //! Takes reports: validates the whole batch, marks it in the tracker, and answers.
 //!
-//! `mod.rs` is where a report enters; [`Batcher`] marks reports of one job together; [`Marker`] marks a batch in Redis or
-//! records it in the ledger; [`Targets`] decides which tracker takes the marks. A report is acknowledged only after its
+//! [`Reporter`] is where a report enters; [`Report`] validates it; [`Batcher`] marks reports of one job together; [`Marker`]
+//! marks a batch in Redis; [`Targets`] decides which tracker takes the marks; [`LedgerRecorder`] records them if none can. A report is acknowledged only after its
 //! marks are in one of three places: in an adopted, open tracker; in a tracker that Postgres confirmed, before and after, as
 //! the tracker of the running job; or in the ledger (invariants I3, I4, I10).
 

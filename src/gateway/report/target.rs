@@ -101,8 +101,8 @@ impl Targets {
         }
     }
 
-    /// The next target after a tracker refused. Runs on its own task, because it may count all cells of a job while a batch
-    /// is marked on its caller's connection.
+    /// The next target after a tracker refused. Runs on its own task: a restore copies and counts all cells of the mirror,
+    /// which would delay the other calls of the connection on whose task the batch is marked.
     pub async fn retarget_after(
         self: &Arc<Self>,
         id: &JobId,
@@ -153,12 +153,11 @@ impl Targets {
                 Ok(TargetDecision::Mark(current))
             }
             // The key holds something that only the reconciler or a newer gateway can replace.
-            Refusal::Corrupt
-            | Refusal::UnknownVersion
-            | Refusal::NotSealed
-            | Refusal::Incomplete
-            | Refusal::Settling
-            | Refusal::Changed => Ok(TargetDecision::UseLedger),
+            Refusal::Corrupt | Refusal::UnknownVersion => Ok(TargetDecision::UseLedger),
+            // `report.lua` never refuses for these reasons; the ledger is always safe.
+            Refusal::NotSealed | Refusal::Incomplete | Refusal::Settling | Refusal::Changed => {
+                Ok(TargetDecision::UseLedger)
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Coalesces concurrent calls for one job: callers that arrive while a round of that job is under way wait for the next
-//! round, which serves all of them.
+//! Coalesces concurrent calls for one job. A round is one call to the stores that serves several callers: callers that arrive
+//! while a round of their job is under way wait for the next one, which serves all of them.
 //!
 //! At most one round per job is under way, so the busier a job is, the fewer store calls each caller costs. A round serves
-//! only callers that joined before it started, so no caller gets an answer older than its call (invariant I6).
+//! only callers that joined before it started, so no caller gets an answer older than its call (invariant I6). A job is active
+//! from the first caller that joins until a round ends and no caller waits.
 
 use std::collections::{HashMap, hash_map};
 use std::sync::{Mutex, MutexGuard};
@@ -10,7 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use crate::domain::JobId;
 use crate::sync::lock;
 
-/// The waiting callers of each job that has a round under way.
+/// The waiting callers of each active job.
 pub struct Coalescer<W>(Mutex<HashMap<JobId, Vec<W>>>);
 
 impl<W> Default for Coalescer<W> {
@@ -20,7 +21,8 @@ impl<W> Default for Coalescer<W> {
 }
 
 impl<W> Coalescer<W> {
-    /// Adds a waiting caller. Returns true if no round of the job is under way: the caller must then start one.
+    /// Adds a waiting caller. Returns true if the job was not active: the caller must then run rounds until [`next`](Self::next)
+    /// or [`deactivate_if_idle`](Self::deactivate_if_idle) ends its activity.
     pub fn join(&self, id: &JobId, waiting: W) -> bool {
         let mut queues = self.queues();
         if let Some(queue) = queues.get_mut(id) {
@@ -32,7 +34,7 @@ impl<W> Coalescer<W> {
     }
 
     /// Takes the callers of the next round: the longest-waiting ones, as many as `fit` returns for the queue. `None` if no
-    /// caller waits; the job's round is then over, and the next caller starts another.
+    /// caller waits; the job is then no longer active.
     pub fn next(&self, id: &JobId, fit: impl FnOnce(&[W]) -> usize) -> Option<Vec<W>> {
         let mut queues = self.queues();
         let hash_map::Entry::Occupied(mut queue) = queues.entry(id.clone()) else { return None };
@@ -45,8 +47,8 @@ impl<W> Coalescer<W> {
         Some(std::mem::replace(queue.get_mut(), later))
     }
 
-    /// Ends the job's round if no caller waits, and returns whether it did.
-    pub fn end_if_idle(&self, id: &JobId) -> bool {
+    /// Ends the job's activity if no caller waits, and returns whether it did.
+    pub fn deactivate_if_idle(&self, id: &JobId) -> bool {
         let mut queues = self.queues();
         let idle = queues.get(id).is_none_or(Vec::is_empty);
         if idle {
@@ -76,11 +78,11 @@ mod tests {
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![1]));
         assert!(!rounds.join(&id, 2) && !rounds.join(&id, 3) && !rounds.join(&id, 4));
         assert_eq!(rounds.next(&id, |_| 2), Some(vec![2, 3]));
-        assert!(!rounds.end_if_idle(&id));
+        assert!(!rounds.deactivate_if_idle(&id));
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![4]));
         assert_eq!(rounds.next(&id, <[_]>::len), None);
-        assert!(rounds.join(&id, 5), "no round is under way");
+        assert!(rounds.join(&id, 5), "the job is not active");
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![5]));
-        assert!(rounds.end_if_idle(&id) && rounds.join(&id, 6), "no round is under way");
+        assert!(rounds.deactivate_if_idle(&id) && rounds.join(&id, 6), "the job is not active");
     }
 }

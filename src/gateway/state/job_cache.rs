@@ -2,7 +2,8 @@
 //! the incarnation with which each job was last seen RUNNING.
 //!
 //! PENDING jobs are not cached, because any gateway may add tasks to them. Evicted entries are read from Postgres again;
-//! cached entries stay true, because job IDs are never reused and ends are never taken back.
+//! cached entries stay true, because job IDs are never reused and ends are never undone
+//! (except by a failover of Postgres to a standby that lacks them, after which the same end is committed again).
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
