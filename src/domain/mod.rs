@@ -32,7 +32,7 @@ pub use names::{MAX_NAMES, Names, NewTasks, TaskAddition};
 pub use origins::{InvalidOrigins, Origins};
 pub use progress::{ErrorSample, Errors, MAX_ERROR_SAMPLES, MarkSummary, Progress, Rate, Source, SourceReason};
 pub use repairs::{JobObservation, RepairAction, due_repairs};
-pub use report::{Batch, Disposition, Failure, MAX_RESULTS, Outcome, Report, TaskResult};
+pub use report::{Disposition, Failure, MAX_RESULTS, Outcome, Report, ResolvedReport, TaskResult};
 pub use resolve::{Resolution, RowStatus, resolve};
 pub use selection::{Selection, TaskQuery};
 pub use stall::{Availability, StallCondition};

@@ -60,12 +60,12 @@ pub enum Disposition {
 
 /// A well-formed report in which tasks that were reported by name have no index yet.
 #[derive(Debug, Clone)]
-pub struct Report(Batch);
+pub struct Report(ResolvedReport);
 
 /// A validated report whose results can be marked. Names and failures, which few results have, are stored separately,
 /// each with the index of its result; the indexes ascend.
 #[derive(Debug, Clone, Default)]
-pub struct Batch {
+pub struct ResolvedReport {
     /// The mark of each result; `None` for a task that the job does not have.
     marks: Vec<Option<Mark>>,
     /// The names of the tasks that were reported by name.
@@ -87,16 +87,16 @@ impl Report {
             return Err(vec![Violation::new("results", description)]);
         }
         let mut violations = Vec::new();
-        let mut batch = Batch { marks: Vec::with_capacity(count), ..Batch::default() };
+        let mut report = ResolvedReport { marks: Vec::with_capacity(count), ..ResolvedReport::default() };
         for (index, result) in results.enumerate() {
-            if let Err((field, description)) = batch.add(result, definition) {
+            if let Err((field, description)) = report.add(result, definition) {
                 violations.push(Violation::new(format!("results[{index}].{field}"), description));
                 if violations.len() == MAX_VIOLATIONS {
                     break;
                 }
             }
         }
-        if violations.is_empty() { Ok(Self(batch)) } else { Err(violations) }
+        if violations.is_empty() { Ok(Self(report)) } else { Err(violations) }
     }
 
     /// The names of the tasks that are reported by name, in the order of the request.
@@ -104,20 +104,20 @@ impl Report {
         self.0.names.iter().map(|(_, name)| name.as_str()).collect()
     }
 
-    /// Makes the batch that can be marked. `tasks`: the task index of each of the report's [`names`](Self::names), in
+    /// Makes the report that can be marked. `tasks`: the task index of each of the report's [`names`](Self::names), in
     /// their order; `None` for a name that the job does not have.
-    pub fn resolve(self, tasks: impl IntoIterator<Item = Option<u32>>) -> Batch {
-        let Self(mut batch) = self;
+    pub fn resolve(self, tasks: impl IntoIterator<Item = Option<u32>>) -> ResolvedReport {
+        let Self(mut report) = self;
         let mut tasks = tasks.into_iter();
-        for (index, _) in &batch.names {
-            let mark = &mut batch.marks[*index];
+        for (index, _) in &report.names {
+            let mark = &mut report.marks[*index];
             *mark = mark.zip(tasks.next().flatten()).map(|(mark, task)| Mark { task, ..mark });
         }
-        batch
+        report
     }
 }
 
-impl Batch {
+impl ResolvedReport {
     /// The mark of each result, in the order of the request; `None` for a task that the job does not have.
     pub fn marks(&self) -> &[Option<Mark>] {
         &self.marks
@@ -227,10 +227,10 @@ mod tests {
         let definition = Definition { named_tasks: true, ..definition() };
         let report = Report::new(&definition, vec![named("b"), result(3, "read"), named("x"), named("a")]).unwrap();
         assert_eq!(report.names(), ["b", "x", "a"]);
-        let batch = report.resolve([Some(1), None, Some(0)]);
-        let marked: Vec<_> = batch.marks().iter().map(|mark| mark.map(|mark| mark.task)).collect();
+        let report = report.resolve([Some(1), None, Some(0)]);
+        let marked: Vec<_> = report.marks().iter().map(|mark| mark.map(|mark| mark.task)).collect();
         assert_eq!(marked, [Some(1), Some(3), None, Some(0)]);
-        assert_eq!([0, 1, 3].map(|index| batch.name(index)), [Some("b"), None, Some("a")]);
+        assert_eq!([0, 1, 3].map(|index| report.name(index)), [Some("b"), None, Some("a")]);
     }
 
     #[test]
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn unknown_task_affects_no_other_result() {
         let results = vec![result(9, "read"), result(10, "read"), result(1 << 40, "read")];
-        let batch = Report::new(&definition(), results).unwrap().resolve([]);
-        let marked: Vec<_> = batch.marks().iter().map(Option::is_some).collect();
+        let report = Report::new(&definition(), results).unwrap().resolve([]);
+        let marked: Vec<_> = report.marks().iter().map(Option::is_some).collect();
         assert_eq!(marked, [true, false, false]);
     }
 

@@ -175,18 +175,18 @@ impl Live {
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
 
-    /// Applies a report's change to a tracker. `only_adopted` is false for a caller that checks with Postgres, before
+    /// Applies a report's change to a tracker. `require_adopted` is false for a caller that checks with Postgres, before
     /// and after, that the job runs with this incarnation.
     pub async fn apply_marks(
         &self,
         id: &JobId,
         incarnation: Incarnation,
-        only_adopted: bool,
+        require_adopted: bool,
         write: StepWrite<'_>,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
         let done = write.change.delta.done();
-        self.mark(id, incarnation, only_adopted, write, done, deadline).await
+        self.mark(id, incarnation, require_adopted, write, done, deadline).await
     }
 
     /// Applies a change that restores marks which were acknowledged earlier. It is not progress, so the rate does not
@@ -205,7 +205,7 @@ impl Live {
         &self,
         id: &JobId,
         incarnation: Incarnation,
-        only_adopted: bool,
+        require_adopted: bool,
         StepWrite { step, expected, change }: StepWrite<'_>,
         done: u64,
         deadline: Deadline,
@@ -223,7 +223,7 @@ impl Live {
             .collect();
         let (fields, whole_runs): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
         let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
-        call.arg(incarnation.get()).arg(u8::from(only_adopted)).arg(ttl_millis(self.tracker_ttl));
+        call.arg(incarnation.get()).arg(u8::from(require_adopted)).arg(ttl_millis(self.tracker_ttl));
         call.arg(delta(change)?).arg(done);
         call.arg(fields.iter().flat_map(|run| run.expected).copied().collect::<Vec<u8>>());
         for (byte, new) in fields.iter().flat_map(|run| run.bytes.clone().zip(run.new)) {

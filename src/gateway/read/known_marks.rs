@@ -36,7 +36,7 @@ impl KnownMarks {
     ) -> Result<Counts> {
         let id = &definition.id;
         // A tracker of the current generation holds the mirror's marks once they were merged.
-        let ahead = if current { self.mirrors.is_ahead(id, header.epoch()) } else { self.mirrors.holds(id) };
+        let ahead = if current { self.mirrors.may_exceed(id, header.epoch()) } else { self.mirrors.holds(id) };
         if !ahead && ledger.is_empty() {
             return Ok(header.counts.clone());
         }

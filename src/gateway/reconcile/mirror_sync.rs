@@ -52,7 +52,7 @@ impl MirrorSync {
     /// Records the whole mirror in the ledger, if another gateway restored the job's tracker under this incarnation. The
     /// tracker is not adopted before the ledger is drained, so no mark that this gateway acknowledged is missed.
     pub async fn record_mirror(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
-        if !self.mirrors.is_behind(id, incarnation) {
+        if !self.mirrors.predates_restore(id, incarnation) {
             return Ok(());
         }
         let Some(layout) = self.mirrors.layout(id) else { return Ok(()) };

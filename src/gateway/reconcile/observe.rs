@@ -99,10 +99,10 @@ impl JobObserver {
     fn is_mirror_ahead(&self, job: &ObservedJob) -> bool {
         let JobObservation { tracker, incarnation, .. } = job.observation;
         match job.epoch() {
-            Some(epoch) => self.mirrors.is_ahead(&job.id, epoch),
+            Some(epoch) => self.mirrors.may_exceed(&job.id, epoch),
             None => {
                 tracker == TrackerStatus::Unreachable
-                    && incarnation.is_some_and(|incarnation| self.mirrors.is_behind(&job.id, incarnation))
+                    && incarnation.is_some_and(|incarnation| self.mirrors.predates_restore(&job.id, incarnation))
             }
         }
     }

@@ -101,7 +101,7 @@ impl ShutdownMerge {
             // Also a tracker of another incarnation: its marks are kept when it is reopened.
             (Tracker::Present { header, current: true, .. }, Some(generation)) => {
                 let epoch = TrackerEpoch { incarnation: header.incarnation, generation };
-                let ahead = self.mirrors.is_ahead(id, epoch);
+                let ahead = self.mirrors.may_exceed(id, epoch);
                 Ok(!ahead || self.mirror_sync.merge_mirror(id, epoch, deadline).await?)
             }
             (Tracker::Missing | Tracker::Present { .. }, _) => {

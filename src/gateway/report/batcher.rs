@@ -16,7 +16,7 @@ use super::detach_on_drop::DetachOnDrop;
 use super::marker::Marker;
 use super::target::MarkOutcome;
 use crate::deadline::Deadline;
-use crate::domain::{Batch, Definition, Disposition, Mark, StepSize, dispositions};
+use crate::domain::{Definition, Disposition, Mark, ResolvedReport, StepSize, dispositions};
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -28,9 +28,9 @@ const MAX_RESULTS_TOGETHER: usize = 3_000;
 /// connection, so its batch is marked on a task of its own.
 const MAX_RESULTS_INLINE: usize = 100;
 
-/// The outcome of one report of a batch.
+/// A report after its batch was marked.
 #[derive(Debug)]
-pub struct BatchOutcome {
+pub struct MarkedReport {
     /// The disposition of each result.
     pub dispositions: Vec<Disposition>,
     /// The outcome of the whole batch's marks.
@@ -39,10 +39,10 @@ pub struct BatchOutcome {
 
 /// A report that waits to be marked.
 struct Waiting {
-    batch: Arc<Batch>,
+    report: Arc<ResolvedReport>,
     size: StepSize,
     deadline: Deadline,
-    answer: oneshot::Sender<Result<BatchOutcome>>,
+    answer: oneshot::Sender<Result<MarkedReport>>,
 }
 
 /// Marks reports in batches.
@@ -52,7 +52,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Marks batches with this marker.
+    /// Marks with this marker.
     pub fn new(marker: Marker) -> Self {
         Self { marker, waiting: Coalescer::default() }
     }
@@ -61,17 +61,17 @@ impl Batcher {
     pub async fn mark(
         self: &Arc<Self>,
         definition: &Arc<Definition>,
-        batch: &Arc<Batch>,
+        report: &Arc<ResolvedReport>,
         deadline: Deadline,
-    ) -> Result<BatchOutcome> {
+    ) -> Result<MarkedReport> {
         let (answer, answered) = oneshot::channel();
-        let size = StepSize::of(definition.layout(), batch.marks().iter().copied().flatten());
-        let waiting = Waiting { batch: batch.clone(), size, deadline, answer };
+        let size = StepSize::of(definition.layout(), report.marks().iter().copied().flatten());
+        let waiting = Waiting { report: report.clone(), size, deadline, answer };
         let is_first = self.waiting.join(&definition.id, waiting);
         let rounds = is_first.then(|| DetachOnDrop::new(self.clone().run_rounds(definition.clone())));
         fault::point("round.joined").await;
         match rounds {
-            Some(rounds) if batch.marks().len() <= MAX_RESULTS_INLINE => rounds.await,
+            Some(rounds) if report.marks().len() <= MAX_RESULTS_INLINE => rounds.await,
             // Dropping a `DetachOnDrop` spawns it; there is none if another caller runs the rounds.
             rounds => drop(rounds),
         }
@@ -92,10 +92,10 @@ impl Batcher {
     /// Marks the reports that wait; false if none does.
     async fn mark_next_batch(&self, definition: &Definition) -> bool {
         let Some(waiting) = self.waiting.next(&definition.id, fitting) else { return false };
-        let batches: Vec<_> = waiting.iter().map(|waiting| waiting.batch.clone()).collect();
+        let reports: Vec<_> = waiting.iter().map(|waiting| waiting.report.clone()).collect();
         let Some(deadline) = waiting.iter().map(|waiting| waiting.deadline).max() else { return true };
         // A panic must not lose the reports that wait behind this batch.
-        let marked = AssertUnwindSafe(self.mark_batches(definition, &batches, deadline)).catch_unwind().await;
+        let marked = AssertUnwindSafe(self.mark_together(definition, &reports, deadline)).catch_unwind().await;
         match marked.unwrap_or_else(|_| Err(Error::Internal("marking a batch panicked".to_owned()))) {
             Ok(outcomes) => {
                 for (waiting, outcome) in waiting.into_iter().zip(outcomes) {
@@ -112,14 +112,14 @@ impl Batcher {
     }
 
     /// Marks the results of all reports as if they were one report.
-    async fn mark_batches(
+    async fn mark_together(
         &self,
         definition: &Definition,
-        batches: &[Arc<Batch>],
+        reports: &[Arc<ResolvedReport>],
         deadline: Deadline,
-    ) -> Result<Vec<BatchOutcome>> {
+    ) -> Result<Vec<MarkedReport>> {
         let layout = definition.layout();
-        let all = || batches.iter().flat_map(|batch| batch.marks().iter().copied());
+        let all = || reports.iter().flat_map(|report| report.marks().iter().copied());
         let marks: Vec<Mark> = all().flatten().collect();
         let mut changes = Vec::new();
         let outcome = self.marker.mark(definition, &marks, &mut changes, deadline).await?;
@@ -132,10 +132,10 @@ impl Batcher {
             // If there were several steps, the first may have been marked before the end.
             MarkOutcome::Marked { .. } | MarkOutcome::Ended(_) => dispositions(layout, all(), &changes),
         };
-        let mut outcomes = Vec::with_capacity(batches.len());
-        for batch in batches.iter().rev() {
-            let dispositions = disposed.split_off(disposed.len() - batch.marks().len());
-            outcomes.push(BatchOutcome { dispositions, outcome });
+        let mut outcomes = Vec::with_capacity(reports.len());
+        for report in reports.iter().rev() {
+            let dispositions = disposed.split_off(disposed.len() - report.marks().len());
+            outcomes.push(MarkedReport { dispositions, outcome });
         }
         outcomes.reverse();
         Ok(outcomes)
@@ -144,7 +144,7 @@ impl Batcher {
 
 /// The number of waiting reports, from the first on, that are marked together: at least one.
 fn fitting(waiting: &[Waiting]) -> usize {
-    fitting_sizes(waiting.iter().map(|waiting| (waiting.batch.marks().len(), waiting.size)))
+    fitting_sizes(waiting.iter().map(|waiting| (waiting.report.marks().len(), waiting.size)))
 }
 
 fn fitting_sizes(reports: impl Iterator<Item = (usize, StepSize)>) -> usize {

@@ -24,11 +24,11 @@ use super::reconcile::Restorer;
 use super::state::JobCache;
 use crate::deadline::Deadline;
 use crate::domain::{
-    Batch, Definition, Disposition, ErrorSample, Incarnation, JobId, JobState, Mark, Report, TaskResult,
+    Definition, Disposition, ErrorSample, Incarnation, JobId, JobState, Mark, Report, ResolvedReport, TaskResult,
 };
 use crate::error::{Error, Result};
 use crate::live::Live;
-use batcher::{BatchOutcome, Batcher};
+use batcher::{Batcher, MarkedReport};
 use ledger::LedgerRecorder;
 use marker::Marker;
 use target::{MarkOutcome, Targets};
@@ -90,11 +90,11 @@ impl Reporter {
         } else {
             Box::pin(self.names.tasks(&definition, &names, deadline)).await?
         };
-        let batch = Arc::new(report.resolve(tasks));
-        let BatchOutcome { dispositions, outcome } = self.batcher.mark(&definition, &batch, deadline).await?;
+        let report = Arc::new(report.resolve(tasks));
+        let MarkedReport { dispositions, outcome } = self.batcher.mark(&definition, &report, deadline).await?;
         let state = match outcome {
             MarkOutcome::Marked { incarnation, complete } => {
-                if let Some(errors) = new_errors(&batch, &dispositions) {
+                if let Some(errors) = new_errors(&report, &dispositions) {
                     // On its own task, so that errors are recorded even if the caller goes away.
                     let _ = tokio::spawn(self.clone().record_errors(definition, errors, deadline)).await;
                 }
@@ -128,15 +128,15 @@ impl Reporter {
 }
 
 /// The errors of failures that were new; `None` if there are none.
-fn new_errors(batch: &Batch, dispositions: &[Disposition]) -> Option<Vec<ErrorSample>> {
-    if batch.failures().is_empty() {
+fn new_errors(report: &ResolvedReport, dispositions: &[Disposition]) -> Option<Vec<ErrorSample>> {
+    if report.failures().is_empty() {
         return None;
     }
     let report_time = OffsetDateTime::now_utc();
-    let new = batch.failures().iter().filter(|(place, _)| dispositions[*place] == Disposition::Applied);
+    let new = report.failures().iter().filter(|(place, _)| dispositions[*place] == Disposition::Applied);
     let errors = new.filter_map(|(place, failure)| {
-        let Mark { task, stage, .. } = batch.marks()[*place]?;
-        let task_name = batch.name(*place).unwrap_or_default().to_owned();
+        let Mark { task, stage, .. } = report.marks()[*place]?;
+        let task_name = report.name(*place).unwrap_or_default().to_owned();
         let (code, message) = (failure.code.clone(), failure.message.clone());
         Some(ErrorSample { task, task_name, stage, code, message, report_time })
     });

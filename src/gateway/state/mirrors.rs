@@ -190,7 +190,7 @@ impl Mirrors {
     }
 
     /// Whether the mirror may hold marks that the tracker with this epoch lacks.
-    pub fn is_ahead(&self, id: &JobId, epoch: TrackerEpoch) -> bool {
+    pub fn may_exceed(&self, id: &JobId, epoch: TrackerEpoch) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| mirror.merged != Some(epoch))
     }
 
@@ -206,7 +206,7 @@ impl Mirrors {
     }
 
     /// Whether the job's tracker may have been restored under this incarnation without the marks of the mirror.
-    pub fn is_behind(&self, id: &JobId, incarnation: Incarnation) -> bool {
+    pub fn predates_restore(&self, id: &JobId, incarnation: Incarnation) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank && mirror.based < Some(incarnation))
     }
 
@@ -392,20 +392,20 @@ mod tests {
     #[test]
     fn a_mirror_is_ahead_until_it_was_merged_into_the_current_tracker() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        assert!(!mirrors.is_ahead(&one, epoch(1)));
+        assert!(!mirrors.may_exceed(&one, epoch(1)));
         mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
-        assert!(!mirrors.is_ahead(&one, epoch(1)));
+        assert!(!mirrors.may_exceed(&one, epoch(1)));
         mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), None);
-        assert!(mirrors.is_ahead(&one, epoch(1)));
+        assert!(mirrors.may_exceed(&one, epoch(1)));
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(1));
         mirrors.merged(&one, epoch(1), version);
-        assert!(!mirrors.is_ahead(&one, epoch(1)));
+        assert!(!mirrors.may_exceed(&one, epoch(1)));
         mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(1), Some(epoch(1)));
-        assert!(!mirrors.is_ahead(&one, epoch(1)));
-        assert!(mirrors.is_ahead(&one, epoch(2)));
+        assert!(!mirrors.may_exceed(&one, epoch(1)));
+        assert!(mirrors.may_exceed(&one, epoch(2)));
         mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), under(1), None);
         mirrors.merged(&one, epoch(1), version);
-        assert!(mirrors.is_ahead(&one, epoch(1)), "merged before the last mark came");
+        assert!(mirrors.may_exceed(&one, epoch(1)), "merged before the last mark came");
     }
 
     /// Otherwise a job under load would not be adopted again before its workers pause.
@@ -418,30 +418,34 @@ mod tests {
         taken_by(2, 2);
         mirrors.merged(&one, epoch(2), version);
         taken_by(3, 2);
-        assert!(!mirrors.is_ahead(&one, epoch(2)));
+        assert!(!mirrors.may_exceed(&one, epoch(2)));
 
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(3));
         taken_by(4, 2);
         mirrors.merged(&one, epoch(3), version);
-        assert!(mirrors.is_ahead(&one, epoch(3)), "a late mark is in an earlier tracker");
-        assert!(mirrors.is_behind(&one, Incarnation::new(3)));
+        assert!(mirrors.may_exceed(&one, epoch(3)), "a late mark is in an earlier tracker");
+        assert!(mirrors.predates_restore(&one, Incarnation::new(3)));
     }
 
     #[test]
     fn a_mirror_is_behind_after_a_restore_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        assert!(!mirrors.is_behind(&one, Incarnation::new(9)));
+        assert!(!mirrors.predates_restore(&one, Incarnation::new(9)));
         mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
-        assert!(!mirrors.is_behind(&one, Incarnation::new(1)) && mirrors.is_behind(&one, Incarnation::new(2)));
+        assert!(
+            !mirrors.predates_restore(&one, Incarnation::new(1)) && mirrors.predates_restore(&one, Incarnation::new(2))
+        );
         mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(2), Some(epoch(2)));
-        assert!(mirrors.is_behind(&one, Incarnation::new(2)), "the first mark is not in it");
+        assert!(mirrors.predates_restore(&one, Incarnation::new(2)), "the first mark is not in it");
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         mirrors.merged(&one, epoch(2), version);
-        assert!(!mirrors.is_behind(&one, Incarnation::new(2)) && mirrors.is_behind(&one, Incarnation::new(3)));
+        assert!(
+            !mirrors.predates_restore(&one, Incarnation::new(2)) && mirrors.predates_restore(&one, Incarnation::new(3))
+        );
         let (_, version) = mirrors.chunks(&one);
         mirrors.recorded(&one, Incarnation::new(3), version);
-        assert!(!mirrors.is_behind(&one, Incarnation::new(3)));
-        assert!(mirrors.is_ahead(&one, epoch(3)), "it is still merged once that is possible");
+        assert!(!mirrors.predates_restore(&one, Incarnation::new(3)));
+        assert!(mirrors.may_exceed(&one, epoch(3)), "it is still merged once that is possible");
     }
 
     #[test]

@@ -19,7 +19,7 @@
 -- Guarantees: marks, counts and rate change together or, for every status but APPLIED, not at all.
 
 local key, fields = KEYS[1], ARGV[6]
-local incarnation, only_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local incarnation, require_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local RUNS_AT = 7 + 2 * #fields
 local BUCKET_MS = 4000
 
@@ -33,7 +33,7 @@ end
 if h.generation ~= generation() then
   return { 'STALE', h.raw }
 end
-if only_adopted and h.adopted == 0 then
+if require_adopted and h.adopted == 0 then
   return { 'NOT_ADOPTED', h.raw }
 end
 

@@ -42,8 +42,8 @@ impl TestRedis {
         let step = MarkStep::plan(LAYOUT, [succeeded(3, 1)].into_iter()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());
         let write = StepWrite { step: &step, expected: &blank, change: &change };
-        for only_adopted in [true, false] {
-            let marked = self.live.apply_marks(id, FIRST, only_adopted, write, deadline()).await.unwrap();
+        for require_adopted in [true, false] {
+            let marked = self.live.apply_marks(id, FIRST, require_adopted, write, deadline()).await.unwrap();
             assert!(matches!(marked, MarkReply::Refused(Refusal::Stale)), "{marked:?}");
         }
         assert_eq!(self.live.adopt(id, FIRST, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::NotAdopted));

@@ -26,12 +26,12 @@ async fn late_operations_do_not_recreate_a_missing_tracker() {
         // Expects blank cells, or no cells at all.
         for bytes in [step.blank(), vec![]] {
             let change = step.apply(&step.blank()).unwrap();
-            for only_adopted in [true, false] {
+            for require_adopted in [true, false] {
                 let marked = live
                     .apply_marks(
                         &id,
                         FIRST,
-                        only_adopted,
+                        require_adopted,
                         StepWrite { step: &step, expected: &bytes, change: &change },
                         deadline(),
                     )

@@ -274,7 +274,7 @@ impl TrackerAndModel<'_> {
         expected: Expected,
         marks: &[Mark],
     ) -> TestCaseResult {
-        let only_adopted = confirmation == Confirmation::Adopted;
+        let require_adopted = confirmation == Confirmation::Adopted;
         let step = MarkStep::plan(self.layout, marks.iter().copied()).remove(0);
         let current = self.current(&step).await;
         let mut bytes = if matches!(expected, Expected::Blank) { step.blank() } else { current.clone() };
@@ -284,13 +284,14 @@ impl TrackerAndModel<'_> {
         }
         let change = step.apply(&bytes).unwrap();
         let write = StepWrite { step: &step, expected: &bytes, change: &change };
-        let marked = self.redis.live.apply_marks(&self.id, incarnation, only_adopted, write, deadline()).await.unwrap();
+        let marked =
+            self.redis.live.apply_marks(&self.id, incarnation, require_adopted, write, deadline()).await.unwrap();
 
         let refused = match Model::with_incarnation(self.model.as_mut(), incarnation) {
             Err(refusal) => Err(refusal),
             Ok(model) if model.seal.is_some() => Err(Refusal::Sealed),
             Ok(model) if !model.own_generation => Err(Refusal::Stale),
-            Ok(model) if only_adopted && !model.adopted => Err(Refusal::NotAdopted),
+            Ok(model) if require_adopted && !model.adopted => Err(Refusal::NotAdopted),
             Ok(model) => Ok(model),
         };
         match (marked, refused) {

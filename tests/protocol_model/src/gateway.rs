@@ -90,20 +90,20 @@ impl Mirror {
         }
         mark(marks, incarnation, held_by);
         let mut candidates = [self.merged, held_by].into_iter().flatten();
-        let merged = candidates.find(|epoch| !mirrors.is_ahead(&id, tracker_epoch(*epoch)));
-        let is_base = |incarnation: &u8| !mirrors.is_behind(&id, Incarnation::new((*incarnation).into()));
+        let merged = candidates.find(|epoch| !mirrors.may_exceed(&id, tracker_epoch(*epoch)));
+        let is_base = |incarnation: &u8| !mirrors.predates_restore(&id, Incarnation::new((*incarnation).into()));
         let base_incarnation = (0..=u8::MAX).rev().find(is_base).unwrap_or(0);
         let marks = mirrors.cells(&id).map(|cells| Marks::from_cells(&cells)).unwrap_or_default();
         Self { marks, merged, base_incarnation }
     }
 
     /// Whether it may hold marks that this tracker lacks.
-    pub fn is_ahead(&self, epoch: Epoch) -> bool {
+    pub fn may_exceed(&self, epoch: Epoch) -> bool {
         self.marks.any() && self.merged != Some(epoch)
     }
 
     /// Whether the job's tracker was restored under this incarnation without these marks.
-    pub fn is_behind(&self, incarnation: u8) -> bool {
+    pub fn predates_restore(&self, incarnation: u8) -> bool {
         self.marks.any() && self.base_incarnation < incarnation
     }
 

@@ -90,7 +90,7 @@ impl<const N: usize> World<N> {
             let sees_running = gateway.reaches_postgres && self.postgres.state == JobState::Running;
             let listed = gateway.listed_job().map_or(0, |job| job.incarnation);
             let restored = if outlasts_feed_lag { self.postgres.incarnation } else { listed };
-            let records_mirror = sees_running && gateway.mirror.is_behind(restored);
+            let records_mirror = sees_running && gateway.mirror.predates_restore(restored);
             let mirror_arrives = gateway.reaches_redis || records_mirror;
             let mirror_is_cut_off = !gateway.reaches_redis && !sees_running;
             let in_flight_arrives = gateway.reaches_redis || gateway.reaches_postgres;

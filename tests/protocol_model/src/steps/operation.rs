@@ -30,7 +30,7 @@ pub struct Report {
     pub bit: u8,
     pub incarnation: u8,
     /// The tracker must be adopted. Otherwise Postgres was just asked, and is asked again before the acknowledgement.
-    pub only_adopted: bool,
+    pub require_adopted: bool,
 }
 
 /// A reconciler pass over the job: the repairs that remain, and the tracker as the pass observed it.

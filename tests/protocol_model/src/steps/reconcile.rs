@@ -18,8 +18,8 @@ impl<const N: usize> Executor<'_, N> {
         let found = self.world.redis.tracker.filter(|_| self.gateway().reaches_redis);
         let epoch: Epoch = (found.map_or(0, |tracker| tracker.incarnation), self.world.redis.generation);
         let mirror_ahead = match tracker {
-            TrackerStatus::Unreachable => self.gateway().mirror.is_behind(incarnation),
-            _ => found.is_some() && self.gateway().mirror.is_ahead(epoch),
+            TrackerStatus::Unreachable => self.gateway().mirror.predates_restore(incarnation),
+            _ => found.is_some() && self.gateway().mirror.may_exceed(epoch),
         };
         let observation = JobObservation {
             incarnation: known_incarnation(incarnation),
@@ -82,7 +82,7 @@ impl<const N: usize> Executor<'_, N> {
         pass.repairs[4] = None;
         let incarnation = pass.incarnation;
         let step = match repair {
-            RepairAction::RecordMirror if !self.gateway().mirror.is_behind(incarnation) => {
+            RepairAction::RecordMirror if !self.gateway().mirror.predates_restore(incarnation) => {
                 return self.next_repair(pass);
             }
             RepairAction::FinishWithoutTracker if !self.can_finish_without_tracker() => return self.next_repair(pass),

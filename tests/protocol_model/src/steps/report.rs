@@ -14,7 +14,7 @@ impl<const N: usize> Executor<'_, N> {
     pub fn report(&mut self, bit: u8) {
         // A job that is known only from a ledger row is looked up like one that is not listed.
         let listed = self.gateway().listed_job().filter(|job| job.incarnation > 0);
-        let report = Report { bit, incarnation: listed.map_or(0, |job| job.incarnation), only_adopted: true };
+        let report = Report { bit, incarnation: listed.map_or(0, |job| job.incarnation), require_adopted: true };
         let step = if self.gateway().knows_end {
             self.answer_ended();
             return;
@@ -28,8 +28,8 @@ impl<const N: usize> Executor<'_, N> {
 
     pub(super) fn mark(&mut self, step: Step, report: Report) -> Next {
         let marks = marks_of(report.bit);
-        let mark_under = |incarnation, only_adopted| {
-            Call(Caller::Report(Report { incarnation, only_adopted, ..report }), Step::Mark)
+        let mark_under = |incarnation, require_adopted| {
+            Call(Caller::Report(Report { incarnation, require_adopted, ..report }), Step::Mark)
         };
         match step {
             Step::FindTarget => match (self.running_incarnation(), self.gateway().last_incarnation) {
@@ -38,14 +38,14 @@ impl<const N: usize> Executor<'_, N> {
                 (Err(outcome), _) => self.finish_report(outcome),
             },
             Step::Mark => {
-                let Report { incarnation, only_adopted, .. } = report;
-                let requirement = if only_adopted { MarkRequirement::Adopted } else { self.mark_requirement() };
+                let Report { incarnation, require_adopted, .. } = report;
+                let requirement = if require_adopted { MarkRequirement::Adopted } else { self.mark_requirement() };
                 match self.redis(|redis| redis.report(incarnation, requirement, marks)) {
                     None => GoTo(Step::RecordReport),
                     Some(Ok(tracker)) => {
                         let complete = tracker.marks.is_complete();
                         let held_by = Some((tracker.incarnation, tracker.generation));
-                        if only_adopted || !self.scenario.follows(Rule::ConfirmBeforeAcknowledging) {
+                        if require_adopted || !self.scenario.follows(Rule::ConfirmBeforeAcknowledging) {
                             GoTo(Step::Acknowledge { held_by, complete })
                         } else {
                             GoTo(Step::ConfirmTarget { held_by, complete })
