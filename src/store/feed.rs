@@ -83,7 +83,7 @@ impl Feed {
         std::iter::from_fn(|| self.listener.next_buffered()).map(|notification| event(notification.payload())).collect()
     }
 
-    /// Whether the job has ledger rows, or runs no longer: the commit of an end deletes its rows, and the feed announces
+    /// Whether the job has ledger rows, or no longer runs: the commit of an end deletes its rows, and the feed announces
     /// the end later.
     pub async fn has_ledger(&mut self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
         let query = sqlx::query_scalar!(
