@@ -13,10 +13,10 @@ use super::{Error, LONG_CALL_LIMIT, Store};
 use crate::breaker::CallBudget;
 use crate::deadline::Deadline;
 
-/// A connection on loan to one call, with the bound of that call.
+/// A connection on loan to one call, with the budget of that call.
 pub(super) struct Session<'a> {
     connection: &'a mut PgConnection,
-    bound: &'a CallBudget,
+    budget: &'a CallBudget,
 }
 
 /// How a transaction is closed, with the result of the call.
@@ -26,12 +26,12 @@ pub(super) enum Close<T> {
 }
 
 impl Session<'_> {
-    /// Runs one statement within the bound of the call.
+    /// Runs one statement within the budget of the call.
     pub async fn run<'s, T, F>(&'s mut self, statement: impl FnOnce(&'s mut PgConnection) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
-        Ok(self.bound.bound(statement(self.connection)).await??)
+        Ok(self.budget.bound(statement(self.connection)).await??)
     }
 }
 
@@ -63,7 +63,7 @@ impl Store {
         let mut lease = self.lease(limit, deadline).await?;
         // Boxed, here and below, because the future would be part of the future of every caller, several times its size.
         let statement = Box::pin(statement(&mut lease.connection));
-        let value = lease.bound.bound(statement).await??;
+        let value = lease.budget.bound(statement).await??;
         lease.give_back();
         Ok(value)
     }
@@ -75,7 +75,7 @@ impl Store {
         work: impl AsyncFnOnce(&mut Session<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut lease = self.lease(self.timeout, deadline).await?;
-        let mut session = Session { connection: &mut lease.connection, bound: &lease.bound };
+        let mut session = Session { connection: &mut lease.connection, budget: &lease.budget };
         let value = Box::pin(work(&mut session)).await?;
         lease.give_back();
         Ok(value)
@@ -89,16 +89,16 @@ impl Store {
         work: impl AsyncFnOnce(&mut Session<'_>) -> Result<Close<T>, Error>,
     ) -> Result<T, Error> {
         let mut lease = self.lease(LONG_CALL_LIMIT, deadline).await?;
-        let bound = &lease.bound;
-        let mut transaction = bound.bound(lease.connection.begin()).await??;
-        let close = Box::pin(work(&mut Session { connection: &mut transaction, bound })).await?;
+        let budget = &lease.budget;
+        let mut transaction = budget.bound(lease.connection.begin()).await??;
+        let close = Box::pin(work(&mut Session { connection: &mut transaction, budget })).await?;
         let value = match close {
             Close::Commit(value) => {
-                bound.bound(transaction.commit()).await??;
+                budget.bound(transaction.commit()).await??;
                 value
             }
             Close::RollBack(value) => {
-                bound.bound(transaction.rollback()).await??;
+                budget.bound(transaction.rollback()).await??;
                 value
             }
         };

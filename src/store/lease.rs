@@ -18,8 +18,8 @@ const RETURN_WITHIN: Duration = Duration::from_secs(2);
 /// A pooled connection for one call. It is closed on drop, unless [`Lease::give_back`] was called.
 pub(super) struct Lease {
     pub connection: PoolConnection<Postgres>,
-    /// Bounds the statements of the call: by the caller's deadline, by the limit of the call, and by the breaker.
-    pub bound: CallBudget,
+    /// Limits the statements of the call: by the caller's deadline, by the limit of the call, and by the breaker.
+    pub budget: CallBudget,
     sound: bool,
 }
 
@@ -32,7 +32,7 @@ impl Store {
         let acquire = Box::pin(self.pool.acquire());
         let acquired = self.breaker.budget(deadline.at_most(self.timeout)).bound(acquire).await?;
         let connection = acquired.inspect_err(|_| self.breaker.report_failure())?;
-        Ok(Lease { connection, bound: self.breaker.budget(deadline.at_most(limit)), sound: false })
+        Ok(Lease { connection, budget: self.breaker.budget(deadline.at_most(limit)), sound: false })
     }
 }
 
