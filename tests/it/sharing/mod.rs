@@ -55,7 +55,7 @@ async fn abort_call<T>(gateway: &Gateway, method: &str, call: JoinHandle<T>) {
         let (_, metrics) = gateway.http("/metrics").await;
         metrics
             .lines()
-            .find(|line| line.contains("request_seconds_count") && line.contains(&cancelled))
+            .find(|line| line.contains("request_duration_seconds_count") && line.contains(&cancelled))
             .map(str::to_owned)
     };
     let before = count().await;
