@@ -27,16 +27,16 @@ impl Live {
     }
 
     /// Records that this gateway can reach both stores, and returns since when some gateway always could. `broken`:
-    /// this gateway could not reach them at some time since its last record. `patience`: the time without any gateway's
+    /// this gateway could not reach them at some time since its last record. `max_gap`: the time without any gateway's
     /// record that counts as a gap.
     pub async fn record_availability(
         &self,
         broken: bool,
-        patience: Duration,
+        max_gap: Duration,
         deadline: Deadline,
     ) -> Result<Availability, Error> {
         let mut call = Call::of(&scripts::RECORD_AVAILABILITY, &[keys::availability()]);
-        call.arg(ttl_millis(patience)).arg(u8::from(broken)).arg(ttl_millis(RECORD_TTL.max(patience)));
+        call.arg(ttl_millis(max_gap)).arg(u8::from(broken)).arg(ttl_millis(RECORD_TTL.max(max_gap)));
         let (since, now): (u64, u64) = self.connection.script(&call, deadline).await?;
         match (time_from_millis(since), time_from_millis(now)) {
             (Some(since), Some(now)) => Ok(Availability { since, now }),

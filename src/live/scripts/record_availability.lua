@@ -8,13 +8,13 @@
 -- Returns {since, now}, in milliseconds by this Redis's clock.
 -- Guarantees: a missing or malformed record, and a clock that was set back, count as a gap.
 
-local key, patience, broken, ttl = KEYS[1], tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
+local key, max_gap, broken, ttl = KEYS[1], tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 
 local time = now()
 local record = redis.pcall('GET', key)
 local since, last = string.match(type(record) == 'string' and record or '', '^(%d+) (%d+)$')
 since, last = tonumber(since), tonumber(last)
-if broken or not since or since > time or last > time or time - last > patience then
+if broken or not since or since > time or last > time or time - last > max_gap then
   since = time
 end
 
