@@ -366,19 +366,19 @@ mod tests {
         (task, Mark { task, stage: 0, outcome: Outcome::Succeeded }.bits(LAYOUT.stages))
     }
 
-    fn under(incarnation: u64) -> Option<Incarnation> {
-        Some(Incarnation::new(incarnation))
+    fn incarnation(number: u64) -> Incarnation {
+        Incarnation::new(number)
     }
 
-    fn epoch(incarnation: u64) -> TrackerEpoch {
-        TrackerEpoch { incarnation: Incarnation::new(incarnation), generation: Generation([7; 16]) }
+    fn epoch(number: u64) -> TrackerEpoch {
+        TrackerEpoch { incarnation: incarnation(number), generation: Generation([7; 16]) }
     }
 
     #[test]
     fn acknowledged_and_pulled_marks_are_merged() {
         let mirrors = Mirrors::new(1 << 20);
         let one = id("one");
-        mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), under(1), None);
+        mirrors.mark(&one, LAYOUT, [mark(1), mark(150_000)].into_iter(), Some(incarnation(1)), None);
         let (chunks, _) = mirrors.chunks(&one);
         assert_eq!(chunks, [0..65_536, 131_072..196_608]);
         let mut chunk = mirrors.chunk(&one, &(0..65_536)).unwrap();
@@ -393,17 +393,17 @@ mod tests {
     fn a_mirror_is_ahead_until_it_was_merged_into_the_current_tracker() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
         assert!(!mirrors.may_exceed(&one, epoch(1)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), Some(epoch(1)));
         assert!(!mirrors.may_exceed(&one, epoch(1)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), None);
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), None);
         assert!(mirrors.may_exceed(&one, epoch(1)));
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(1));
         mirrors.merged(&one, epoch(1), version);
         assert!(!mirrors.may_exceed(&one, epoch(1)));
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(1), Some(epoch(1)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), Some(incarnation(1)), Some(epoch(1)));
         assert!(!mirrors.may_exceed(&one, epoch(1)));
         assert!(mirrors.may_exceed(&one, epoch(2)));
-        mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), under(1), None);
+        mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), Some(incarnation(1)), None);
         mirrors.merged(&one, epoch(1), version);
         assert!(mirrors.may_exceed(&one, epoch(1)), "merged before the last mark came");
     }
@@ -412,7 +412,9 @@ mod tests {
     #[test]
     fn marks_taken_by_the_tracker_itself_do_not_invalidate_a_merge_into_it() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        let taken_by = |task, by: u64| mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), under(by), Some(epoch(by)));
+        let taken_by = |task, by: u64| {
+            mirrors.mark(&one, LAYOUT, [mark(task)].into_iter(), Some(incarnation(by)), Some(epoch(by)));
+        };
         taken_by(1, 1);
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         taken_by(2, 2);
@@ -424,27 +426,23 @@ mod tests {
         taken_by(4, 2);
         mirrors.merged(&one, epoch(3), version);
         assert!(mirrors.may_exceed(&one, epoch(3)), "a late mark is in an earlier tracker");
-        assert!(mirrors.predates_restore(&one, Incarnation::new(3)));
+        assert!(mirrors.predates_restore(&one, incarnation(3)));
     }
 
     #[test]
     fn a_mirror_is_behind_after_a_restore_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        assert!(!mirrors.predates_restore(&one, Incarnation::new(9)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
-        assert!(
-            !mirrors.predates_restore(&one, Incarnation::new(1)) && mirrors.predates_restore(&one, Incarnation::new(2))
-        );
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(2), Some(epoch(2)));
-        assert!(mirrors.predates_restore(&one, Incarnation::new(2)), "the first mark is not in it");
+        assert!(!mirrors.predates_restore(&one, incarnation(9)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), Some(epoch(1)));
+        assert!(!mirrors.predates_restore(&one, incarnation(1)) && mirrors.predates_restore(&one, incarnation(2)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), Some(incarnation(2)), Some(epoch(2)));
+        assert!(mirrors.predates_restore(&one, incarnation(2)), "the first mark is not in it");
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         mirrors.merged(&one, epoch(2), version);
-        assert!(
-            !mirrors.predates_restore(&one, Incarnation::new(2)) && mirrors.predates_restore(&one, Incarnation::new(3))
-        );
+        assert!(!mirrors.predates_restore(&one, incarnation(2)) && mirrors.predates_restore(&one, incarnation(3)));
         let (_, version) = mirrors.chunks(&one);
-        mirrors.recorded(&one, Incarnation::new(3), version);
-        assert!(!mirrors.predates_restore(&one, Incarnation::new(3)));
+        mirrors.recorded(&one, incarnation(3), version);
+        assert!(!mirrors.predates_restore(&one, incarnation(3)));
         assert!(mirrors.may_exceed(&one, epoch(3)), "it is still merged once that is possible");
     }
 
@@ -452,7 +450,7 @@ mod tests {
     fn the_memory_bound_holds_and_acknowledged_mirrors_are_not_evicted() {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
-        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), under(1), None);
+        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), None);
         take("one");
         take("two");
         take("three");
@@ -463,7 +461,7 @@ mod tests {
         take("three");
         assert!(mirrors.holds(&id("three")));
         let tiny = Mirrors::new(size - 1);
-        tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), under(1), None);
+        tiny.mark(&id("one"), LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), None);
         assert_eq!(tiny.bytes(), 0);
     }
 
@@ -471,7 +469,7 @@ mod tests {
     fn pulled_mirrors_are_evicted_for_acknowledged_ones() {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
-        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), under(1), None);
+        let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), None);
         let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, epoch(1), 1).is_some();
         assert!(read("one") && read("two") && !read("three"));
         // A pulled mirror is no longer evictable once the gateway acknowledges a mark of its job.
