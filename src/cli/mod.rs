@@ -70,31 +70,31 @@ Exit codes:
   1  failure: the gateway rejected the call or did not answer, or the output could not be written
   2  invalid command line";
 
-const EXAMPLES: &str = "\
-  highwater watch JOB                   follow a job until it ends
-  highwater jobs --state running        list the running jobs
-  highwater tasks JOB --outstanding     list the tasks that have not been reported yet
-  highwater cancel JOB                  end a job with the results reported so far
-  highwater retry JOB --start           create and start a job from the failed tasks of an ended one
-  highwater inspect JOB --config hw.toml
-                                        show what both stores hold of a job, and what a read of it returns
-  highwater migrate --config hw.toml    create or update the tables in Postgres
-  highwater serve --config hw.toml      run a gateway with the Redis and the Postgres named in the file";
-
 #[cfg(feature = "private-servers")]
 const PRIVATE_SERVERS_EXAMPLES: &str = "
-  highwater demo                        track a real job on private servers
-  highwater demo --fleet                show how work is distributed among jobs, on private servers
-  highwater dev                         run a gateway with its own Redis and Postgres";
+  highwater demo                      track a real job on private servers
+  highwater demo --fleet              show how work is distributed among jobs, on private servers
+  highwater dev                       run a gateway with its own Redis and Postgres";
 #[cfg(not(feature = "private-servers"))]
 const PRIVATE_SERVERS_EXAMPLES: &str = "";
+
+const EXAMPLES: &str = "
+  highwater watch JOB                 follow a job until it ends
+  highwater jobs --state running      list the running jobs
+  highwater tasks JOB --outstanding   list the tasks that have not been reported yet
+  highwater cancel JOB                end a job with the results reported so far
+  highwater retry JOB --start         create and start a job from the failed tasks of another
+  highwater inspect JOB --config hw.toml
+                                      show what both stores hold of a job
+  highwater migrate --config hw.toml  create or update the tables
+  highwater serve --config hw.toml    run a gateway with the Redis and Postgres named in the file";
 
 /// Reports the accurate, real-time progress of batch jobs
 ///
 /// Workers report the results of tasks by gRPC. While a job runs, its progress is computed from Redis on every read and
 /// nothing is written to Postgres. After a job has ended, its progress is served from a snapshot stored in Postgres.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110, after_help = format!("Examples:{PRIVATE_SERVERS_EXAMPLES}\n{EXAMPLES}"))]
+#[command(version, max_term_width = 110, after_help = format!("Examples:{PRIVATE_SERVERS_EXAMPLES}{EXAMPLES}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -136,7 +136,7 @@ enum Command {
 
 /// Flags that every command has.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "This command")]
+#[command(next_help_heading = "General")]
 pub struct Common {
     /// Path of a TOML file with settings
     #[arg(long, value_name = "FILE")]
