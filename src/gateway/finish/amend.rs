@@ -1,5 +1,6 @@
-//! Amends ends that were committed while Redis could not be reached: adds the marks that the tracker still holds, once. The
-//! schema allows exactly this change of an ended job (invariant I1).
+//! Amends ends that are lower bounds, such as that of a job that was cancelled while Redis was unreachable: adds the
+//! marks that the tracker still holds. An end is amended at most once, and the schema allows no other change of an
+//! ended job (invariant I1 in docs/design.md).
 
 use std::sync::Arc;
 
@@ -12,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::live::{Header, Live, Seal};
 use crate::store::{FinalRecord, Snapshot, Store};
 
-/// The number of lower-bound ends that one reconcile round looks at.
+/// The maximum number of lower-bound ends that one reconcile round observes.
 const PER_ROUND: u32 = 10;
 
-/// Amends lower-bound ends.
+/// Amends lower-bound ends, which may lack acknowledged marks.
 pub struct Amender {
     live: Live,
     store: Store,
@@ -24,7 +25,7 @@ pub struct Amender {
 }
 
 impl Amender {
-    /// Amends ends with these collaborators.
+    /// Creates an amender.
     pub fn new(core: &Core) -> Self {
         Self {
             live: core.live.clone(),
@@ -34,7 +35,7 @@ impl Amender {
         }
     }
 
-    /// A few ended jobs whose ends are lower bounds, in random order.
+    /// Returns a few ended jobs whose ends are lower bounds, in random order.
     pub async fn lower_bounds(&self, deadline: Deadline) -> Result<Vec<(JobId, RunningJob)>> {
         let found = self.store.lower_bounds(PER_ROUND, deadline).await?;
         let job = |incarnation| RunningJob { incarnation: Some(incarnation), ledger: false, stall_timeout: None };
@@ -43,10 +44,10 @@ impl Amender {
 
     /// Adds the marks of a job's tracker to its end, if the tracker is adopted.
     pub async fn amend(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
-        // Sealed first, so that no mark is set, and acknowledged, after the cells were read.
+        // Without the seal, marks could be set and acknowledged after the cells were read, and the end would lack them.
         let sealed = match self.live.seal(id, incarnation, Seal::Cancelled(""), deadline).await.map_err(Error::from) {
             Ok(Ok(header)) => header,
-            // Redis is away or has lost the tracker: the end stays a lower bound.
+            // The end stays a lower bound, at least until a later round finds the tracker.
             Ok(Err(_)) | Err(Error::Unavailable(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -65,7 +66,10 @@ impl Amender {
         };
         let record = FinalRecord { state: job.state, cancel_reason: job.cancel_reason, snapshot, cells };
         if self.store.amend(id, record, deadline).await? {
-            tracing::info!(job = %id, "amended the end with the marks of the tracker; it is no longer a lower bound");
+            tracing::info!(
+                job = %id,
+                "amended the end with the marks of the tracker; the end is no longer a lower bound"
+            );
         }
         self.mirrors.remove(id);
         if let Err(error) = self.live.expire(id, incarnation, deadline).await {
@@ -74,7 +78,8 @@ impl Amender {
         Ok(())
     }
 
-    /// The marks of the sealed tracker, the stored end and the mirror together.
+    /// Merges the marks of the sealed tracker, the stored end and the mirror. Returns `None` if the tracker has changed
+    /// or the stored end is missing.
     async fn all_cells(&self, job: &Job, sealed: &Header, deadline: Deadline) -> Result<Option<Cells>> {
         let id = &job.definition.id;
         let Some(tracked) = self.live.cells(id, sealed, deadline).await? else { return Ok(None) };

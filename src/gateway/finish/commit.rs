@@ -1,4 +1,4 @@
-//! Commits an end in Postgres and reads back which end won (invariant I1).
+//! Commits an end in Postgres, and reads back which end won. Upholds invariant I1 (docs/design.md).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::fault;
 use crate::store::Store;
 
-/// How long to find out what became of a commit that failed.
+/// The time limit for reading the job after a commit that failed, to find out whether it took effect.
 const READ_BACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Commits ends.
@@ -25,7 +25,7 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Commits to this store, and records the outcome in the cache and the running jobs.
+    /// Creates a committer. It records the outcomes in the cache and in the running jobs.
     pub fn new(core: &Core) -> Self {
         Self {
             store: core.store.clone(),
@@ -35,7 +35,7 @@ impl Committer {
         }
     }
 
-    /// Commits an end. Returns the state in which the job ended, by this or by another commit, or `None` if it
+    /// Commits an end. Returns the state in which the job ended, by this or by another commit, or `None` if the job
     /// still runs.
     pub async fn commit(
         &self,
@@ -48,7 +48,8 @@ impl Committer {
         if committed.is_ok() {
             fault::point("finish.committed").await;
         }
-        // Read back: another gateway may have won, and a commit whose response was lost may have succeeded.
+        // The job is read back because another gateway may have won, and a commit without a response may have
+        // succeeded.
         let limit = if committed.is_ok() { deadline } else { deadline.at_most(READ_BACK_TIMEOUT) };
         let job = self.jobs.get(id, limit).await?;
         let state = job.state;
@@ -63,7 +64,7 @@ impl Committer {
             tracing::debug!(
                 job = %id,
                 incarnation = incarnation.get(),
-                "not ended: marks are missing, or the tracker was superseded"
+                "the job did not end: marks are missing, or the job has another incarnation"
             );
             return Ok(None);
         }

@@ -1,8 +1,9 @@
-//! Ends jobs: seal, commit, expire.
+//! Ends jobs in three steps: seal the tracker, commit the end in Postgres, and let the tracker expire.
 //!
-//! Level-triggered: every caller that sees a complete or sealed tracker may finish its job, any number of them at once. After
-//! a crash between two steps the next caller continues. Holds invariants I1 and I2: one guarded commit wins, and
-//! its verdict is computed from the marks that it stores.
+//! A finish is level-triggered: every caller that sees a complete or sealed tracker may finish its job, and any number
+//! of callers may do so at once. After a crash between two steps, the next caller continues. The module upholds
+//! invariants I1 and I2 (docs/design.md): one guarded commit wins, and its verdict is computed from the marks that it
+//! stores.
 
 mod amend;
 mod commit;
@@ -34,15 +35,16 @@ use crate::fault;
 use crate::live::{Header, Live, Seal};
 use crate::sync::lock;
 
-/// The limit for one finish, independent of the callers' deadlines: it may read, count and store ten million cells.
+/// The time limit of one finish. It is independent of the callers' deadlines, because a finish may read, count and
+/// store ten million cells.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A job and the incarnation of its tracker. One finish per tracker, so that a finish stuck on the seal of an earlier tracker
-/// does not block the finish of the current one.
+/// A job and the incarnation of its tracker, which together identify a finish. A job can have several finishes: one
+/// that is stuck on the seal of an earlier tracker does not block the finish of the current tracker.
 type TrackerKey = (JobId, Incarnation);
 
-/// A finish that any number of callers can await. Resolves to the state in which the job ended, by this or by another
-/// commit, or to `None` if it cannot end now.
+/// A finish that any number of callers can await. It resolves to the state in which the job ended, by this or by
+/// another commit, or to `None` if the job cannot end now.
 pub type Finish = Shared<BoxFuture<'static, Result<Option<JobState>>>>;
 
 /// Finishes jobs whose trackers are complete or sealed.
@@ -52,11 +54,11 @@ pub struct Finisher {
     committer: Arc<Committer>,
     untracked: Arc<UntrackedFinisher>,
     recounter: Arc<Recounter>,
-    /// The finishes under way in this gateway.
+    /// The finishes in progress on this gateway.
     in_flight: Mutex<HashMap<TrackerKey, Finish>>,
 }
 
-/// The ways to end a job, wired together.
+/// The use cases that end jobs or change their ends, wired together.
 #[derive(Clone)]
 pub struct Ends {
     /// Commits ends.
@@ -74,7 +76,7 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Wires the ways to end a job.
+    /// Creates these use cases.
     pub fn new(core: &Core) -> Self {
         let committer = Arc::new(Committer::new(core));
         let recounter = Arc::new(Recounter::new(core));
@@ -92,7 +94,7 @@ impl Ends {
     }
 }
 
-/// Removes a finish from the map however it ends.
+/// Removes a finish from the map when it is dropped, so that a finish is removed however it ends.
 struct InFlight {
     finisher: Arc<Finisher>,
     key: TrackerKey,
@@ -105,7 +107,7 @@ impl Drop for InFlight {
 }
 
 impl Finisher {
-    /// Finishes jobs with these collaborators.
+    /// Creates a finisher.
     pub fn new(
         core: &Core,
         committer: Arc<Committer>,
@@ -122,8 +124,8 @@ impl Finisher {
         }
     }
 
-    /// Starts to finish the job whose tracker has this incarnation, or joins the finish under way. The finish continues
-    /// whether or not a caller awaits it.
+    /// Starts to finish the job whose tracker has this incarnation, or joins the finish in progress. The finish
+    /// continues even if no caller awaits it.
     pub fn finish(self: &Arc<Self>, id: &JobId, incarnation: Incarnation) -> Finish {
         let key = (id.clone(), incarnation);
         let mut in_flight = self.in_flight();
@@ -132,17 +134,20 @@ impl Finisher {
         }
         let (finisher, task_key) = (self.clone(), key.clone());
         let task = tokio::spawn(async move {
-            // Created inside the task: a runtime that shuts down drops the task at once, while the map is still locked.
+            // This guard must be created inside the task. A runtime that shuts down drops the task within `spawn`,
+            // while the map is locked. A guard from outside the task would then lock the map again and deadlock.
             let listed = InFlight { finisher, key: task_key };
             let InFlight { finisher, key: (id, incarnation) } = &listed;
             let outcome = finisher.try_finish(id, *incarnation, Deadline::after(FINISH_TIMEOUT)).await;
             match &outcome {
-                // Logged once by the store checks; the reconciler tries again every round.
+                // These outcomes need no warning. The breaker logs an outage once, and every reconcile round tries
+                // again.
                 Ok(_) | Err(Error::Unavailable(_)) => {}
                 Err(error) => tracing::warn!(
                     job = %id,
                     %error,
-                    "failed to end a job; its marks are kept, and the next read, report or reconcile round tries again"
+                    "failed to end a job. Its marks are kept, and the next read, report or reconcile round tries \
+                     again. If this warning repeats, report it as a bug"
                 ),
             }
             outcome
@@ -153,7 +158,7 @@ impl Finisher {
         finish
     }
 
-    /// Starts to finish the job if its header says that it is complete or sealed. Does not wait.
+    /// Starts to finish the job if the header of its tracker is complete or sealed. Does not wait for the finish.
     pub fn finish_if_due(self: &Arc<Self>, id: &JobId, header: &Header) {
         if header.counts.is_complete() || header.seal.is_some() {
             drop(self.finish(id, header.incarnation));
@@ -178,7 +183,7 @@ impl Finisher {
         let Some(end) = self.sealed_end(&definition, header, deadline).await? else { return Ok(None) };
         fault::point("finish.read").await;
         let Some(state) = self.committer.commit(id, incarnation, &end, deadline).await? else { return Ok(None) };
-        // Best effort: a sealed tracker that stays expires with its time to live.
+        // If this fails, the tracker expires later, with the time to live of an open tracker.
         match self.live.expire(id, incarnation, deadline).await {
             Ok(Ok(_)) => {}
             outcome => tracing::debug!(job = %id, ?outcome, "the sealed tracker was not set to expire"),
@@ -187,7 +192,8 @@ impl Finisher {
         Ok(Some(state))
     }
 
-    /// The end that a seal leads to, computed from the cells; `None` if the cells turn out not to be complete.
+    /// Computes the end of a sealed tracker from its cells. Returns `None` if the tracker has changed, or if a recount
+    /// shows that it is not complete.
     async fn sealed_end(
         &self,
         definition: &Definition,
@@ -196,7 +202,9 @@ impl Finisher {
     ) -> Result<Option<PendingEnd>> {
         let id = &definition.id;
         if sealed.layout() != definition.layout() {
-            return Err(Error::Internal(format!("the tracker of job {id} has the layout of another job")));
+            return Err(Error::Internal(format!(
+                "the tracker of job {id} has another number of tasks or stages than the job; it cannot end the job"
+            )));
         }
         let Some((cells, header)) = self.recounter.recount_sealed(id, sealed, deadline).await? else {
             return Ok(None);

@@ -1,5 +1,6 @@
-//! Ends before they are committed: from marks, wherever they are held, to the record that is stored. The verdict is computed
-//! from the cells that are stored (invariant I2), including the marks of the ledger.
+//! Ends before they are committed. A [`PendingEnd`] is built from the marks of a tracker, a mirror or both, and becomes
+//! the record that the commit stores. Upholds invariant I2 (docs/design.md): the verdict is computed from exactly the
+//! cells that are stored, which include the marks of the ledger.
 
 use time::OffsetDateTime;
 
@@ -7,7 +8,7 @@ use crate::domain::{Cells, Definition, EndCause, Errors, Mark, Verdict, verdict}
 use crate::live::Header;
 use crate::store::{FinalRecord, Snapshot};
 
-/// An end that lacks only the marks of the ledger, which the commit reads under its lock.
+/// An end to which only the marks of the ledger must still be added. The commit reads these marks under its row lock.
 #[derive(Clone)]
 pub struct PendingEnd {
     /// Why the job ends.
@@ -16,14 +17,14 @@ pub struct PendingEnd {
     pub failure_threshold: f64,
     /// The marks known so far.
     pub cells: Cells,
-    /// The tracker's revision; 0 without a tracker.
+    /// The tracker's revision; 0 if the end is computed without the tracker.
     pub revision: u64,
-    /// When the last new mark was set, by the clock of Redis.
+    /// When the last new mark was set, by the clock of Redis; `None` without marks or without the tracker.
     pub last_progress_time: Option<OffsetDateTime>,
-    /// When the tracker was last restored.
+    /// When the tracker was last restored, by the clock of Redis; `None` if never, or without the tracker.
     pub restore_time: Option<OffsetDateTime>,
-    /// Acknowledged marks may be missing that the ledger does not hold. A complete job then ends only if every task succeeded
-    /// at every stage, which no missing mark can change.
+    /// Whether acknowledged marks may be missing from both the cells and the ledger. A complete job then ends only if
+    /// every task succeeded at every stage, because no missing mark can change that verdict.
     pub marks_missing: bool,
     /// The errors to store.
     pub errors: Errors,
@@ -32,7 +33,8 @@ pub struct PendingEnd {
 }
 
 impl PendingEnd {
-    /// The end of a sealed tracker. A tracker that was sealed before it was adopted may lack marks.
+    /// Creates the end of a job from its sealed tracker. Marks may be missing if the tracker was not adopted when it
+    /// was sealed.
     pub fn sealed(definition: &Definition, header: &Header, cause: EndCause, cells: Cells) -> Self {
         Self {
             cause,
@@ -47,8 +49,9 @@ impl PendingEnd {
         }
     }
 
-    /// The end of a job without its tracker, from the marks that this gateway holds. `tracked`: a tracker was ever opened,
-    /// which may hold marks that this gateway does not.
+    /// Creates the end of a job without its tracker, from the marks that this gateway holds. `tracked` is whether a
+    /// tracker was ever opened for the job. If so, marks may be missing, because the tracker may hold marks that this
+    /// gateway does not.
     pub fn untracked(definition: &Definition, cause: EndCause, cells: Cells, tracked: bool) -> Self {
         Self {
             cause,
@@ -63,8 +66,8 @@ impl PendingEnd {
         }
     }
 
-    /// The record to store, with the marks of the ledger added; `None` if the job cannot end on these marks, because a task
-    /// is pending or a missing mark could change the verdict.
+    /// Returns the record to store, with the marks of the ledger added. Returns `None` if the job cannot end on these
+    /// marks, because a task is pending or a missing mark could change the verdict.
     pub fn final_record(&self, ledger: &[Mark]) -> Option<FinalRecord> {
         let mut cells = self.cells.clone();
         cells.mark(ledger);
@@ -111,7 +114,8 @@ mod tests {
         assert_eq!(outcome(&held, &SUCCEEDED[1..]), Some((JobState::Succeeded, false)));
     }
 
-    /// A failed mark that the tracker has upgraded to succeeded could still change the verdict.
+    /// The unreachable tracker may hold a success of a task that failed according to the ledger. This success could
+    /// change the verdict.
     #[test]
     fn with_marks_missing_a_job_ends_only_if_every_task_succeeded() {
         let ledger = [SUCCEEDED[0], FAILED];

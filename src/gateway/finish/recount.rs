@@ -1,5 +1,5 @@
-//! Recounts cells and repairs headers whose counts differ from them. The cells are the truth; a difference is a broken
-//! invariant, which is logged, counted, and repaired before anything is stored.
+//! Recounts the cells of trackers, and repairs headers whose counts differ from their cells. The cells are
+//! authoritative. A difference is a broken invariant: it is logged and counted, and repaired before an end is stored.
 
 use super::super::core::Core;
 use crate::deadline::Deadline;
@@ -13,13 +13,13 @@ pub struct Recounter {
 }
 
 impl Recounter {
-    /// Recounts trackers in this Redis.
+    /// Creates a recounter.
     pub fn new(core: &Core) -> Self {
         Self { live: core.live.clone() }
     }
 
-    /// Reads and counts the cells of a sealed tracker. Returns them with a header whose counts are right, or `None` if the
-    /// tracker changed meanwhile or its seal was removed because it is not complete.
+    /// Reads and counts the cells of a sealed tracker. Returns the cells with a header whose counts match them. Returns
+    /// `None` if the tracker changed meanwhile, or if it is not complete and its seal was removed.
     pub async fn recount_sealed(
         &self,
         id: &JobId,
@@ -32,8 +32,8 @@ impl Recounter {
         Ok(header.map(|header| (cells, header)))
     }
 
-    /// Repairs the counts of an open tracker. Does nothing if marks are set meanwhile: the next report that finds the wrong
-    /// counts tries again.
+    /// Repairs the counts of an open tracker. Does nothing if a mark is set meanwhile; the next report that finds wrong
+    /// counts then tries again.
     pub async fn recount_open(&self, id: &JobId, deadline: Deadline) -> Result<()> {
         let Tracker::Present { header, .. } = self.live.read_tracker(id, deadline).await?.tracker else {
             return Ok(());
@@ -43,8 +43,9 @@ impl Recounter {
         self.repair(id, header, counts, deadline).await.map(drop)
     }
 
-    /// The header with the counts of the cells; `None` if it could not be written, or if the tracker is not complete after
-    /// all, in which case its seal is removed.
+    /// Replaces the counts in the header by those of the cells, if they differ. If a tracker that was sealed as
+    /// complete is not complete, its seal is removed as well. Returns the correct header. Returns `None` if the header
+    /// could not be written, or if the repaired tracker is neither complete nor sealed.
     async fn repair(&self, id: &JobId, found: Header, counts: Counts, deadline: Deadline) -> Result<Option<Header>> {
         if found.counts == counts {
             return Ok(Some(found));
@@ -54,13 +55,13 @@ impl Recounter {
             job = %id,
             header = ?found.counts,
             cells = ?counts,
-            "the counts in a tracker's header differ from its cells: a bug, or another program wrote to the key; \
-             the counts are repaired from the cells. Please report this"
+            "the counts in a tracker's header differ from its cells, because of a bug or because another program wrote \
+             to the key. The counts are corrected from the cells before the job can end. Please report this line"
         );
         let keeps_seal = matches!(found.seal, Some(EndCause::Cancelled | EndCause::Revoked)) || counts.is_complete();
         let mut repaired = found.clone();
         repaired.counts = counts;
-        // Answers with the same revision must have the same counts.
+        // Two answers with the same revision must have the same counts.
         repaired.revision += 1;
         if !keeps_seal {
             (repaired.seal, repaired.seal_time) = (None, None);
@@ -70,7 +71,7 @@ impl Recounter {
     }
 }
 
-/// Counts cells off the runtime: ten million take a while.
+/// Counts cells on a blocking thread, because ten million cells take a while.
 async fn count_off_runtime(cells: Cells) -> Result<(Cells, Counts)> {
     let counted = tokio::task::spawn_blocking(move || {
         let counts = cells.count();

@@ -1,9 +1,9 @@
-//! Ends stalled jobs as REVOKED, with the marks that they have. The script that seals the tracker decides whether a job is
-//! still stalled, so a report that arrives first wins.
+//! Ends stalled jobs as REVOKED, with the marks that they have. The script that seals the tracker checks again whether
+//! the job is stalled, so a report that arrives before the seal prevents the revocation.
 //!
-//! The stall clock counts from the last new mark, from the adoption of the tracker (so it restarts when Redis was restarted
-//! or lost marks), or from the start of the current [`Availability`], whichever is latest: it does not run while no worker
-//! could report.
+//! The idle time of a job counts from its last new mark, from the adoption of its tracker, or from the start of the
+//! current [`Availability`], whichever is latest. Time in which workers could not report therefore does not count.
+//! After a restart of Redis or a loss of marks, the tracker is adopted again, so the idle time starts again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +17,17 @@ use crate::error::Result;
 use crate::fault;
 use crate::live::{Header, Live, Seal};
 
-/// How long a job may make no progress, and since when that time counts.
+/// The maximum idle time of a job, and the time from which idle time counts.
 #[derive(Debug, Clone, Copy)]
 pub struct StallLimit {
     /// The job's stall timeout.
     pub timeout: Duration,
-    /// Since when the stores were available without a gap.
+    /// The availability of the stores. Idle time before its start does not count.
     pub availability: Availability,
 }
 
 impl StallLimit {
-    /// Whether a tracker with this header has made no progress for longer than the timeout.
+    /// Whether a tracker with this header has made no progress for at least the timeout.
     pub fn is_exceeded(&self, header: &Header) -> bool {
         self.availability.idle(header.adopt_time, header.last_mark_time) >= self.timeout
     }
@@ -41,14 +41,15 @@ pub struct Revoker {
 }
 
 impl Revoker {
-    /// Revokes jobs with these collaborators.
+    /// Creates a revoker.
     pub fn new(core: &Core, finisher: Arc<Finisher>) -> Self {
         Self { live: core.live.clone(), jobs: core.jobs.clone(), finisher }
     }
 
-    /// Revokes a job whose tracker had the header `seen`, if it is still stalled.
+    /// Revokes a job whose tracker had the header `seen`, if the job is still stalled.
     pub async fn revoke(&self, id: &JobId, seen: &Header, limit: StallLimit, deadline: Deadline) -> Result<()> {
-        // Also proves that Postgres answers: a seal that cannot be committed would only stop the job.
+        // This query also proves that Postgres answers. Without Postgres, the seal would stop the job, but its end
+        // could not be committed.
         let job = self.jobs.get(id, deadline).await?;
         if job.state != JobState::Running || job.incarnation != seen.incarnation || job.ledger {
             return Ok(());
@@ -63,7 +64,8 @@ impl Revoker {
                     tracing::warn!(
                         job = %id,
                         ?timeout,
-                        "revoked a job that made no progress within its stall timeout; check its workers, then retry the job"
+                        "a job made no progress within its stall timeout, so it ends as REVOKED. Check its workers, \
+                         then retry the job"
                     );
                 }
                 fault::point("revoke.sealed").await;

@@ -1,4 +1,5 @@
-//! Ends jobs whose tracker cannot be reached or sealed, from the mirror, the ledger, and what can be read of the tracker.
+//! Ends jobs whose trackers cannot be reached or sealed. The ends are computed from the mirror, from the ledger, and
+//! from the tracker as far as it can be read.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::error::Result;
 use crate::live::{Live, Tracker};
 use crate::store::Store;
 
-/// Finishes jobs without their trackers.
+/// Finishes jobs without sealing their trackers.
 pub struct UntrackedFinisher {
     live: Live,
     store: Store,
@@ -22,7 +23,7 @@ pub struct UntrackedFinisher {
 }
 
 impl UntrackedFinisher {
-    /// Finishes jobs with these collaborators.
+    /// Creates an untracked finisher.
     pub fn new(core: &Core, committer: Arc<Committer>) -> Self {
         Self {
             live: core.live.clone(),
@@ -33,8 +34,8 @@ impl UntrackedFinisher {
         }
     }
 
-    /// Ends the job if the marks known without a seal are complete and no unseen mark could change the verdict. Returns the
-    /// state that it has ended in, or `None` if it still runs.
+    /// Ends the job if the known marks are complete, and no missing mark could change the verdict. Returns the state in
+    /// which the job ended, or `None` if the job still runs.
     pub async fn finish(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<Option<JobState>> {
         let mut end = self.pending_end(id, EndCause::Complete, deadline).await?;
         if let Some(cells) = self.readable_cells(id, end.cells.layout(), deadline.half()).await {
@@ -49,14 +50,14 @@ impl UntrackedFinisher {
         self.committer.commit(id, incarnation, &end, deadline).await
     }
 
-    /// The end that this gateway knows of without the tracker.
+    /// Computes the end of a job from the mirror alone. The commit adds the marks of the ledger.
     pub async fn pending_end(&self, id: &JobId, cause: EndCause, deadline: Deadline) -> Result<PendingEnd> {
         let job = self.jobs.get(id, deadline).await?;
         let cells = self.mirrors.cells(id).unwrap_or_else(|| Cells::blank(job.definition.layout()));
         Ok(PendingEnd::untracked(&job.definition, cause, cells, job.tracked))
     }
 
-    /// The marks of an intact tracker, if Redis can be read.
+    /// Returns the marks of the tracker, if Redis can be read and the tracker is intact.
     async fn readable_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Option<Cells> {
         match self.live.read_tracker(id, deadline).await.ok()?.tracker {
             Tracker::Present { header, .. } if header.layout() == layout => {
