@@ -1,5 +1,6 @@
-//! Keeps mirrors and trackers in sync: merges acknowledged marks of a mirror or the ledger into a tracker that lost them, and
-//! pulls marks that other gateways acknowledged into the mirror (invariant I4).
+//! Keeps mirrors and trackers in sync. Acknowledged marks of a mirror or of the ledger are merged into a tracker that
+//! lacks them, and marks that other gateways acknowledged are pulled into the mirror. Upholds invariant I4
+//! (docs/design.md).
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::error::{Error, Result, Unavailable};
 use crate::live::{Header, Live, MarkReply, StepWrite};
 use crate::store::Store;
 
-/// How often one chunk is computed again because reports changed it first.
+/// The maximum number of attempts to merge one step. An attempt fails if a report changed the same bytes first.
 const MAX_CONFLICTS: usize = 64;
 
 /// Synchronises mirrors with trackers and the ledger.
@@ -23,7 +24,7 @@ pub struct MirrorSync {
 }
 
 impl MirrorSync {
-    /// Synchronises these mirrors.
+    /// Creates a `MirrorSync` for the mirrors of this gateway.
     pub fn new(core: &Core) -> Self {
         Self {
             live: core.live.clone(),
@@ -33,14 +34,14 @@ impl MirrorSync {
         }
     }
 
-    /// Merges the whole mirror into the job's tracker. Returns whether all of it is in.
+    /// Merges the whole mirror into the job's tracker. Returns whether the tracker now holds all marks of the mirror.
     pub async fn merge_mirror(&self, id: &JobId, epoch: TrackerEpoch, deadline: Deadline) -> Result<bool> {
         let Some(layout) = self.mirrors.layout(id) else { return Ok(true) };
         let (chunks, version) = self.mirrors.chunks_to_merge(id, epoch);
         for tasks in chunks {
             let Some(chunk) = self.mirrors.chunk(id, &tasks) else { return Ok(false) };
             let step = MarkStep::from_cells(layout, tasks, &chunk.bytes);
-            // Usually the tracker has lost nothing of the chunk and holds exactly these bytes.
+            // The tracker most likely holds exactly the bytes of the chunk, because it has usually lost none of them.
             if !self.merge_step(id, epoch.incarnation, &step, chunk.bytes, deadline).await? {
                 return Ok(false);
             }
@@ -49,8 +50,9 @@ impl MirrorSync {
         Ok(true)
     }
 
-    /// Records the whole mirror in the ledger, if another gateway restored the job's tracker under this incarnation. The
-    /// tracker is not adopted before the ledger is drained, so no mark that this gateway acknowledged is missed.
+    /// Records the whole mirror in the ledger, if another gateway may have restored the job's tracker under this
+    /// incarnation without the marks of the mirror. The tracker is adopted only after the ledger is drained, so it then
+    /// holds every mark that this gateway acknowledged.
     pub async fn record_mirror(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
         if !self.mirrors.predates_restore(id, incarnation) {
             return Ok(());
@@ -71,13 +73,14 @@ impl MirrorSync {
         tracing::warn!(
             job = %id,
             incarnation = incarnation.get(),
-            "recorded a mirror in the ledger: another gateway restored the job's tracker, and this gateway cannot reach \
-             Redis. No mark is lost; check the network between this gateway and Redis"
+            "another gateway restored the tracker of a job, but this gateway cannot reach Redis or write to it. Its \
+             marks of the job were recorded in Postgres, so no mark is lost. Check the network between this gateway \
+             and Redis"
         );
         Ok(())
     }
 
-    /// Merges marks of the ledger into the tracker. Returns whether all are in.
+    /// Merges marks of the ledger into the tracker. Returns whether the tracker now holds all of them.
     pub async fn merge_marks(
         &self,
         id: &JobId,
@@ -95,7 +98,8 @@ impl MirrorSync {
         Ok(true)
     }
 
-    /// Merges one step by compare-and-set; `expected` is a guess of the tracker's bytes.
+    /// Merges one step by compare-and-set. `expected` is a guess of the tracker's bytes. Returns whether the tracker
+    /// took the step.
     async fn merge_step(
         &self,
         id: &JobId,
@@ -107,14 +111,14 @@ impl MirrorSync {
         let mut bytes = expected;
         for _ in 0..MAX_CONFLICTS {
             let change = step.apply(&bytes).ok_or_else(|| {
-                Error::Internal("Redis returned a different number of bytes than asked for".to_owned())
+                Error::Internal("Redis returned another number of bytes than the gateway requested".to_owned())
             })?;
             let write = StepWrite { step, expected: &bytes, change: &change };
             match self.live.merge_marks(id, incarnation, write, deadline).await? {
                 MarkReply::Applied(_) => return Ok(true),
                 MarkReply::Conflict(found) => bytes = found,
                 MarkReply::Refused(refusal) => {
-                    tracing::debug!(job = %id, ?refusal, "the tracker does not take marks back now");
+                    tracing::debug!(job = %id, ?refusal, "marks cannot be merged into the tracker now");
                     return Ok(false);
                 }
             }
@@ -122,7 +126,8 @@ impl MirrorSync {
         Err(Error::Unavailable(Unavailable::Contention))
     }
 
-    /// Reads at most `budget` bytes of cells that the mirror may lack from a tracker. Returns the number of bytes read.
+    /// Reads cells that the mirror may lack from a tracker, chunk by chunk, until it has read `budget` bytes or all
+    /// cells. Returns the number of bytes read; the last chunk may exceed the budget.
     pub async fn pull(&self, id: &JobId, header: &Header, budget: usize, deadline: Deadline) -> Result<usize> {
         let layout = header.layout();
         let epoch = header.epoch();

@@ -1,9 +1,11 @@
-//! The reconciler: in every round, for every running job, carries out the repair actions that are due
-//! ([`crate::domain::due_repairs`]). It finishes what a stopped gateway began, restores what Redis lost, and revokes stalled
-//! jobs.
+//! The reconciler runs on every gateway. In each round, it carries out the repair actions that are due for the running
+//! jobs, and for a few ended jobs whose ends are lower bounds ([`crate::domain::due_repairs`]). It finishes what a
+//! stopped gateway began, restores what Redis lost, and revokes stalled jobs.
 //!
-//! Actions are level-triggered and idempotent, so any number of gateways may carry them out at once, and the next round makes
-//! up for one that failed. When nothing is wrong, a round is one pipelined read of headers.
+//! Repair actions are idempotent and depend only on the observed state. Any number of gateways may therefore carry them
+//! out at once, and an action that failed is due again in the next round. When nothing is wrong, a page of jobs costs
+//! one pipelined read of headers. In addition, a round reads marks that the mirrors lack, and makes a few calls whose
+//! number does not depend on the number of jobs.
 
 mod mirror_sync;
 mod observe;
@@ -35,33 +37,36 @@ use crate::live::Live;
 use crate::log_throttle::LogThrottle;
 use observe::ObservedJob;
 
-/// The number of jobs observed in one round trip.
+/// The maximum number of jobs observed in one round trip.
 const PAGE: usize = 500;
-/// The limit for one page, and for one action on one job.
+/// The time limit of one call that concerns many jobs, such as the observation of a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit of one repair action or pull for one job, and of one record of availability.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// The number of jobs of a page that one round tries to finish without their trackers. Each takes a few Postgres calls, at a
-/// time when Postgres takes all reports; the other jobs have their turn in the next rounds.
+/// The maximum number of jobs of a page that one round tries to finish without their trackers. Each of them takes a few
+/// Postgres calls while Postgres must also store all reports. The other jobs of the page follow in the next rounds.
 const UNTRACKED_PER_ROUND: usize = 100;
-/// The number of jobs repaired at once; fewer than there are connections to Postgres, which calls need as well.
+/// The maximum number of jobs repaired at once. It is below the default of `--postgres-connections` (10), because calls
+/// of clients need connections as well.
 const CONCURRENCY: usize = 8;
-/// The shortest gap in the availability of the stores that restarts stall clocks: longer than replacing one gateway by
-/// another takes.
+/// The time without a record of availability that counts as a gap, or three reconcile intervals if these are longer. A
+/// gap restarts the idle time of all jobs. The time must be longer than the replacement of one gateway by another
+/// takes. If a gateway cannot reach a store, this is a gap at once.
 const AVAILABILITY_GAP: Duration = Duration::from_secs(10);
-/// The share of the interval by which a round's pause varies in either direction, so that gateways that were started together
-/// spread out.
+/// The fraction of the interval by which the pause before a round varies in either direction. Jitter spreads out the
+/// rounds of gateways that were started together.
 pub const JITTER: f64 = 0.2;
 
-/// Settings of the reconciler.
+/// The settings of the reconciler.
 #[derive(Debug, Clone)]
 pub struct ReconcilerSettings {
     /// The interval between rounds, before jitter.
     pub interval: Duration,
-    /// How long a restored tracker settles before it is adopted.
+    /// How long a restored tracker settles, so that every gateway can merge its mirror, before it is adopted.
     pub settle_time: Duration,
-    /// The most bytes of cells that one round pulls into mirrors.
+    /// The number of bytes of cells after which one round stops pulling into mirrors.
     pub pull_bytes: usize,
-    /// The stall timeout of jobs that do not set one; `None` means forever.
+    /// The stall timeout of jobs that do not set one. If it is `None`, these jobs are never revoked.
     pub stall_timeout: Option<Duration>,
 }
 
@@ -69,13 +74,13 @@ pub struct ReconcilerSettings {
 pub struct Reconciler {
     parts: Parts,
     settings: ReconcilerSettings,
-    /// When the trackers' times to live were last renewed.
+    /// When the times to live of the trackers were last renewed.
     renewed: Option<Instant>,
     /// The number of rounds so far.
     rounds: usize,
-    /// The first job that the last round's pull budget did not reach.
+    /// The first job that the pull budget of the last round did not reach; `None` if it reached all jobs.
     pull_from: Option<JobId>,
-    /// A store was unreachable since availability was last recorded.
+    /// Whether a store was unreachable, or the feed was not trusted, at some time since availability was last recorded.
     gap: bool,
 }
 
@@ -99,7 +104,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Wires the parts of the reconciler.
+    /// Creates the collaborators of the reconciler.
     pub fn new(core: &Core, ends: &Ends, restorer: Arc<Restorer>, mirror_sync: Arc<MirrorSync>) -> Self {
         Self {
             live: core.live.clone(),
@@ -114,7 +119,7 @@ impl Parts {
 }
 
 impl Reconciler {
-    /// A reconciler of these parts.
+    /// Creates a reconciler.
     pub fn new(parts: Parts, settings: ReconcilerSettings) -> Self {
         Self { parts, settings, renewed: None, rounds: 0, pull_from: None, gap: false }
     }
@@ -138,8 +143,8 @@ impl Reconciler {
                     if failure.should_log() {
                         tracing::warn!(
                             %error,
-                            "reconcile rounds fail: ends, restores and revokes may be delayed; rounds continue once the \
-                             stores are reachable again"
+                            "a reconcile round failed, so ends, restores and revocations may be late. The next round \
+                             tries again. Unless the log soon says that rounds succeed again, check Redis and Postgres"
                         );
                     }
                 }
@@ -161,7 +166,8 @@ impl Reconciler {
         if let Err(error) = self.parts.repairer.drop_mirrors_of_ended(Deadline::after(PAGE_TIMEOUT)).await {
             tracing::debug!(%error, "mirrors of ended jobs were not dropped");
         }
-        // Four times per time to live, so that a tracker survives three failed rounds in a row.
+        // Renewals are due after a quarter of the time to live, and a failed one is repeated in the next round. A
+        // tracker therefore expires only if renewals fail for the other three quarters.
         let renew = self.renewed.is_none_or(|at| at.elapsed() > self.parts.live.tracker_ttl() / 4);
         let availability = self.record_availability(&running).await;
         let mut observed = Vec::with_capacity(running.len());
@@ -188,8 +194,9 @@ impl Reconciler {
         metrics::gauge!("highwater_mirror_bytes").set(self.parts.mirrors.bytes() as f64);
     }
 
-    /// Merges mirrors into trackers of any incarnation while the feed is cut. Nothing else can be decided without Postgres, but
-    /// a tracker that another gateway restores meanwhile needs this gateway's marks before it has settled.
+    /// Merges mirrors into open trackers, whatever their incarnation, while the feed is not trusted. No other action
+    /// can be decided without the feed. This action cannot wait, because a tracker that another gateway restores
+    /// meanwhile needs this gateway's marks before it is adopted.
     async fn merge_mirrors(&self) -> Result<()> {
         let unannounced = |id| (id, RunningJob { incarnation: None, ledger: false, stall_timeout: None });
         let mirrored: Vec<_> = self.parts.mirrors.jobs().into_iter().map(unannounced).collect();
@@ -208,7 +215,9 @@ impl Reconciler {
         concurrently(observed.iter().map(|job| self.apply(RepairAction::MergeMirror, job))).await
     }
 
-    /// Records that both stores are reachable, if any job has a stall timeout. Returns since when they have been.
+    /// Records in Redis that this gateway reaches both stores, or that it could not reach one of them since the last
+    /// record. Returns the time since which there was no gap. Returns `None` if the record failed, or if it is not
+    /// needed because no job has a stall timeout.
     async fn record_availability(&mut self, running: &[(JobId, RunningJob)]) -> Option<Availability> {
         if running.iter().all(|(_, job)| job.stall_timeout.is_none()) {
             return None;
@@ -219,8 +228,9 @@ impl Reconciler {
         recorded.inspect_err(|error| tracing::debug!(%error, "availability was not recorded")).ok()
     }
 
-    /// Observes and repairs a page of jobs. Observations are returned even if a repair fails: a Redis that refuses writes can
-    /// still be read, and marks of a gateway that stops meanwhile must reach other mirrors.
+    /// Observes and repairs a page of jobs. Adds the observations to `observed` even if a repair fails, so that the
+    /// round still pulls marks into mirrors. A Redis that refuses writes can be read, and it may hold the only copy of
+    /// the marks of a gateway that stops meanwhile.
     async fn page(
         &self,
         page: &[(JobId, RunningJob)],
@@ -231,7 +241,7 @@ impl Reconciler {
         let jobs = self.parts.observer.observe(page, false, availability, Deadline::after(PAGE_TIMEOUT)).await?;
         let repaired = self.repair_all(&jobs).await;
         observed.extend(jobs);
-        // Last, because it fails without Redis, and jobs must end all the same.
+        // The renewal comes last. Without Redis it fails, but the repairs must be made nevertheless.
         if renew {
             let ids: Vec<JobId> = page.iter().map(|(id, _)| id.clone()).collect();
             self.parts.live.renew(&ids, Deadline::after(PAGE_TIMEOUT)).await?;
@@ -251,7 +261,7 @@ impl Reconciler {
                 continue;
             }
             let Err(error) = self.apply(action, job).await else { continue };
-            // A tracker in a Redis that refuses writes, or in a demoted primary, is as good as none.
+            // If Redis refuses writes or was demoted to a replica, its trackers are treated as unreachable.
             if matches!(error, Error::Unavailable(Unavailable::Redis)) && !job.observation.ended {
                 self.apply(RepairAction::RecordMirror, job).await?;
                 if finish_untracked {
@@ -269,7 +279,8 @@ impl Reconciler {
         applied.inspect_err(|error| tracing::debug!(job = %job.id, ?action, %error, "a repair action failed"))
     }
 
-    /// Pulls marks into mirrors. The next round continues where this one's budget ends, so that every job has its turn.
+    /// Pulls marks into mirrors until the budget of the round is used up. The next round continues with the next job,
+    /// so that every job has its turn.
     async fn pull(&mut self, jobs: &[ObservedJob]) -> Result<()> {
         let first = self.pull_from.take().map_or(0, |from| jobs.partition_point(|job| job.id < from));
         let mut budget = self.settings.pull_bytes;
@@ -287,8 +298,9 @@ impl Reconciler {
     }
 }
 
-/// Runs the futures of several jobs, at most [`CONCURRENCY`] at once: merging the mirrors of thousands of jobs must take less
-/// time than they have to settle. A failure stops no other job; the last error is returned.
+/// Runs the futures of several jobs, at most [`CONCURRENCY`] at once. Concurrency is needed because the mirrors of
+/// thousands of jobs must be merged before their trackers have settled. If a future fails, the others still run, and
+/// the last error is returned.
 async fn concurrently<F: Future<Output = Result<()>>>(jobs: impl Iterator<Item = F>) -> Result<()> {
     let mut remaining = jobs.fuse();
     let mut in_flight: FuturesUnordered<F> = remaining.by_ref().take(CONCURRENCY).collect();

@@ -1,4 +1,4 @@
-//! Observes running jobs for the reconciler: their trackers, and how this gateway's mirrors compare with them.
+//! Observes jobs for the reconciler: reads their trackers, and compares this gateway's mirrors with the trackers.
 
 use std::sync::Arc;
 
@@ -14,25 +14,26 @@ use crate::domain::{
 use crate::error::{Error, Result};
 use crate::live::{Header, Live, Tracker};
 
-/// A running or lower-bound job and its tracker.
+/// An observation of a running job, or of an ended job whose end is a lower bound.
 #[derive(Debug, Clone)]
 pub struct ObservedJob {
     /// The job.
     pub id: JobId,
-    /// The input of the repair rules.
+    /// The input of [`due_repairs`](crate::domain::due_repairs).
     pub observation: JobObservation,
-    /// The tracker's header.
+    /// The tracker's header; `None` if there is no readable tracker.
     pub header: Option<Header>,
-    /// The generation of the Redis that answered.
+    /// The generation of the Redis that answered; `None` if it is a replica, or if none answered.
     pub generation: Option<Generation>,
-    /// When the tracker was read, by the clock of Redis.
+    /// When the tracker was read, by the clock of Redis; `None` if Redis did not answer.
     pub time: Option<OffsetDateTime>,
-    /// How long the job may make no progress; `None` if forever, or if that cannot be judged now.
+    /// The limit of the job's idle time; `None` if the job has no stall timeout, or if the availability of the stores
+    /// is unknown.
     pub stall_limit: Option<StallLimit>,
 }
 
 impl ObservedJob {
-    /// The epoch of the tracker, if there is one on a primary.
+    /// The incarnation of the tracker with the current generation; `None` without a readable tracker, or on a replica.
     pub fn epoch(&self) -> Option<TrackerEpoch> {
         Some(TrackerEpoch { incarnation: self.header.as_ref()?.incarnation, generation: self.generation? })
     }
@@ -51,13 +52,14 @@ pub struct JobObserver {
 }
 
 impl JobObserver {
-    /// Observes with these collaborators.
+    /// Creates an observer.
     pub fn new(core: &Core) -> Self {
         Self { live: core.live.clone(), mirrors: core.mirrors.clone(), layouts: core.layouts.clone() }
     }
 
-    /// Observes running jobs, or `ended` jobs whose ends are lower bounds, in one round trip. An unreachable Redis is an
-    /// observation, not an error. Without `availability` no job counts as stalled.
+    /// Observes jobs in one round trip. `ended` says whether these are ended jobs whose ends are lower bounds, or
+    /// running jobs. An unreachable Redis is an observation, not an error. Without `availability`, no job counts as
+    /// stalled.
     pub async fn observe(
         &self,
         jobs: &[(JobId, RunningJob)],
@@ -94,8 +96,8 @@ impl JobObserver {
         Ok(jobs.iter().zip(trackers).map(observe).collect())
     }
 
-    /// Whether the mirror may hold marks that the tracker lacks. For a tracker that cannot be read: whether it was restored
-    /// under a later incarnation than the mirror was ever merged into.
+    /// Whether the mirror may hold marks that the tracker lacks. If Redis is unreachable, returns whether the tracker
+    /// was restored under a later incarnation than any into which the mirror was merged.
     fn is_mirror_ahead(&self, job: &ObservedJob) -> bool {
         let JobObservation { tracker, incarnation, .. } = job.observation;
         match job.epoch() {
@@ -108,7 +110,8 @@ impl JobObserver {
     }
 }
 
-/// The incarnation of an ended job's tracker: the reopened one, once the tracker was reopened.
+/// Returns the incarnation that belongs to an ended job: that of its tracker if the tracker was reopened after the end,
+/// or else that of its row.
 fn observed_after_end(job: RunningJob, header: Option<&Header>) -> Option<Incarnation> {
     let reopened = job.incarnation.map(Incarnation::after_end);
     if header.is_some_and(|header| Some(header.incarnation) == reopened) { reopened } else { job.incarnation }

@@ -1,4 +1,4 @@
-//! Carries out repair actions. Every action is idempotent; one that fails is due again in the next round.
+//! Carries out repair actions. Every action is idempotent, and an action that failed is due again in the next round.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::fault;
 use crate::live::{Header, Live};
 use crate::store::Store;
 
-/// The number of ledger rows that are drained at once.
+/// The maximum number of ledger rows that are drained at once.
 const DRAINED_ROWS: u32 = 100;
 
 /// Carries out repair actions.
@@ -32,7 +32,7 @@ pub struct Repairer {
 }
 
 impl Repairer {
-    /// Repairs with these collaborators.
+    /// Creates a repairer.
     pub fn new(core: &Core, mirror_sync: Arc<MirrorSync>, restorer: Arc<Restorer>, ends: Ends) -> Self {
         Self {
             live: core.live.clone(),
@@ -61,7 +61,8 @@ impl Repairer {
                     self.mirror_sync.merge_mirror(id, epoch, deadline).await?;
                 }
             }
-            // Without a known incarnation no other action can be fenced.
+            // All other actions need a known incarnation. Scripts and commits compare it with that of the tracker or
+            // the job, so that no action changes a later tracker.
             (_, None) => {}
             (RepairAction::Quarantine, Some(_)) => self.quarantine(id, deadline).await?,
             (RepairAction::Restore, Some(incarnation)) => self.restorer.restore(id, incarnation, deadline).await?,
@@ -70,7 +71,9 @@ impl Repairer {
                 tracing::warn!(
                     job = %id,
                     reopened = reopened.is_ok(),
-                    "Redis may have lost marks of an ended job; they are added to its end once its tracker has settled"
+                    "Redis was restarted, restored or failed over, and may have lost marks of an ended job. Gateways \
+                     merge their mirrors into its tracker, and the end is amended after the settle time. Find out why \
+                     Redis changed"
                 );
             }
             (RepairAction::DrainLedger, Some(incarnation)) => self.drain(id, incarnation, deadline).await?,
@@ -96,15 +99,16 @@ impl Repairer {
         if self.live.quarantine(id, deadline).await? {
             tracing::error!(
                 job = %id,
-                "quarantined a corrupt tracker key; the tracker is restored from mirrors. Find out what wrote to the key \
-                 (the runbook says how to look at the quarantined value)"
+                "quarantined a corrupt tracker key: the key was renamed, and the tracker is restored from mirrors. \
+                 Find out which program wrote to it; the runbook describes how to inspect the renamed key"
             );
         }
         Ok(())
     }
 
-    /// Adopts a tracker that has settled. Postgres is asked whether ledger rows must be drained first: the feed may not have
-    /// announced rows of gateways that cannot reach Redis.
+    /// Adopts the tracker of a running job if it has settled and the ledger has no rows of the job, because rows must
+    /// be drained first. Postgres is queried, because the feed may not have announced the rows of gateways that cannot
+    /// reach Redis. The tracker of an ended job only needs to have settled.
     async fn adopt(
         &self,
         job: &ObservedJob,
@@ -115,7 +119,7 @@ impl Repairer {
         let id = &job.id;
         let settling = |(header, now): (&Header, _)| header.restored && now - header.open_time < settle;
         if job.header.as_ref().zip(job.time).is_some_and(settling) {
-            return Ok(()); // Saves asking Postgres each round.
+            return Ok(()); // This saves a query to Postgres in each round.
         }
         let row = self.jobs.get(id, deadline).await?;
         let own = row.state == JobState::Running && row.incarnation == incarnation && !row.ledger;
@@ -126,7 +130,7 @@ impl Repairer {
         Ok(())
     }
 
-    /// Merges ledger rows into the tracker, then deletes them.
+    /// Merges ledger rows into the tracker, and then deletes the rows.
     async fn drain(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
         let layout = self.jobs.definition(id, deadline).await?.layout();
         loop {
@@ -135,7 +139,7 @@ impl Repairer {
             if entries.is_empty() || !self.mirror_sync.merge_marks(id, incarnation, layout, &marks, deadline).await? {
                 return Ok(());
             }
-            // Deleting the rows leaves the marks in Redis alone, so the mirror takes them first.
+            // Without this copy, only Redis would hold the marks after the rows are deleted.
             let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
             self.mirrors.mark(id, layout, cells, Some(incarnation), None);
             fault::point("drain.merged").await;
@@ -143,7 +147,8 @@ impl Repairer {
         }
     }
 
-    /// Drops the mirrors of jobs that have ended, except those of lower-bound ends that are still to be amended.
+    /// Drops the mirrors of jobs that have ended. The mirror of a job whose end is a lower bound is kept, because its
+    /// marks can still amend the end.
     pub async fn drop_mirrors_of_ended(&self, deadline: Deadline) -> Result<()> {
         let mut ended = self.running.take_ended().into_iter();
         while let Some(id) = ended.next() {

@@ -1,8 +1,10 @@
-//! Restores trackers: one that Redis has lost, has rolled back, or that belongs to another incarnation is rebuilt under the
-//! next incarnation from this gateway's mirror.
+//! Restores trackers that are missing, may have lost marks, or belong to another incarnation. Postgres issues the next
+//! incarnation to the restore. An existing tracker is reopened under the new incarnation and keeps its marks. Only a
+//! missing tracker is rebuilt, from this gateway's mirror.
 //!
-//! A restored tracker is trusted only after every gateway had time to merge its own mirror (the settle time). A seal of the
-//! old incarnation that Redis has forgotten can no longer be committed, because the incarnation has changed.
+//! A restored tracker is trusted only after every gateway had time to merge its own mirror (the settle time). A seal
+//! that Redis has forgotten may still be known to a stalled gateway. An end with this seal can no longer be committed,
+//! because the incarnation of the job has changed.
 
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ pub struct Restorer {
 }
 
 impl Restorer {
-    /// Restores trackers with these collaborators.
+    /// Creates a restorer.
     pub fn new(core: &Core) -> Self {
         Self {
             live: core.live.clone(),
@@ -35,13 +37,14 @@ impl Restorer {
         }
     }
 
-    /// Restores the tracker of a job that runs with the incarnation `seen`. Does nothing if another gateway was faster; the
-    /// caller reads the tracker again to see the result.
+    /// Restores the tracker of a job that runs with the incarnation `seen`. Does nothing if another gateway was faster.
+    /// The caller must read the tracker again to see the result.
     pub async fn restore(&self, id: &JobId, seen: Incarnation, deadline: Deadline) -> Result<()> {
-        // Read before the incarnation is issued, so that what is found is at most as new as the issued incarnation.
+        // The tracker is read before an incarnation is issued. The tracker's incarnation is then lower than the issued
+        // one, unless Postgres has forgotten incarnations in a failover.
         let batch = self.live.read_trackers(std::slice::from_ref(id), deadline).await?;
         if batch.generation.is_none() {
-            // A replica, such as a demoted primary, cannot be written to.
+            // The server is a replica, such as a demoted primary, and takes no writes.
             return Err(Error::Unavailable(Unavailable::Redis));
         }
         let layout = self.jobs.definition(id, deadline).await?.layout();
@@ -51,22 +54,24 @@ impl Restorer {
             {
                 return Ok(());
             }
-            // Left by a start that stopped before more tasks were added: it covers too few tasks and is replaced.
+            // This tracker was left by a start that stopped before more tasks were added. It covers too few tasks, so
+            // it is replaced.
             Some(Tracker::Present { header, .. }) if header.layout() != layout => None,
             Some(Tracker::Present { header, .. }) => Some(header.incarnation),
             Some(Tracker::Missing) | None => None,
             Some(Tracker::Corrupt | Tracker::UnknownVersion) => return Ok(()),
         };
-        // Issuing an incarnation marks the job as tracked, so that its ledger alone can no longer end it; this must not
-        // happen if the tracker cannot be opened.
+        // Issuing an incarnation marks the job as tracked. From then on, the ledger alone can end the job only if every
+        // task succeeded. This must not happen if Redis takes no writes, because then no tracker can be opened.
         self.live.check_writable(id, deadline).await?;
         fault::point("restore.begun").await;
         let Some(incarnation) = self.store.reissue_incarnation(id, seen, deadline).await? else { return Ok(()) };
         fault::point("restore.issued").await;
         let outcome = match found {
-            // Its marks are true whatever its incarnation: they stay, and mirrors are merged into them.
+            // The marks of the found tracker are valid under any incarnation. They stay, and mirrors are merged into
+            // them.
             Some(found) if found < incarnation => self.live.reopen(id, found, incarnation, deadline).await?.map(drop),
-            // The next round issues a higher incarnation.
+            // The issued incarnation is not higher than that of the tracker. The next round issues a higher one.
             Some(_) => return Ok(()),
             None => {
                 let cells = self.mirrors.cells(id).unwrap_or_else(|| Cells::blank(layout));
@@ -79,8 +84,9 @@ impl Restorer {
             job = %id,
             incarnation = incarnation.get(),
             ?outcome,
-            "restored a tracker that Redis had lost or rolled back; until it has settled, progress is a lower bound. \
-             Check whether Redis was restarted, flushed or failed over"
+            "restored a tracker that was missing in Redis or may have lost marks. Until it has settled, progress is a \
+             lower bound. Check whether Redis was restarted, flushed or failed over. If the outcome is an error, \
+             nothing was restored, and the next reconcile round tries again"
         );
         Ok(())
     }

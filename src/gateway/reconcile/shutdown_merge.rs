@@ -1,5 +1,5 @@
-//! Merges mirrors back before a gateway stops, so that a planned stop loses nothing even if Redis has just lost its state
-//! (invariant I4).
+//! Merges mirrors into trackers before a gateway stops, so that a planned stop loses no marks even if Redis has just
+//! lost its state. Upholds invariant I4 (docs/design.md).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,15 @@ use crate::domain::{Generation, JobId, JobState, TrackerEpoch};
 use crate::error::{Error, Result};
 use crate::live::{Live, Tracker, TrackerBatch};
 
-/// The number of trackers read in one round trip.
+/// The maximum number of trackers read in one round trip.
 const PAGE: usize = 500;
-/// The number of jobs merged at once; fewer than there are connections to Postgres.
+/// The maximum number of jobs merged at once. It is below the default of `--postgres-connections` (10), because a
+/// restore needs a connection.
 const CONCURRENCY: usize = 8;
-/// The pause before jobs that could not be merged are tried again.
+/// The pause before the next attempt to merge the jobs that could not be merged.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Merges mirrors back at shutdown.
+/// Merges mirrors into trackers at shutdown.
 pub struct ShutdownMerge {
     live: Live,
     jobs: Arc<Jobs>,
@@ -34,7 +35,7 @@ pub struct ShutdownMerge {
 }
 
 impl ShutdownMerge {
-    /// Merges with these collaborators.
+    /// Creates a shutdown merge.
     pub fn new(core: &Core, mirror_sync: Arc<MirrorSync>, restorer: Arc<Restorer>) -> Self {
         Self {
             live: core.live.clone(),
@@ -47,11 +48,12 @@ impl ShutdownMerge {
         }
     }
 
-    /// Merges every mirror that may be ahead of its tracker, and restores trackers that are gone. Returns the jobs that could
-    /// not be merged by the deadline.
+    /// Merges every mirror that may hold marks which its tracker lacks, and restores missing trackers. Returns the jobs
+    /// that could not be merged by the deadline.
     pub async fn run(&self, deadline: Deadline) -> Vec<JobId> {
         let mut remaining = self.mirrors.jobs();
-        // The end of a job holds all of its marks. A job that the feed does not list is kept: the feed may lag.
+        // Jobs that are known to have ended are skipped, because their ends hold all marks, except ends that are lower
+        // bounds. Jobs that the feed does not list are not skipped, because the feed may lag.
         remaining.retain(|id| self.cache.final_state(id).is_none());
         loop {
             let mut failed = Vec::new();
@@ -87,7 +89,7 @@ impl ShutdownMerge {
         Ok(failed)
     }
 
-    /// Merges one mirror. Returns whether the tracker lacks nothing of it.
+    /// Merges one mirror. Returns whether nothing is left to merge.
     async fn merge_one(
         &self,
         id: &JobId,
@@ -96,9 +98,9 @@ impl ShutdownMerge {
         deadline: Deadline,
     ) -> Result<bool> {
         match (self.layouts.discard_outdated(id, tracker), generation) {
-            // An end is under way, and a sealed tracker takes no marks.
+            // The job is about to end, and a sealed tracker takes no marks.
             (Tracker::Present { header, .. }, _) if header.seal.is_some() => Ok(true),
-            // Also a tracker of another incarnation: its marks are kept when it is reopened.
+            // The tracker may have another incarnation than the job. It keeps its marks when it is reopened.
             (Tracker::Present { header, current: true, .. }, Some(generation)) => {
                 let epoch = TrackerEpoch { incarnation: header.incarnation, generation };
                 let ahead = self.mirrors.may_exceed(id, epoch);
