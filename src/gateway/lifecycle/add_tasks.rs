@@ -1,4 +1,4 @@
-//! Adds tasks to jobs that have not been started, by number or by name.
+//! Adds tasks to PENDING jobs, by number or by name.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::domain::{Definition, JobId, JobState, MAX_TASKS, Names, NewTasks, Tas
 use crate::error::{Error, Result, Unavailable};
 use crate::store::{AddOutcome, NameBlock, Store};
 
-/// How often names are searched again after the cached names turned out to differ from those in Postgres.
+/// The maximum number of attempts to add names. An attempt fails if the cached names differ from those in Postgres.
 const ATTEMPTS: usize = 3;
 
 /// The result of adding tasks.
@@ -34,7 +34,7 @@ pub struct TaskAdder {
 }
 
 impl TaskAdder {
-    /// Adds tasks in this store.
+    /// Creates a task adder.
     pub fn new(core: &Core) -> Self {
         Self { store: core.store.clone(), jobs: core.jobs.clone(), names: core.names.clone() }
     }
@@ -45,7 +45,7 @@ impl TaskAdder {
         if job.definition.retry_of.is_some() {
             return Err(Error::invalid(
                 "job_id",
-                "must not name a retry: the tasks of a retry are those that it tries again",
+                "must not be the ID of a retry; the tasks of a retry are chosen when it is created",
             ));
         }
         let addition = new.validate(&job.definition).map_err(Error::Invalid)?;
@@ -81,7 +81,8 @@ impl TaskAdder {
         for _ in 0..ATTEMPTS {
             let (mut search, manifest) = self.names.search(definition, &names, deadline).await?;
             let searched = search.searched();
-            // The blocks that the manifest lacks once this call is done: those that others added, and this call's own.
+            // The blocks of names that the manifest will lack after this call: those of other calls, and that of this
+            // call.
             let mut new_blocks = Vec::new();
             let choose = |added_since: &[NameBlock]| {
                 search.look_in(added_since);
@@ -108,7 +109,7 @@ impl TaskAdder {
         Err(Error::Unavailable(Unavailable::Contention))
     }
 
-    /// Why nothing could be added.
+    /// Returns the error for a refusal of the store.
     async fn refusal(&self, id: &JobId, refused: AddOutcome, deadline: Deadline) -> Error {
         if let AddOutcome::TooMany(total) = refused {
             let description = format!("would give the job {total} tasks; a job can have at most {MAX_TASKS}");

@@ -14,7 +14,8 @@ use crate::fault;
 use crate::live::{Live, Refusal, Seal};
 use crate::store::Store;
 
-/// How often a cancel is tried again after another writer changed the job first.
+/// The maximum number of attempts to cancel a job. Another attempt is needed if another writer changed the job first,
+/// or if the tracker had to be restored.
 const ATTEMPTS: usize = 5;
 
 /// Ends jobs as CANCELLED.
@@ -29,7 +30,7 @@ pub struct Canceller {
 }
 
 impl Canceller {
-    /// Cancels jobs of these stores.
+    /// Creates a canceller.
     pub fn new(core: &Core, ends: &Ends, restorer: Arc<Restorer>) -> Self {
         Self {
             live: core.live.clone(),
@@ -42,11 +43,12 @@ impl Canceller {
         }
     }
 
-    /// Ends a job as CANCELLED; an error if it ended as anything else. The caller has validated the reason (at most 1,024
-    /// bytes, no NUL).
+    /// Ends a job as CANCELLED and returns it. Returns an error if the job has ended in another state. The caller must
+    /// have validated the reason (at most 1,024 bytes, no NUL).
     pub async fn cancel(&self, id: &JobId, reason: &str, deadline: Deadline) -> Result<Job> {
         for attempt in 0..=ATTEMPTS {
-            // Also proves that Postgres answers: a seal that cannot be committed would only stop the job.
+            // This query also proves that Postgres answers. Without Postgres, the seal would stop the job, but its end
+            // could not be committed.
             let job = self.jobs.get(id, deadline).await?;
             fault::point("cancel.checked").await;
             match job.state {
@@ -70,14 +72,15 @@ impl Canceller {
 
     async fn cancel_running(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
         let id = &job.definition.id;
-        // Half of the time, so that the job can still be ended without Redis.
+        // The seal gets half of the remaining time, so that the job can still be ended without Redis.
         let sealed = self.live.seal(id, job.incarnation, Seal::Cancelled(reason), deadline.half()).await;
         match sealed.map_err(Error::from) {
             Ok(Ok(_)) => {
                 let finished = deadline.bound(self.finisher.finish(id, job.incarnation)).await;
                 finished.map_err(|_| Error::DeadlineExceeded)?.map(drop)
             }
-            // Restored first, so that the end includes the marks in the mirrors; or the job has ended meanwhile.
+            // The tracker is restored first, so that the end includes the marks of this gateway's mirror. If the job
+            // has ended meanwhile, the restore does nothing.
             Ok(Err(Refusal::Missing | Refusal::OtherIncarnation)) => {
                 match self.restorer.restore(id, job.incarnation, deadline.half()).await {
                     Err(Error::Unavailable(Unavailable::Redis)) => self.cancel_untracked(job, reason, deadline).await,
@@ -91,7 +94,8 @@ impl Canceller {
         }
     }
 
-    /// Ends the job without Redis: with the marks known here, as a lower bound if it ever had a tracker.
+    /// Ends the job without Redis, with the marks of this gateway's mirror and of the ledger. If the job ever had a
+    /// tracker, the end is a lower bound, unless every task succeeded.
     async fn cancel_untracked(&self, job: &Job, reason: &str, deadline: Deadline) -> Result<()> {
         let id = &job.definition.id;
         let mut end = self.untracked.pending_end(id, EndCause::Cancelled, deadline).await?;

@@ -10,7 +10,7 @@ use crate::domain::{Job, JobState, NewJob};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// Creates jobs, idempotently by ID.
+/// Creates jobs. A repeated call with the same ID and definition returns the existing job.
 pub struct Creator {
     store: Store,
     jobs: Arc<Jobs>,
@@ -18,13 +18,13 @@ pub struct Creator {
 }
 
 impl Creator {
-    /// Creates jobs in this store.
+    /// Creates a `Creator`.
     pub fn new(core: &Core, starter: Arc<Starter>) -> Self {
         Self { store: core.store.clone(), jobs: core.jobs.clone(), starter }
     }
 
-    /// Creates a job, and starts it if asked. A call with the ID of an existing job returns that job if the definitions are
-    /// equal.
+    /// Creates a job, and starts it if `new.start` is set. If a job with this ID and an equal definition exists,
+    /// returns that job.
     pub async fn create(&self, new: NewJob, deadline: Deadline) -> Result<Job> {
         let start = new.start;
         let definition = new.validate().map_err(Error::Invalid)?;

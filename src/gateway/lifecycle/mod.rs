@@ -1,4 +1,4 @@
-//! A job's life up to its run, and its cancellation: create, add tasks, start, cancel, retry.
+//! Creates jobs, adds tasks to them, starts them, cancels them, and retries them.
 
 mod add_tasks;
 mod cancel;
@@ -15,7 +15,7 @@ pub use start::Starter;
 use crate::domain::{Cells, Counts, Definition, JobState, Layout};
 use crate::store::{FinalRecord, Snapshot};
 
-/// The final record of a job with `total` tasks in which nothing was ever marked.
+/// Returns the final record of a job with `total` tasks that never had a mark.
 fn blank_record(definition: &Definition, total: u32, state: JobState, reason: &str) -> FinalRecord {
     let layout = Layout { total, ..definition.layout() };
     let cells = Cells::blank(layout);

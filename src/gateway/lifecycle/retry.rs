@@ -1,6 +1,6 @@
-//! Retries: a new job from the failed tasks of an ended job, optionally with its outstanding tasks. The old job is not
-//! changed. A job has at most one retry, so a repeated call finds the retry that the first call made; to try once more, retry
-//! the retry.
+//! Creates retries. A retry is a new job with the failed tasks of an ended job and, on request, its outstanding tasks.
+//! The ended job does not change. A job has at most one retry, so a repeated call returns the retry that the first call
+//! created. The retry itself can be retried after its end.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,11 +20,12 @@ pub struct RetryRequest {
     pub id: JobId,
     /// The ID of the new job; `None` generates one.
     pub new_id: Option<JobId>,
-    /// Include outstanding tasks, not only failed ones.
+    /// Whether to retry the outstanding tasks as well, not only the failed tasks.
     pub outstanding: bool,
-    /// Start the new job.
+    /// Whether to start the new job.
     pub start: bool,
-    /// Accept an end that is a lower bound, so that tasks that were reported may be tried again.
+    /// Whether to accept an ended job whose final marks are a lower bound. Tasks whose reports are missing from such an
+    /// end may be retried.
     pub accept_lower_bound: bool,
 }
 
@@ -36,12 +37,12 @@ pub struct Retrier {
 }
 
 impl Retrier {
-    /// Retries jobs of this store.
+    /// Creates a retrier.
     pub fn new(core: &Core, starter: Arc<Starter>) -> Self {
         Self { store: core.store.clone(), jobs: core.jobs.clone(), starter }
     }
 
-    /// Returns the job that retries tasks of an ended job, creating it unless an earlier call did.
+    /// Returns the retry of an ended job, and creates it unless an earlier call did.
     pub async fn retry(&self, request: &RetryRequest, deadline: Deadline) -> Result<Job> {
         let new = match self.existing(request, deadline).await? {
             Some(new) => new,
@@ -52,7 +53,8 @@ impl Retrier {
         if starts { self.starter.start(&new, deadline).await } else { Ok(job) }
     }
 
-    /// The job's existing retry; an error if it differs from the requested one.
+    /// Returns the existing retry of the job, if there is one. Returns an error if that retry differs from the
+    /// requested one.
     async fn existing(&self, request: &RetryRequest, deadline: Deadline) -> Result<Option<JobId>> {
         let Some(retry) = self.store.retry_of(&request.id, deadline).await? else { return Ok(None) };
         let same = retry.outstanding == request.outstanding && request.new_id.as_ref().is_none_or(|id| *id == retry.id);
@@ -78,7 +80,7 @@ impl Retrier {
             tracing::info!(job = %new, retry_of = %id, tasks = task_count, "created a retry");
             return Ok(new);
         }
-        // A concurrent call created one first, or the new ID is taken.
+        // A concurrent call created a retry first, or the new ID is already used.
         if let Some(retry) = self.existing(request, deadline).await? {
             return Ok(retry);
         }
@@ -88,7 +90,8 @@ impl Retrier {
         }
     }
 
-    /// The tasks to retry, and the task of the first job that each of them is.
+    /// Returns the tasks to retry and their origins. The origin of a task is the same task in the first job of the
+    /// chain of retries.
     async fn select(
         &self,
         old: &Job,
@@ -103,7 +106,7 @@ impl Retrier {
             None => None,
         };
         let outstanding = request.outstanding;
-        // Off the runtime: ten million cells take a while.
+        // This runs on a blocking thread, because ten million cells take a while.
         let selected = tokio::task::spawn_blocking(move || {
             let tasks = tasks_to_retry(&cells, outstanding);
             if tasks.is_empty() {
@@ -116,7 +119,7 @@ impl Retrier {
         selected.map_err(|outstanding| Error::NothingToRetry { id: id.clone(), outstanding })
     }
 
-    /// The names of these tasks, in order.
+    /// Returns the names of these tasks, in order.
     async fn names(&self, id: &JobId, tasks: &[Range<u32>], deadline: Deadline) -> Result<Names> {
         let mut names = Names::default();
         let mut remaining = tasks.iter().cloned().flatten().peekable();
@@ -135,7 +138,8 @@ impl Retrier {
     }
 }
 
-/// The tasks that failed, and with `outstanding` those that are pending, judged over all stages.
+/// Returns the tasks that have failed as a whole (see [`Selection`]) and, with `outstanding`, those that are pending as
+/// a whole.
 fn tasks_to_retry(cells: &Cells, outstanding: bool) -> Vec<Range<u32>> {
     let layout = cells.layout();
     let retried = |task: &u32| {

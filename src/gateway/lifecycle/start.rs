@@ -1,8 +1,8 @@
-//! Starts jobs: open a tracker that is not adopted, commit PENDING → RUNNING, adopt the tracker.
+//! Starts jobs in three steps: open a tracker that is not adopted, commit PENDING → RUNNING, and adopt the tracker.
 //!
-//! The order matters: a starter that stalls must not be able to open a trusted tracker for a job that others have started,
-//! cancelled or finished meanwhile. Postgres issues each start its own incarnation together with the number of tasks. Adding
-//! tasks issues another incarnation, so no job runs on a tracker that lacks some of them.
+//! The tracker is adopted only after the commit, so that a start that stalls cannot open a trusted tracker for a job
+//! that was started, cancelled or finished meanwhile. Postgres issues an incarnation to each start, together with the
+//! number of tasks. Adding tasks issues another incarnation, so no job runs on a tracker that lacks some of its tasks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ use crate::jitter;
 use crate::live::{Live, Refusal};
 use crate::store::Store;
 
-/// How often a start is tried again after another start won or Redis was restarted under it.
+/// The maximum number of attempts to start a job. An attempt fails if another start won, tasks were added, or Redis was
+/// restarted during the attempt.
 const ATTEMPTS: u32 = 8;
 
 /// Starts jobs.
@@ -29,13 +30,13 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// Starts jobs of these stores.
+    /// Creates a starter.
     pub fn new(core: &Core) -> Self {
         Self { live: core.live.clone(), store: core.store.clone(), jobs: core.jobs.clone() }
     }
 
-    /// Starts a PENDING job and returns it. A RUNNING job is returned unchanged. A job without tasks succeeds at once, and a
-    /// repeated start of it returns it again.
+    /// Starts a PENDING job and returns it. A RUNNING job is returned unchanged. A job without tasks succeeds at once,
+    /// and a repeated start returns the succeeded job.
     pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
         let mut last_attempt = Duration::ZERO;
         for attempt in 0..=ATTEMPTS {
@@ -60,12 +61,12 @@ impl Starter {
     async fn succeed_at_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
         let record = |total| (total == 0).then(|| blank_record(&job.definition, total, JobState::Succeeded, ""));
         if self.store.end_pending(&job.definition.id, record, deadline).await? {
-            tracing::info!(job = %job.definition.id, state = %JobState::Succeeded, "ended at its start: it has no tasks");
+            tracing::info!(job = %job.definition.id, state = %JobState::Succeeded, "ended at its start without tasks");
         }
         Ok(())
     }
 
-    /// Makes one attempt. The caller reads the job again to see whether it won.
+    /// Makes one attempt to start the job. The caller must read the job again to see whether the attempt succeeded.
     async fn try_start(&self, job: &Job, deadline: Deadline) -> Result<()> {
         let id = &job.definition.id;
         fault::point("start.begun").await;
@@ -76,7 +77,7 @@ impl Starter {
         let tracked = match opened.map_err(Error::from) {
             Ok(Ok(())) => true,
             Ok(Err(Refusal::Stale | Refusal::OtherIncarnation)) => return Ok(()),
-            // Without a tracker of its own the job runs on the ledger until the reconciler restores one.
+            // The job starts without a tracker. Its reports go to the ledger until a tracker is restored.
             Ok(Err(_)) | Err(Error::Unavailable(Unavailable::Redis)) => false,
             Err(error) => return Err(error),
         };
@@ -90,7 +91,8 @@ impl Starter {
         if !tracked {
             return Ok(());
         }
-        // The job runs even if this fails: until the reconciler adopts the tracker, reads and reports also ask Postgres.
+        // The job runs even if the adoption fails. Until a reconciler adopts the tracker, reads and reports also query
+        // Postgres.
         match self.live.adopt(id, incarnation, Duration::ZERO, deadline).await {
             Ok(Ok(_)) => {}
             outcome => tracing::debug!(job = %id, ?outcome, "the tracker was not adopted at the start"),
@@ -100,8 +102,9 @@ impl Starter {
     }
 }
 
-/// The pause after an attempt that lost and took `last_attempt`: exponential with full jitter. Each of several concurrent
-/// starters supersedes the incarnation of the one before, so they must spread until one has time to commit.
+/// Returns the pause after an attempt that failed and took `last_attempt`: exponential backoff with full jitter. Each
+/// of several concurrent starts supersedes the incarnation of the previous start, so the starts must spread out until
+/// one of them has time to commit.
 fn backoff(attempt: u32, last_attempt: Duration) -> Duration {
     (last_attempt * 2_u32.pow(attempt)).mul_f64(jitter::random_fraction())
 }
