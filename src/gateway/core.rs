@@ -1,4 +1,5 @@
-//! The settings, the stores and the memory that the use cases share. Only constructors see it: each use case keeps just the parts it needs.
+//! The settings, the stores and the memory that the use cases share. Only constructors use [`Core`]; each use case
+//! keeps only the parts that it needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,43 +10,44 @@ use super::state::{JobCache, Layouts, Manifests, Mirrors, RunningJobs};
 use crate::live::Live;
 use crate::store::Store;
 
-/// Settings of the gateway.
+/// The settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The most memory that mirrors of running jobs may take, in bytes.
+    /// The maximum size of the mirrors, the in-memory copies of running jobs' marks, in bytes.
     pub mirror_bytes: usize,
-    /// The number of jobs whose definitions and final snapshots are cached.
+    /// The maximum number of started jobs whose definitions and final snapshots are cached.
     pub cached_snapshots: usize,
-    /// The label by whose values work is shared equally, before it is shared among jobs; `None` shares among jobs alone.
+    /// The label among whose values work is shared equally, before it is shared among the jobs of each value. If it is
+    /// `None`, work is shared equally among all jobs.
     pub fairness_label: Option<String>,
     /// The minimum interval between updates sent to a watcher.
     pub watch_interval: Duration,
-    /// The most memory that cached task names may take, in bytes.
+    /// The maximum size of the cached task names, in bytes.
     pub manifest_bytes: usize,
 }
 
-/// The parts from which use cases are built.
+/// The stores and the memory from which the use cases are built.
 pub struct Core {
     /// Redis.
     pub live: Live,
     /// Postgres.
     pub store: Store,
-    /// Started jobs by ID.
+    /// The cache of started jobs.
     pub cache: Arc<JobCache>,
     /// The jobs that the feed announced as running.
     pub running: Arc<RunningJobs>,
-    /// Copies of running jobs' marks.
+    /// The in-memory copies of running jobs' marks.
     pub mirrors: Arc<Mirrors>,
     /// The layouts of running jobs' cells.
     pub layouts: Arc<Layouts>,
-    /// Lookup of jobs.
+    /// The lookup of jobs.
     pub jobs: Arc<Jobs>,
-    /// Lookup of task names.
+    /// The lookup of task names.
     pub names: Arc<TaskNames>,
 }
 
 impl Core {
-    /// The shared parts of a gateway over these stores.
+    /// Creates the shared parts of a gateway that uses these stores.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
         let cache = Arc::new(JobCache::new(settings.cached_snapshots));
         let mirrors = Arc::new(Mirrors::new(settings.mirror_bytes));

@@ -1,5 +1,5 @@
-//! Follows the feed: the connection on which Postgres announces which jobs run, have ended, or have ledger rows. Writes what
-//! it receives to [`RunningJobs`].
+//! Follows the feed, the connection on which Postgres announces which jobs run, have ended, or have ledger rows. Writes
+//! the announcements to [`RunningJobs`].
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,24 +12,25 @@ use crate::deadline::Deadline;
 use crate::log_throttle::LogThrottle;
 use crate::store::{self, Feed, FeedEvent, Store};
 
-/// The interval between round trips on the feed's connection. Together with [`CONFIRM_TIMEOUT`] it must stay below
-/// [`FEED_TRUSTED_FOR`](super::state::FEED_TRUSTED_FOR), so that one slow round trip does not end the trust in the session.
+/// The interval between round trips on the feed's connection. The sum of this interval and [`CONFIRM_TIMEOUT`] must be
+/// less than [`FEED_TRUSTED_FOR`](super::state::FEED_TRUSTED_FOR), so that the session stays trusted during a slow
+/// round trip.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
-/// The limit for one round trip on the feed's connection.
+/// The time limit of one round trip on the feed's connection.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(900);
-/// The limit for opening a session, including its list of running jobs.
+/// The time limit for opening a session, which includes reading the list of running jobs.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause before a session is opened again.
+/// The pause between the end of a session and the next attempt to open one.
 const REOPEN_DELAY: Duration = Duration::from_millis(250);
 
-/// Follows the feed through as many sessions as it takes.
+/// Follows the feed. When a session ends, opens the next one.
 pub struct FeedFollower {
     store: Store,
     running: Arc<RunningJobs>,
 }
 
 impl FeedFollower {
-    /// A follower that fills `running`.
+    /// Creates a follower that writes to `running`.
     pub fn new(store: Store, running: Arc<RunningJobs>) -> Self {
         Self { store, running }
     }
@@ -47,15 +48,15 @@ impl FeedFollower {
             if outage.should_log() {
                 tracing::warn!(
                     %error,
-                    "lost the Postgres feed: reads and reports ask Postgres about each job until it is open again; \
-                     check that Postgres is reachable (the gateway reconnects by itself)"
+                    "the Postgres feed is closed. Until it is open again, reads and reports query Postgres about each \
+                     job. The gateway reconnects by itself; check that Postgres is reachable"
                 );
             }
             tokio::time::sleep(REOPEN_DELAY).await;
         }
     }
 
-    /// Runs one session until it fails.
+    /// Runs one session until it fails. Resets `outage` once the session is open.
     async fn session(&self, outage: &mut LogThrottle) -> Result<Infallible, store::Error> {
         let (mut feed, jobs) = self.store.feed(Deadline::after(OPEN_TIMEOUT)).await?;
         tracing::info!(running = jobs.len(), "opened the Postgres feed");
@@ -82,7 +83,8 @@ impl FeedFollower {
             FeedEvent::Ended(id) => self.running.ended(&id),
             FeedEvent::Recorded(id) => self.running.recorded(&id),
             FeedEvent::Drained(id) => {
-                // Asked on this connection: the notification of a later row arrives after the answer.
+                // The query uses the connection of the feed, so the notification of a later row arrives after the
+                // answer.
                 self.running.begin_ledger_check(&id);
                 let has_rows = feed.has_ledger(&id, Deadline::after(CONFIRM_TIMEOUT)).await?;
                 self.running.end_ledger_check(&id, has_rows);

@@ -1,20 +1,21 @@
-//! The use cases, and the only place that sees both stores.
+//! The use cases of a gateway. Only this module and its submodules use both stores.
 //!
-//! [`Gateway`] is the facade: it wires the submodules once and delegates to them. Each submodule has a struct of its own that
-//! holds only the collaborators it uses; `tests/it/layers.rs` lists which submodule may use which.
+//! [`Gateway`] is the facade: it wires the submodules once and delegates to them. Each use case is a struct that holds
+//! only the collaborators it uses. `tests/it/layers.rs` lists which submodule may use which. The table names the
+//! invariants of docs/design.md that a submodule upholds.
 //!
 //! | module | purpose |
 //! |---|---|
-//! | `state` | memory: job cache, running jobs, mirrors, manifests, coalescing (I4, I6) |
-//! | `jobs`, `names` | lookup of jobs and of task names |
+//! | `state` | the memory of the gateway: job cache, running jobs, mirrors, manifests, coalescing (I4, I6) |
+//! | `jobs`, `names` | look up jobs and task names |
 //! | `feed` | follows the notifications of Postgres (I6) |
-//! | `finish` | seal, commit, expire; amend, recount, revoke (I1, I2) |
-//! | `reconcile` | repairs in rounds; restore, mirror sync, shutdown merge (I4) |
-//! | `report` | takes reports (I3, I4, I10) |
+//! | `finish` | ends jobs: seal, commit, expire; also amend, recount, revoke (I1, I2) |
+//! | `reconcile` | repairs jobs in rounds; also restore, mirror sync, shutdown merge (I4) |
+//! | `report` | accepts reports (I3, I4, I10) |
 //! | `read` | reads, watches and inspects progress (I5, I6, I7) |
-//! | `list` | lists of jobs and tasks |
-//! | `lifecycle` | create, add tasks, start, cancel, retry |
-//! | `claim` | which job to work on next (I8) |
+//! | `list` | lists jobs and tasks |
+//! | `lifecycle` | creates jobs, adds tasks, starts, cancels and retries jobs |
+//! | `claim` | chooses the job to work on next (I8) |
 
 mod claim;
 mod core;
@@ -64,22 +65,22 @@ pub use state::{Chunk, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadRe
 /// The result of checking both stores.
 #[derive(Debug, Clone, Default)]
 pub struct StoreCheck {
-    /// A fault of Redis and its remedy; `None` if Redis answers and is usable.
+    /// The fault of Redis and its remedy; `None` if Redis answers and is usable.
     pub redis: Option<String>,
-    /// A fault of Postgres and its remedy; `None` if Postgres answers and is usable.
+    /// The fault of Postgres and its remedy; `None` if Postgres answers and is usable.
     pub postgres: Option<String>,
-    /// Settings that work now but endanger the service.
+    /// Warnings about settings that work now but can lose data or availability.
     pub warnings: Vec<String>,
 }
 
 impl StoreCheck {
-    /// The faults of both stores.
+    /// Returns the faults of both stores.
     pub fn faults(&self) -> impl Iterator<Item = &String> {
         self.redis.iter().chain(&self.postgres)
     }
 }
 
-/// The use cases. Cheap to clone; clones share stores and memory.
+/// The use cases of a gateway. A `Gateway` is cheap to clone, and its clones share stores and memory.
 #[derive(Clone)]
 pub struct Gateway {
     live: Live,
@@ -105,7 +106,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Wires a gateway over both stores, neither of which needs to be reachable yet.
+    /// Creates a gateway that uses both stores. The stores need not be reachable yet.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
         let core = &Core::new(live, store, settings);
         let ends = &Ends::new(core);
@@ -141,7 +142,7 @@ impl Gateway {
         }
     }
 
-    /// Checks both stores: versions, settings, schema, and whether Redis runs the scripts.
+    /// Checks the versions and settings of both stores, the schema of Postgres, and whether Redis runs the scripts.
     pub async fn check(&self, deadline: Deadline) -> StoreCheck {
         let (live, store) = tokio::join!(self.live.check(deadline), self.store.check(deadline));
         let mut check = StoreCheck::default();
@@ -156,12 +157,13 @@ impl Gateway {
         check
     }
 
-    /// Creates a job, idempotently by ID, and starts it if asked.
+    /// Creates a job, and starts it if `new.start` is set. A repeated call with the same definition returns the
+    /// existing job.
     pub async fn create(&self, new: NewJob, deadline: Deadline) -> Result<Job> {
         self.creator.create(new, deadline).await
     }
 
-    /// The job's row in Postgres.
+    /// Returns the job's row in Postgres.
     pub async fn get(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
         self.jobs.get(id, deadline).await
     }
@@ -171,22 +173,22 @@ impl Gateway {
         self.task_adder.add(id, new, deadline).await
     }
 
-    /// Starts a PENDING job. A RUNNING job is returned unchanged; a job without tasks succeeds at once.
+    /// Starts a PENDING job. A RUNNING job is returned unchanged. A job without tasks succeeds at once.
     pub async fn start(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
         self.starter.start(id, deadline).await
     }
 
-    /// Ends a job as CANCELLED. The caller has validated the reason (at most 1,024 bytes, no NUL).
+    /// Ends a job as CANCELLED. The caller must have validated the reason (at most 1,024 bytes, no NUL).
     pub async fn cancel(&self, id: &JobId, reason: &str, deadline: Deadline) -> Result<Job> {
         self.canceller.cancel(id, reason, deadline).await
     }
 
-    /// Returns the job that retries tasks of an ended job, creating it unless an earlier call did.
+    /// Returns the retry of an ended job, and creates it unless an earlier call did.
     pub async fn retry(&self, request: &RetryRequest, deadline: Deadline) -> Result<Job> {
         self.retrier.retry(request, deadline).await
     }
 
-    /// Takes the results of one report.
+    /// Marks the results of one report.
     pub async fn report(
         &self,
         id: &JobId,
@@ -196,27 +198,27 @@ impl Gateway {
         self.reporter.report(id, results, deadline).await
     }
 
-    /// The next running job that has work left, in turn; `None` if there is no job to work on.
+    /// Returns the next running job that has work left, in turn. Returns `None` if no job is found.
     pub async fn next_job(&self, filter: &ClaimFilter, deadline: Deadline) -> Result<Option<Claim>> {
         self.claims.next_job(filter, deadline).await
     }
 
-    /// The progress of a job.
+    /// Reads the progress of a job.
     pub async fn progress(&self, id: &JobId, deadline: Deadline) -> ReadResult {
         self.reads.progress(id, deadline).await
     }
 
-    /// The progress of each of these jobs, in order, without error samples.
+    /// Reads the progress of each of these jobs, in order, without error samples.
     pub async fn progress_of_all(&self, ids: &[JobId], deadline: Deadline) -> Vec<ReadResult> {
         self.reader.read_all(ids, deadline).await
     }
 
-    /// Watches a job. If it does not exist, the first update is the error.
+    /// Watches a job. If the job does not exist, the first update is the error.
     pub fn watch(&self, id: &JobId) -> Watch {
         self.watcher.watch(id)
     }
 
-    /// A page of the jobs that match `query`, and with `with_progress` the progress of each.
+    /// Returns a page of the jobs that match `query`. With `with_progress`, the page includes the progress of each job.
     pub async fn list_jobs(
         &self,
         query: &JobQuery,
@@ -227,7 +229,7 @@ impl Gateway {
         self.job_lister.list(query, page, with_progress, deadline).await
     }
 
-    /// A page of the tasks of a job that match `query`.
+    /// Returns a page of the tasks of a job that match `query`.
     pub async fn list_tasks(
         &self,
         id: &JobId,
@@ -238,28 +240,28 @@ impl Gateway {
         self.task_lister.list(id, query, page, deadline).await
     }
 
-    /// The names of these tasks, in order, in a job with named tasks (`definition.named_tasks`).
+    /// Returns the names of these tasks, in order. The job must have named tasks (`definition.named_tasks`).
     pub async fn names(&self, definition: &Definition, tasks: &[u32], deadline: Deadline) -> Result<Vec<String>> {
         self.names.names(definition, tasks, deadline).await
     }
 
-    /// Shows the state of a job in both stores. Reads all of its cells.
+    /// Returns the state of a job in both stores. Reads all cells of the job.
     pub async fn inspect(&self, id: &JobId, deadline: Deadline) -> Result<Inspection> {
         self.inspector.inspect(id, deadline).await
     }
 
-    /// The reconciler of this gateway; run one per process.
+    /// Creates the reconciler of this gateway. A process must run only one.
     pub fn reconciler(&self, settings: ReconcilerSettings) -> Reconciler {
         Reconciler::new(self.reconciler.clone(), settings)
     }
 
-    /// Follows the feed of Postgres until `shutdown`; run one per process.
+    /// Follows the feed of Postgres until `shutdown`. A process must call this only once.
     pub async fn follow_feed(self, shutdown: CancellationToken) {
         FeedFollower::new(self.store, self.running).run(shutdown).await;
     }
 
-    /// Merges every mirror that may be ahead of its tracker before the process stops. Returns the jobs that could not be
-    /// merged by the deadline.
+    /// Merges every mirror that may hold marks which its tracker lacks. Must be called before the process stops.
+    /// Returns the jobs that could not be merged by the deadline.
     pub async fn merge_back(&self, deadline: Deadline) -> Vec<JobId> {
         self.shutdown_merge.run(deadline).await
     }

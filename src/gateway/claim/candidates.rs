@@ -1,6 +1,7 @@
-//! Running jobs that could be handed out, and whose turn it is: the job handed out longest ago comes first, first among the
-//! values of the fairness label, then among the jobs of one value. The result is equal shares regardless of job sizes. Each
-//! gateway counts its own turns; equal shares on each gateway add up to equal shares.
+//! The running jobs that could be handed out, and the order of their turns. The value of the fairness label whose turn
+//! was longest ago is next. Among the jobs with this value, the job whose turn was longest ago is next. The values, and
+//! the jobs of one value, therefore get equal shares, whatever the sizes of the jobs. Each gateway counts its own
+//! turns. Equal shares on each gateway add up to equal shares overall.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,15 +11,16 @@ use crate::domain::{Job, JobId, RowStatus, RunningJob};
 use crate::error::Result;
 use crate::sync::lock;
 
-/// The interval between loads of new jobs from Postgres: a job that was just started is known after this at the latest.
+/// The minimum interval between loads of new jobs from Postgres. A new job becomes a candidate at most this much later
+/// than the feed announces it, if `NextJob` is called then and Postgres is reachable.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which jobs a worker would work on.
+/// The jobs that a worker accepts.
 #[derive(Debug, Clone, Default)]
 pub struct ClaimFilter {
-    /// Only jobs with all of these labels.
+    /// The labels that a job must have.
     pub labels: BTreeMap<String, String>,
-    /// None of these jobs.
+    /// The jobs that the worker does not accept.
     pub excluded: HashSet<JobId>,
 }
 
@@ -26,7 +28,7 @@ pub struct ClaimFilter {
 pub struct Candidates {
     fairness_label: Option<String>,
     turns: Mutex<Turns>,
-    /// When new jobs were last loaded. Held during a load, so that only one caller loads.
+    /// When the last load of new jobs began. The lock is held during a load, so that only one caller loads at a time.
     last_load: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -47,20 +49,20 @@ struct Candidate {
 }
 
 impl Candidates {
-    /// No candidates yet.
+    /// Creates an empty set of candidates.
     pub fn new(fairness_label: Option<String>) -> Self {
         Self { fairness_label, turns: Mutex::default(), last_load: tokio::sync::Mutex::default() }
     }
 
-    /// Loads the jobs that `unknown` finds, unless the last load was less than a second ago. Concurrent callers wait for the
-    /// load under way.
+    /// Loads the jobs that `unknown` returns, unless the last load began less than a second ago. Concurrent callers
+    /// wait for the load in progress.
     pub async fn load<F: Future<Output = Result<()>>>(
         &self,
         unknown: impl FnOnce() -> Vec<JobId>,
         load: impl FnOnce(Vec<JobId>) -> F,
     ) -> Result<()> {
         let mut last_load = self.last_load.lock().await;
-        // Checked first: finding unknown jobs takes a walk over all running jobs.
+        // The time is checked first, because `unknown` examines all running jobs.
         if last_load.is_some_and(|at| at.elapsed() < LOAD_INTERVAL) {
             return Ok(());
         }
@@ -72,14 +74,14 @@ impl Candidates {
         load(unknown).await
     }
 
-    /// The running jobs that have not been loaded yet.
+    /// Returns the running jobs that are not candidates yet.
     pub fn unknown(&self, running: &HashMap<JobId, RunningJob>) -> Vec<JobId> {
         let turns = self.turns();
         let announced = running.iter().filter(|(_, running)| running.incarnation.is_some()).map(|(id, _)| id);
         announced.filter(|id| !turns.jobs.contains_key(*id)).cloned().collect()
     }
 
-    /// Adds loaded jobs that still run, and drops candidates that no longer do.
+    /// Adds the loaded jobs that still run, and drops the candidates that do not run any more.
     pub fn update(&self, jobs: Vec<Job>, running: &HashMap<JobId, RunningJob>) {
         let mut turns = self.turns();
         for job in jobs.into_iter().filter(|job| job.state.takes_reports()) {
@@ -93,9 +95,9 @@ impl Candidates {
         turns.groups.retain(|group, _| groups.contains(group));
     }
 
-    /// At most `max` matching jobs, with their rows as the feed announced them, in the order in which to try them: the
-    /// first of every group, then the second of every group, and so on. The first job takes its turn with this call, so
-    /// that concurrent callers start with different jobs.
+    /// Returns at most `max` matching jobs in the order in which to try them, with their rows as the feed announced
+    /// them. The first jobs of all groups come first, then the second jobs of all groups, and so on. This call counts
+    /// as a turn of the first job, so that concurrent callers start with different jobs.
     pub fn in_turn(
         &self,
         filter: &ClaimFilter,
@@ -128,7 +130,7 @@ impl Candidates {
         found
     }
 
-    /// The job was handed out.
+    /// Records that the job was handed out, which counts as its turn.
     pub fn handed_out(&self, id: &JobId) {
         self.turns().handed_out(id);
     }
@@ -237,7 +239,7 @@ mod tests {
     fn jobs_known_only_from_ledger_rows_or_ended_are_skipped() {
         let (candidates, mut running) = of(vec![job("a", "one")], None);
         let id = |id: &str| id.parse::<JobId>().unwrap();
-        // The feed never announced "late": its row was recorded after the job had ended.
+        // The feed never announced the job "late", because its ledger row was recorded after it had ended.
         let recorded = RunningJob { incarnation: None, ledger: true, stall_timeout: None };
         running.insert(id("late"), recorded);
         assert!(candidates.unknown(&running).is_empty());

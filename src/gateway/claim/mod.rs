@@ -1,5 +1,6 @@
-//! Chooses which job a worker should work on next. The answer is a hint: nothing is leased or written, and the worker's queue
-//! decides which task it gets. [`crate::domain::claimability`] decides what may be handed out (invariant I8).
+//! Chooses which job a worker should work on next. The answer is a hint: nothing is leased or written, and the queue of
+//! the worker decides which task it gets. Upholds invariant I8 (docs/design.md): [`crate::domain::claimability`]
+//! decides which jobs may be handed out.
 
 mod candidates;
 
@@ -17,11 +18,13 @@ use candidates::Candidates;
 
 pub use candidates::ClaimFilter;
 
-/// The most trackers that one claim reads, and the number read in one round trip. Most running jobs have work left, so the
-/// first page nearly always contains a claimable job; more pages only help if many jobs are complete but not ended yet.
+/// The maximum number of trackers that one claim reads. More than one page is needed only if many jobs are complete but
+/// have not ended yet.
 const MAX_TRACKERS: usize = 128;
+/// The number of trackers that one claim reads in one round trip. Most running jobs have work left, so the first page
+/// nearly always contains a claimable job.
 const PAGE: usize = 32;
-/// The most jobs that one claim checks in Postgres, one by one, while there is no trusted feed.
+/// The maximum number of jobs that one claim checks in Postgres, one by one, while the feed is not trusted.
 const MAX_CONFIRMED: usize = 8;
 
 /// A job to work on.
@@ -29,7 +32,7 @@ const MAX_CONFIRMED: usize = 8;
 pub struct Claim {
     /// The job.
     pub job: Arc<Job>,
-    /// Why it could not be confirmed that work is left; `None` if it was confirmed.
+    /// The reason why the gateway could not confirm that work is left; `None` if it could.
     pub unconfirmed: Option<SourceReason>,
 }
 
@@ -43,7 +46,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Hands out running jobs, in equal shares among the values of `fairness_label` if there is one.
+    /// Creates a `Claims`. With a `fairness_label`, turns are shared equally among the values of this label.
     pub fn new(core: &Core, fairness_label: Option<String>) -> Self {
         Self {
             live: core.live.clone(),
@@ -54,8 +57,8 @@ impl Claims {
         }
     }
 
-    /// The next running job that has work left, in turn. A job for which that cannot be confirmed is returned only if there
-    /// is no other. `None` if there is no job.
+    /// Returns the next running job that has work left, in turn. A job whose remaining work cannot be confirmed is
+    /// returned only if no other job is found. Returns `None` if no job is found.
     pub async fn next_job(&self, filter: &ClaimFilter, deadline: Deadline) -> Result<Option<Claim>> {
         self.load_new_jobs(deadline).await?;
         let (turn, trusted) = self.running.last_announced(|running, trusted| {
@@ -79,7 +82,7 @@ impl Claims {
                     }
                 }
             }
-            // If Redis is away, the other trackers cannot be read either.
+            // If Redis is unreachable, the trackers of the next pages cannot be read either.
             if trackers.contains(&TrackerStatus::Unreachable) {
                 break;
             }
@@ -92,7 +95,7 @@ impl Claims {
         Claim { job: job.clone(), unconfirmed }
     }
 
-    /// Loads the definitions of running jobs that are not known yet.
+    /// Loads the definitions of running jobs that are not candidates yet.
     async fn load_new_jobs(&self, deadline: Deadline) -> Result<()> {
         let unknown = || {
             self.running.last_announced(
@@ -106,14 +109,14 @@ impl Claims {
                 self.running.last_announced(|running, _| self.candidates.update(jobs, running));
                 Ok(())
             }
-            // Jobs that are known already can still be handed out.
+            // The jobs that were loaded earlier can still be handed out.
             Err(Error::Unavailable(_)) => Ok(()),
             Err(error) => Err(error),
         };
         deadline.bound(self.candidates.load(unknown, load)).await.map_err(|_| Error::DeadlineExceeded)?
     }
 
-    /// The statuses of these jobs' trackers; Unreachable for all if Redis does not answer.
+    /// Returns the statuses of the trackers of these jobs. All of them are `Unreachable` if Redis does not answer.
     async fn tracker_statuses(&self, jobs: &[(Arc<Job>, RowStatus)], deadline: Deadline) -> Result<Vec<TrackerStatus>> {
         let ids: Vec<_> = jobs.iter().map(|(job, _)| job.definition.id.clone()).collect();
         match self.live.read_trackers(&ids, deadline.half()).await.map_err(Error::from) {
@@ -123,7 +126,7 @@ impl Claims {
         }
     }
 
-    /// The claimability of a job while there is no trusted feed: asks Postgres.
+    /// Decides the claimability of a job by querying Postgres, for use while the feed is not trusted.
     async fn confirm(&self, job: &Job, tracker: TrackerStatus, deadline: Deadline) -> Result<Claimability> {
         match self.jobs.find(&job.definition.id, deadline.half()).await {
             Ok(job) => Ok(claimability(RowStatus::of(job.as_ref()), tracker)),
