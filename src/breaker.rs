@@ -1,8 +1,10 @@
-//! Circuit breakers: whether a store is known to be unavailable, so that calls fail fast instead of each timing out.
+//! Circuit breakers. A breaker knows whether its store is unavailable, so that calls fail at once instead of each
+//! timing out.
 //!
-//! A call that fails or is slow only triggers a probe of the store, one at a time and independent of any caller, so
-//! neither a caller with a tiny budget nor a slow statement makes other calls fail. While the store is unavailable, new
-//! calls fail immediately, waiting calls are released, and probes continue until one succeeds.
+//! A call that fails or is slow only triggers a probe of the store. Probes run one at a time and independently of any
+//! caller. Therefore, neither a caller with a very short deadline nor a slow statement makes other calls fail. While
+//! the store is unavailable, new calls fail at once, waiting calls are released, and probes continue until one
+//! succeeds.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,33 +16,36 @@ use tokio::sync::watch;
 
 use crate::deadline::Deadline;
 
-/// A call that takes longer than this triggers a probe, and another one after each further pause.
+/// The time after which a call counts as slow and triggers a probe.
 const SLOW_CALL: Duration = Duration::from_millis(100);
+/// The interval at which a slow call triggers further probes.
 const SLOW_CALL_PAUSE: Duration = Duration::from_secs(1);
-/// The pause between probes: while the store is unavailable, and after a successful probe, because a busy store makes
-/// all calls slow and must not be probed for each of them.
+/// The pause after each probe. It follows successful probes as well, because a busy store makes all calls slow and must
+/// not be probed for each of them.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
-/// The limit of a probe while the store is unavailable. With the pause, a store is used again within two seconds after
-/// its recovery.
+/// The maximum time limit of a probe while the store is unavailable. Together with [`PROBE_PAUSE`], it ensures that
+/// calls use the store again within two seconds after its recovery.
 const RECOVERY_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Sends any request to the store. Fails, with the cause, only if there is no response; an error response is a success.
+/// A function that sends any request to the store. It fails, with the cause, only if there is no response. An error
+/// response counts as a success.
 type Probe = dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync;
 
-/// The circuit breaker of one store. Cheap to clone; clones share their state.
+/// The circuit breaker of one store. A breaker is cheap to clone, and its clones share their state.
 #[derive(Clone)]
 pub struct Breaker(Arc<Shared>);
 
 struct Shared {
     store: &'static str,
-    /// The limit of a probe that a call triggered: the time that the call still waits for its response.
+    /// The time limit of a probe while the store counts as available. It is the rest of a call's timeout when the call
+    /// begins to count as slow.
     probe_timeout: Duration,
     probe: Box<Probe>,
-    /// Why the store is unavailable. `None`: it is available, as far as is known.
+    /// Why the store is unavailable; `None` if the store is available as far as is known.
     outage: watch::Sender<Option<Arc<str>>>,
-    /// Whether a failure was reported since the last probe began.
+    /// Whether a failure or a slow call was reported since the last probe began.
     failure_reported: AtomicBool,
-    /// Whether the task that probes is running.
+    /// Whether the probing task is running.
     probing: AtomicBool,
 }
 
@@ -51,7 +56,8 @@ pub struct CallBudget {
     deadline: Deadline,
 }
 
-/// Why a call got no response. It may have taken effect all the same, unless the store was unavailable from the start.
+/// Why a call got no response. The call may have taken effect nevertheless, unless the store was known to be
+/// unavailable when the call began.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoResponse {
     /// The store is known to be unavailable.
@@ -63,8 +69,8 @@ pub enum NoResponse {
 }
 
 impl Breaker {
-    /// A breaker for a store whose calls time out after `timeout`. `probe` sends any request to the store; it fails
-    /// only if there is no response.
+    /// Creates a breaker for a store whose calls time out after `timeout`. `probe` sends any request to the store and
+    /// fails only if there is no response.
     pub fn new<P, F>(store: &'static str, timeout: Duration, probe: P) -> Self
     where
         P: Fn() -> F + Send + Sync + 'static,
@@ -80,12 +86,13 @@ impl Breaker {
         }))
     }
 
-    /// The budget of calls until `deadline`.
+    /// Returns the budget of calls that end by `deadline`.
     pub fn budget(&self, deadline: Deadline) -> CallBudget {
         CallBudget { breaker: self.clone(), deadline }
     }
 
-    /// Reports a call that got no response. Triggers a probe, unless one is running.
+    /// Reports a call that failed without a response or that is slow. Triggers a probe. If the probing task is running,
+    /// that task makes the probe.
     pub fn report_failure(&self) {
         self.0.failure_reported.store(true, Ordering::Release);
         if !self.0.probing.swap(true, Ordering::AcqRel) {
@@ -95,7 +102,7 @@ impl Breaker {
 }
 
 impl CallBudget {
-    /// Waits for a call, until the deadline or until the store is known to be unavailable.
+    /// Waits for a call until it gets a response, the deadline passes, or the store is known to be unavailable.
     pub async fn bound<T>(&self, call: impl Future<Output = T>) -> Result<T, NoResponse> {
         let mut outage = self.breaker.0.outage.subscribe();
         if let Some(cause) = &*outage.borrow() {
@@ -123,7 +130,7 @@ impl CallBudget {
     }
 }
 
-/// Probes repeatedly, until a probe succeeds and no new failure was reported.
+/// Probes repeatedly, until a probe succeeds and no new failure was reported since it began.
 async fn probe(shared: Weak<Shared>) {
     let guard = ProbeGuard(shared);
     while let Some(shared) = guard.0.upgrade()
@@ -144,14 +151,15 @@ impl Shared {
         self.outage.borrow().is_some()
     }
 
-    /// Logs a change of the outage, and publishes it.
+    /// Publishes whether the store is unavailable. Logs the beginning and the end of an outage.
     fn set_outage(&self, outage: Option<Arc<str>>) {
         let store = self.store;
         match (&*self.outage.borrow(), &outage) {
             (None, Some(cause)) => tracing::warn!(
                 store,
                 %cause,
-                "the store does not respond; calls to it fail fast until it does. Check the store and the network"
+                "a store does not respond. Calls to it fail at once until it responds again. Check the store and the \
+                 network"
             ),
             (Some(_), None) => tracing::info!(store, "the store is available again"),
             _ => {}
@@ -165,7 +173,8 @@ impl Shared {
     }
 }
 
-/// Ends probing. Clears the outage even if a probe panicked, as nothing would notice the store's recovery any more.
+/// Marks the probing task as ended, and the store as available, when it is dropped. If a probe panicked, the store must
+/// count as available, because no further probe would notice its recovery.
 struct ProbeGuard(Weak<Shared>);
 
 impl Drop for ProbeGuard {
@@ -177,7 +186,7 @@ impl Drop for ProbeGuard {
     }
 }
 
-/// The time after which a call counts as slow: less than [`SLOW_CALL`] if its timeout is very short.
+/// Returns the time after which a call counts as slow. It is a quarter of the timeout, and at most [`SLOW_CALL`].
 fn slow_after(timeout: Duration) -> Duration {
     SLOW_CALL.min(timeout / 4)
 }
@@ -191,7 +200,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_millis(200);
 
-    /// A fake store, with the times of its probes.
+    /// A fake store that records the times of its probes.
     #[derive(Default)]
     struct Store {
         refuses: AtomicBool,
@@ -215,7 +224,7 @@ mod tests {
         (Breaker::new("test", TIMEOUT, probe), store)
     }
 
-    /// Makes a call that never gets a response. Returns its error and duration.
+    /// Makes a call that never gets a response. Returns the error and the duration of the call.
     async fn hang(breaker: &Breaker, budget: Duration) -> (NoResponse, Duration) {
         let started = Instant::now();
         let error = breaker.budget(Deadline::after(budget)).bound(std::future::pending::<()>()).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! The errors of use cases, in domain terms. Knows no gRPC: only `grpc::status` maps errors to a status.
+//! The errors of use cases, in domain terms. This module does not know gRPC; only `grpc::status` maps errors to
+//! statuses.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ pub enum Error {
     /// No job has this ID.
     #[error("no job has the ID `{0}`: it was never created, or it was deleted")]
     NotFound(JobId),
-    /// The ID belongs to a job with another definition.
+    /// The ID belongs to an existing job with another definition.
     #[error(
         "job `{id}` already exists with another definition: {} {}; choose another ID",
         fields.join(", "),
@@ -34,16 +35,16 @@ pub enum Error {
     /// The job is RUNNING, and the call needs a job that has not been started.
     #[error("job `{0}` has been started; tasks can be added only before the start")]
     Started(JobId),
-    /// The job has ended in a state that the call cannot be applied to.
+    /// The job has ended, and the call does not apply to a job that ended in this state.
     #[error("job `{0}` has already ended as {1} and cannot change any more")]
     Ended(JobId, JobState),
     /// The job has not ended, and the call needs a job that has.
     #[error("job `{0}` has not ended: it is {1}; retry it after its end, or cancel it first")]
     NotEnded(JobId, JobState),
-    /// The final progress of the job may lack marks that were acknowledged.
+    /// The final progress of the job is a lower bound: it may lack acknowledged marks.
     #[error(
-        "the final progress of job `{0}` is a lower bound, and marks may still be added; wait, or set \
-         accept_lower_bound to retry tasks that may have been reported"
+        "the final progress of job `{0}` is a lower bound: acknowledged results may be missing and may still be added; \
+         wait and try again, or set accept_lower_bound, which may retry tasks that were reported"
     )]
     LowerBound(JobId),
     /// The job has no tasks to retry.
@@ -54,42 +55,42 @@ pub enum Error {
     NothingToRetry {
         /// The job.
         id: JobId,
-        /// The number of outstanding tasks, which a retry with `include_outstanding` would contain.
+        /// The number of outstanding tasks. A retry with `include_outstanding` would contain them.
         outstanding: usize,
     },
     /// The job already has a retry that differs from the requested one.
-    #[error("job `{id}` already has another retry, job `{by}`; use that job, or retry it")]
+    #[error("job `{id}` already has another retry, job `{by}`; use or retry that job")]
     Retried {
         /// The job.
         id: JobId,
         /// Its retry.
         by: JobId,
     },
-    /// The call needs something that is temporarily unavailable. It can be retried.
+    /// The call needs something that is temporarily unavailable. The call can be retried.
     #[error("{0}")]
     Unavailable(Unavailable),
     /// The call's deadline passed. Writes that the call began may still take effect.
     #[error("the deadline passed before the result was known; writes may still take effect, and a retry is safe")]
     DeadlineExceeded,
-    /// An unexpected failure of the gateway. The text is only logged, never sent to the client.
+    /// The gateway failed unexpectedly. The text is logged and never sent to the client.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
-/// A temporary cause of failure.
+/// Why a call cannot be served at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// Redis cannot be reached, does not respond in time, or refuses writes.
-    #[error("Redis cannot be reached or refuses writes; nothing was acknowledged, retry the call")]
+    #[error("Redis cannot be reached or refuses writes; nothing was acknowledged, so retry the call")]
     Redis,
     /// Postgres cannot be reached or does not respond in time.
-    #[error("Postgres cannot be reached; retry the call")]
+    #[error("Postgres cannot be reached or does not respond in time; retry the call")]
     Postgres,
-    /// The running job's tracker is missing, damaged, of another incarnation or of an unknown version.
-    #[error("the job's marks in Redis are missing or cannot be trusted; nothing was acknowledged, retry the call")]
+    /// The tracker of the running job is missing, damaged, of another incarnation, or of an unknown version.
+    #[error("the job's marks in Redis are missing or cannot be trusted; nothing was acknowledged, so retry the call")]
     Tracker,
     /// Every attempt to write conflicted with concurrent writes.
-    #[error("too much write contention; nothing was acknowledged, retry the call")]
+    #[error("too much write contention; nothing was acknowledged, so retry the call")]
     Contention,
     /// The gateway is shutting down, so it cannot continue a stream.
     #[error("this gateway is shutting down; retry the call, on another gateway if there is one")]
@@ -97,7 +98,7 @@ pub enum Unavailable {
 }
 
 impl Unavailable {
-    /// How long a client should wait before a retry.
+    /// Returns how long a client should wait before a retry.
     pub const fn retry_after(self) -> Duration {
         match self {
             Self::Redis | Self::Postgres | Self::Stopping => Duration::from_secs(1),
@@ -108,7 +109,7 @@ impl Unavailable {
 }
 
 impl Error {
-    /// An error for a single malformed field.
+    /// Creates an error for one malformed field.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::Invalid(vec![Violation::new(field, description)])
     }
