@@ -116,7 +116,7 @@ impl Claims {
         deadline.bound(self.candidates.load(unknown, load)).await.map_err(|_| Error::DeadlineExceeded)?
     }
 
-    /// Returns the statuses of the trackers of these jobs. All of them are `Unreachable` if Redis does not answer.
+    /// Returns the statuses of these jobs' trackers. If Redis does not answer, every status is `Unreachable`.
     async fn tracker_statuses(&self, jobs: &[(Arc<Job>, RowStatus)], deadline: Deadline) -> Result<Vec<TrackerStatus>> {
         let ids: Vec<_> = jobs.iter().map(|(job, _)| job.definition.id.clone()).collect();
         match self.live.read_trackers(&ids, deadline.half()).await.map_err(Error::from) {

@@ -1,6 +1,6 @@
-//! Amends ends that are lower bounds, such as that of a job that was cancelled while Redis was unreachable: adds the
-//! marks that the tracker still holds. An end is amended at most once, and the schema allows no other change of an
-//! ended job (invariant I1 in docs/design.md).
+//! Amends ends that are lower bounds: adds the marks that the tracker still holds. For example, a job that was
+//! cancelled while Redis was unreachable has such an end. An end is amended at most once, and the schema allows no
+//! other change of an ended job (invariant I1 in docs/design.md).
 
 use std::sync::Arc;
 

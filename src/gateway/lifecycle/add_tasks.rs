@@ -81,8 +81,7 @@ impl TaskAdder {
         for _ in 0..ATTEMPTS {
             let (mut search, manifest) = self.names.search(definition, &names, deadline).await?;
             let searched = search.searched();
-            // The blocks of names that the manifest will lack after this call: those of other calls, and that of this
-            // call.
+            // The blocks of names that the manifest will lack after this call, added by other calls and by this call.
             let mut new_blocks = Vec::new();
             let choose = |added_since: &[NameBlock]| {
                 search.look_in(added_since);

@@ -110,8 +110,8 @@ impl JobObserver {
     }
 }
 
-/// Returns the incarnation that belongs to an ended job: that of its tracker if the tracker was reopened after the end,
-/// or else that of its row.
+/// Returns the incarnation that the tracker of an ended job should have. It is the incarnation after the end if the
+/// tracker was reopened, and the incarnation of the job's row otherwise.
 fn observed_after_end(job: RunningJob, header: Option<&Header>) -> Option<Incarnation> {
     let reopened = job.incarnation.map(Incarnation::after_end);
     if header.is_some_and(|header| Some(header.incarnation) == reopened) { reopened } else { job.incarnation }

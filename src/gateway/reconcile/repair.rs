@@ -61,8 +61,8 @@ impl Repairer {
                     self.mirror_sync.merge_mirror(id, epoch, deadline).await?;
                 }
             }
-            // All other actions need a known incarnation. Scripts and commits compare it with that of the tracker or
-            // the job, so that no action changes a later tracker.
+            // All other actions need a known incarnation. Scripts and commits check it, so that no action changes the
+            // tracker of another incarnation.
             (_, None) => {}
             (RepairAction::Quarantine, Some(_)) => self.quarantine(id, deadline).await?,
             (RepairAction::Restore, Some(incarnation)) => self.restorer.restore(id, incarnation, deadline).await?,

@@ -71,7 +71,7 @@ impl Restorer {
             // The marks of the found tracker are valid under any incarnation. They stay, and mirrors are merged into
             // them.
             Some(found) if found < incarnation => self.live.reopen(id, found, incarnation, deadline).await?.map(drop),
-            // The issued incarnation is not higher than that of the tracker. The next round issues a higher one.
+            // The tracker's incarnation is not lower than the issued one. The next round issues a higher incarnation.
             Some(_) => return Ok(()),
             None => {
                 let cells = self.mirrors.cells(id).unwrap_or_else(|| Cells::blank(layout));
