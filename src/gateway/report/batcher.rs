@@ -1,9 +1,10 @@
-//! Marks concurrent reports of one job together: one batch per job is under way at a time, and reports that arrive meanwhile
-//! form the next batch.
+//! Marks concurrent reports of one job together. At most one batch of a job is under way at a time; reports that arrive
+//! meanwhile wait and form the next batch.
 //!
-//! A mark is a compare-and-set of the bytes that it covers. Workers whose reports cover the same bytes would conflict and
-//! compute again and again: with 64 of them, some met 64 conflicts in a row. Marking them together means that reports of one
-//! gateway never conflict with each other, and that a report costs fewer Redis calls the busier its job is.
+//! A report is marked by a compare-and-set of the bytes that its marks cover, so reports that cover the same bytes
+//! conflict and have to be computed again. With 64 workers and without batches, some reports had 64 conflicts in a row.
+//! In batches, reports of one gateway never conflict with each other, and the busier a job is, the fewer Redis calls
+//! each report costs.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -20,20 +21,21 @@ use crate::domain::{Definition, Disposition, Mark, ResolvedReport, StepSize, dis
 use crate::error::{Error, Result};
 use crate::fault;
 
-/// The most results of a batch. More would only delay the reports that came first. A batch must also fit into one step
-/// ([`StepSize`]), so that batching never splits a report's marks. A larger report is marked alone.
+/// The maximum number of results in a batch of several reports. With more, the reports that came first would only wait
+/// longer. The batch must also fit into one step ([`StepSize`]), so that batching never splits the marks of a report
+/// into several steps. A report that exceeds either limit is marked alone.
 const MAX_RESULTS_TOGETHER: usize = 3_000;
 
-/// The largest report that starts its batch on its own connection's task. A larger one would delay the other calls of that
-/// connection, so its batch is marked on a task of its own.
+/// The maximum number of results of a report that marks a batch on the task of its connection. If a larger report
+/// starts a batch, the batch is marked on a task of its own, because it would delay the other calls of the connection.
 const MAX_RESULTS_INLINE: usize = 100;
 
-/// A report after its batch was marked.
+/// The result of marking one report of a batch.
 #[derive(Debug)]
 pub struct MarkedReport {
-    /// The disposition of each result.
+    /// The disposition of each result of the report, in order.
     pub dispositions: Vec<Disposition>,
-    /// The outcome of the whole batch's marks.
+    /// The outcome of the whole batch.
     pub outcome: MarkOutcome,
 }
 
@@ -52,7 +54,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Marks with this marker.
+    /// Creates a batcher that marks its batches with `marker`.
     pub fn new(marker: Marker) -> Self {
         Self { marker, waiting: Coalescer::default() }
     }
@@ -72,29 +74,29 @@ impl Batcher {
         fault::point("round.joined").await;
         match rounds {
             Some(rounds) if report.marks().len() <= MAX_RESULTS_INLINE => rounds.await,
-            // Dropping a `DetachOnDrop` spawns it; there is none if another caller runs the rounds.
+            // Dropping a `DetachOnDrop` spawns its future. `rounds` is `None` if another caller runs the rounds.
             rounds => drop(rounds),
         }
-        // The batch is bounded by the latest deadline in it. A caller with an earlier one is cancelled by the deadline layer,
-        // so no timer is needed here.
+        // The batch is bounded by the latest deadline of its reports. No timer is needed here, because the deadline
+        // layer cancels a caller whose own deadline is earlier.
         answered.await.unwrap_or_else(|_| Err(Error::Internal("a report was dropped before it was marked".to_owned())))
     }
 
-    /// Marks the first batch where this future is awaited, and later ones on a task.
+    /// Marks the first batch on the task that polls this future, and all later batches on a new task.
     async fn run_rounds(self: Arc<Self>, definition: Arc<Definition>) {
         self.mark_next_batch(&definition).await;
         if !self.waiting.deactivate_if_idle(&definition.id) {
-            // Boxed: spawning copies a future several times.
+            // The future is boxed, because spawning copies it several times.
             tokio::spawn(Box::pin(async move { while self.mark_next_batch(&definition).await {} }));
         }
     }
 
-    /// Marks the reports that wait; false if none does.
+    /// Marks the next batch of waiting reports. Returns false if no report waits.
     async fn mark_next_batch(&self, definition: &Definition) -> bool {
         let Some(waiting) = self.waiting.next(&definition.id, fitting) else { return false };
         let reports: Vec<_> = waiting.iter().map(|waiting| waiting.report.clone()).collect();
         let Some(deadline) = waiting.iter().map(|waiting| waiting.deadline).max() else { return true };
-        // A panic must not lose the reports that wait behind this batch.
+        // A panic must not drop the reports that wait for the next batch.
         let marked = AssertUnwindSafe(self.mark_together(definition, &reports, deadline)).catch_unwind().await;
         match marked.unwrap_or_else(|_| Err(Error::Internal("marking a batch panicked".to_owned()))) {
             Ok(outcomes) => {
@@ -129,7 +131,7 @@ impl Batcher {
                 all().map(recorded).collect()
             }
             MarkOutcome::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; all().count()],
-            // If there were several steps, the first may have been marked before the end.
+            // The batch may have several steps, and some of the steps may have been marked before the job ended.
             MarkOutcome::Marked { .. } | MarkOutcome::Ended(_) => dispositions(layout, all(), &changes),
         };
         let mut outcomes = Vec::with_capacity(reports.len());
@@ -142,7 +144,8 @@ impl Batcher {
     }
 }
 
-/// The number of waiting reports, from the first on, that are marked together: at least one.
+/// Returns the number of reports that form the next batch, counted from the first waiting report. The number is at
+/// least 1: a report that is too large for a batch is marked alone.
 fn fitting(waiting: &[Waiting]) -> usize {
     fitting_sizes(waiting.iter().map(|waiting| (waiting.report.marks().len(), waiting.size)))
 }
@@ -162,7 +165,8 @@ mod tests {
     use super::*;
     use crate::domain::{Layout, Outcome};
 
-    /// How many of these reports are marked together, if their tasks are `apart` task numbers from each other.
+    /// Returns the number of reports in the first batch. `sizes` holds the number of results of each report; the tasks
+    /// of a report have indexes that are `apart` from each other.
     fn together(apart: u32, sizes: &[u32]) -> usize {
         let layout = Layout { total: 10_000_000, stages: 1 };
         let step_size = |size: u32| {

@@ -1,16 +1,17 @@
-//! A future that its caller starts and that survives the caller.
+//! A future that its caller awaits and that completes even if the caller is cancelled.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-/// Runs a future where it is awaited; if it is dropped before it has finished, the rest runs on a task of its own. Spawning
-/// a task from the start would cost every caller that stays one more wake-up.
+/// Runs a future on the task that awaits it. If this value is dropped before the future has finished, the future
+/// continues on a task of its own. Spawning a task from the start would cost one more wake-up for every caller that is
+/// not cancelled.
 pub struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 impl DetachOnDrop {
-    /// Does nothing until it is awaited or dropped.
+    /// Wraps a future. The future does not run before this value is awaited or dropped.
     pub fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(Some(Box::pin(future)))
     }
@@ -20,7 +21,7 @@ impl Future for DetachOnDrop {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // Taken out while it is polled, so that a future that panicked is not spawned.
+        // The future is taken out while it is polled, so that it is not spawned by `drop` if it panics.
         let Some(mut future) = self.0.take() else { return Poll::Ready(()) };
         let polled = future.as_mut().poll(context);
         if polled.is_pending() {
@@ -32,7 +33,7 @@ impl Future for DetachOnDrop {
 
 impl Drop for DetachOnDrop {
     fn drop(&mut self) {
-        // Outside a runtime the process is stopping.
+        // Without a runtime the process is stopping, and the future is dropped.
         if let Some(future) = self.0.take()
             && let Ok(runtime) = Handle::try_current()
         {

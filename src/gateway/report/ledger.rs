@@ -1,5 +1,5 @@
-//! Records reports in the ledger while the tracker cannot take them. The only write to Postgres that a report makes itself
-//! (invariant I9).
+//! Records reports in the ledger (rows in Postgres) while the tracker in Redis cannot take their marks. A report itself
+//! writes nothing else to Postgres (invariant I9).
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct LedgerRecorder {
 }
 
 impl LedgerRecorder {
-    /// Records in this store.
+    /// Creates a recorder.
     pub fn new(core: &Core) -> Self {
         Self {
             store: core.store.clone(),
@@ -34,24 +34,27 @@ impl LedgerRecorder {
         }
     }
 
-    /// Records marks of a running job.
+    /// Records marks of a running job in the ledger and in the mirror. If the job does not run, records nothing:
+    /// returns [`MarkOutcome::Ended`] for an ended job and [`Error::NotStarted`] for a PENDING one.
     pub async fn record(&self, definition: &Definition, marks: &[Mark], deadline: Deadline) -> Result<MarkOutcome> {
         let (id, layout) = (&definition.id, definition.layout());
         fault::point("record.begun").await;
-        // Read before the row is written: a restore that runs meanwhile does not know of these marks.
+        // The incarnation is read before the row is written. If a restore issues a later incarnation meanwhile, the
+        // restored tracker may lack these marks, and the mirror must know that.
         let under = self.known_incarnation(id);
         if marks.is_empty() || !self.store.record(id, marks, deadline).await? {
             let job = self.jobs.get(id, deadline).await?;
             return match job.state {
                 JobState::Pending => Err(Error::NotStarted(id.clone())),
-                // Nothing to record: the report named no task of the job.
+                // The batch named no task of the job, so there is nothing to record.
                 JobState::Running if marks.is_empty() => Ok(MarkOutcome::Recorded),
-                // The row was locked by a start or an end that did not commit.
+                // The job was started after the insert read its row, so a retry succeeds.
                 JobState::Running => Err(Error::Unavailable(Unavailable::Contention)),
                 ended => Ok(MarkOutcome::Ended(ended)),
             };
         }
-        // The gateway that drains the row may die before Redis persists the marks, so the mirror keeps them as well.
+        // The mirror keeps the marks as well, because the gateway that drains the row may die before Redis persists
+        // them.
         let cells = marks.iter().map(|mark| (mark.task, mark.bits(layout.stages)));
         self.mirrors.mark(id, layout, cells, under, None);
         self.running.recorded(id);
@@ -60,7 +63,8 @@ impl LedgerRecorder {
         Ok(MarkOutcome::Recorded)
     }
 
-    /// The incarnation of the job's tracker as far as this gateway knows.
+    /// Returns the incarnation of the job's tracker from the feed, or from the job cache if the feed has announced
+    /// none. Returns `None` if neither knows it.
     fn known_incarnation(&self, id: &JobId) -> Option<Incarnation> {
         let announced = self.running.get(id).and_then(|running| running.incarnation);
         announced.or_else(|| self.cache.incarnation(id))

@@ -1,4 +1,4 @@
-//! Marks a batch in the job's tracker, or records it in the ledger if Redis cannot take it.
+//! Marks a batch of reports in the job's tracker, or records the batch in the ledger if no tracker can take its marks.
 
 use std::sync::Arc;
 
@@ -12,9 +12,11 @@ use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{self, Header, Live, MarkReply, ScriptOutcome, StepWrite};
 
-/// How often a step is computed again because another gateway changed the same bytes first.
+/// The number of attempts for one step. An attempt fails with a conflict if the tracker holds other bytes than
+/// expected, for example because another gateway changed them first.
 const MAX_CONFLICTS: usize = 64;
-/// How often another target is tried after a tracker refused or Postgres did not confirm it.
+/// The number of times that a batch is given a new target, because a tracker refused its marks or Postgres did not
+/// confirm the tracker. After that the batch is recorded in the ledger.
 const MAX_REFUSALS: usize = 8;
 
 /// Marks batches.
@@ -26,12 +28,14 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// Marks with these collaborators.
+    /// Creates a marker.
     pub fn new(core: &Core, targets: Arc<Targets>, ledger: Arc<LedgerRecorder>) -> Self {
         Self { live: core.live.clone(), mirrors: core.mirrors.clone(), targets, ledger }
     }
 
-    /// Marks all steps and appends what each changed to `changes`; or records all marks in the ledger.
+    /// Marks the batch step by step, and appends the change of each step to `changes`. If no tracker can take a step,
+    /// records all marks of the batch in the ledger instead. If the job has ended, marks no further step; `changes`
+    /// then holds the changes of the steps before.
     pub async fn mark(
         &self,
         definition: &Definition,
@@ -49,9 +53,9 @@ impl Marker {
         let mut last = None;
         for step in MarkStep::plan(layout, marks.iter().copied()) {
             let (header, change) = loop {
-                // I4: marks count as taken only if the tracker was adopted, or if Postgres confirms after the write that it
-                // is still the running job's tracker. The script gets half of the time, so that the ledger can still be used
-                // if Redis hangs. Boxed futures are the rare paths.
+                // I4: a step counts as marked only if the tracker was adopted, or if Postgres confirms after the write
+                // that the tracker still belongs to the running job. The script gets half of the time, so that the
+                // ledger can still be used if Redis hangs. Futures of rare paths are boxed, to keep this future small.
                 let decision = match self.mark_step(id, layout, &step, target, deadline.half()).await {
                     Ok(Ok(marked)) if target.require_adopted => break marked,
                     Ok(Ok(marked)) => match Box::pin(self.targets.resolve_target(id, deadline)).await? {
@@ -73,8 +77,9 @@ impl Marker {
             };
             fault::point("report.confirmed").await;
             let MarkTarget { incarnation, .. } = target;
-            // The tracker with this epoch holds the marks, adopted or not. If the mirror did not know that, new marks would
-            // keep it from ever counting as merged, and a tracker under load would never be adopted again.
+            // The mirror must know that the tracker with this epoch holds the marks, whether or not the tracker is
+            // adopted. Otherwise every report would undo the merge of the mirror into that tracker, and a tracker under
+            // load would never be adopted again.
             let held_by = Some(TrackerEpoch { incarnation, generation: header.generation });
             self.mirrors.mark(id, layout, step.marked(&change), Some(incarnation), held_by);
             changes.push(change);
@@ -84,12 +89,12 @@ impl Marker {
             incarnation: header.incarnation,
             complete: header.counts.is_complete(),
         };
-        last.map(marked).ok_or_else(|| Error::Internal("a report of no steps".to_owned()))
+        last.map(marked).ok_or_else(|| Error::Internal("a report was planned as zero steps".to_owned()))
     }
 
-    /// Marks one step by compare-and-set. The first attempt expects the bytes that the mirror holds; a conflict, caused by a
-    /// report of another gateway, returns the actual bytes for the next attempt. Reports of this gateway do not conflict
-    /// with each other, because the batcher marks them together.
+    /// Marks one step by compare-and-set. The first attempt expects the bytes of the mirror, or blank bytes without a
+    /// mirror. On a conflict the script returns the actual bytes, from which the next attempt is computed. Reports of
+    /// this gateway do not conflict with each other, because the batcher marks one batch of a job at a time.
     async fn mark_step(
         &self,
         id: &JobId,

@@ -1,9 +1,13 @@
-//! Takes reports: validates the whole batch, marks it in the tracker, and answers.
+//! Takes reports. A report is validated as a whole, marked in the job's tracker, and answered.
 //!
-//! [`Reporter`] is where a report enters; [`Report`] validates it; [`Batcher`] marks reports of one job together; [`Marker`]
-//! marks a batch in Redis; [`Targets`] decides which tracker takes the marks; [`LedgerRecorder`] records them if none can. A report is acknowledged only after its
-//! marks are in one of three places: in an adopted, open tracker; in a tracker that Postgres confirmed, before and after, as
-//! the tracker of the running job; or in the ledger (invariants I3, I4, I10).
+//! A report enters at [`Reporter`] and is validated by [`Report`]. [`Batcher`] combines reports of one job into
+//! batches. [`Marker`] marks a batch in Redis. [`Targets`] decides which tracker takes the marks, and
+//! [`LedgerRecorder`] records them if no tracker can.
+//!
+//! A report is acknowledged only after its marks are in one of three places (invariants I3, I4, I10):
+//! - an adopted, open tracker,
+//! - a tracker that Postgres confirmed as the tracker of the running job, both before and after the write,
+//! - the ledger.
 
 mod batcher;
 mod detach_on_drop;
@@ -33,8 +37,9 @@ use ledger::LedgerRecorder;
 use marker::Marker;
 use target::{MarkOutcome, Targets};
 
-/// How long the report that completes a job waits for the end, so that its answer can name the final state; less if half of
-/// the call's remaining time is shorter. A finish that takes longer continues in the background.
+/// The maximum time for which the report that completes a job waits until the end is committed, so that its answer can
+/// name the final state. The report waits for at most half of the call's remaining time. If the finish takes longer, it
+/// continues in the background, and the answer says RUNNING.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
 /// The answer to a report.
@@ -42,7 +47,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(1);
 pub struct ReportOutcome {
     /// The disposition of each result, in the order of the request.
     pub dispositions: Vec<Disposition>,
-    /// The job's state after the batch.
+    /// The job's state after the report. A job that the report completed is RUNNING until its end is committed.
     pub state: JobState,
 }
 
@@ -57,7 +62,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Takes reports, ends the jobs that they complete, and restores trackers that refuse them.
+    /// Creates a reporter. It ends the jobs that reports complete, and restores trackers that are missing or outdated.
     pub fn new(core: &Core, ends: &Ends, restorer: Arc<Restorer>) -> Self {
         let targets = Arc::new(Targets::new(core, ends, restorer));
         let ledger = Arc::new(LedgerRecorder::new(core));
@@ -71,7 +76,8 @@ impl Reporter {
         }
     }
 
-    /// Takes the results of one report.
+    /// Marks or records the results of one report, and returns the disposition of each. The job must have been started.
+    /// An error for one malformed result rejects the whole report.
     pub async fn report(
         self: &Arc<Self>,
         id: &JobId,
@@ -84,7 +90,7 @@ impl Reporter {
             return Err(Error::NotStarted(id.clone()));
         }
         let names = report.names();
-        // A report to an ended job changes nothing, whichever tasks it names.
+        // A report to an ended job changes nothing, so its task names need no lookup.
         let tasks = if names.is_empty() || self.cache.final_state(id).is_some() {
             Vec::new()
         } else {
@@ -95,7 +101,8 @@ impl Reporter {
         let state = match outcome {
             MarkOutcome::Marked { incarnation, complete } => {
                 if let Some(errors) = new_errors(&report, &dispositions) {
-                    // On its own task, so that errors are recorded even if the caller goes away.
+                    // The errors are recorded on a task of their own, so that this continues if the caller is
+                    // cancelled.
                     let _ = tokio::spawn(self.clone().record_errors(definition, errors, deadline)).await;
                 }
                 if complete { self.state_after_finish(id, incarnation, deadline).await } else { JobState::Running }
@@ -106,14 +113,16 @@ impl Reporter {
         Ok(ReportOutcome { dispositions, state })
     }
 
-    /// Finishes the job that a report completed, and returns its state after at most [`FINISH_WAIT`].
+    /// Finishes the job that a report completed, and waits at most [`FINISH_WAIT`] for the end. Returns the final
+    /// state, or RUNNING if the end is not committed by then.
     async fn state_after_finish(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> JobState {
         let finish = self.finisher.finish(id, incarnation);
         let finished = deadline.half().at_most(FINISH_WAIT).bound(finish).await;
         finished.ok().and_then(Result::ok).flatten().unwrap_or(JobState::Running)
     }
 
-    /// Records errors beside the marks. Best effort.
+    /// Records the errors of failed tasks in Redis. This is best effort: a failure is logged and does not fail the
+    /// report.
     async fn record_errors(
         self: Arc<Self>,
         definition: Arc<Definition>,
@@ -127,7 +136,7 @@ impl Reporter {
     }
 }
 
-/// The errors of failures that were new; `None` if there are none.
+/// Returns the errors of the failures that this report was the first to mark. Returns `None` if there are none.
 fn new_errors(report: &ResolvedReport, dispositions: &[Disposition]) -> Option<Vec<ErrorSample>> {
     if report.failures().is_empty() {
         return None;

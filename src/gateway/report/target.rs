@@ -1,5 +1,5 @@
-//! Decides which tracker takes the marks of a report, and what to do after a tracker refused them. Defines where marks can go
-//! and where they went.
+//! Decides where the marks of a batch go: which tracker takes them, and what to do after a tracker refused them.
+//! Defines the possible targets ([`TargetDecision`]) and the outcomes ([`MarkOutcome`]).
 
 use std::sync::Arc;
 
@@ -13,43 +13,44 @@ use crate::domain::{Incarnation, JobId, JobState};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::Refusal;
 
-/// The tracker that takes the marks of a report.
+/// The tracker that takes the marks of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct MarkTarget {
     /// The incarnation of the running job's tracker.
     pub incarnation: Incarnation,
-    /// Only an adopted tracker may take the marks. If false, Postgres has just confirmed the incarnation, and the caller must
-    /// ask Postgres again after marking.
+    /// Whether only an adopted tracker may take the marks. If true, marks in the tracker need no confirmation by
+    /// Postgres. If false, Postgres has just confirmed the incarnation, and the caller must ask Postgres again after
+    /// marking.
     pub require_adopted: bool,
 }
 
-/// Where the marks of a report go.
+/// Where the marks of a batch go.
 pub enum TargetDecision {
-    /// To this tracker.
+    /// This tracker takes the marks.
     Mark(MarkTarget),
-    /// Nowhere: the job has ended.
+    /// The job has ended in this state, so the marks are dropped.
     Ended(JobState),
-    /// To the ledger: the job runs, and no tracker can take marks now.
+    /// The ledger takes the marks, because the job runs and no tracker can take marks now.
     UseLedger,
 }
 
-/// The outcome of the marks of a batch.
+/// Where the marks of a batch are after it was marked or recorded.
 #[derive(Debug, Clone, Copy)]
 pub enum MarkOutcome {
-    /// All are in the tracker with this incarnation. `complete`: nothing is pending in it any more.
+    /// All marks are in the tracker.
     Marked {
-        /// The incarnation of the tracker.
+        /// The incarnation of the tracker when the last step was marked.
         incarnation: Incarnation,
-        /// Nothing is pending in it.
+        /// Whether no task was pending in the tracker after the last step.
         complete: bool,
     },
-    /// All are in the ledger.
+    /// All marks are in the ledger. Some of them may be in a tracker as well.
     Recorded,
-    /// The job has ended. If there were several steps, the first may have been marked before the end.
+    /// The job has ended in this state. A batch of several steps may have been marked in part before the end.
     Ended(JobState),
 }
 
-/// Decides the targets of reports.
+/// Decides the targets of batches.
 pub struct Targets {
     jobs: Arc<Jobs>,
     cache: Arc<JobCache>,
@@ -60,7 +61,7 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Decides with these collaborators.
+    /// Creates a value that decides targets.
     pub fn new(core: &Core, ends: &Ends, restorer: Arc<Restorer>) -> Self {
         Self {
             jobs: core.jobs.clone(),
@@ -72,8 +73,9 @@ impl Targets {
         }
     }
 
-    /// The first target: from the feed, or from Postgres if the feed does not list the job. While Postgres is
-    /// away, it is the tracker with the incarnation seen last: if that tracker is adopted and open, its job still runs.
+    /// Returns the target of the first attempt. The incarnation comes from the feed, or from Postgres if the feed does
+    /// not list the job. If Postgres is unavailable, the incarnation is the one that this gateway saw last; a tracker
+    /// with that incarnation that is adopted and open proves that the job still runs.
     pub async fn initial(&self, id: &JobId, deadline: Deadline) -> Result<TargetDecision> {
         if let Some(state) = self.cache.final_state(id) {
             return Ok(TargetDecision::Ended(state));
@@ -89,7 +91,7 @@ impl Targets {
         }
     }
 
-    /// The target according to Postgres.
+    /// Returns the target according to the job's row in Postgres, or [`Error::NotStarted`] for a PENDING job.
     pub async fn resolve_target(&self, id: &JobId, deadline: Deadline) -> Result<TargetDecision> {
         let job = self.jobs.get(id, deadline).await?;
         match job.state {
@@ -101,8 +103,9 @@ impl Targets {
         }
     }
 
-    /// The next target after a tracker refused. Runs on its own task: a restore copies and counts all cells of the mirror,
-    /// which would delay the other calls of the connection on whose task the batch is marked.
+    /// Returns the next target after a tracker refused the marks. The decision runs on a task of its own, because it
+    /// may restore the tracker. A restore copies and counts all cells of the mirror, and would delay the other calls of
+    /// the connection on whose task the batch is marked.
     pub async fn retarget_after(
         self: &Arc<Self>,
         id: &JobId,
@@ -115,8 +118,8 @@ impl Targets {
         decision.await.unwrap_or_else(|panic| Err(Error::Internal(panic.to_string())))
     }
 
-    /// Does what the refusal calls for. A sealed tracker's job is finished first, so that the report is answered after the
-    /// end is committed (I10).
+    /// Handles a refusal and returns the next target. If the tracker is sealed, the job is finished first, so that the
+    /// report is answered after the end is committed (I10).
     async fn retarget(
         &self,
         id: &JobId,
@@ -139,7 +142,8 @@ impl Targets {
         }
         match refusal {
             Refusal::NotAdopted => Ok(TargetDecision::Mark(MarkTarget { require_adopted: false, ..current })),
-            // A finish that another gateway began may have removed the seal, or is about to commit.
+            // The job still runs, although its tracker was sealed. The finish of another gateway may have removed the
+            // seal, or may be about to commit the end. The next attempt tries the same tracker and finds out.
             Refusal::Sealed => Ok(TargetDecision::Mark(current)),
             Refusal::Missing | Refusal::OtherIncarnation | Refusal::Stale => {
                 match self.restorer.restore(id, current.incarnation, deadline.half()).await {
@@ -152,9 +156,10 @@ impl Targets {
                 self.recounter.recount_open(id, deadline).await?;
                 Ok(TargetDecision::Mark(current))
             }
-            // The key holds something that only the reconciler or a newer gateway can replace.
+            // Only the reconciler replaces a corrupt tracker, and only newer gateways can use a tracker of a newer
+            // version.
             Refusal::Corrupt | Refusal::UnknownVersion => Ok(TargetDecision::UseLedger),
-            // `report.lua` never refuses for these reasons; the ledger is always safe.
+            // `report.lua` never refuses for these reasons. If it did, the ledger would be a safe place for the marks.
             Refusal::NotSealed | Refusal::Incomplete | Refusal::Settling | Refusal::Changed => {
                 Ok(TargetDecision::UseLedger)
             }
