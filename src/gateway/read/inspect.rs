@@ -1,5 +1,5 @@
-//! Shows the state of a job in both stores, and the answer that a read builds from it. Reads only: starts no finish and
-//! restores nothing.
+//! Shows the state of a job in both stores, and the decision that a read makes from it. An inspection changes nothing:
+//! it neither finishes the job nor restores its tracker.
 
 use std::sync::Arc;
 
@@ -14,19 +14,20 @@ use crate::store::{Snapshot, Store};
 /// The state of a job in both stores.
 #[derive(Debug, Clone)]
 pub struct Inspection {
-    /// The job's row, if it exists; the outer `None` means that Postgres cannot be reached.
+    /// The job's row. `None` means that Postgres could not be reached, and `Some(None)` that the job does not exist.
     pub row: Option<Option<Job>>,
-    /// The stored snapshot of an ended job.
+    /// The stored snapshot. It is `None` if the job has not ended.
     pub snapshot: Option<Snapshot>,
-    /// The stored cells, counted now.
+    /// The counts of the stored cells, computed by the inspection. It is `None` if the job has not ended.
     pub stored: Option<Counts>,
-    /// The number of the job's ledger rows, and of the marks in them.
+    /// The number of the job's ledger rows, and the number of marks in them. It is `None` if the job's row was not
+    /// found.
     pub ledger: Option<(usize, usize)>,
-    /// The tracker, or why it cannot be read.
+    /// The tracker, or the reason why it could not be read.
     pub view: std::result::Result<TrackerReading, live::Error>,
-    /// The tracker's cells, counted now.
+    /// The counts of the tracker's cells, computed by the inspection. It is `None` if the cells could not be read.
     pub counted: Option<Counts>,
-    /// The read table's decision, for a gateway without a mirror of the job.
+    /// The decision of the read table for a gateway without a mirror of the job.
     pub resolution: Resolution,
 }
 
@@ -38,14 +39,15 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// Inspects jobs of these stores.
+    /// Creates an inspector.
     pub fn new(core: &Core) -> Self {
         Self { live: core.live.clone(), store: core.store.clone(), jobs: core.jobs.clone() }
     }
 
-    /// Inspects a job. Reads all of its cells.
+    /// Inspects a job. An inspection reads and counts all cells of the job, which takes time and memory for a large
+    /// job.
     pub async fn inspect(&self, id: &JobId, deadline: Deadline) -> Result<Inspection> {
-        // In the order of a read: Postgres first, then the tracker.
+        // As in a read, Postgres is asked first and the tracker is read afterwards.
         let found = match self.jobs.find(id, deadline.half()).await {
             Ok(job) => Some(job),
             Err(Error::Unavailable(Unavailable::Postgres)) => None,

@@ -1,5 +1,5 @@
-//! The marks of a running job that are held outside a trusted tracker: in the mirror, in the ledger, and in a tracker that is
-//! not adopted.
+//! Combines the marks of a running job whose tracker alone is not enough: the marks in this gateway's mirror, in the
+//! ledger (rows in Postgres), and in the tracker.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::live::{Header, Live};
 use crate::store::Store;
 
-/// Combines marks from tracker, mirror and ledger.
+/// Combines the marks of tracker, mirror and ledger.
 pub struct KnownMarks {
     live: Live,
     store: Store,
@@ -20,12 +20,14 @@ pub struct KnownMarks {
 }
 
 impl KnownMarks {
-    /// Marks from these places.
+    /// Creates a value that combines marks.
     pub fn new(core: &Core) -> Self {
         Self { live: core.live.clone(), store: core.store.clone(), mirrors: core.mirrors.clone() }
     }
 
-    /// The counts of tracker, mirror and ledger together. Reads the tracker's cells only if another place holds more.
+    /// Returns the counts of the combined marks of tracker, mirror and ledger. `header` is the header of the tracker,
+    /// and `current` says whether the tracker is of the current generation. `ledger` holds the job's marks in the
+    /// ledger. Reads the cells of the tracker only if the mirror or the ledger may hold marks that the tracker lacks.
     pub async fn counts(
         &self,
         definition: &Definition,
@@ -35,7 +37,7 @@ impl KnownMarks {
         deadline: Deadline,
     ) -> Result<Counts> {
         let id = &definition.id;
-        // A tracker of the current generation holds the mirror's marks once they were merged.
+        // A tracker of another generation may have lost marks, even those that the mirror knows to be merged into it.
         let ahead = if current { self.mirrors.may_exceed(id, header.epoch()) } else { self.mirrors.holds(id) };
         if !ahead && ledger.is_empty() {
             return Ok(header.counts.clone());
@@ -46,13 +48,13 @@ impl KnownMarks {
                 cells.merge(&tracked);
                 Ok(cells.count())
             }
-            // The tracker was there a moment ago, and marks are never taken back.
+            // The cells cannot be read. Marks are never revoked, so the counts of the header are still a lower bound.
             Ok(None) | Err(Error::Unavailable(_)) => Ok(header.counts.clone()),
             Err(error) => Err(error),
         }
     }
 
-    /// The marks of mirror and ledger.
+    /// Returns the combined marks of the mirror and of `ledger`.
     pub fn without_tracker(&self, definition: &Definition, ledger: &[Mark]) -> Cells {
         let cells = self.mirrors.cells(&definition.id);
         let mut cells = cells.unwrap_or_else(|| Cells::blank(definition.layout()));
@@ -60,13 +62,14 @@ impl KnownMarks {
         cells
     }
 
-    /// The marks of mirror and ledger, reading the ledger.
+    /// Reads the job's marks in the ledger, and returns them combined with the marks of the mirror.
     pub async fn read_without_tracker(&self, definition: &Definition, deadline: Deadline) -> Result<Cells> {
         let ledger = self.in_ledger(std::slice::from_ref(&definition.id), deadline).await?;
         Ok(self.without_tracker(definition, ledger.get(&definition.id).map_or(&[], Vec::as_slice)))
     }
 
-    /// The marks that the ledger holds of these jobs; none while Postgres is away.
+    /// Returns the marks that the ledger holds of each of these jobs. Jobs without ledger rows are absent. While
+    /// Postgres is unavailable, all jobs are absent.
     pub async fn in_ledger(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Vec<Mark>>> {
         if ids.is_empty() {
             return Ok(HashMap::new());

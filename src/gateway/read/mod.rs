@@ -1,9 +1,13 @@
-//! Reads progress, of one job or of many: observe the trackers, ask Postgres unless the feed says that a job runs, and let
-//! the read table ([`crate::domain::resolve`]) decide what the observations mean. Never waits for an end that is under way.
+//! Reads the progress of one job or of many jobs. A read observes the jobs' trackers in Redis. It asks Postgres about
+//! each job that the feed does not list as running, and about each job whose tracker is not enough. The read table
+//! ([`crate::domain::resolve`]) decides what the observations mean. A read never waits for an end that is under way.
 //!
-//! [`CoalescedReads`] is where a read enters; [`Observer`] observes the stores; [`Reader`] builds the answer; [`Watcher`]
-//! repeats reads for watchers. All jobs of a call that are known to run cost one round trip to Redis together; all others
-//! cost two statements in Postgres and one more round trip. Holds invariants I5, I6 and I7.
+//! A read enters at [`CoalescedReads`]. [`Observer`] observes the stores, [`Reader`] builds the answer, and [`Watcher`]
+//! repeats reads for watchers. This module upholds invariants I5, I6 and I7.
+//!
+//! In a call for many jobs, all jobs that need no answer from Postgres together cost one round trip to Redis. All other
+//! jobs together cost at most five statements in Postgres and one more round trip to Redis, in addition to reads of
+//! cells.
 
 mod coalesced;
 mod inspect;
@@ -34,7 +38,8 @@ use crate::error::{Error, Result, Unavailable};
 use crate::fault;
 use crate::live::{Tracker, TrackerReading};
 
-/// How many answers of one call may read cells at the same time, for jobs whose header is not enough.
+/// The maximum number of answers of one call that read cells at the same time. An answer reads cells only if the header
+/// of the job's tracker is not enough.
 const CONCURRENT_CELL_READS: usize = 4;
 
 /// Reads progress.
@@ -45,7 +50,7 @@ pub struct Reader {
     finisher: Arc<Finisher>,
 }
 
-/// Data that answers need in addition to the observations, loaded once for all jobs of a call.
+/// The data from Postgres that answers need in addition to the observations. It is loaded once for all jobs of a call.
 struct Background {
     results: Result<HashMap<JobId, Arc<CachedResult>>>,
     definitions: Result<HashMap<JobId, Arc<Definition>>>,
@@ -53,12 +58,12 @@ struct Background {
 }
 
 impl Reader {
-    /// Reads with these collaborators.
+    /// Creates a reader.
     pub fn new(core: &Core, observer: Arc<Observer>, known_marks: Arc<KnownMarks>, finisher: Arc<Finisher>) -> Self {
         Self { jobs: core.jobs.clone(), observer, known_marks, finisher }
     }
 
-    /// The progress of one job, read for this call alone.
+    /// Reads the progress of one job. The read is not shared with other callers.
     pub async fn read(&self, id: &JobId, deadline: Deadline) -> ReadResult {
         let read = self.observer.observe(id, MAX_ERROR_SAMPLES, deadline).await;
         fault::point("read.looked").await;
@@ -66,12 +71,14 @@ impl Reader {
         self.answer(id, read, MAX_ERROR_SAMPLES, &background, deadline).await
     }
 
-    /// The progress of each of these jobs, in order, without error samples so that the answer stays small.
+    /// Reads the progress of each of these jobs, and returns it in order. The progress has no error samples, so that
+    /// the answer stays small.
     pub async fn read_all(&self, ids: &[JobId], deadline: Deadline) -> Vec<ReadResult> {
         let reads = self.observer.observe_all(ids, 0, deadline).await;
         fault::point("read.looked").await;
         let background = &self.background(ids.iter().zip(&reads), deadline).await;
-        // Collected first: a stream over a mapping closure is not known to be Send here.
+        // The futures are collected first, because the compiler cannot prove that a stream over a mapping closure is
+        // `Send`.
         let mut answers = Vec::with_capacity(ids.len());
         for (id, read) in ids.iter().zip(reads) {
             answers.push(self.answer(id, read, 0, background, deadline));
@@ -85,8 +92,8 @@ impl Reader {
         deadline: Deadline,
     ) -> Background {
         let jobs_that = |needs: fn(Resolution) -> bool| -> Vec<JobId> {
-            let those = reads.clone().filter(|(_, read)| read.as_ref().is_ok_and(|read| needs(read.resolution)));
-            those.map(|(id, _)| id.clone()).collect()
+            let matching = reads.clone().filter(|(_, read)| read.as_ref().is_ok_and(|read| needs(read.resolution)));
+            matching.map(|(id, _)| id.clone()).collect()
         };
         let ended = jobs_that(|resolution| resolution == Resolution::Snapshot);
         let (defined, recorded) = (jobs_that(needs_definition), jobs_that(needs_ledger));
@@ -121,7 +128,7 @@ impl Reader {
         Ok(Arc::new(JobProgress { definition, progress: Progress { claimable, ..progress } }))
     }
 
-    /// The progress of a job that has not ended.
+    /// Returns the progress of a job that has not ended.
     async fn progress(
         &self,
         definition: &Arc<Definition>,
@@ -175,7 +182,8 @@ impl Reader {
     }
 }
 
-/// The value of a job that was observed to exist; NotFound if it was deleted meanwhile.
+/// Returns the loaded value of a job that was observed to exist, or [`Error::NotFound`] if the job was deleted
+/// meanwhile.
 fn found<T>(loaded: &Result<HashMap<JobId, Arc<T>>>, id: &JobId) -> Result<Arc<T>> {
     let found = loaded.as_ref().map_err(Error::clone)?.get(id);
     found.cloned().ok_or_else(|| Error::NotFound(id.clone()))
@@ -186,7 +194,7 @@ fn needs_definition(resolution: Resolution) -> bool {
     matches!(resolution, Pending | Unknown(_) | Mirror(_) | Tracker { .. })
 }
 
-/// Whether ledger rows are part of the answer.
+/// Returns whether the answer includes the job's marks in the ledger.
 fn needs_ledger(resolution: Resolution) -> bool {
     match resolution {
         Resolution::Mirror(_) => true,

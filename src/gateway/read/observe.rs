@@ -1,10 +1,13 @@
-//! Observes jobs before anything is answered about them: their trackers, their rows where those are needed, and the decision
-//! of the read table. Every read and every list of tasks starts here (invariants I5, I6).
+//! Observes jobs: reads their trackers, asks Postgres for their rows where necessary, and lets the read table decide
+//! what tracker and row mean. Every read and every list of tasks starts here (invariants I5, I6).
 //!
-//! One job and many take the same three steps: a job that this gateway knows to have ended is answered from its snapshot; a
-//! job that the feed lists may be answered by its tracker alone; for every other job Postgres is asked first and the tracker
-//! is read afterwards. The order matters: marks that were drained from the ledger before Postgres said that it is empty are
-//! in the tracker, but perhaps not in an older reading of it.
+//! A job is observed in at most three steps. The observation ends with the first step that decides:
+//! - If this gateway knows that the job has ended, the decision is the job's snapshot. No store is asked.
+//! - If the feed lists the job as running without ledger rows, its tracker is read. The tracker may be enough.
+//! - Postgres is asked first, and the tracker is read afterwards.
+//!
+//! The order in the last step matters. When Postgres says that the ledger has no rows of the job, the marks of drained
+//! rows are in the tracker. A reading of the tracker from before that answer may lack these marks.
 
 use std::sync::Arc;
 
@@ -16,17 +19,19 @@ use crate::domain::{Claimability, JobId, Resolution, RowStatus, TrackerStatus, c
 use crate::error::{Error, Result};
 use crate::live::{Live, TrackerReading};
 
-/// The read table's decision about a job, and the tracker reading that it was based on.
+/// An observation of a job: the decision of the read table, and the reading of the tracker on which it is based.
 pub struct ResolvedRead {
     /// The decision of the read table.
     pub resolution: Resolution,
-    /// The tracker and the errors stored beside it; `None` if Redis did not answer or was not asked.
+    /// The job's tracker and the errors that Redis stores for the job. It is `None` if Redis did not answer or was not
+    /// asked.
     pub reading: Option<TrackerReading>,
-    /// Whether the job may be handed out.
+    /// Whether the job is claimable: it runs, and nothing shows that all of its work is done.
     pub claimable: bool,
 }
 
-/// Observes jobs in both stores.
+/// Observes jobs in both stores. An observation ([`ResolvedRead`]) is a reading of a job's tracker, together with the
+/// decision that the read table makes from the tracker and the job's row.
 pub struct Observer {
     live: Live,
     jobs: Arc<Jobs>,
@@ -37,7 +42,7 @@ pub struct Observer {
 }
 
 impl ResolvedRead {
-    /// A job about which nothing is known yet.
+    /// The observation of a job before any store was asked.
     const UNRESOLVED: Self = Self { resolution: Resolution::AskPostgres, reading: None, claimable: false };
 
     fn is_resolved(&self) -> bool {
@@ -46,7 +51,7 @@ impl ResolvedRead {
 }
 
 impl Observer {
-    /// Observes with these collaborators.
+    /// Creates an observer.
     pub fn new(core: &Core) -> Self {
         Self {
             live: core.live.clone(),
@@ -80,7 +85,8 @@ impl Observer {
         Ok(self.resolve(id, row, reading))
     }
 
-    /// Observes each of these jobs, in order, in one round trip for each step.
+    /// Observes each of these jobs, and returns the observations in order. Each step makes at most one call to each
+    /// store, for all jobs that need it.
     pub async fn observe_all(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<Result<ResolvedRead>> {
         let initial = |id| Ok(self.known_ended(id).unwrap_or(ResolvedRead::UNRESOLVED));
         let mut reads: Vec<Result<ResolvedRead>> = ids.iter().map(initial).collect();
@@ -89,7 +95,7 @@ impl Observer {
         reads
     }
 
-    /// Resolves jobs that the feed lists without ledger rows, as far as their trackers are enough.
+    /// Resolves the jobs that the feed lists as running without ledger rows, if their trackers are enough.
     async fn observe_listed(&self, unresolved: Vec<Slot<'_>>, samples: usize, deadline: Deadline) {
         let listed = unresolved.into_iter().filter_map(|slot| Some((self.listed_row(slot.id)?, slot)));
         let listed: Vec<(RowStatus, Slot<'_>)> = listed.collect();
@@ -113,7 +119,7 @@ impl Observer {
             Ok(rows) => rows,
             Err(error) => return unresolved.into_iter().for_each(|slot| *slot.read = Err(error.clone())),
         };
-        // The tracker of a job that does not run would not change the answer.
+        // The tracker of a job that does not run would not change the decision, so it is not read.
         let with_trackers = ids.iter().zip(&rows).filter(|(_, row)| may_run(**row));
         let with_trackers: Vec<JobId> = with_trackers.map(|(id, _)| id.clone()).collect();
         let mut readings = self.readings(&with_trackers, samples, deadline).await.into_iter();
@@ -123,13 +129,15 @@ impl Observer {
         }
     }
 
-    /// A job that this gateway has reported as ended never runs again, also while Postgres is away (I6).
+    /// Returns the observation of a job that this gateway knows to have ended, and `None` for any other job. No store
+    /// is asked, so that the job is not shown as running again, even while Postgres is unavailable (I6).
     fn known_ended(&self, id: &JobId) -> Option<ResolvedRead> {
         self.cache.final_state(id)?;
         Some(ResolvedRead { resolution: Resolution::Snapshot, reading: None, claimable: false })
     }
 
-    /// The row of a job that the feed lists as running with nothing in the ledger.
+    /// Returns the row status of a job that the feed lists as running without ledger rows, and `None` for any other
+    /// job.
     fn listed_row(&self, id: &JobId) -> Option<RowStatus> {
         let running = self.running.get(id).filter(|running| !running.ledger)?;
         Some(RowStatus::NotAsked { known_running: Some(running.incarnation?) })
@@ -143,8 +151,8 @@ impl Observer {
         ResolvedRead { resolution: resolve(tracker, row, self.mirrors.holds(id)), reading, claimable }
     }
 
-    /// Reads trackers, within half of the time so that Postgres can still be asked if Redis hangs. `None` for each job if
-    /// Redis does not answer.
+    /// Reads the trackers of these jobs. The call gets half of the remaining time, so that Postgres can still be asked
+    /// if Redis hangs. Each reading is `None` if Redis does not answer.
     async fn readings(&self, ids: &[JobId], samples: usize, deadline: Deadline) -> Vec<Option<TrackerReading>> {
         if ids.is_empty() {
             return Vec::new();
@@ -158,7 +166,8 @@ impl Observer {
         }
     }
 
-    /// The rows of these jobs, within half of the time so that trackers can still answer if Postgres hangs.
+    /// Reads the rows of these jobs. The call gets half of the remaining time, so that the trackers can still be read
+    /// if Postgres hangs.
     async fn rows(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<RowStatus>> {
         match self.jobs.find_all(ids, deadline.half()).await {
             Ok(jobs) => Ok(ids.iter().map(|id| RowStatus::of(jobs.get(id))).collect()),
@@ -168,13 +177,13 @@ impl Observer {
     }
 }
 
-/// A job of a batch and the place of its result.
+/// A job of a call, and the place for its observation.
 struct Slot<'a> {
     id: &'a JobId,
     read: &'a mut Result<ResolvedRead>,
 }
 
-/// The slots of the jobs that are not resolved yet.
+/// Returns the slots of the jobs that are not resolved yet.
 fn unresolved<'a>(ids: &'a [JobId], reads: &'a mut [Result<ResolvedRead>]) -> Vec<Slot<'a>> {
     let slots = ids.iter().zip(reads).map(|(id, read)| Slot { id, read });
     slots.filter(|slot| slot.read.as_ref().is_ok_and(|read| !read.is_resolved())).collect()

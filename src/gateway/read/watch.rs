@@ -1,8 +1,9 @@
-//! Watches jobs: one poller per watched job, however many clients watch it, and none for a job that no client watches.
+//! Watches jobs. Each watched job has one poller, which reads the job for all of its watchers. A job without watchers
+//! has no poller.
 //!
-//! A watcher gets the newest state whenever it is ready for one, at most one per interval; states in between are skipped. The
-//! first state was read after the watcher arrived, as with every read (I6): a watcher that arrives while a read is under way
-//! waits for the next one, which all waiting watchers share.
+//! A watcher gets the newest state whenever it is ready for one, but at most one state per interval; states in between
+//! are skipped. The first state was read after the watcher arrived, as with every read (I6): a watcher that arrives
+//! while a read is under way waits for the next read, which all waiting watchers share.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,34 +20,38 @@ use crate::domain::{JobId, Progress};
 use crate::error::Error;
 use crate::sync::lock;
 
-/// The longest pause between updates to a watcher; the interface promises at most 15 seconds. Also the largest value of
-/// `--watch-interval`. Load balancers close streams without data, even if HTTP/2 pings are sent.
+/// The longest pause between updates to a watcher, and the maximum of `--watch-interval`. Load balancers close streams
+/// without data, even if HTTP/2 pings are sent. The API promises an update at least every 15 seconds.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// The limit for one read.
+/// The timeout of one read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long reads may fail before the watchers' streams are ended with the error.
+/// The time for which reads may fail because a store is unavailable or too slow. After that the watchers' streams end
+/// with the error.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The newest state of a watched job.
 #[derive(Clone)]
 struct State {
-    /// The newest progress; kept while reads fail.
+    /// The progress that the last successful read returned. It is kept while reads fail.
     progress: Option<Arc<JobProgress>>,
-    /// Why the last read failed.
+    /// The error of the last read, if the read failed.
     error: Option<Error>,
-    /// When that read began.
+    /// When the last read began.
     begun: Instant,
-    /// Grows with every visible change of the progress.
+    /// Increases with every visible change of the progress.
     version: u64,
-    /// No other state follows.
+    /// Whether this is the last state: the job has ended, or reads fail for good.
     last: bool,
 }
 
-/// The poller of a watched job, as its watchers see it.
+/// The data that the poller of a job and its watchers share.
 struct Poll {
+    /// The newest state. It is `None` before the first read.
     newest: watch::Sender<Option<State>>,
-    /// A watcher has arrived that needs a state read from now on.
+    /// Whether a watcher has arrived since the last read began. The watcher needs a state that is read after its
+    /// arrival.
     awaited: AtomicBool,
+    /// Wakes the poller when a watcher arrives.
     arrived: Notify,
 }
 
@@ -57,7 +62,7 @@ pub struct Watcher {
     polls: Mutex<HashMap<JobId, Arc<Poll>>>,
 }
 
-/// A running poller. Removes its poll from the map however it ends.
+/// A running poller. When the poller ends, even by a panic, its poll is removed from the map.
 struct Poller {
     watcher: Arc<Watcher>,
     id: JobId,
@@ -69,18 +74,20 @@ pub struct Watch {
     states: watch::Receiver<Option<State>>,
     interval: Duration,
     arrived: Instant,
-    /// The version of the state sent last, and when it was sent.
+    /// The version of the last state that was sent, and when it was sent.
     sent: Option<(u64, Instant)>,
+    /// Whether the last update was sent.
     over: bool,
 }
 
 impl Watcher {
-    /// Watches through these reads, with at least `interval` between updates to a watcher (at most [`HEARTBEAT`]).
+    /// Creates a watcher that reads through `reads`. `interval` is the minimum time between two updates to a watcher;
+    /// an interval above [`HEARTBEAT`] is reduced to it.
     pub fn new(reads: Arc<CoalescedReads>, interval: Duration) -> Self {
         Self { reads, interval: interval.min(HEARTBEAT), polls: Mutex::default() }
     }
 
-    /// Watches a job. If it does not exist, the first update is the error.
+    /// Watches a job. If the job does not exist, the first update is the error [`Error::NotFound`].
     pub fn watch(self: &Arc<Self>, id: &JobId) -> Watch {
         let arrived = Instant::now();
         let mut polls = self.polls();
@@ -95,7 +102,7 @@ impl Watcher {
             metrics::gauge!("highwater_watched_jobs").increment(1);
             poll
         });
-        // Under the lock, so that a poller that is about to stop sees that it is awaited.
+        // The map is still locked, so a poller that is about to stop sees that it is awaited.
         let states = poll.newest.subscribe();
         poll.awaited.store(true, Ordering::Release);
         poll.arrived.notify_one();
@@ -109,7 +116,8 @@ impl Watcher {
 }
 
 impl Poller {
-    /// Reads until the job has ended, reads fail for good, or no watcher is left.
+    /// Reads the job at every interval and whenever a watcher arrives. Returns when the job has ended, when reads fail
+    /// for good, or when no watcher is left.
     async fn run(self) {
         let interval = self.watcher.interval;
         let mut last_success = Instant::now();
@@ -133,7 +141,7 @@ impl Poller {
         }
     }
 
-    /// Removes the poll, unless a watcher has arrived meanwhile; whether it did.
+    /// Removes the poll, unless a watcher has arrived since the last read began. Returns whether the poll was removed.
     fn stop(&self) -> bool {
         let mut polls = self.watcher.polls();
         if self.poll.awaited.load(Ordering::Acquire) {
@@ -155,8 +163,8 @@ impl Drop for Poller {
 }
 
 impl Poll {
-    /// Publishes what a read returned, and wakes the watchers if it differs or a watcher awaits it. Returns whether it is the
-    /// last state.
+    /// Publishes the result of a read. Wakes the watchers if the progress has changed, if a watcher awaits the result,
+    /// or if no other state follows. Returns whether this is the last state.
     fn publish(&self, read: ReadResult, begun: Instant, gives_up: bool, awaited: bool) -> bool {
         let mut last = false;
         self.newest.send_if_modified(|newest| {
@@ -182,7 +190,7 @@ impl Poll {
     }
 }
 
-/// Whether two states differ in more than the time of the observation and the rate.
+/// Returns whether two readings of the progress differ, apart from their observation times and rates.
 fn differ(before: &Progress, now: &Progress) -> bool {
     let comparable =
         |progress: &Progress| Progress { observe_time: OffsetDateTime::UNIX_EPOCH, rate: None, ..progress.clone() };
@@ -190,7 +198,8 @@ fn differ(before: &Progress, now: &Progress) -> bool {
 }
 
 impl Watch {
-    /// The next update; the first one as soon as it is read. `None` after the end of the job or after an error.
+    /// Waits for the next update. The first update comes as soon as it is read. Returns `None` after an update with the
+    /// end of the job, and after an error.
     pub async fn next(&mut self) -> Option<ReadResult> {
         if self.over {
             return None;
@@ -217,7 +226,7 @@ impl Watch {
         }
     }
 
-    /// Waits for a state to send.
+    /// Waits for a state to send. Returns `None` if the poller has stopped without one.
     async fn newest(&mut self) -> Option<State> {
         let Some((version, at)) = self.sent else {
             let arrived = self.arrived;
