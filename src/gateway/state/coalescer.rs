@@ -1,9 +1,10 @@
-//! Coalesces concurrent calls for one job. A round is one call to the stores that serves several callers: callers that arrive
-//! while a round of their job is under way wait for the next one, which serves all of them.
+//! Coalesces concurrent calls for one job. A round is one operation on the stores, such as a read, that serves several
+//! callers. Callers that arrive while a round of their job is under way wait and share the next round.
 //!
-//! At most one round per job is under way, so the busier a job is, the fewer store calls each caller costs. A round serves
-//! only callers that joined before it started, so no caller gets an answer older than its call (invariant I6). A job is active
-//! from the first caller that joins until a round ends and no caller waits.
+//! At most one round of a job is under way, so the busier a job is, the fewer store calls each caller costs. A round
+//! serves only callers that joined before the round started, so no caller gets an answer that is older than its call
+//! (invariant I6). A job becomes active when a caller joins. It stays active until a round has ended and no caller
+//! waits.
 
 use std::collections::{HashMap, hash_map};
 use std::sync::{Mutex, MutexGuard};
@@ -21,8 +22,8 @@ impl<W> Default for Coalescer<W> {
 }
 
 impl<W> Coalescer<W> {
-    /// Adds a waiting caller. Returns true if the job was not active: the caller must then run rounds until [`next`](Self::next)
-    /// or [`deactivate_if_idle`](Self::deactivate_if_idle) ends its activity.
+    /// Adds a waiting caller. Returns true if the job was not active. The caller must then run rounds until
+    /// [`next`](Self::next) returns `None` or [`deactivate_if_idle`](Self::deactivate_if_idle) returns true.
     pub fn join(&self, id: &JobId, waiting: W) -> bool {
         let mut queues = self.queues();
         if let Some(queue) = queues.get_mut(id) {
@@ -33,8 +34,8 @@ impl<W> Coalescer<W> {
         true
     }
 
-    /// Takes the callers of the next round: the longest-waiting ones, as many as `fit` returns for the queue. `None` if no
-    /// caller waits; the job is then no longer active.
+    /// Takes the callers of the next round. `fit` gets the queue, in the order of arrival, and returns how many callers
+    /// to take from its front. If no caller waits, returns `None`, and the job is no longer active.
     pub fn next(&self, id: &JobId, fit: impl FnOnce(&[W]) -> usize) -> Option<Vec<W>> {
         let mut queues = self.queues();
         let hash_map::Entry::Occupied(mut queue) = queues.entry(id.clone()) else { return None };
@@ -47,7 +48,7 @@ impl<W> Coalescer<W> {
         Some(std::mem::replace(queue.get_mut(), later))
     }
 
-    /// Ends the job's activity if no caller waits, and returns whether it did.
+    /// Makes the job inactive if no caller waits. Returns whether the job is now inactive.
     pub fn deactivate_if_idle(&self, id: &JobId) -> bool {
         let mut queues = self.queues();
         let idle = queues.get(id).is_none_or(Vec::is_empty);
@@ -57,7 +58,7 @@ impl<W> Coalescer<W> {
         idle
     }
 
-    /// Removes and returns the waiting callers that match.
+    /// Removes the waiting callers that match, and returns them.
     pub fn take_if(&self, id: &JobId, matches: impl FnMut(&mut W) -> bool) -> Vec<W> {
         self.queues().get_mut(id).map_or_else(Vec::new, |queue| queue.extract_if(.., matches).collect())
     }

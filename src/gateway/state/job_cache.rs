@@ -1,9 +1,10 @@
-//! A bounded cache of what this gateway knows about started jobs: definitions and final snapshots, which never change, and
-//! the incarnation with which each job was last seen RUNNING.
+//! A bounded cache of started jobs. An entry holds the job's definition and its final snapshot, which never change, and
+//! the incarnation with which the job was last seen RUNNING.
 //!
-//! PENDING jobs are not cached, because any gateway may add tasks to them. Evicted entries are read from Postgres again;
-//! cached entries stay true, because job IDs are never reused and ends are never undone
-//! (except by a failover of Postgres to a standby that lacks them, after which the same end is committed again).
+//! PENDING jobs are not cached, because any gateway may add tasks to them. Jobs that were evicted are read from
+//! Postgres again. Cached entries stay true, because job IDs are never reused and ends are never undone. There is one
+//! exception: a failover of Postgres to a standby can undo an end that the standby lacks. Afterwards the same end is
+//! committed again.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,25 +17,25 @@ use crate::domain::{Definition, Incarnation, Job, JobId, JobState, Layout};
 use crate::store::Snapshot;
 use crate::sync::lock;
 
-/// A job that has ended, with its final snapshot and the answer that reads of it get.
+/// A job that has ended, with its final snapshot and the progress that is computed from it.
 pub struct CachedResult {
     /// The job's row.
     pub job: Job,
-    /// Its final snapshot.
+    /// The final snapshot of the job.
     pub snapshot: Snapshot,
-    /// The answer to every read of the job from now on.
+    /// The final progress, which answers reads of the job.
     pub progress: Arc<JobProgress>,
 }
 
 impl CachedResult {
-    /// Builds the answer once.
+    /// Creates a result. Computes the progress once, for all later reads.
     pub fn new(job: Job, snapshot: Snapshot) -> Self {
         let progress = Arc::new(JobProgress::of_ended(&job, &snapshot));
         Self { job, snapshot, progress }
     }
 }
 
-/// An LRU cache of started jobs, by ID.
+/// A cache of started jobs, by ID. If the cache is full, the least recently used job is evicted.
 pub struct JobCache {
     jobs: Mutex<LruCache<JobId, Entry>>,
 }
@@ -43,20 +44,22 @@ struct Entry {
     definition: Arc<Definition>,
     /// The incarnation with which the job was last seen RUNNING, and when the query that found it was sent.
     running: Option<(Incarnation, Instant)>,
-    /// The state, once it is final.
+    /// The final state. It is `None` if the job was not seen to have ended.
     final_state: Option<JobState>,
+    /// The final snapshot. It is `None` if the snapshot was not read yet, or was a lower bound when it was read.
     result: Option<Arc<CachedResult>>,
 }
 
 impl JobCache {
-    /// An empty cache of at most `capacity` jobs.
+    /// Creates an empty cache of at most `capacity` jobs.
     pub fn new(capacity: usize) -> Self {
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
         Self { jobs: Mutex::new(LruCache::new(capacity)) }
     }
 
-    /// Stores a row that Postgres returned to a query sent at `asked`. Responses may arrive out of order: of two RUNNING
-    /// rows the one asked for later wins, and a final state always wins.
+    /// Stores the row of a started job; the row of a PENDING job is ignored. `asked` is the time at which the query was
+    /// sent that returned the row. Responses may arrive out of order. Therefore a RUNNING row does not replace the
+    /// incarnation from a query that was sent later, and it never replaces a final state.
     pub fn insert(&self, job: &Job, asked: Instant) {
         if job.state == JobState::Pending {
             return;
@@ -83,7 +86,8 @@ impl JobCache {
         }
     }
 
-    /// Stores a final snapshot, unless it is a lower bound to which marks may still be added.
+    /// Stores the final snapshot of a cached job, unless the snapshot is a lower bound to which marks may still be
+    /// added.
     pub fn insert_result(&self, result: Arc<CachedResult>) {
         if result.snapshot.lower_bound {
             return;
@@ -93,28 +97,28 @@ impl JobCache {
         }
     }
 
-    /// The definition of a started job.
+    /// The definition of a started job, if it is cached.
     pub fn definition(&self, id: &JobId) -> Option<Arc<Definition>> {
         self.jobs().get(id).map(|entry| entry.definition.clone())
     }
 
-    /// The layout of a started job's cells. Does not count as use for eviction.
+    /// The layout of a started job's cells, if the job is cached. A call does not count as a use of the entry.
     pub fn layout(&self, id: &JobId) -> Option<Layout> {
         self.jobs().peek(id).map(|entry| entry.definition.layout())
     }
 
-    /// The final state, if this gateway knows that the job has ended.
+    /// The final state of a job. It is `None` if the cache does not hold the job or its end.
     pub fn final_state(&self, id: &JobId) -> Option<JobState> {
         self.jobs().get(id)?.final_state
     }
 
-    /// The final snapshot and its answer.
+    /// The final snapshot of a job and the progress computed from it, if they are cached.
     pub fn result(&self, id: &JobId) -> Option<Arc<CachedResult>> {
         self.jobs().get(id)?.result.clone()
     }
 
-    /// The incarnation with which the job was last seen RUNNING, however long ago. Only for calls whose script checks the
-    /// incarnation again.
+    /// The incarnation with which the job was last seen RUNNING, no matter how long ago. It may be outdated, so callers
+    /// must not rely on it alone. It is `None` if the job was not seen RUNNING, has ended, or is not cached.
     pub fn incarnation(&self, id: &JobId) -> Option<Incarnation> {
         self.jobs().get(id)?.running.map(|(incarnation, _)| incarnation)
     }

@@ -1,4 +1,4 @@
-//! The progress of one job as the gateway answers it.
+//! The progress of one job, as reads return it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::domain::{Counts, Definition, Errors, Job, JobState, MarkSummary, Prog
 use crate::error::Result;
 use crate::store::Snapshot;
 
-/// The answer to one read of one job. Callers whose reads were coalesced share it.
+/// The result of one read of one job. Callers whose reads were coalesced share the progress.
 pub type ReadResult = Result<Arc<JobProgress>>;
 
 /// A job's definition and its progress.
@@ -21,7 +21,7 @@ pub struct JobProgress {
 }
 
 impl JobProgress {
-    /// The progress of an ended job, from its stored snapshot.
+    /// Creates the progress of an ended job from its stored snapshot.
     pub fn of_ended(job: &Job, snapshot: &Snapshot) -> Self {
         let progress = Progress {
             state: job.state,
@@ -37,7 +37,7 @@ impl JobProgress {
         Self { definition: Arc::new(job.definition.clone()), progress }
     }
 
-    /// The progress with at most `samples` error samples.
+    /// Returns the progress with at most `samples` error samples.
     pub fn with_samples(self: &Arc<Self>, samples: usize) -> Arc<Self> {
         if self.progress.errors.samples.len() <= samples {
             return self.clone();
@@ -48,7 +48,8 @@ impl JobProgress {
     }
 }
 
-/// A RUNNING job whose counts are unknown.
+/// Returns the progress of a RUNNING job whose counts are unknown. Its source is a placeholder that callers must
+/// replace.
 pub fn running_without_counts() -> Progress {
     Progress {
         state: JobState::Running,
@@ -63,7 +64,7 @@ pub fn running_without_counts() -> Progress {
     }
 }
 
-/// A job that has not been started: every task is pending, which is certain.
+/// Returns the progress of a job that has not been started: it is certain that every task is pending.
 pub fn pending_progress(definition: &Definition) -> Progress {
     let layout = definition.layout();
     Progress {

@@ -1,4 +1,5 @@
-//! Recognises trackers that a superseded start left behind.
+//! Recognises outdated trackers. An outdated tracker was opened by a start that stopped before more tasks were added to
+//! the job.
 
 use std::sync::Arc;
 
@@ -6,20 +7,21 @@ use super::{JobCache, Mirrors};
 use crate::domain::{JobId, Layout};
 use crate::live::Tracker;
 
-/// Knows the cell layouts of running jobs from the job cache and the mirrors.
+/// Compares trackers with the layouts of their jobs, which the job cache and the mirrors hold.
 pub struct Layouts {
     cache: Arc<JobCache>,
     mirrors: Arc<Mirrors>,
 }
 
 impl Layouts {
-    /// Layouts as the cache and the mirrors know them.
+    /// Creates a value that takes layouts from `cache` and `mirrors`.
     pub fn new(cache: Arc<JobCache>, mirrors: Arc<Mirrors>) -> Self {
         Self { cache, mirrors }
     }
 
-    /// Treats a tracker with another layout than the job's as missing. Such a tracker was opened by a start that stopped
-    /// before more tasks were added: it covers too few tasks, holds no marks, and is replaced by the next open or restore.
+    /// Returns [`Tracker::Missing`] if the tracker's layout differs from the job's layout, because such a tracker is
+    /// outdated. It covers too few tasks and holds no marks, and the next open or restore replaces it. Returns any
+    /// other tracker unchanged, and every tracker of a job whose layout this gateway does not know.
     pub fn discard_outdated(&self, id: &JobId, tracker: Tracker) -> Tracker {
         match &tracker {
             Tracker::Present { header, .. } if self.layout(id).is_some_and(|layout| layout != header.layout()) => {

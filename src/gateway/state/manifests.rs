@@ -1,8 +1,8 @@
-//! Manifests: this gateway's cached indexes of task names, for jobs with named tasks. Names are only appended, so a manifest
-//! can be incomplete but never wrong; missing names are read from Postgres.
+//! Manifests: this gateway's cached indexes of task names, for jobs with named tasks. A job's names are only appended,
+//! so a manifest can be incomplete but not wrong. Names that a manifest lacks are read from Postgres.
 //!
-//! Memory is bounded: if names do not fit, the least recently used manifests are evicted. Knows no store: `gateway::names`
-//! reads names and adds them here.
+//! Memory is bounded: if names do not fit, the least recently used manifests are evicted. This module knows no store;
+//! `gateway::names` reads names and adds them here.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
@@ -14,8 +14,8 @@ use tokio::sync::Mutex as LoadLock;
 use crate::domain::{JobId, Names};
 use crate::sync::{self, lock};
 
-/// The memory that a name takes in addition to its own bytes: its end offset, and five bytes per slot of a hash table that is
-/// at least 7/16 full.
+/// The memory that a name takes in addition to its own bytes. It consists of four bytes for the offset at which the
+/// name ends, and of five bytes for each slot of a hash table of which at least 7/16 are used.
 const BYTES_A_NAME: usize = 4 + 5 * 16 / 7;
 
 /// The memory that an empty manifest takes, in bytes.
@@ -29,24 +29,25 @@ pub struct Manifests {
 
 struct State {
     cached: LruCache<JobId, Entry>,
+    /// The size of all cached manifests, in bytes.
     bytes: usize,
 }
 
 struct Entry {
     manifest: Arc<Manifest>,
-    /// The size with which it is counted.
+    /// The size with which the manifest is counted, in bytes.
     bytes: usize,
 }
 
 /// The names of a job's tasks, from task 0 on.
 #[derive(Default)]
 pub struct Manifest {
-    /// Held while names are loaded, so that concurrent callers wait for one load.
+    /// A lock that is held while names are loaded, so that concurrent callers wait for one load.
     pub loading: LoadLock<()>,
     index: RwLock<Index>,
 }
 
-/// Names by task, and tasks by name.
+/// Finds the name of a task, and the task of a name.
 #[derive(Default)]
 pub struct Index {
     names: Names,
@@ -56,12 +57,12 @@ pub struct Index {
 }
 
 impl Manifests {
-    /// No manifests yet; together they will take about `max_bytes` at most.
+    /// Creates an empty set of manifests. Together they will take about `max_bytes` at most.
     pub fn new(max_bytes: usize) -> Self {
         Self { state: Mutex::new(State { cached: LruCache::unbounded(), bytes: 0 }), max_bytes }
     }
 
-    /// The job's manifest, created empty if needed. It may be incomplete.
+    /// Returns the job's manifest, which may be incomplete. If none is cached, creates an empty one.
     pub fn get_or_insert(&self, id: &JobId) -> Arc<Manifest> {
         let mut state = self.state();
         if let Some(entry) = state.cached.get(id) {
@@ -78,13 +79,14 @@ impl Manifests {
         self.state().cached.get(id).map(|entry| entry.manifest.clone())
     }
 
-    /// Whether `count` names of `bytes` bytes in total fit into memory.
+    /// Returns whether a manifest of `count` names with `bytes` bytes in total fits into memory, if all others are
+    /// evicted.
     pub fn fit(&self, count: usize, bytes: usize) -> bool {
         count.saturating_mul(BYTES_A_NAME).saturating_add(bytes) <= self.max_bytes
     }
 
-    /// Updates the size of a manifest that has grown, and evicts the least recently used manifests if memory is exceeded; the
-    /// grown one first if it does not fit alone.
+    /// Updates the size of a manifest that has grown. If all manifests together then exceed the limit, evicts the least
+    /// recently used manifests. If the grown manifest exceeds the limit by itself, it is evicted first.
     pub fn resized(&self, id: &JobId) {
         let mut state = self.state();
         let Some(entry) = state.cached.get_mut(id) else { return };
@@ -121,8 +123,8 @@ impl Manifest {
         sync::read(&self.index)
     }
 
-    /// Adds the names of consecutive tasks from `first` on. Names that are present already are skipped; if a task in between
-    /// has no name yet, nothing is added.
+    /// Adds the names of consecutive tasks, starting with task `first`. Names that the manifest already holds are
+    /// skipped. If the manifest lacks the name of a task before `first`, nothing is added.
     pub fn extend(&self, first: u32, names: &Names) {
         let mut index = sync::write(&self.index);
         let Some(known) = index.count().checked_sub(first) else { return };
@@ -133,18 +135,18 @@ impl Manifest {
 }
 
 impl Index {
-    /// The number of names.
+    /// The number of names that are loaded.
     pub fn count(&self) -> u32 {
         u32::try_from(self.names.len()).unwrap_or(u32::MAX)
     }
 
-    /// The task with this name.
+    /// The task with this name, if the name is loaded.
     pub fn task(&self, name: &str) -> Option<u32> {
         let is_it = |task: &u32| self.names.get(*task as usize) == Some(name);
         self.tasks.find(self.hasher.hash_one(name), is_it).copied()
     }
 
-    /// The name of this task.
+    /// The name of this task, if it is loaded.
     pub fn name(&self, task: u32) -> Option<&str> {
         self.names.get(task as usize)
     }

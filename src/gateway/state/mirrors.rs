@@ -1,12 +1,14 @@
-//! Mirrors: this gateway's in-memory copies of running jobs' marks, the OR of every mark that it acknowledged or read.
-//! A lost tracker is restored from them (invariant I4), so every gateway is a replica of the marks without extra
-//! writes.
+//! Mirrors: this gateway's in-memory copies of the marks of running jobs. A mirror is the bitwise OR of all marks of
+//! the job that this gateway acknowledged, drained from the ledger, or read from the tracker. A lost tracker is
+//! restored from mirrors (invariant I4). In this way every gateway is a replica of the marks, without extra writes.
 //!
-//! Memory is bounded. Mirrors with marks that this gateway acknowledged take precedence over mirrors that it only read,
-//! whose marks another gateway holds as well. A job whose mirror does not fit has none; its marks are counted and
-//! logged. A mirror with acknowledged marks is never evicted for another one: if more jobs than fit were reported,
-//! their mirrors would evict each other in turn and protect no job. Knows neither store: `gateway::reconcile` merges
-//! and pulls.
+//! Memory is bounded. A mirror whose marks were all read from a tracker can be evicted, because other gateways usually
+//! hold these marks as well. A mirror with marks that this gateway acknowledged or drained is never evicted. Otherwise,
+//! with more jobs than fit, mirrors would evict each other in turn and protect no job. A job whose mirror does not fit
+//! has no mirror. Acknowledged marks of such a job are counted in a metric, and a warning is logged at most once a
+//! minute.
+//!
+//! This module knows neither store; `gateway::reconcile` merges mirrors into trackers and pulls marks into mirrors.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,11 +19,11 @@ use crate::domain::{Cell, Cells, Incarnation, JobId, Layout, TrackerEpoch};
 use crate::log_throttle::LogThrottle;
 use crate::sync::lock;
 
-/// The number of tasks in a chunk: a multiple of four, so that chunks start at byte boundaries for any number of
-/// stages, and at most 128 KiB, which a script compares in well under a millisecond.
+/// The number of tasks in a chunk. It is a multiple of four, so that chunks start at byte boundaries for any number of
+/// stages. A chunk has at most 128 KiB, so that a script compares it in well under a millisecond.
 const CHUNK_TASKS: u32 = 65_536;
 
-/// The interval between warnings that mirrors do not fit into memory.
+/// The minimum interval between warnings that mirrors do not fit into memory.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The mirrors of this gateway, by job.
@@ -34,55 +36,63 @@ struct State {
     mirrors: HashMap<JobId, Mirror>,
     /// The size of all mirrors' cells, in bytes.
     bytes: usize,
-    /// The size of the mirrors that hold only marks read from trackers.
+    /// The size of the cells of all mirrors that can be evicted, in bytes.
     evictable_bytes: usize,
+    /// Limits the warnings that mirrors do not fit into memory.
     warning: LogThrottle,
 }
 
 struct Mirror {
     layout: Layout,
     cells: Vec<u8>,
-    /// This gateway acknowledged at least one of the marks, so the mirror is not evicted.
+    /// Whether [`Mirrors::mark`] has added marks: marks that this gateway acknowledged, or marks of any gateway that
+    /// this gateway drained from the ledger. Such a mirror is never evicted.
     acknowledged: bool,
-    /// The tracker that is known to hold all of the marks.
+    /// The epoch of a tracker that is known to hold all marks of the mirror. It is `None` if no such tracker is known.
     merged: Option<TrackerEpoch>,
-    /// The tracker into which the marks are being merged.
+    /// The epoch of the tracker for which [`Mirrors::chunks_to_merge`] was called last. It is `None` if it was never
+    /// called, or if [`Mirrors::chunks`] was called since.
     merging: Option<TrackerEpoch>,
-    /// Increases with every mark that the tracker in `merging` did not take itself.
+    /// Increases by one for each addition of marks that did not come from the tracker in `merging`.
     version: u64,
-    /// The mirror has never held a mark.
+    /// Whether the mirror is as it was created: no cells were added, not even cells without marks.
     blank: bool,
-    /// The incarnation of the last tracker into which all marks were merged, or that took the first of them. A tracker
-    /// that was restored under a later incarnation may lack marks.
+    /// The incarnation up to which a restore cannot have left out marks of the mirror. A tracker that was restored
+    /// under a later incarnation may lack marks. The first addition of marks sets the value to the incarnation under
+    /// which the marks were acknowledged or read. A later addition lowers the value if its incarnation is lower. A
+    /// complete merge into a tracker raises the value to that tracker's incarnation. A complete recording in the ledger
+    /// raises it as well, without a merge. `None` is lower than every incarnation; an addition under an unknown
+    /// incarnation sets it.
     based: Option<Incarnation>,
-    /// The tracker that was last read completely, with its revision at that time.
+    /// The tracker that the last completed pass over all chunks has read: its epoch, and its revision when the pass
+    /// began.
     pulled: Option<(TrackerEpoch, u64)>,
-    /// The tracker that is being read, with its revision when reading began.
+    /// The tracker that the last pass, completed or not, reads: its epoch, and its revision when the pass began.
     pulling: Option<(TrackerEpoch, u64)>,
     /// The index of the chunk to read next.
     next_pull: usize,
 }
 
-/// The cells of a range of tasks.
+/// The cells of a range of consecutive tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// The tasks.
+    /// The tasks of the range.
     pub tasks: Range<u32>,
-    /// The bytes of their cells.
+    /// The bytes of the tasks' cells.
     pub bytes: Vec<u8>,
 }
 
 impl Mirrors {
-    /// No mirrors yet; together they will hold at most `max_bytes` of cells.
+    /// Creates an empty set of mirrors. Their cells will take at most `max_bytes` in total.
     pub fn new(max_bytes: usize) -> Self {
         let warning = LogThrottle::once_per(WARNING_INTERVAL);
         let state = State { mirrors: HashMap::new(), bytes: 0, evictable_bytes: 0, warning };
         Self { state: Mutex::new(state), max_bytes }
     }
 
-    /// Adds acknowledged marks. `under` is the incarnation of the job's tracker when they were acknowledged, if
-    /// known; `held_by` is the
-    /// tracker that took them, or `None` if they are elsewhere, such as in the ledger.
+    /// Adds acknowledged marks. `under` is the incarnation of the job's tracker when the marks were acknowledged, or
+    /// `None` if it is unknown. `held_by` is the epoch of the tracker that holds the marks, or `None` if no tracker is
+    /// known to hold them. If the mirror does not fit into memory, the marks are only counted, and a warning is logged.
     pub fn mark(
         &self,
         id: &JobId,
@@ -100,11 +110,11 @@ impl Mirrors {
             let span = layout.span(task);
             layout.merge(task, cell, &mut mirror.cells[span.clone()], span.start);
         }
-        mirror.took(under, held_by);
+        mirror.marks_added(under, held_by);
     }
 
-    /// The bytes of these runs of the job's cells, concatenated; `None` without a mirror. The tracker most likely holds
-    /// the same bytes, unless other gateways report to the job as well.
+    /// Returns the bytes of these runs of the job's cells, concatenated. Returns `None` if there is no mirror with this
+    /// layout. The tracker most likely holds the same bytes, unless other gateways take reports of the job as well.
     pub fn runs(&self, id: &JobId, layout: Layout, runs: &[Range<usize>]) -> Option<Vec<u8>> {
         let state = self.state();
         let mirror = state.mirrors.get(id).filter(|mirror| mirror.layout == layout)?;
@@ -115,7 +125,8 @@ impl Mirrors {
         Some(bytes)
     }
 
-    /// Adds a chunk that was read from a tracker.
+    /// Adds a chunk that was read from the tracker with the epoch `held_by`. Does nothing if the mirror does not fit
+    /// into memory.
     pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: TrackerEpoch) {
         let mut state = self.state();
         let Some(mirror) = state.for_read(id, layout, self.max_bytes) else { return };
@@ -123,11 +134,12 @@ impl Mirrors {
         for (ours, theirs) in mirror.cells[start..].iter_mut().zip(&chunk.bytes) {
             *ours |= theirs;
         }
-        mirror.took(Some(held_by.incarnation), Some(held_by));
+        mirror.marks_added(Some(held_by.incarnation), Some(held_by));
     }
 
-    /// The tasks whose cells to read next from a tracker with this epoch and revision; `None` if the mirror has read
-    /// all of them. Each call advances by one chunk.
+    /// Returns the tasks whose cells are to be read next from a tracker with this epoch and revision. Each call
+    /// advances by one chunk; the chunk counts as read even if the caller fails to read it. Returns `None` if all
+    /// chunks were read at this revision, or if the mirror does not fit into memory.
     pub fn next_pull(&self, id: &JobId, layout: Layout, epoch: TrackerEpoch, revision: u64) -> Option<Range<u32>> {
         let mut state = self.state();
         let mirror = state.for_read(id, layout, self.max_bytes)?;
@@ -136,7 +148,8 @@ impl Mirrors {
         }
         let tasks = chunks(layout).nth(mirror.next_pull)?;
         if mirror.next_pull == 0 {
-            // A later change in a chunk that was already read increases the revision, so the next pass reads it.
+            // If a chunk changes after it was read, the revision of the tracker increases, and the next pass reads the
+            // chunk again.
             mirror.pulling = Some((epoch, revision));
         }
         mirror.next_pull += 1;
@@ -146,13 +159,14 @@ impl Mirrors {
         Some(tasks)
     }
 
-    /// The chunks that contain marks, and the mirror's version, for recording them in the ledger.
+    /// Returns the chunks to record in the ledger, and the version to pass to [`Self::recorded`]. Chunks without marks
+    /// are omitted.
     pub fn chunks(&self, id: &JobId) -> (Vec<Range<u32>>, u64) {
         self.chunks_for(id, None)
     }
 
-    /// The chunks that contain marks, and the mirror's version, for merging them into a tracker. Marks that this
-    /// tracker takes itself meanwhile do not change the version.
+    /// Returns the chunks to merge into the tracker with the epoch `into`, and the version to pass to [`Self::merged`].
+    /// Chunks without marks are omitted. Marks that this tracker takes during the merge do not change the version.
     pub fn chunks_to_merge(&self, id: &JobId, into: TrackerEpoch) -> (Vec<Range<u32>>, u64) {
         self.chunks_for(id, Some(into))
     }
@@ -165,37 +179,38 @@ impl Mirrors {
         (marked.collect(), mirror.version)
     }
 
-    /// The cells of these tasks, which form a chunk; `None` without a mirror.
+    /// Returns the cells of these tasks, which must form a chunk. Returns `None` without a mirror.
     pub fn chunk(&self, id: &JobId, tasks: &Range<u32>) -> Option<Chunk> {
         let state = self.state();
         let bytes = state.mirrors.get(id)?.chunk(tasks).to_vec();
         Some(Chunk { tasks: tasks.clone(), bytes })
     }
 
-    /// The cells of all tasks; `None` without a mirror.
+    /// Returns a copy of the cells of all tasks. Returns `None` without a mirror.
     pub fn cells(&self, id: &JobId) -> Option<Cells> {
         let state = self.state();
         let mirror = state.mirrors.get(id)?;
         Cells::new(mirror.layout, mirror.cells.clone()).ok()
     }
 
-    /// The layout of the job's cells; `None` without a mirror.
+    /// The layout of the job's cells. It is `None` without a mirror.
     pub fn layout(&self, id: &JobId) -> Option<Layout> {
         self.state().mirrors.get(id).map(|mirror| mirror.layout)
     }
 
-    /// Whether the mirror holds any mark of the job.
+    /// Returns whether cells of the job were ever added to the mirror. Cells that were pulled may be without marks.
     pub fn holds(&self, id: &JobId) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank)
     }
 
-    /// Whether the mirror may hold marks that the tracker with this epoch lacks.
+    /// Returns whether the mirror may hold marks that the tracker with this epoch lacks.
     pub fn may_exceed(&self, id: &JobId, epoch: TrackerEpoch) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| mirror.merged != Some(epoch))
     }
 
-    /// Notes that the marks of this version have been merged into this tracker. Ignored if other marks were added
-    /// meanwhile.
+    /// Notes that the chunks of this version were merged into the tracker with this epoch. The note is ignored if marks
+    /// that this tracker did not take were added meanwhile, or if a recording or a merge into another tracker has
+    /// begun.
     pub fn merged(&self, id: &JobId, epoch: TrackerEpoch, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
             && (mirror.merging, mirror.version) == (Some(epoch), version)
@@ -205,12 +220,13 @@ impl Mirrors {
         }
     }
 
-    /// Whether the job's tracker may have been restored under this incarnation without the marks of the mirror.
+    /// Returns whether a tracker that was restored under this incarnation may lack marks of the mirror.
     pub fn predates_restore(&self, id: &JobId, incarnation: Incarnation) -> bool {
         self.state().mirrors.get(id).is_some_and(|mirror| !mirror.blank && mirror.based < Some(incarnation))
     }
 
-    /// Notes that the marks of this version are in the ledger, for the tracker with this incarnation.
+    /// Notes that the chunks of this version were recorded in the ledger, from which the tracker with this incarnation
+    /// gets them. The note is ignored if marks were added meanwhile.
     pub fn recorded(&self, id: &JobId, incarnation: Incarnation, version: u64) {
         if let Some(mirror) = self.state().mirrors.get_mut(id)
             && mirror.version == version
@@ -219,12 +235,12 @@ impl Mirrors {
         }
     }
 
-    /// Removes the mirror of a job that has ended.
+    /// Removes the mirror of a job.
     pub fn remove(&self, id: &JobId) {
         self.state().remove(id);
     }
 
-    /// The jobs whose mirrors hold marks.
+    /// Returns the jobs with a mirror to which cells were added.
     pub fn jobs(&self) -> Vec<JobId> {
         let state = self.state();
         state.mirrors.iter().filter(|(_, mirror)| !mirror.blank).map(|(id, _)| id.clone()).collect()
@@ -241,7 +257,8 @@ impl Mirrors {
 }
 
 impl State {
-    /// The job's mirror, created if needed, for acknowledged marks; `None` if it does not fit.
+    /// Returns the job's mirror, for the addition of acknowledged marks. If there is none, creates it and evicts others
+    /// if necessary. Returns `None` if the mirror does not fit into memory.
     fn for_acknowledged(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
         match self.mirrors.get(id).map(|mirror| mirror.acknowledged) {
             Some(true) => return self.mirrors.get_mut(id),
@@ -255,8 +272,8 @@ impl State {
         self.mirrors.get_mut(id)
     }
 
-    /// Evicts mirrors without acknowledged marks until `size` bytes fit. Returns `None`, without evicting any, if that
-    /// is not enough.
+    /// Evicts mirrors without acknowledged marks until `size` bytes fit. If evicting all of them were not enough,
+    /// evicts none and returns `None`.
     fn make_room(&mut self, size: usize, max_bytes: usize) -> Option<()> {
         if self.bytes - self.evictable_bytes + size > max_bytes {
             return None;
@@ -268,7 +285,8 @@ impl State {
         Some(())
     }
 
-    /// The job's mirror, created if needed, for marks read from its tracker; `None` if it does not fit.
+    /// Returns the job's mirror, for the addition of marks that were read from the tracker. If there is none, creates
+    /// it without evicting others. Returns `None` if the mirror does not fit into memory.
     fn for_read(&mut self, id: &JobId, layout: Layout, max_bytes: usize) -> Option<&mut Mirror> {
         if !self.mirrors.contains_key(id) {
             let size = layout.bytes();
@@ -294,8 +312,9 @@ impl State {
         if self.warning.should_log() {
             tracing::warn!(
                 job = %id,
-                "the mirrors of running jobs do not fit into memory: marks of some jobs are in Redis alone and are lost if \
-                 Redis loses them; increase --mirror-memory"
+                "the mirrors of running jobs do not fit into memory. This gateway keeps no copy of the marks that it \
+                 acknowledges for this job, and perhaps for other jobs. If Redis loses these marks, they are lost \
+                 unless another gateway has a copy. Increase --mirror-memory"
             );
         }
     }
@@ -318,15 +337,18 @@ impl Mirror {
         }
     }
 
-    /// Marks were added that the tracker `held_by` holds, or that no tracker is known to hold (`None`).
-    fn took(&mut self, under: Option<Incarnation>, held_by: Option<TrackerEpoch>) {
+    /// Updates the bookkeeping after marks were added. `held_by` is the epoch of the tracker that holds the marks, or
+    /// `None` if no tracker is known to hold them. `under` is the incarnation under which the marks were acknowledged
+    /// or read.
+    fn marks_added(&mut self, under: Option<Incarnation>, held_by: Option<TrackerEpoch>) {
         if self.blank {
             (self.merged, self.blank, self.based) = (held_by, false, under);
         } else {
             if held_by.is_none() || self.merged != held_by {
                 self.merged = None;
             }
-            // A tracker that was restored under a later incarnation may lack these marks, however late they arrive.
+            // The mirror may have been merged into a tracker of a later incarnation before these marks arrived. Such a
+            // tracker lacks these marks, so the value must be lowered.
             self.based = self.based.min(under);
         }
         if held_by.is_none() || self.merging != held_by {
@@ -340,13 +362,14 @@ impl Mirror {
     }
 }
 
-/// The chunks of a job, in order of their tasks.
+/// Returns the chunks of a job, in the order of their tasks.
 fn chunks(layout: Layout) -> impl Iterator<Item = Range<u32>> {
     let starts = (0..layout.total).step_by(CHUNK_TASKS as usize);
     starts.map(move |start| start..layout.total.min(start + CHUNK_TASKS))
 }
 
-/// The bytes that hold the cells of these tasks. The range must start at a chunk boundary.
+/// Returns the bytes that hold the cells of these tasks, as offsets from the first cell. `tasks` must not be empty. It
+/// must start at a multiple of four, so that its first cell starts at a byte boundary.
 pub fn byte_range(layout: Layout, tasks: &Range<u32>) -> Range<usize> {
     layout.span(tasks.start).start..layout.span(tasks.end - 1).end
 }
@@ -405,10 +428,10 @@ mod tests {
         assert!(mirrors.may_exceed(&one, epoch(2)));
         mirrors.mark(&one, LAYOUT, [mark(3)].into_iter(), Some(incarnation(1)), None);
         mirrors.merged(&one, epoch(1), version);
-        assert!(mirrors.may_exceed(&one, epoch(1)), "merged before the last mark came");
+        assert!(mirrors.may_exceed(&one, epoch(1)), "the last mark was added after the merge");
     }
 
-    /// Otherwise a job under load would not be adopted again before its workers pause.
+    /// If they did, a job under load would not be adopted again before its workers pause.
     #[test]
     fn marks_taken_by_the_tracker_itself_do_not_invalidate_a_merge_into_it() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
@@ -432,11 +455,13 @@ mod tests {
     #[test]
     fn a_mirror_is_behind_after_a_restore_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        assert!(!mirrors.predates_restore(&one, incarnation(9)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), Some(epoch(1)));
-        assert!(!mirrors.predates_restore(&one, incarnation(1)) && mirrors.predates_restore(&one, incarnation(2)));
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), Some(incarnation(2)), Some(epoch(2)));
-        assert!(mirrors.predates_restore(&one, incarnation(2)), "the first mark is not in it");
+        assert!(!mirrors.predates_restore(&one, Incarnation::new(9)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
+        assert!(
+            !mirrors.predates_restore(&one, Incarnation::new(1)) && mirrors.predates_restore(&one, Incarnation::new(2))
+        );
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(2), Some(epoch(2)));
+        assert!(mirrors.predates_restore(&one, Incarnation::new(2)), "the new tracker lacks the first mark");
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         mirrors.merged(&one, epoch(2), version);
         assert!(!mirrors.predates_restore(&one, incarnation(2)) && mirrors.predates_restore(&one, incarnation(3)));
@@ -472,7 +497,7 @@ mod tests {
         let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), None);
         let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, epoch(1), 1).is_some();
         assert!(read("one") && read("two") && !read("three"));
-        // A pulled mirror is no longer evictable once the gateway acknowledges a mark of its job.
+        // A pulled mirror cannot be evicted any more after the gateway has acknowledged a mark of its job.
         take("one");
         take("three");
         assert_eq!(mirrors.bytes(), 2 * size);

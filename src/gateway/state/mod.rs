@@ -1,7 +1,8 @@
-//! What one gateway keeps in memory: caches, mirrors, manifests, the running jobs, and queues of coalesced calls.
+//! The memory of one gateway: caches, mirrors, manifests, the running jobs, and queues of coalesced calls.
 //!
-//! Everything here is bounded, holds no store connection, and can be lost without losing an acknowledged mark that a store
-//! holds. Other modules of the gateway share these values through `Arc`.
+//! The job cache, the mirrors and the manifests have a limit. The list of running jobs grows with their number, and the
+//! queues grow with the number of concurrent calls. Nothing here holds a connection to a store. A loss of this memory
+//! loses no acknowledged mark that a store holds. Other modules of the gateway share these values through `Arc`.
 
 mod coalescer;
 mod job_cache;

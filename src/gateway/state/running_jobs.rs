@@ -1,7 +1,9 @@
-//! The jobs that run, as the feed of the present session announced them (invariant I6).
+//! The running jobs, as the feed announced them. The feed is a Postgres connection that announces which jobs run, which
+//! have ended, and which have ledger rows. A session is the time during which one such connection is open.
 //!
-//! A job that is not listed here is looked up in Postgres, so a gateway that has just started needs no history, and a gateway
-//! whose feed is cut reports no job as running on its own authority. `gateway::feed` fills this; everything else reads it.
+//! A job that is not listed here is looked up in Postgres. Therefore a gateway that has just started needs no history,
+//! and a gateway whose feed is cut shows no job as running without asking Postgres (invariant I6). `gateway::feed`
+//! writes the list. Each part of this gateway that writes ledger rows adds their jobs at once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -10,33 +12,35 @@ use std::time::{Duration, Instant};
 use crate::domain::{Incarnation, JobId, RunningJob};
 use crate::sync::lock;
 
-/// How long one confirmed round trip on the feed's connection vouches for the session, counted from when it was sent.
+/// The time for which a session is trusted after a round trip on its connection was confirmed. It is counted from the
+/// moment at which the round trip was sent.
 pub const FEED_TRUSTED_FOR: Duration = Duration::from_secs(2);
 
-/// The running jobs. Shared by the feed, which writes it, and by reads, reports, claims and the reconciler.
+/// The list of running jobs. The feed writes it; reads, reports, claims and the reconciler use it.
 #[derive(Default)]
 pub struct RunningJobs(Mutex<Session>);
 
 #[derive(Default)]
 struct Session {
     jobs: HashMap<JobId, RunningJob>,
-    /// Jobs that have ended and whose mirrors may be dropped.
+    /// The jobs that have ended and were not taken yet with [`RunningJobs::take_ended`].
     ended: Vec<JobId>,
-    /// When the last confirmed round trip was sent. `None` before the first one of a session.
+    /// When the last confirmed round trip was sent. It is `None` if no round trip of the present session was confirmed.
     confirmed: Option<Instant>,
-    /// The job whose ledger is being checked for rows, and whether this gateway recorded another row meanwhile.
+    /// The job whose ledger is being checked for rows, and whether this gateway has recorded a row of it since the
+    /// check began.
     ledger_check: Option<(JobId, bool)>,
 }
 
 impl RunningJobs {
-    /// The job, if a trusted feed session lists it.
+    /// Returns the job if it is listed and the session is trusted.
     pub fn get(&self, id: &JobId) -> Option<RunningJob> {
         let session = self.session();
         session.is_trusted().then(|| session.jobs.get(id).copied()).flatten()
     }
 
-    /// All jobs that the feed announced as running; `None` without a trusted session. Skips jobs known only from ledger
-    /// rows: the feed has not confirmed that they run.
+    /// Returns all jobs that the feed announced as running, or `None` if the session is not trusted. Jobs that are
+    /// known only from ledger rows are skipped, because the feed has not confirmed that they run.
     pub fn all(&self) -> Option<Vec<(JobId, RunningJob)>> {
         let session = self.session();
         let announced = || session.jobs.iter().filter(|(_, running)| running.incarnation.is_some());
@@ -44,14 +48,16 @@ impl RunningJobs {
         session.is_trusted().then(jobs)
     }
 
-    /// Passes the jobs last announced, and whether the session is trusted, to `inspect`.
+    /// Calls `inspect` with the listed jobs and with whether the session is trusted, and returns its result. The jobs
+    /// of a session that is not trusted may be outdated.
     pub fn last_announced<T>(&self, inspect: impl FnOnce(&HashMap<JobId, RunningJob>, bool) -> T) -> T {
         let session = self.session();
         inspect(&session.jobs, session.is_trusted())
     }
 
-    /// A ledger row of the job was written. No read through the gateway that wrote it may miss the row, even while the feed
-    /// lags or has not announced the job yet: such a job is listed without an incarnation.
+    /// Notes that a ledger row of the job was written. If this gateway wrote the row, its own reads must not miss the
+    /// row even while the feed lags. A job that the feed has not announced yet is therefore listed without an
+    /// incarnation.
     pub fn recorded(&self, id: &JobId) {
         let mut session = self.session();
         session
@@ -64,28 +70,28 @@ impl RunningJobs {
         }
     }
 
-    /// The job runs with this incarnation. A job whose incarnation changes keeps its ledger flag; a job that starts has no
-    /// rows yet, or they are announced next.
+    /// Notes that the job runs with this incarnation. A job that is listed already keeps its ledger flag. A new job is
+    /// listed without ledger rows; if it has any, the feed announces them next.
     pub fn started(&self, id: JobId, incarnation: Incarnation, stall_timeout: Option<Duration>) {
         let mut session = self.session();
         let ledger = session.jobs.get(&id).is_some_and(|running| running.ledger);
         session.jobs.insert(id, RunningJob { incarnation: Some(incarnation), ledger, stall_timeout });
     }
 
-    /// The job has ended.
+    /// Notes that the job has ended.
     pub fn ended(&self, id: &JobId) {
         let mut session = self.session();
         session.jobs.remove(id);
         session.ended.push(id.clone());
     }
 
-    /// Starts to check whether the job's ledger still has rows.
+    /// Notes that the caller is about to ask Postgres whether the ledger still has rows of the job.
     pub fn begin_ledger_check(&self, id: &JobId) {
         self.session().ledger_check = Some((id.clone(), false));
     }
 
-    /// Ends the check: `has_rows` is the answer of Postgres. A row that this gateway recorded since the check began counts as
-    /// well; its own removal is announced later.
+    /// Ends the check and updates the job's ledger flag. `has_rows` is the answer of Postgres. The flag is also set if
+    /// this gateway has recorded a row since the check began; the feed will announce the removal of that row later.
     pub fn end_ledger_check(&self, id: &JobId, has_rows: bool) {
         let mut session = self.session();
         let recorded_meanwhile = session.ledger_check.take().is_some_and(|(_, meanwhile)| meanwhile);
@@ -94,17 +100,19 @@ impl RunningJobs {
         }
     }
 
-    /// The jobs that have ended since the last call.
+    /// Takes the jobs that have ended since the last call.
     pub fn take_ended(&self) -> Vec<JobId> {
         std::mem::take(&mut self.session().ended)
     }
 
-    /// Returns ended jobs that could not be processed, for the next `take_ended`.
+    /// Puts back ended jobs that could not be processed, so that the next call of [`take_ended`](Self::take_ended)
+    /// returns them.
     pub fn put_back_ended(&self, ids: impl Iterator<Item = JobId>) {
         self.session().ended.extend(ids);
     }
 
-    /// Opens a session with the complete list. A job of the last session that is not on it has ended meanwhile.
+    /// Opens a session with the complete list of running jobs. A job of the last session that is not on the new list
+    /// has ended meanwhile.
     pub fn open_session(&self, jobs: HashMap<JobId, RunningJob>) {
         metrics::gauge!("highwater_feed_up").set(1.0);
         let mut session = self.session();
@@ -113,12 +121,13 @@ impl RunningJobs {
         session.ended.extend(gone);
     }
 
-    /// Everything announced before the round trip sent at `asked` has been received.
+    /// Notes that the round trip that was sent at `asked` was confirmed. All announcements from before that time have
+    /// been received.
     pub fn confirm(&self, asked: Instant) {
         self.session().confirmed = Some(asked);
     }
 
-    /// The session is over: nothing in it is trusted any more.
+    /// Notes that the session has ended. The list is not trusted before the next session is confirmed.
     pub fn close_session(&self) {
         metrics::gauge!("highwater_feed_up").set(0.0);
         self.session().confirmed = None;
