@@ -1,4 +1,5 @@
-//! Looks up jobs: in the cache where an answer cannot change, in Postgres otherwise. Caches what Postgres returns.
+//! Looks up jobs. An answer that cannot change comes from the job cache if possible. Every other answer comes from
+//! Postgres, and updates the cache.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,29 +11,29 @@ use crate::domain::{Definition, Job, JobId, JobState};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// Lookup of jobs by ID.
+/// Looks up jobs by ID.
 pub struct Jobs {
     store: Store,
     cache: Arc<JobCache>,
 }
 
 impl Jobs {
-    /// Jobs of this store, cached in `cache`.
+    /// Creates a lookup of the jobs in `store`, cached in `cache`.
     pub fn new(store: Store, cache: Arc<JobCache>) -> Self {
         Self { store, cache }
     }
 
-    /// The job's row in Postgres; NotFound if there is none.
+    /// Reads the job's row in Postgres. Returns [`Error::NotFound`] if the job does not exist.
     pub async fn get(&self, id: &JobId, deadline: Deadline) -> Result<Job> {
         self.find(id, deadline).await?.ok_or_else(|| Error::NotFound(id.clone()))
     }
 
-    /// The job's row in Postgres, if it exists.
+    /// Reads the job's row in Postgres. Returns `None` if the job does not exist.
     pub async fn find(&self, id: &JobId, deadline: Deadline) -> Result<Option<Job>> {
         Ok(self.find_all(std::slice::from_ref(id), deadline).await?.remove(id))
     }
 
-    /// The rows of those of these jobs that exist, in one query.
+    /// Reads the rows of these jobs in Postgres, in one query. Jobs that do not exist are absent.
     pub async fn find_all(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Job>> {
         let asked = Instant::now();
         let jobs = self.store.jobs(ids, deadline).await?;
@@ -42,7 +43,8 @@ impl Jobs {
         Ok(jobs.into_iter().map(|job| (job.definition.id.clone(), job)).collect())
     }
 
-    /// The definition of a started job; NotStarted if it is PENDING. Queries Postgres at most once per cached job.
+    /// Returns the definition of a started job, or [`Error::NotStarted`] if the job is PENDING. Postgres is asked only
+    /// if the job is not cached.
     pub async fn definition(&self, id: &JobId, deadline: Deadline) -> Result<Arc<Definition>> {
         match self.current_definition(id, deadline).await? {
             (definition, true) => Ok(definition),
@@ -50,20 +52,20 @@ impl Jobs {
         }
     }
 
-    /// The definition as it is now, and whether the job was started. Tasks may be added to a job that was not started, so its
-    /// definition must not be used to compute the position of a mark.
+    /// Returns the job's current definition, and whether the job was started. The definition of a job that was not
+    /// started must not be used to compute the position of a mark, because tasks may be added to the job.
     pub async fn current_definition(&self, id: &JobId, deadline: Deadline) -> Result<(Arc<Definition>, bool)> {
         match self.cache.definition(id) {
             Some(definition) => Ok((definition, true)),
             None => {
-                // Boxed because few calls need it, and every caller's future would carry it.
+                // The future is boxed, because few calls need it and the future of every call would contain it.
                 let job = Box::pin(self.get(id, deadline)).await?;
                 Ok((Arc::new(job.definition), job.state != JobState::Pending))
             }
         }
     }
 
-    /// The current definitions of those of these jobs that exist.
+    /// Returns the current definitions of these jobs. Jobs that do not exist are absent.
     pub async fn definitions(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Arc<Definition>>> {
         let (mut definitions, missing) = split_cached(ids, |id| self.cache.definition(id));
         if !missing.is_empty() {
@@ -73,7 +75,7 @@ impl Jobs {
         Ok(definitions)
     }
 
-    /// The results of those of these jobs that have ended.
+    /// Returns the results of these jobs. Jobs that do not exist or have not ended are absent.
     pub async fn results(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Arc<CachedResult>>> {
         let (mut results, missing) = split_cached(ids, |id| self.cache.result(id));
         if missing.is_empty() {
@@ -89,14 +91,14 @@ impl Jobs {
         Ok(results)
     }
 
-    /// The result of one ended job; NotFound if it does not exist or has not ended.
+    /// Returns the result of an ended job, or [`Error::NotFound`] if the job does not exist or has not ended.
     pub async fn result(&self, id: &JobId, deadline: Deadline) -> Result<Arc<CachedResult>> {
         let result = self.results(std::slice::from_ref(id), deadline).await?.remove(id);
         result.ok_or_else(|| Error::NotFound(id.clone()))
     }
 }
 
-/// The cached values of these jobs, and the jobs that have none.
+/// Returns the cached values of these jobs, and the jobs that have no cached value.
 fn split_cached<T>(ids: &[JobId], cached: impl Fn(&JobId) -> Option<T>) -> (HashMap<JobId, T>, Vec<JobId>) {
     let mut values = HashMap::with_capacity(ids.len());
     let mut missing = Vec::new();

@@ -1,5 +1,5 @@
-//! Task names: finds the task of a name and the name of a task. Postgres has all names; this gateway caches the ones it used
-//! last (manifests). Cells, trackers, mirrors and the ledger know only task indexes.
+//! Task names: finds the task of a name and the name of a task. Postgres stores all names. The gateway caches the names
+//! of recently used jobs in manifests. Cells, trackers, mirrors and the ledger know only task indexes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,19 +10,20 @@ use crate::domain::{Definition, ErrorSample, JobId};
 use crate::error::{Error, Result};
 use crate::store::{NameBlock, Store};
 
-/// Lookup of task names.
+/// Looks up task names.
 pub struct TaskNames {
     store: Store,
     manifests: Arc<Manifests>,
 }
 
 impl TaskNames {
-    /// Names of this store, cached in `manifests`.
+    /// Creates a lookup of the names in `store`, cached in `manifests`.
     pub fn new(store: Store, manifests: Arc<Manifests>) -> Self {
         Self { store, manifests }
     }
 
-    /// The tasks of these names, in order, in a started job; `None` for a name that the job does not have.
+    /// Returns the tasks of these names, in order, in a started job. The task is `None` for a name that the job does
+    /// not have.
     pub async fn tasks(&self, definition: &Definition, names: &[&str], deadline: Deadline) -> Result<Vec<Option<u32>>> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -31,7 +32,7 @@ impl TaskNames {
         Ok(search.tasks().collect())
     }
 
-    /// The names of these tasks, in order, in a job with named tasks (`definition.named_tasks`).
+    /// Returns the names of these tasks, in order. The job must have named tasks (`definition.named_tasks`).
     pub async fn names(&self, definition: &Definition, tasks: &[u32], deadline: Deadline) -> Result<Vec<String>> {
         let id = &definition.id;
         if let Some(names) = self.cached_names(id, tasks) {
@@ -56,7 +57,8 @@ impl TaskNames {
         Ok(tasks.iter().filter_map(|task| found.get(task).cloned()).collect())
     }
 
-    /// Adds names to errors of tasks that were reported by index. Best effort: on failure the names stay empty.
+    /// Adds task names to the errors of tasks that were reported by index. This is best effort: if the names cannot be
+    /// read, they stay empty.
     pub async fn add_to_errors(&self, definition: &Definition, errors: &mut [ErrorSample], deadline: Deadline) {
         let mut unnamed: Vec<_> = errors.iter_mut().filter(|error| error.task_name.is_empty()).collect();
         if !definition.named_tasks || unnamed.is_empty() {
@@ -69,14 +71,15 @@ impl TaskNames {
         }
     }
 
-    /// The names, if all of them are cached.
+    /// Returns the names of these tasks if all of them are cached, or else `None`.
     fn cached_names(&self, id: &JobId, tasks: &[u32]) -> Option<Vec<String>> {
         let manifest = self.manifests.cached(id)?;
         let index = manifest.index();
         tasks.iter().map(|task| index.name(*task).map(str::to_owned)).collect()
     }
 
-    /// Looks names up in the manifest, or in Postgres if the manifest does not fit into memory (then without a manifest).
+    /// Searches the job's names for these names. Returns the search, and the manifest in which it was made. If the
+    /// manifest does not fit into memory, the names are searched in Postgres, and the returned manifest is `None`.
     pub async fn search<'a>(
         &self,
         definition: &Definition,
@@ -99,7 +102,8 @@ impl TaskNames {
         Ok((search, None))
     }
 
-    /// Loads the names of the job that are not cached yet; `None` if they do not fit into memory.
+    /// Returns the job's manifest with all names, after loading those that are not cached yet. Returns `None` if the
+    /// names do not fit into memory.
     async fn manifest(&self, definition: &Definition, deadline: Deadline) -> Result<Option<Arc<Manifest>>> {
         let (id, total) = (&definition.id, definition.task_count);
         let manifest = self.manifests.get_or_insert(id);
@@ -126,7 +130,8 @@ impl TaskNames {
         Ok(Some(manifest))
     }
 
-    /// Adds blocks to a job's manifest, off the runtime: growing a table of millions of names takes a while.
+    /// Adds blocks of names to a job's manifest. The work runs on a blocking thread, because growing a table of
+    /// millions of names takes a while.
     pub async fn extend(&self, id: &JobId, manifest: Arc<Manifest>, blocks: Vec<NameBlock>) -> Result<()> {
         let extended = tokio::task::spawn_blocking(move || {
             for block in &blocks {
@@ -138,7 +143,7 @@ impl TaskNames {
         Ok(())
     }
 
-    /// Drops the cached names of a job, which differ from those in Postgres.
+    /// Drops the cached names of a job. The caller has found that they differ from the names in Postgres.
     pub fn forget(&self, id: &JobId) {
         self.manifests.remove(id);
     }
@@ -149,10 +154,13 @@ fn missing_names(definition: &Definition, count: u32) -> Error {
     Error::Internal(format!("job {id} has {task_count} tasks, but names for {count} of them"))
 }
 
-/// Names to find, and the tasks found so far.
+/// The names to find in a job, and the tasks that were found so far.
 pub struct NameSearch<'a> {
+    /// The names to find, in the order of the request.
     names: Vec<&'a str>,
+    /// The task of each name, or `None` if the name was not found yet.
     found: HashMap<&'a str, Option<u32>>,
+    /// The number of the job's names that were searched, from task 0 on.
     searched: u32,
 }
 
@@ -167,7 +175,7 @@ impl<'a> NameSearch<'a> {
         self.searched = index.count();
     }
 
-    /// Looks for the names in these blocks.
+    /// Searches these blocks for the names.
     pub fn look_in(&mut self, blocks: &[NameBlock]) {
         for (task, name) in blocks.iter().flat_map(|block| (block.first..).zip(block.names.iter())) {
             if let Some(found) = self.found.get_mut(name) {
@@ -182,12 +190,12 @@ impl<'a> NameSearch<'a> {
         self.searched
     }
 
-    /// The names that were not found, in order.
+    /// The names that were not found, in the order of the request.
     pub fn missing(&self) -> impl Iterator<Item = &'a str> {
         self.names.iter().copied().filter(|name| self.found.get(name).is_none_or(Option::is_none))
     }
 
-    /// The task of each name, in order.
+    /// The task of each name, in the order of the request, or `None` for a name that was not found.
     pub fn tasks(&self) -> impl Iterator<Item = Option<u32>> {
         self.names.iter().map(|name| self.found.get(name).copied().flatten())
     }

@@ -1,4 +1,4 @@
-//! Lists jobs.
+//! Lists jobs, page by page.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::domain::{Definition, Job, JobId, JobQuery};
 use crate::error::Result;
 use crate::store::{JobKey, Store};
 
-/// Page sizes. The largest page with progress stays below the 4 MiB that gRPC clients accept by default, unless the jobs have
-/// many long labels.
+/// The page sizes, in jobs. With progress, the largest page stays below the 4 MiB that gRPC clients accept by default,
+/// unless the jobs have many long labels.
 const SIZES: PageSizes = PageSizes { default: 50, max: 200 };
-/// The most bytes of a page that labels and display names may take: a page is cut there.
+/// The maximum size of the labels and display names on a page, in bytes. A page ends before the job that exceeds it.
 const MAX_LABEL_BYTES: usize = 2 << 20;
 
 /// A page of jobs.
 pub struct JobsPage {
     /// The jobs, in the order of the list.
     pub jobs: Vec<Job>,
-    /// The progress of each job, if it was asked for.
+    /// The progress of each job, in the same order. It is empty unless the caller asked for progress.
     pub progress: Vec<ReadResult>,
-    /// The token of the next page; `None` on the last page.
+    /// The token of the next page. It is `None` on the last page.
     pub next: Option<String>,
 }
 
@@ -36,12 +36,13 @@ pub struct JobLister {
 }
 
 impl JobLister {
-    /// Lists the jobs of this store, with progress from `reader`.
+    /// Creates a lister. It reads the progress of jobs through `reader`.
     pub fn new(core: &Core, reader: Arc<Reader>) -> Self {
         Self { store: core.store.clone(), reader }
     }
 
-    /// A page of the jobs that match `query`, as Postgres holds them, and with `with_progress` the progress of each.
+    /// Returns a page of the jobs that match `query`. The jobs are as Postgres stores them. If `with_progress` is set,
+    /// the progress of each job is read as well.
     pub async fn list(
         &self,
         query: &JobQuery,
@@ -63,7 +64,8 @@ impl JobLister {
             keys.truncate(jobs.last().and_then(position).map_or(0, |last| last + 1));
             more = true;
         }
-        // Skips jobs that changed or were deleted since the keys were listed.
+        // A job whose state has changed since the keys were listed may no longer match. Deleted jobs are absent
+        // already.
         jobs.retain(|job| query.wants(job.state));
         let listed: Vec<JobId> = jobs.iter().map(|job| job.definition.id.clone()).collect();
         let progress = if with_progress { self.reader.read_all(&listed, deadline).await } else { Vec::new() };
@@ -72,7 +74,7 @@ impl JobLister {
     }
 }
 
-/// The number of these jobs, from the first on, that fit on a page.
+/// Returns the number of jobs that fit on a page, counted from the first job.
 fn fitting(jobs: &[Job]) -> usize {
     let mut bytes = 0;
     let fits = |job: &&Job| {
@@ -82,7 +84,7 @@ fn fitting(jobs: &[Job]) -> usize {
     jobs.iter().take_while(fits).count()
 }
 
-/// About how many bytes of an answer the labels and the display name of a job take.
+/// Returns the approximate size of a job's labels and display name in an answer, in bytes.
 fn label_bytes(definition: &Definition) -> usize {
     let labels: usize = definition.labels.iter().map(|(key, value)| key.len() + value.len() + 10).sum();
     labels + definition.display_name.len()

@@ -1,6 +1,6 @@
-//! Page sizes and page tokens. A token names a position in the order of the list, not an offset, so pages stay consistent
-//! while entries are added and removed. A digest binds the token to its query: with another query, or modified, it is
-//! rejected.
+//! Page sizes and page tokens. A token contains a position in the order of the list instead of an offset, so that pages
+//! stay consistent while entries are added and removed. A digest binds the token to its query. A token that was
+//! modified, or that belongs to another query, is rejected.
 
 use serde::Serialize;
 
@@ -10,23 +10,24 @@ use crate::error::{Error, Result};
 /// The page that a caller asked for, not yet validated.
 #[derive(Debug, Clone, Default)]
 pub struct PageRequest {
-    /// The page size; 0 means the default.
+    /// The page size, or 0 for the default size.
     pub size: i32,
-    /// The token; empty means the first page.
+    /// The token, or an empty text for the first page.
     pub token: String,
 }
 
 /// The page sizes of a list.
 #[derive(Debug, Clone, Copy)]
 pub struct PageSizes {
-    /// The size if none is asked for.
+    /// The size of a page if the request does not set one.
     pub default: u32,
-    /// The largest size; larger requests are clamped to it.
+    /// The maximum size. A larger requested size is reduced to it.
     pub max: u32,
 }
 
 impl PageRequest {
-    /// Validates the request: the page size, and the position after which the page begins (`None` for the first page).
+    /// Validates the request. Returns the page size and the position after which the page begins. The position is
+    /// `None` for the first page.
     pub fn read<P: Position>(&self, sizes: PageSizes, query: &impl Serialize) -> Result<(u32, Option<P>)> {
         let mut violations = Vec::new();
         let size = match u32::try_from(self.size) {
@@ -49,19 +50,19 @@ impl PageRequest {
 
 /// A position in the order of a list, as it is written into a token.
 pub trait Position: Sized {
-    /// Writes the position.
+    /// Encodes the position as text.
     fn write(&self) -> String;
-    /// Reads a written position.
+    /// Decodes a position. Returns `None` if the text is not an encoded position.
     fn read(text: &str) -> Option<Self>;
 }
 
-/// The token of the page that begins after this position.
+/// Returns the token of the page that begins after this position.
 pub fn token(position: &impl Position, query: &impl Serialize) -> Result<String> {
     let position = position.write();
     Ok(format!("{}{position}", digest(&position, query).map_err(|error| Error::Internal(error.to_string()))?))
 }
 
-/// The hexadecimal digits of the digest that a token starts with.
+/// The number of hexadecimal digits of the digest at the start of a token.
 const DIGEST_DIGITS: usize = 16;
 
 fn position<P: Position>(token: &str, query: &impl Serialize) -> Option<P> {

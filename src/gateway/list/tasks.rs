@@ -1,4 +1,4 @@
-//! Lists the tasks of a job by status, from the same marks that a read of the job counts.
+//! Lists the tasks of a job by status. The statuses come from the same marks that a read of the job counts.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,41 +20,45 @@ use crate::error::{Error, Result, Unavailable};
 use crate::live::{Live, Tracker, TrackerReading};
 use crate::store::Store;
 
-/// Page sizes: in ranges of tasks, or in names for jobs with named tasks.
+/// The page sizes. The unit is ranges of tasks, or names in a job with named tasks.
 const SIZES: PageSizes = PageSizes { default: 1000, max: 10_000 };
-/// The number of tasks that one call scans, and that it reads at once.
+/// The maximum number of tasks that one call scans.
 const SCANNED_TASKS: u32 = 1 << 20;
+/// The maximum number of tasks whose cells are read at once.
 const CHUNK_TASKS: u32 = 1 << 16;
-/// How often a page is read again because the tracker was replaced, adopted or sealed while it was read.
+/// The number of attempts to read a page. An attempt fails if the job is started meanwhile, or if the tracker is
+/// replaced or cannot be read any more.
 const ATTEMPTS: usize = 3;
 
 /// A page of tasks.
 pub struct TasksPage {
     /// The job's state.
     pub state: JobState,
-    /// Where the marks come from.
+    /// The source of the marks.
     pub source: Source,
-    /// Acknowledged marks may be missing.
+    /// Whether acknowledged marks may be missing.
     pub lower_bound: bool,
     /// When the marks were observed.
     pub observe_time: OffsetDateTime,
-    /// The tasks in order; in a retry each range has the task of the first job that its first task is.
+    /// The selected tasks, in order. In a retry, each range comes with the task of the original job that its first task
+    /// repeats.
     pub ranges: Vec<(Range<u32>, Option<u32>)>,
-    /// The names of the tasks of all ranges, in order, in a job with named tasks.
+    /// The names of the tasks of all ranges, in order. The list is empty for a job without named tasks.
     pub names: Vec<String>,
-    /// The token of the next page; `None` on the last page.
+    /// The token of the next page. It is `None` on the last page.
     pub next: Option<String>,
 }
 
-/// The marks that a page is taken from.
+/// The marks from which a page is made.
 struct Basis {
     state: JobState,
     source: Source,
     lower_bound: bool,
     observe_time: OffsetDateTime,
-    /// Marks held in memory.
+    /// Marks that were read as a whole. `None` means that there are none.
     cells: Option<Cells>,
-    /// The tracker whose cells are read in chunks and added.
+    /// The epoch of the tracker whose cells are read in chunks and merged with `cells`. It is `None` if no tracker is
+    /// read.
     tracker: Option<TrackerEpoch>,
 }
 
@@ -70,7 +74,7 @@ pub struct TaskLister {
 }
 
 impl TaskLister {
-    /// Lists tasks with these collaborators.
+    /// Creates a lister.
     pub fn new(core: &Core, observer: Arc<Observer>, known_marks: Arc<KnownMarks>, finisher: Arc<Finisher>) -> Self {
         Self {
             live: core.live.clone(),
@@ -83,7 +87,7 @@ impl TaskLister {
         }
     }
 
-    /// A page of the tasks of a job that match `query`.
+    /// Returns a page of the tasks of a job that match `query`.
     pub async fn list(
         &self,
         id: &JobId,
@@ -100,7 +104,7 @@ impl TaskLister {
             let selection = query.selection(&definition).map_err(|violation| Error::Invalid(vec![violation]))?;
             let basis = self.basis(&definition, deadline).await;
             if !started && !matches!(basis, Ok(Basis { state: JobState::Pending, .. })) {
-                continue; // It has been started meanwhile, perhaps with more tasks.
+                continue; // The job has been started meanwhile, perhaps with more tasks.
             }
             let basis = basis?;
             let mut ranges = Vec::new();
@@ -120,7 +124,8 @@ impl TaskLister {
         Err(Error::Unavailable(Unavailable::Tracker))
     }
 
-    /// Splits ranges so that the origins within each piece are consecutive, if the job is a retry.
+    /// Adds the origins of the tasks, if the job is a retry. A range is split into pieces whose origins are
+    /// consecutive, and each piece comes with the origin of its first task.
     async fn with_origins(
         &self,
         definition: &Definition,
@@ -136,7 +141,7 @@ impl TaskLister {
         Ok(ranges.into_iter().flat_map(pieces).collect())
     }
 
-    /// The names of the tasks of all ranges; empty for a job without named tasks.
+    /// Returns the names of the tasks of all ranges, in order. Returns no names for a job without named tasks.
     async fn names_of(
         &self,
         definition: &Definition,
@@ -150,8 +155,8 @@ impl TaskLister {
         self.names.names(definition, &tasks, deadline).await
     }
 
-    /// Adds the selected tasks to `ranges`, until there are `max` or one call has scanned enough. Returns the task from which
-    /// to continue, or `None` if the tracker changed meanwhile.
+    /// Adds the selected tasks to `ranges`, until there are `max` ranges or [`SCANNED_TASKS`] tasks were scanned.
+    /// Returns the task from which to continue, or `None` if the tracker changed meanwhile.
     async fn scan(
         &self,
         scan: Scan<'_>,
@@ -164,7 +169,8 @@ impl TaskLister {
         let end = layout.total.min(from.saturating_add(SCANNED_TASKS));
         let mut next = from;
         while next < end {
-            // Four tasks fill whole bytes, whatever the number of stages.
+            // The first task of a chunk is a multiple of four, because four cells fill whole bytes for any number of
+            // stages.
             let chunk = next - next % 4..end.min(next - next % CHUNK_TASKS + CHUNK_TASKS);
             let Some(bytes) = self.bytes(&definition.id, layout, basis, &chunk, deadline).await? else {
                 return Ok(None);
@@ -184,7 +190,7 @@ impl TaskLister {
         Ok(unchanged.then_some(next))
     }
 
-    /// The cells of these tasks as far as they are known; `None` if the tracker is gone.
+    /// Returns the cells of these tasks, or `None` if the tracker cannot be read any more.
     async fn bytes(
         &self,
         id: &JobId,
@@ -210,7 +216,8 @@ impl TaskLister {
         Ok(Some(bytes))
     }
 
-    /// Whether the tracker that was read in chunks still has the same epoch, and is still trusted if it was.
+    /// Returns whether the tracker that was read in chunks still has the same epoch. If the source of the page is LIVE,
+    /// the tracker must still be adopted as well.
     async fn is_unchanged(&self, id: &JobId, before: TrackerEpoch, basis: &Basis, deadline: Deadline) -> Result<bool> {
         let reading = match self.live.read_tracker(id, deadline).await.map_err(Error::from) {
             Err(Error::Unavailable(_)) => return Ok(false),
@@ -224,7 +231,7 @@ impl TaskLister {
         })
     }
 
-    /// The marks to list, as the read table decides.
+    /// Returns the marks to list, as the read table decides.
     async fn basis(&self, definition: &Definition, deadline: Deadline) -> Result<Basis> {
         let id = &definition.id;
         let ResolvedRead { resolution, reading, .. } = self.observer.observe(id, 0, deadline).await?;
@@ -255,7 +262,7 @@ impl TaskLister {
             (Resolution::Snapshot, _) => self.stored(definition, deadline).await?,
             (Resolution::Pending, _) => Basis { state: JobState::Pending, source: Source::Snapshot, ..running },
             (Resolution::NotFound, _) => return Err(Error::NotFound(id.clone())),
-            // Without any marks, neither "all outstanding" nor "none" would be true.
+            // The marks are unknown, so neither "all tasks are outstanding" nor "no task is" would be true.
             (Resolution::Unknown(SourceReason::RedisUnreachable), _) => {
                 return Err(Error::Unavailable(Unavailable::Redis));
             }
@@ -268,11 +275,11 @@ impl TaskLister {
         })
     }
 
-    /// The marks with which an ended job has ended.
+    /// Returns the stored marks of an ended job.
     async fn stored(&self, definition: &Definition, deadline: Deadline) -> Result<Basis> {
         let id = &definition.id;
-        // The snapshot first: if the end is amended in between, a lower bound is reported of cells that are not, never the
-        // other way round.
+        // The snapshot is read before the cells. If the end is amended in between, complete cells are reported as a
+        // lower bound, but a lower bound is never reported as complete.
         let result = self.jobs.result(id, deadline).await?;
         let cells = self.store.cells(id, definition.layout(), deadline).await?;
         Ok(Basis {
@@ -294,7 +301,7 @@ struct Scan<'a> {
     from: u32,
 }
 
-/// Keeps the first `max` tasks; returns the first task that was cut off.
+/// Keeps the first `max` tasks. Returns the first task that was cut off, or `None` if all tasks were kept.
 fn cut(ranges: &mut Vec<Range<u32>>, max: u32) -> Option<u32> {
     let mut left = max;
     for place in 0..ranges.len() {
