@@ -1,4 +1,5 @@
-//! Deadlines: a caller's time budget, which is passed to every call that is made on its behalf.
+//! Deadlines. A caller's deadline is passed to every call that is made for the caller, so that all of them share one
+//! time budget.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -9,12 +10,12 @@ use futures_util::FutureExt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
-/// The error of work that was stopped because its deadline passed.
+/// The error of [`Deadline::bound`]: the work was dropped because its deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
 impl Deadline {
-    /// The deadline `budget` from now.
+    /// Creates a deadline that is `budget` from now.
     pub fn after(budget: Duration) -> Self {
         Self(Instant::now() + budget)
     }
@@ -24,7 +25,7 @@ impl Deadline {
         self.0
     }
 
-    /// The time until the deadline. Zero after it has passed.
+    /// The time until the deadline. It is zero after the deadline has passed.
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
@@ -34,13 +35,14 @@ impl Deadline {
         self.remaining().is_zero()
     }
 
-    /// The earlier of this deadline and `limit` from now.
+    /// Returns the earlier of this deadline and the deadline that is `limit` from now.
     #[must_use]
     pub fn at_most(self, limit: Duration) -> Self {
         self.min(Self::after(limit))
     }
 
-    /// The deadline after half of the remaining time. For a first attempt that must leave time for a fallback.
+    /// Returns a deadline after half of the remaining time. A first attempt with this deadline leaves time for a
+    /// fallback.
     #[must_use]
     pub fn half(self) -> Self {
         Self::after(self.remaining() / 2)
@@ -48,7 +50,7 @@ impl Deadline {
 
     /// Runs `work`, and drops it if it has not finished by this deadline.
     pub fn bound<T>(self, work: impl Future<Output = T>) -> impl Future<Output = Result<T, Elapsed>> {
-        // Not an `async fn`: its future would contain `work` twice.
+        // This is not an `async fn`, because the future of an `async fn` would contain `work` twice.
         tokio::time::timeout_at(self.0.into(), work).map(|done| done.map_err(|_| Elapsed))
     }
 }

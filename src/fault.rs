@@ -1,11 +1,12 @@
-//! Fault points: named places in the code where a test can stall, kill or panic a real gateway process. Compiled in
-//! only with the feature `fault-points`; in release builds [`point`] does nothing.
+//! Fault points: named places in the code at which a test can stall, kill or panic a real gateway process. They exist
+//! only in builds with the feature `fault-points`. In all other builds, [`point`] does nothing.
 //!
-//! A test sets `HIGHWATER_FAULT_DIR` to a directory, and writes a file with the name of a point that contains `stall`,
-//! `kill` or `panic`. The first task that reaches the point renames the file to `NAME.reached`, so that each file takes
-//! effect once. Then it waits until that file is removed, kills the process, or panics.
+//! A test sets the environment variable `HIGHWATER_FAULT_DIR` to a directory. In the directory it writes a file that
+//! has the name of a fault point, and contains the word `stall`, `kill` or `panic`. The first task that reaches the
+//! point renames the file to `NAME.reached`, so that each file takes effect once. Then the task waits until the renamed
+//! file is removed, kills the process, or panics.
 
-/// The names of all fault points, in the order in which a job reaches them.
+/// The names of all fault points, roughly in the order in which a job reaches them.
 pub const POINTS: [&str; 29] = [
     "grow.locked",
     "grow.written",
@@ -38,18 +39,19 @@ pub const POINTS: [&str; 29] = [
     "finish.expired",
 ];
 
-/// Does nothing in this build.
+/// Does nothing, because this build has no fault points.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
 #[expect(clippy::unused_async, reason = "waits in a build with `fault-points`")]
 pub async fn point(_name: &'static str) {}
 
-/// Marks the fault point `name`, where a test can make this task wait, kill the process, or panic.
+/// Waits, kills the process or panics if a test has requested that for the fault point `name`. Returns at once
+/// otherwise.
 ///
 /// # Panics
-/// If a test requested it.
+/// Panics if a test has requested a panic at this point.
 #[cfg(feature = "fault-points")]
-#[expect(unsafe_code, clippy::panic, reason = "kill(2) and panics, where a test requests them")]
+#[expect(unsafe_code, clippy::panic, reason = "a test can request kill(2) or a panic")]
 pub async fn point(name: &'static str) {
     debug_assert!(POINTS.contains(&name), "{name} is not listed");
     let Ok(directory) = std::env::var("HIGHWATER_FAULT_DIR") else { return };
@@ -60,7 +62,7 @@ pub async fn point(name: &'static str) {
         return; // another task renamed it first
     }
     match action.trim() {
-        // SAFETY: has no memory effects; the process can always signal itself.
+        // SAFETY: `kill` has no effect on memory, and the process may always signal itself.
         "kill" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGKILL) }),
         "panic" => panic!("a test requested a panic at {name}"),
         _ => {}

@@ -1,6 +1,7 @@
-//! Highwater: a gRPC gateway that reports the accurate, real-time progress of batch jobs.
+//! Highwater: a gRPC gateway that reports the accurate, real-time progress of batch jobs. The glossary in
+//! `docs/design.md` explains the terms of the domain.
 //!
-//! Dependencies point one way; `tests/it/layers.rs` checks every path:
+//! Dependencies point one way. The test `tests/it/layers.rs` checks every path in the sources:
 //!
 //! ```text
 //! main → cli → app → server → grpc → gateway → {live, store} → domain
@@ -21,22 +22,25 @@
 //! | [`error`] | the errors of use cases |
 //! | [`deadline`] | the time budget of a call |
 //! | [`breaker`] | fails calls fast while a store is away |
-//! | [`fault`] | named points where tests stall or kill a gateway |
-//! | [`open_files`] | the limit of open files, and the connections that fit into it |
-//! | [`jitter`] | random fractions, so that timers drift apart |
+//! | [`fault`] | named points at which tests stall, kill or panic a gateway |
+//! | [`open_files`] | the limit of open files, and the number of connections that fit into it |
+//! | [`jitter`] | random fractions that spread timers |
 //! | [`sync`] | locks that ignore poisoning |
 //! | [`log_throttle`] | decides which occurrences of a repeated condition are logged |
 //!
-//! **A report** enters at `grpc::reports`, is validated by [`domain::Report`], resolved by `gateway::names`, batched by
-//! `gateway::report`, planned by [`domain::MarkStep`], and applied by `live/scripts/report.lua` or recorded by
-//! `store::ledger`.
+//! **A report** enters at `grpc::reports` and is validated by [`domain::Report`]. `gateway::names` looks up tasks that
+//! are reported by name, and `gateway::report` combines reports into batches. [`domain::MarkStep`] plans the change
+//! that a batch makes, and `live/scripts/report.lua` applies the change in Redis. If Redis cannot take a batch,
+//! `store::ledger` records the batch in Postgres.
 //!
-//! **A read** enters at `grpc::progress`, is coalesced and observed by `gateway::read`, and decided by [`domain::resolve`].
+//! **A read** enters at `grpc::progress`. `gateway::read` shares reads of one job between concurrent callers, and
+//! observes the job in both stores. [`domain::resolve`] decides what the observation means.
 //!
-//! **A claim** enters at `grpc::reports`, is chosen by `gateway::claim`, and decided by [`domain::claimability`].
+//! **A claim** enters at `grpc::reports`. `gateway::claim` chooses a job, and [`domain::claimability`] decides whether
+//! the job may be returned.
 //!
-//! **An end** is made by `gateway::finish` on the verdict of [`domain::verdict`], and committed by
-//! [`store::Store::commit_end`].
+//! **An end** is made by `gateway::finish`. [`domain::verdict`] computes the final state, and
+//! [`store::Store::commit_end`] commits the end.
 
 pub mod app;
 pub mod breaker;

@@ -1,43 +1,43 @@
-//! Keeps a repeated condition from filling the log: decides which of its occurrences to log. Knows nothing of the
-//! messages.
+//! Keeps a repeated condition from filling the log, by deciding which of its occurrences are logged. This module does
+//! not know the messages; callers log them.
 
 use std::time::{Duration, Instant};
 
-/// Decides whether to log an occurrence of one condition. The first occurrence is always logged.
+/// Decides which occurrences of one condition are logged. The first occurrence is always logged.
 #[derive(Debug, Clone)]
 pub struct LogThrottle {
     repeat: Repeat,
     last: Option<Instant>,
 }
 
-/// When a further occurrence is logged.
+/// The condition under which an occurrence after the first is logged.
 #[derive(Debug, Clone, Copy)]
 enum Repeat {
-    /// The last logged occurrence was this long ago.
+    /// The last logged occurrence was at least this long ago.
     Interval(Duration),
-    /// The last occurrence, logged or not, was this long ago.
+    /// The last occurrence, logged or not, was at least this long ago.
     Quiet(Duration),
-    /// The condition was reset.
+    /// The throttle was reset after the last occurrence.
     Reset,
 }
 
 impl LogThrottle {
-    /// Logs at most one occurrence per `interval`.
+    /// Creates a throttle that logs at most one occurrence per `interval`.
     pub const fn once_per(interval: Duration) -> Self {
         Self { repeat: Repeat::Interval(interval), last: None }
     }
 
-    /// Logs the first occurrence after each period of at least `quiet` without any.
+    /// Creates a throttle that logs an occurrence if the previous one was at least `quiet` ago.
     pub const fn once_after_quiet(quiet: Duration) -> Self {
         Self { repeat: Repeat::Quiet(quiet), last: None }
     }
 
-    /// Logs the first occurrence after each [`reset`](Self::reset).
+    /// Creates a throttle that logs the first occurrence, and the first occurrence after each [`reset`](Self::reset).
     pub const fn once_until_reset() -> Self {
         Self { repeat: Repeat::Reset, last: None }
     }
 
-    /// Notes an occurrence. Returns whether to log it.
+    /// Notes an occurrence. Returns whether the caller should log it.
     pub fn should_log(&mut self) -> bool {
         let now = Instant::now();
         let due = match (self.last, self.repeat) {
@@ -51,8 +51,8 @@ impl LogThrottle {
         due
     }
 
-    /// Notes that the condition is over, so that its next occurrence is logged. Returns whether there was an
-    /// occurrence, so that callers can log its end.
+    /// Notes that the condition is over, so that its next occurrence is logged. Returns whether there was an occurrence
+    /// since the last reset. If there was, the caller can log that the condition is over.
     pub fn reset(&mut self) -> bool {
         self.last.take().is_some()
     }
@@ -64,7 +64,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Moves the last occurrence into the past.
+    /// Moves the last occurrence back by `time`.
     fn pass(throttle: &mut LogThrottle, time: Duration) {
         throttle.last = throttle.last.and_then(|last| last.checked_sub(time));
     }

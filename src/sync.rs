@@ -1,9 +1,9 @@
-//! Locks that ignore poisoning. A poisoned lock means that a task panicked while holding it; failing all later users
-//! would turn one failed call into a permanent failure of the gateway.
+//! Locks that ignore poisoning. A lock is poisoned if a task panicked while it held the lock. If all later uses of the
+//! lock failed, one failed call would become a permanent failure of the gateway.
 //!
-//! Recovering is sound because of a rule for all data behind these locks: every update leaves it valid at each point
-//! where it can panic, for example by making a single assignment, or by computing the new value before storing it. A
-//! panic then loses at most the update in progress.
+//! Ignoring poison is sound because of a rule for all data behind these locks: wherever an update can panic, the data
+//! must be valid. An update can, for example, make a single assignment, or compute the new value before it stores the
+//! value. A panic then loses at most the update in progress.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
