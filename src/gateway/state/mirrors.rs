@@ -455,13 +455,11 @@ mod tests {
     #[test]
     fn a_mirror_is_behind_after_a_restore_until_it_was_merged_or_recorded() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        assert!(!mirrors.predates_restore(&one, Incarnation::new(9)));
-        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), under(1), Some(epoch(1)));
-        assert!(
-            !mirrors.predates_restore(&one, Incarnation::new(1)) && mirrors.predates_restore(&one, Incarnation::new(2))
-        );
-        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), under(2), Some(epoch(2)));
-        assert!(mirrors.predates_restore(&one, Incarnation::new(2)), "the new tracker lacks the first mark");
+        assert!(!mirrors.predates_restore(&one, incarnation(9)));
+        mirrors.mark(&one, LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), Some(epoch(1)));
+        assert!(!mirrors.predates_restore(&one, incarnation(1)) && mirrors.predates_restore(&one, incarnation(2)));
+        mirrors.mark(&one, LAYOUT, [mark(2)].into_iter(), Some(incarnation(2)), Some(epoch(2)));
+        assert!(mirrors.predates_restore(&one, incarnation(2)), "the new tracker lacks the first mark");
         let (_, version) = mirrors.chunks_to_merge(&one, epoch(2));
         mirrors.merged(&one, epoch(2), version);
         assert!(!mirrors.predates_restore(&one, incarnation(2)) && mirrors.predates_restore(&one, incarnation(3)));
