@@ -1,7 +1,8 @@
-//! Configuration: one struct per collaborator, which defines name, default and help of each setting once.
+//! Configuration. One struct per collaborator defines the name, the default and the help of each of its settings once.
 //!
 //! A setting is a flag (`--redis-url`), an environment variable (`HIGHWATER_REDIS_URL`) or a line of a file
-//! (`redis-url`), in this order of precedence; see [`sources`]. Store URLs hold passwords and are displayed without them.
+//! (`redis-url`), in this order of precedence; see [`sources`]. A store URL may hold a password and is displayed
+//! without it.
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the docs of a setting are its help: brackets mean optional")]
 
@@ -18,7 +19,8 @@ pub use store_url::StoreUrl;
 
 use crate::{gateway, live, server, store};
 
-/// Time that a client has to send the preface of its connection. Not a setting, because clients send it at once.
+/// Time limit for the first bytes of a connection (the HTTP/2 preface). There is no setting for it, because every
+/// client sends these bytes at once.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Form of a Redis URL, for messages.
@@ -32,8 +34,8 @@ pub const POSTGRES_FORM: &str = "postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE
 pub struct RedisAddress {
     /// URL of Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH
     ///
-    /// Redis must have maxmemory-policy noeviction, or it may evict the marks of running jobs. Set a password through the
-    /// variable or the file: every user of the machine can read command lines.
+    /// Set maxmemory-policy to noeviction in Redis, so that Redis does not evict the marks of running jobs. Set a
+    /// password through the variable or the file, because every user of the machine can read command lines.
     #[arg(long, value_name = "URL", required = true)]
     pub redis_url: StoreUrl,
 }
@@ -44,7 +46,7 @@ pub struct RedisAddress {
 pub struct PostgresAddress {
     /// URL of Postgres: postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE, or …@localhost/DATABASE?host=/SOCKET/DIRECTORY
     ///
-    /// Set a password through the variable or the file: every user of the machine can read command lines.
+    /// Set a password through the variable or the file, because every user of the machine can read command lines.
     #[arg(long, value_name = "URL", required = true)]
     pub postgres_url: StoreUrl,
 }
@@ -55,20 +57,20 @@ pub struct PostgresAddress {
 pub struct RedisLimits {
     /// Time limit of one call to Redis
     ///
-    /// The default is far above the latency of a healthy Redis, and leaves a request most of its time for the fallback
+    /// The default is far above the latency of a healthy Redis. It leaves a request most of its time for the fallback
     /// to Postgres.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
     pub redis_timeout: Duration,
-    /// How long Redis keeps the marks of a running job that nothing renews
+    /// How long Redis keeps the marks of a running job without a renewal
     ///
-    /// Reports renew them, and so does every gateway that runs. The default keeps them through a week without any
-    /// gateway.
+    /// Reports and running gateways renew this time. With the default, the marks survive a week in which no gateway
+    /// runs.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = values::positive_duration)]
     pub tracker_ttl: Duration,
     /// How long Redis keeps the marks of an ended job
     ///
-    /// If Postgres loses the end in a failover, the job is ended again from these marks. The default leaves an hour for
-    /// that.
+    /// If Postgres loses the end of a job in a failover, gateways end the job again from these marks. The default
+    /// leaves an hour for this.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::positive_duration)]
     pub sealed_ttl: Duration,
 }
@@ -99,81 +101,89 @@ pub struct Serving {
     pub listen: SocketAddr,
     /// Address on which to serve /livez, /readyz and /metrics [default: on 127.0.0.1, one port above --listen]
     ///
-    /// Plain HTTP without authentication, for probes and Prometheus.
+    /// The admin port serves plain HTTP without authentication, for probes and Prometheus.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<SocketAddr>,
-    /// Maximum time of a call: the deadline of calls that set none, and the upper bound for calls that set one
+    /// Time limit of a call without a deadline, and upper bound of the deadlines that clients set
+    ///
+    /// A stream, such as WatchProgress, must open within this time and can then stay open.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::positive_duration)]
     pub request_timeout: Duration,
     /// How long calls in flight may take to finish when the gateway stops
     ///
-    /// The rest of this time, and at least two seconds, is used to merge back marks that Redis has just lost. The default
-    /// lets every call finish that keeps to the default request timeout.
+    /// Afterwards, the gateway merges its copies of marks into Redis, in case Redis has just lost some. This may take
+    /// the rest of the time, or two seconds if less is left. With the default request timeout, the default is long
+    /// enough for every call.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
     pub drain_timeout: Duration,
     /// Maximum size of a request message
     ///
-    /// The default fits the largest report: 10,000 results with errors of the maximum length are below 4MiB, with the
-    /// longest task names below 7MiB.
+    /// The default fits the largest usual report. A report of 10,000 results takes less than 4MiB if all of them have
+    /// errors with messages of 256 bytes, and less than 7MiB if all of them also have the longest task names.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::message_size)]
     pub max_message_size: usize,
-    /// Maximum number of jobs whose definitions, and snapshots once they have ended, are cached in memory
+    /// Maximum number of jobs in the memory cache, which holds each job's definition and, after its end, its final
+    /// snapshot
     #[arg(long, value_name = "COUNT", default_value = "10000")]
     pub cached_snapshots: usize,
-    /// Minimum interval between updates sent to a watcher, at most 10s
+    /// Minimum interval between updates sent to a watcher; values above 10s count as 10s
     ///
-    /// A watched job is read once per interval for all of its watchers; a job without watchers is not read.
+    /// The gateway reads a watched job once per interval for all of its watchers. It does not read a job without
+    /// watchers.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
     pub watch_interval: Duration,
-    /// Interval at which the gateway repairs jobs that others left unfinished
+    /// Interval at which the gateway looks for running jobs that need a repair
     ///
-    /// Repairs include ending complete jobs, restoring lost marks and merging reports that Postgres recorded. When there
-    /// is nothing to repair, a round is one pipelined read of the running jobs.
+    /// Repairs include ending complete jobs, restoring lost marks, and merging reports from Postgres into Redis. If
+    /// there is nothing to repair, a round costs little: the gateway reads a short header of each running job from
+    /// Redis.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::positive_duration)]
     pub reconcile_interval: Duration,
-    /// Maximum memory for mirrors, the copies of the marks of running jobs from which lost marks are restored
+    /// Maximum memory for mirrors: copies of the marks of running jobs, from which marks that Redis loses are restored
     ///
-    /// A mirror takes a quarter of a byte per task and stage, so the default holds about a billion marks. Jobs whose
-    /// mirror does not fit have none: their marks are in Redis alone.
+    /// A mirror takes a quarter of a byte per task and stage, so the default holds about a billion marks. A job whose
+    /// mirror does not fit has no mirror on this gateway, so this gateway cannot restore its marks.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub mirror_memory: usize,
-    /// Maximum amount of other gateways' marks that is read into the mirrors in each reconcile interval
+    /// Maximum size of other gateways' marks that this gateway reads into its mirrors per reconcile interval
     ///
-    /// The default covers a job of ten million tasks in three stages.
+    /// The default covers one job of ten million tasks in three stages.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
     pub mirror_pull: usize,
-    /// Maximum memory for cached task names; reports by name then need no query to Postgres
+    /// Maximum memory for cached task names
     ///
-    /// A name takes its length and about 15 bytes, so the default holds about ten million names of ten bytes. If the names of
-    /// the jobs in use do not fit, those of the job used least recently are dropped and read again when needed. The names
-    /// of a job that does not fit on its own are read for every report by name.
+    /// Reports that name tasks need no Postgres query while the names are cached. A name takes its length plus about 15
+    /// bytes, so the default holds about ten million names of ten bytes. If the memory is full, the gateway drops the
+    /// names of the job that was used least recently, and reads them again when a call needs them. If the names of one
+    /// job alone exceed the memory, every report that names tasks of this job searches the names in Postgres.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub manifest_memory: usize,
     /// How long a job may run without progress before it is ended as REVOKED, unless the job sets its own limit
     /// [default: no limit]
     ///
-    /// Counted from the last new mark. The time starts again whenever either store, or every gateway, was unavailable.
+    /// The time counts from the last new mark. It starts again after either store, or every gateway, was unavailable.
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     pub stall_timeout: Option<Duration>,
-    /// How long restored marks wait for every gateway to merge its mirror before they are trusted alone
+    /// How long restored marks wait for every gateway to merge its mirror before their counts are reported as LIVE
     ///
-    /// Must be longer than two reconcile intervals, with 20 % jitter, plus the request timeout, or plus two seconds if that
-    /// is longer. With the defaults of those settings, it must be longer than 12.4s.
+    /// The value must exceed 2.4 x reconcile-interval + the longer of request-timeout and 2s (12.4s with the defaults).
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::positive_duration)]
     pub settle_time: Duration,
-    /// Label by whose values NextJob distributes work evenly, before it does among jobs [default: only among jobs]
+    /// Label for fair sharing: NextJob first divides turns evenly among the values of this label, then among the jobs
+    /// of a value [default: only among jobs]
     ///
-    /// With `tenant`, each tenant that has work gets the same number of turns, no matter how many jobs it has. Jobs
-    /// without the label share the turns of one value.
+    /// With `tenant`, each tenant that has work gets the same number of turns, no matter how many jobs it has. All jobs
+    /// without the label together get the turns of one value.
     #[arg(long, value_name = "LABEL", value_parser = values::label)]
     pub fairness_label: Option<String>,
 }
 
-/// The settle time is shorter than the time that every gateway needs to merge its mirror.
+/// The settle time is too short for every gateway to merge its mirror.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--settle-time is too short: every gateway must be able to merge its marks before restored ones are trusted; set it \
-     to more than {0:?}, which is two of --reconcile-interval plus the longer of --request-timeout and 2s, with jitter"
+    "--settle-time is too short: every gateway must be able to merge its mirror before the counts of restored marks are \
+     reported as LIVE; set it to more than {0:?}, which is 2.4 x --reconcile-interval + the longer of --request-timeout \
+     and 2s"
 )]
 pub struct SettleTimeTooShort(Duration);
 
@@ -201,7 +211,10 @@ impl PostgresLimits {
 }
 
 impl Serving {
-    /// Returns the address of the admin port. If the port of calls is 0, this one is a free port too.
+    /// Returns the address of the admin port.
+    ///
+    /// Without `--admin-listen`, the port is one above the port for calls. If the port for calls is 0 or the highest
+    /// port, the admin port is 0, which selects a free port.
     pub fn admin_address(&self) -> SocketAddr {
         let next_port = self.listen.port().checked_add(1).filter(|port| *port > 1).unwrap_or_default();
         self.admin_listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, next_port)))
@@ -238,11 +251,14 @@ impl Serving {
 
     /// Returns the settings of the reconciler. Fails if the settle time is too short.
     pub fn reconciler(&self) -> Result<gateway::ReconcilerSettings, SettleTimeTooShort> {
-        // A gateway that acknowledges a report at the last moment still has to merge it, in one of the next two rounds.
+        // A report that began before a restore may be acknowledged as late as its deadline, `request_timeout` later.
+        // Its gateway then merges the marks in one of its next two rounds.
         let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + gateway::RECONCILE_JITTER));
-        // A gateway that cannot reach Redis must learn of the restore and record its mirror within this time. It is also at
-        // least as long as a stale feed is trusted: otherwise a restore that was delayed, in a Redis that has lost everything
-        // since, could show a job as running that has ended.
+        // In the same time, a gateway that cannot reach Redis learns of the restore and records its mirror in the
+        // ledger. The minimum includes the time for which a lagging feed is trusted. Suppose that a job ends, Redis
+        // then loses its data, and a delayed restore writes a tracker for the job. Before that tracker is adopted,
+        // every gateway must have learned of the end or must distrust its feed. A gateway that does neither would
+        // report the job as running.
         let minimum = self.request_timeout.max(gateway::FEED_TRUSTED_FOR) + rounds;
         if self.settle_time <= minimum {
             return Err(SettleTimeTooShort(minimum));
@@ -262,7 +278,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the time that the settle time must exceed, if it does not.
+    /// Returns the time that the settle time must exceed. Returns `None` if the settle time is long enough.
     fn minimum_if_too_short(flags: &str) -> Option<Duration> {
         let matches = Serving::augment_args(Command::new("serve")).get_matches_from(flags.split(' '));
         let serving = Serving::from_arg_matches(&matches).unwrap();

@@ -10,30 +10,33 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, Error};
 
-/// Flag that names the file. The file cannot contain it.
+/// Flag that names the file. The file itself cannot set this flag.
 pub const CONFIG: &str = "config";
-/// Help heading of flags that belong to a single call. Variables and the file cannot set them.
+/// Help heading of flags that belong to a single call. Variables and the file cannot set these flags.
 pub const ONE_CALL: &str = "This call";
 /// Prefix of environment variables.
 const PREFIX: &str = "HIGHWATER_";
-/// Variables with our prefix that are not settings: those of our tests, and those that Kubernetes sets for a service
-/// named `highwater`.
+/// A variable whose name continues with one of these after [`PREFIX`] is not a setting. The tests set some of these
+/// variables, and Kubernetes sets the others for a service named `highwater`.
 const IGNORED_PREFIXES: [&str; 4] = ["TEST_", "FAULT_DIR", "SERVICE_", "PORT"];
-/// Minimum similarity, from 0 to 1, for a name to be suggested instead of a misspelt one.
+/// Minimum similarity, from 0 to 1, at which a known name is suggested for a misspelt one.
 const MIN_SIMILARITY: f64 = 0.7;
 
 /// A setting's source, for messages, and its value.
 type Given = (String, String);
 
-/// Parses a command line. Settings that it does not give are taken from `variable` (the environment) or the file.
+/// Parses a command line. A setting that is not on the command line is taken from `variable` (the environment), then
+/// from the file.
 ///
-/// Errors are clap's: help is printed to stdout and exits with 0, other errors are printed to stderr and exit with 2.
+/// Returns errors of clap. A request for help or for the version is such an error: clap prints its text to stdout with
+/// exit code 0. It prints every other error to stderr with exit code 2.
 pub fn parse(
     command: &Command,
     arguments: &[OsString],
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<ArgMatches, Error> {
-    // A first pass without required flags: handles --help, rejects malformed flags, and finds the subcommand and the file.
+    // The first pass requires no setting. It handles --help, rejects malformed flags, and finds the subcommand and the
+    // file.
     let lenient = command
         .clone()
         .mut_subcommands(|sub| sub.mut_args(|arg| if is_setting(&arg) { arg.required(false) } else { arg }));
@@ -64,7 +67,8 @@ fn variable_name(name: &str) -> String {
     format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"))
 }
 
-/// Whether a flag is a setting: every flag except `--config`, `--help`, `--version` and those of a single call.
+/// Whether a flag is a setting. Every flag is a setting, except `--config`, `--help`, `--version` and the flags of a
+/// single call.
 pub fn is_setting(arg: &Arg) -> bool {
     let is_help_or_version = matches!(arg.get_action(), ArgAction::Help | ArgAction::HelpLong | ArgAction::Version);
     let is_of_one_call = arg.get_help_heading() == Some(ONE_CALL);
@@ -75,7 +79,7 @@ pub fn is_setting(arg: &Arg) -> bool {
 fn read_file(command: &Command, path: &str) -> Result<BTreeMap<String, Given>, Error> {
     let invalid = |reason: String| Error::raw(ErrorKind::Io, format!("{path}: {reason}\n"));
     let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
-    // The full message of the toml crate quotes the line, which may hold a password.
+    // The full message of the toml crate would quote the line, and the line may hold a password.
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
         invalid(format!("line {line} is not valid TOML: {}", error.message()))
@@ -90,10 +94,11 @@ fn read_file(command: &Command, path: &str) -> Result<BTreeMap<String, Given>, E
         let value = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
-            _ => return Err(invalid(format!("`{key}` must be a single value"))),
+            _ => return Err(invalid(format!("`{key}` must be a single value: a string, a number, true or false"))),
         };
         if settings.insert(name, (format!("{path}: `{key}`"), value)).is_some() {
-            return Err(invalid(format!("`{key}` is given twice")));
+            let reason = format!("`{key}` is given twice (`-` and `_` are the same in a key); remove one of the two lines");
+            return Err(invalid(reason));
         }
     }
     Ok(settings)
@@ -107,7 +112,7 @@ fn unknown_setting(key: &str, known: &BTreeSet<&str>) -> String {
     format!("unknown setting `{key}`; {hint}")
 }
 
-/// Returns the most similar name, if one is similar enough.
+/// Returns the known name that is most similar. Returns `None` if no name is similar enough.
 fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
     let similarities = known.iter().map(|known| (strsim::jaro(name, known), *known));
     let nearest = similarities.max_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -116,7 +121,8 @@ fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
 
 /// Returns a warning for each variable with our prefix that is not a setting.
 ///
-/// Not an error, unlike an unknown key of the file: the variable may belong to another program.
+/// An unknown variable is not an error, because it may belong to another program. An unknown key of the file is an
+/// error.
 pub fn unknown_variables(command: &Command, variables: impl Iterator<Item = String>) -> Vec<String> {
     let mut known = settings(command);
     known.insert(CONFIG);
@@ -139,7 +145,8 @@ fn settings(command: &Command) -> BTreeSet<&str> {
     arguments.filter(|arg| is_setting(arg)).filter_map(Arg::get_long).collect()
 }
 
-/// Checks a value with the parser of its flag. Returns the error, if any, with the source of the value.
+/// Checks a value with the parser of its flag. Returns an error that names the source of the value, or `None` if the
+/// value is valid.
 fn validate(arg: &Arg, source: &str, value: &str) -> Option<Error> {
     let alone = Command::new("").no_binary_name(true).arg(arg.clone().required(false).exclusive(false));
     let flag = format!("--{}", arg.get_long()?);

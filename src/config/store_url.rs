@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-/// URL of a store. Displayed without user, password and parameters, because parameters of Postgres may be passwords too.
+/// URL of a store. It is displayed without user, password and parameters, because a parameter of a Postgres URL may be
+/// a password too.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl(String);
 
@@ -15,7 +16,8 @@ impl StoreUrl {
     }
 }
 
-/// Never fails: the error of a flag's parser would quote the value. The store's client validates the URL.
+/// Parsing never fails, because the error of a flag's parser would quote the value. The store's client validates the
+/// URL.
 impl FromStr for StoreUrl {
     type Err = Infallible;
 

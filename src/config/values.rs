@@ -1,5 +1,5 @@
-//! Parsers for the values of settings: durations (`500ms`, `2s`, `1h30m`, `7d`), sizes (`65536`, `512KiB`, `8MiB`), label
-//! keys and log filters.
+//! Parsers for the values of settings: durations (`500ms`, `2s`, `1h30m`, `7d`), sizes (`65536`, `512KiB`, `8MiB`),
+//! label keys and log filters.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::domain::JobId;
 const MAX_DURATION: Duration = Duration::from_hours(10 * 366 * 24);
 const DURATION_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 24 * 3_600_000)];
-/// Minimum for the maximum message size, in bytes.
+/// Smallest value that the maximum message size can have, in bytes.
 const MIN_MESSAGE_SIZE: usize = 64 << 10;
 const SIZE_UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
@@ -40,7 +40,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(duration) }
 }
 
-/// Parses a number of bytes, from 1 byte to just below 2 GiB, the maximum size of a gRPC message.
+/// Parses a size in bytes, which must be at least 1 byte and less than 2 GiB.
 pub fn size(text: &str) -> Result<usize, String> {
     let invalid = || "a size must be a number of bytes, or a number with KiB, MiB or GiB, such as 8MiB".to_owned();
     let (number, unit) = split_number(text.trim()).ok_or_else(invalid)?;
@@ -51,7 +51,7 @@ pub fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Parses a maximum message size: at least 64 KiB, so that usual reports and answers fit.
+/// Parses a maximum message size, which must be at least 64 KiB so that usual reports fit.
 pub fn message_size(text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
     if bytes < MIN_MESSAGE_SIZE { Err("must be at least 64KiB".to_owned()) } else { Ok(bytes) }
@@ -62,7 +62,7 @@ pub fn label(text: &str) -> Result<String, String> {
     text.parse::<JobId>().map(|key| key.to_string()).map_err(|error| format!("the key of a label {error}"))
 }
 
-/// Parses a log filter. Rejects invalid directives, which `EnvFilter::new` would ignore.
+/// Parses a log filter. Rejects an invalid directive, which `EnvFilter::new` would ignore.
 pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|error| error.to_string())
 }
