@@ -19,7 +19,7 @@ pub struct Flags {
     /// ID of the job
     #[arg(value_name = "JOB")]
     job: String,
-    /// Why the job is cancelled; stored with the job and shown by `watch` and `inspect`
+    /// Reason for the cancellation, which is stored with the job and shown by `watch` and `inspect`
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = ONE_CALL)]
     reason: String,
     #[command(flatten)]

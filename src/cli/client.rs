@@ -14,15 +14,16 @@ use tonic::{Code, ConnectError, Response, Status, TimeoutExpired};
 use super::wording::escaped;
 use super::{Failure, UsageError, output};
 
-/// Time limit of one call. Longer than the gateway's default `request-timeout`, so the gateway's own error arrives first.
+/// Time limit of one call. It is longer than the gateway's default `request-timeout`, so that the gateway's own error
+/// arrives first.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a command that makes one call retries it.
+/// How long a command retries its call.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
-/// How long a call may take before stderr says that it is still waiting.
+/// Time after which the command prints to stderr that it still waits for the answer.
 const NOTE_AFTER: Duration = Duration::from_secs(2);
-/// Commands that start a gateway.
+/// The commands that start a gateway, for messages.
 const GATEWAY_COMMANDS: &str =
     if cfg!(feature = "private-servers") { "`highwater serve` or `highwater dev`" } else { "`highwater serve`" };
 
@@ -30,7 +31,7 @@ const GATEWAY_COMMANDS: &str =
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Gateway")]
 pub struct Address {
-    /// Address of the gateway to call; the default is the default of `highwater serve --listen`
+    /// Address of the gateway to call; the default is the same as for `highwater serve --listen`
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     address: String,
 }
@@ -44,16 +45,17 @@ pub struct Client {
 }
 
 impl Address {
-    /// Returns a client of this gateway. It connects when it is first used.
+    /// Returns a client of this gateway. The client connects when it is first used.
     pub fn client(&self) -> Result<Client, Failure> {
         Client::to(&self.address, RETRY_TIMEOUT)
     }
 }
 
 impl Client {
-    /// Returns a client of the gateway at `HOST:PORT` or `http://HOST:PORT`, which retries calls for `retry_timeout`.
+    /// Creates a client of the gateway at `HOST:PORT` or `http://HOST:PORT`. The client retries calls for
+    /// `retry_timeout`.
     ///
-    /// It connects when it is first used, and reconnects when the connection breaks.
+    /// The client connects when it is first used, and reconnects when the connection breaks.
     pub fn to(address: &str, retry_timeout: Duration) -> Result<Self, Failure> {
         let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
         let address = escaped(address).into_owned();
@@ -77,8 +79,8 @@ impl Client {
 
     /// Makes a call, and retries it until the result is final or the retry timeout has passed.
     ///
-    /// A refused connection is final, and so is a connection that breaks twice: nothing suggests that a gateway is about
-    /// to answer at that address.
+    /// A refused connection is final, and so is the second connection that breaks. In both cases, there is probably no
+    /// gateway at the address.
     pub async fn retry<T>(
         &self,
         mut call: impl AsyncFnMut(Channel) -> Result<Response<T>, Status>,
@@ -104,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Waits for a call, with a note on stderr if that takes long.
+    /// Waits for a call. Prints a note to stderr if the call takes longer than [`NOTE_AFTER`].
     async fn note_if_slow<T>(&self, call: impl Future<Output = T>) -> T {
         let mut call = pin!(call);
         if let Ok(answer) = tokio::time::timeout(NOTE_AFTER, &mut call).await {
@@ -114,7 +116,7 @@ impl Client {
         call.await
     }
 
-    /// Returns the failure of a command whose call failed. INVALID_ARGUMENT is a usage error.
+    /// Returns the failure of a command whose call failed. If the status is INVALID_ARGUMENT, it is a usage error.
     pub fn failure(&self, status: &Status) -> Failure {
         let description = self.describe(status);
         if status.code() == Code::InvalidArgument { UsageError(description).into() } else { description.into() }
@@ -125,17 +127,17 @@ impl Client {
         format!("the gateway at {} did not answer within {time:?}", self.address)
     }
 
-    /// Returns the message for a call that failed: what happened and, if the gateway did not answer, what to do.
+    /// Returns the message for a call that failed: what happened and, if there was no connection, what to do.
     pub fn describe(&self, status: &Status) -> String {
         let address = &self.address;
         match CallOutcome::of(status) {
             CallOutcome::NotConnected(why) => format!(
-                "no gateway answers at {address}: {why}; start one with {GATEWAY_COMMANDS}, or choose another with \
-                 --address"
+                "no gateway answers at {address}: {why}; start one with {GATEWAY_COMMANDS}, or choose another address \
+                 with --address"
             ),
             CallOutcome::Broken(why) => format!(
-                "the connection to {address} broke ({why}): the gateway is stopping, or the address is not that of a \
-                 gateway but, for example, of an admin port; choose another with --address"
+                "the connection to {address} broke ({why}): the gateway is stopping, or the address does not belong to \
+                 a gateway but, for example, to an admin port; if this persists, choose another address with --address"
             ),
             CallOutcome::TimedOut => self.no_answer_within(CALL_TIMEOUT),
             CallOutcome::Answered => format!("{} ({:?})", escaped(status.message()), status.code()),
@@ -143,7 +145,8 @@ impl Client {
     }
 }
 
-/// Whether the same call may succeed later: it got no answer, or the answer says that the gateway cannot serve it now.
+/// Whether the same call may succeed later. It may if no answer arrived, or if the answer says that the gateway cannot
+/// serve the call now.
 pub fn is_retryable(status: &Status) -> bool {
     let is_temporary = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted);
     is_temporary || !matches!(CallOutcome::of(status), CallOutcome::Answered)
@@ -162,7 +165,7 @@ enum CallOutcome {
 }
 
 impl CallOutcome {
-    /// Only statuses that were created on the client's side have a source.
+    /// Finds the point at which a call failed. Only a status that was created on the client's side has a source.
     fn of(status: &Status) -> Self {
         let Some(root_cause) = causes(status).last() else { return Self::Answered };
         if causes(status).any(<dyn Error>::is::<TimeoutExpired>) {
@@ -175,7 +178,7 @@ impl CallOutcome {
     }
 }
 
-/// Whether the connection was refused: nothing listens on that port.
+/// Whether the connection was refused, which means that no process listens on the port.
 fn is_refused_connection(status: &Status) -> bool {
     let mut errors = causes(status).filter_map(|cause| cause.downcast_ref::<io::Error>());
     errors.any(|error| error.kind() == io::ErrorKind::ConnectionRefused)

@@ -10,7 +10,7 @@ use super::output::print_line;
 
 /// Prints a completion script for a shell
 ///
-/// For bash: highwater completions bash > ~/.local/share/bash-completion/completions/highwater
+/// For bash, run: highwater completions bash > ~/.local/share/bash-completion/completions/highwater
 #[derive(Debug, Args)]
 pub struct Flags {
     /// Name of the shell

@@ -11,8 +11,8 @@ use super::{Common, Failure, signals};
 
 /// Runs a gateway with its own Redis and Postgres
 ///
-/// The servers are private: they listen on sockets in the data directory that only you can open. They stop together with
-/// this command, however it ends. The data are kept for the next run.
+/// The servers are private. They listen only on sockets in the data directory, and only you can open these sockets. The
+/// servers stop when this command ends, for whatever reason. Their data are kept for the next run.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]

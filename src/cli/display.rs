@@ -32,7 +32,7 @@ pub enum Display {
 }
 
 impl Display {
-    /// Returns a display with bars if stdout is a terminal, with lines otherwise.
+    /// Creates a display with bars if stdout is a terminal, and with lines otherwise.
     pub fn new() -> Self {
         if !std::io::stdout().is_terminal() {
             return Self::Lines { last: String::new(), printed: None };
@@ -73,9 +73,9 @@ impl Display {
     /// Shows a message that is not part of the progress.
     pub fn note(&self, text: &str) {
         match self {
-            // Fails only if the terminal is gone.
+            // This fails only if the terminal is gone.
             Self::Bars { screen, .. } => drop(screen.println(text)),
-            // To stderr: programs that read stdout expect only progress.
+            // The note is printed to stderr, because programs that read stdout expect only progress.
             Self::Lines { .. } | Self::Json => output::note(text),
         }
     }
@@ -86,7 +86,7 @@ impl Display {
         if matches!(self, Self::Json) { Ok(()) } else { print_line(wording::snapshot(last)) }
     }
 
-    /// Stops updating; the last state stays on the screen.
+    /// Stops the updates. The last state stays on the screen.
     pub fn finish(&self) {
         if let Self::Bars { stages, headline, .. } = self {
             stages.iter().chain([headline]).for_each(ProgressBar::abandon);
@@ -101,7 +101,8 @@ pub fn line() -> ProgressBar {
     ProgressBar::no_length().with_style(style)
 }
 
-/// Returns one line per stage: key, bar and counts. Key and bar shrink to make room for the counts, which are never cut.
+/// Returns one line per stage: key, bar and counts. The key and the bar shrink to make room for the counts, which are
+/// never cut.
 fn bars(progress: &Progress, columns: usize) -> Vec<String> {
     let longest = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or_default();
     let keys: Vec<_> = progress.stages.iter().map(|stage| wording::escaped(&stage.stage).into_owned()).collect();
@@ -126,7 +127,7 @@ fn bars(progress: &Progress, columns: usize) -> Vec<String> {
         .collect()
 }
 
-/// `=====>    `. The bar is full only when everything is done.
+/// Returns a bar such as `=====>    `. The bar is full only when everything is done.
 fn bar(done: i64, total: i64, width: usize) -> String {
     let [done, total] = [done, total].map(|count| u128::try_from(count).unwrap_or_default());
     let full = if done >= total { width } else { usize::try_from(done * width as u128 / total).unwrap_or(width) };
@@ -134,7 +135,7 @@ fn bar(done: i64, total: i64, width: usize) -> String {
     format!("{head:<width$}")
 }
 
-/// Cuts text to `width` characters, with an ellipsis at the cut.
+/// Cuts text to `width` characters, including an ellipsis at the cut.
 fn shortened(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();

@@ -8,9 +8,9 @@ use std::path::Path;
 enum Tool {
     Grpcurl,
     Buf,
-    /// `./dev curl` in a checkout, which installs buf.
+    /// `./dev curl` in a checkout of the repository. The script installs buf.
     DevScript,
-    /// None is installed: the examples use grpcurl and say where to get it.
+    /// No tool is installed. The examples use grpcurl and say where to get it.
     NotInstalled,
 }
 
@@ -21,7 +21,7 @@ pub struct ExampleCalls {
 }
 
 impl ExampleCalls {
-    /// Examples for the gateway at `address`.
+    /// Creates examples for the gateway at `address`.
     pub fn to(address: SocketAddr) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let installed = |name: &str| std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
@@ -47,7 +47,8 @@ impl ExampleCalls {
         }
     }
 
-    /// Returns what the examples require, to follow the sentence that introduces them. Empty if they require nothing.
+    /// Returns what the examples require, as the end of a sentence that introduces them. The text is empty if they
+    /// require nothing.
     pub fn requirement(&self) -> &'static str {
         match self.tool {
             Tool::NotInstalled => " (requires grpcurl: https://github.com/fullstorydev/grpcurl)",

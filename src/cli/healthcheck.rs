@@ -11,13 +11,14 @@ use tonic_health::pb::health_client::HealthClient;
 use super::output::{QUIET_LOG_FILTER, init_log, print_line};
 use super::{Common, Failure, client};
 
-/// Time limit of the health check, below the 4 s that the HEALTHCHECK of the Dockerfile allows.
+/// Time limit of the health check. It is below the 4 s that the HEALTHCHECK of the Dockerfile allows.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Checks once whether a gateway is ready
 ///
-/// Prints `ready` and exits with 0, or `not ready` and exits with 1. Meant for containers: their health check needs no
-/// other program. The reason why a gateway is not ready is in its log and at /readyz on its admin port.
+/// The command prints `ready` and exits with 0, or prints `not ready` and exits with 1. It is meant for the health
+/// check of a container, which then needs no other program. If the gateway is not ready, its log and /readyz on its
+/// admin port say why.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]

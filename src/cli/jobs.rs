@@ -21,11 +21,11 @@ const PAGE_SIZE: usize = 200;
 /// Prints one line per job: ID, state, percentage, number of tasks, creation time and labels.
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// List only jobs in this state: pending, running, succeeded, failed, cancelled or revoked. Repeatable; jobs in any
-    /// of the states are listed
+    /// List only jobs in this state: pending, running, succeeded, failed, cancelled or revoked; if the option is
+    /// repeated, jobs in any of the states
     #[arg(long, value_name = "STATE", help_heading = ONE_CALL)]
     state: Vec<String>,
-    /// List only jobs with this label. Repeatable; jobs must have all of the labels
+    /// List only jobs with this label; if the option is repeated, only jobs with all of the labels
     #[arg(long, value_name = "KEY=VALUE", help_heading = ONE_CALL)]
     label: Vec<String>,
     /// List only jobs that have ended, earliest end first
@@ -80,7 +80,7 @@ fn parse_state(text: &str, ended: bool) -> Result<i32, UsageError> {
     };
     let state = state.ok_or_else(invalid)?;
     if ended && !wording::is_end_state(state) {
-        let message = format!("a job that has ended is never {}: omit --ended or this --state", escaped(text));
+        let message = format!("a job that has ended is never {}; omit --ended or this --state", escaped(text));
         return Err(UsageError(message));
     }
     Ok(state.into())
@@ -92,14 +92,17 @@ fn parse_labels(texts: &[String]) -> Result<BTreeMap<String, String>, UsageError
         let invalid = || UsageError(format!("`{}` is not a label; write KEY=VALUE", escaped(text)));
         let (key, value) = text.split_once('=').ok_or_else(invalid)?;
         if labels.insert(key.to_owned(), value.to_owned()).is_some() {
-            let message = format!("the label `{}` is given twice; a job has one value for a label", escaped(key));
+            let message = format!(
+                "the label `{}` is given twice, but a job has only one value for a label; omit one",
+                escaped(key)
+            );
             return Err(UsageError(message));
         }
     }
     Ok(labels)
 }
 
-/// `17  RUNNING  43 %  20,000 tasks  2026-01-02T03:04:05Z  team=search`
+/// Returns a line such as `17  RUNNING  43 %  20,000 tasks  2026-01-02T03:04:05Z  team=search`.
 fn line(job: &Job, progress: Option<&ProgressResult>) -> String {
     let created = job.create_time.map(to_second).unwrap_or_default();
     let labels = job.labels.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value)));
@@ -113,7 +116,7 @@ fn line(job: &Job, progress: Option<&ProgressResult>) -> String {
     line.trim_end().to_owned()
 }
 
-/// Drops the fraction of a second.
+/// Formats a time without the fraction of a second.
 fn to_second(time: Timestamp) -> String {
     Timestamp { nanos: 0, ..time }.to_string()
 }

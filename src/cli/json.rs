@@ -1,4 +1,5 @@
-//! Messages as canonical proto3 JSON, as other gRPC tools print them: lowerCamelCase names, 64-bit integers as strings.
+//! Messages as canonical proto3 JSON, as other gRPC tools print it. Names are lowerCamelCase, and 64-bit integers are
+//! strings.
 
 use std::sync::LazyLock;
 

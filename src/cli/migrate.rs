@@ -11,8 +11,8 @@ use crate::config::{PostgresAddress, PostgresLimits};
 
 /// Creates or updates the tables in Postgres
 ///
-/// Run it before a new version of the gateway starts. It is idempotent, and concurrent runs are safe: each migration is
-/// applied once.
+/// Run this command before you start a new version of the gateway. The command is idempotent, and concurrent runs are
+/// safe, because each migration is applied once.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]

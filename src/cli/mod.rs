@@ -41,7 +41,7 @@ use crate::config::{sources, values};
 use crate::domain::JobId;
 use output::OutputError;
 
-/// Why a command failed: a message for the user.
+/// The reason why a command failed, as a message for the user.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A command line that clap accepts but that is not valid.
@@ -54,10 +54,9 @@ const USAGE_ERROR: u8 = 2;
 
 const SETTINGS_HELP: &str = "\
 Settings:
-  Every option that takes a value can also be set by an environment variable or in a configuration file, under the
-  same name: --redis-url URL is HIGHWATER_REDIS_URL=URL, or redis-url = \"URL\" in the TOML file given by --config.
-  Flags override variables, variables override the file. Durations are written as 500ms, 2s, 1h30m or 7d; sizes as
-  65536, 512KiB or 8MiB.
+  Options can also be set by environment variables, or in the TOML file given by --config. Their names are the same:
+  --redis-url URL is HIGHWATER_REDIS_URL=URL as a variable and redis-url = \"URL\" in the file. Flags override variables,
+  and variables override the file. Durations are written as 500ms, 2s, 1h30m or 7d, and sizes as 65536, 512KiB or 8MiB.
 
 Exit codes:
   0  success
@@ -91,8 +90,8 @@ const EXAMPLES: &str = "
 
 /// Reports the accurate, real-time progress of batch jobs
 ///
-/// Workers report the results of tasks by gRPC. While a job runs, its progress is computed from Redis on every read and
-/// nothing is written to Postgres. After a job has ended, its progress is served from a snapshot stored in Postgres.
+/// Workers report the results of tasks by gRPC. While a job runs, its progress is computed from Redis on every read,
+/// and nothing is written to Postgres. After a job has ended, its progress is read from a snapshot in Postgres.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, after_help = format!("Examples:{PRIVATE_SERVERS_EXAMPLES}{EXAMPLES}"))]
 struct Cli {
@@ -181,7 +180,8 @@ pub fn main() -> ExitCode {
     run(command).unwrap_or_else(|failure| failed(&failure))
 }
 
-/// A demo worker inherits the environment of the demo, which has already warned about unknown variables.
+/// Whether the command is a demo worker. A demo worker inherits the environment of the demo, and the demo has already
+/// warned about unknown variables.
 #[cfg(feature = "private-servers")]
 fn is_demo_worker(command: &Command) -> bool {
     matches!(command, Command::DemoWorker(_))
@@ -192,7 +192,7 @@ fn is_demo_worker(_: &Command) -> bool {
     false
 }
 
-/// Prints the failure and returns its exit code. Prints nothing if the reader of stdout has closed it.
+/// Prints the failure and returns its exit code. Prints nothing if the reader of stdout has closed the pipe.
 fn failed(failure: &Failure) -> ExitCode {
     if !failure.downcast_ref().is_some_and(OutputError::is_closed_pipe) {
         output::error(&failure.to_string());

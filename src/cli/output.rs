@@ -29,9 +29,10 @@ pub fn print_line(line: impl std::fmt::Display) -> Result<(), OutputError> {
     Ok(writeln!(stdout, "{line}").and_then(|()| stdout.flush())?)
 }
 
-/// Waits until the reader of stdout closes it. Waits forever if stdout is not a pipe.
+/// Waits until the reader of stdout closes the pipe. Waits forever if stdout is not a pipe.
 ///
-/// For commands that may have nothing to print for a long time and would not notice that their reader has gone.
+/// This is for commands that may have nothing to print for a long time. Without it, they would not notice that their
+/// reader has exited.
 pub async fn stdout_closed() -> OutputError {
     // SAFETY: stdout stays open until the process exits, and this program never replaces its file descriptor.
     #[expect(unsafe_code, reason = "AsyncFd has no safe constructor for a descriptor that it does not own")]
@@ -71,9 +72,10 @@ pub fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "highwater".to_owned())
 }
 
-/// Default log filter of servers. sqlx logs notices about its own migrations table at info.
+/// Default log filter of servers. At `info`, sqlx would log notices about its own migrations table.
 pub const SERVER_LOG_FILTER: &str = "info,sqlx=warn";
-/// Default log filter of other commands. sqlx warns about connections that break when a private Postgres stops.
+/// Default log filter of other commands. At `warn`, sqlx would log connections that break when a private Postgres
+/// stops.
 pub const QUIET_LOG_FILTER: &str = "warn,sqlx=error";
 
 /// Format of the log.
@@ -86,12 +88,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to stderr, with `default` as the filter unless the flags give one.
+/// Starts logging to stderr, with the filter from the flags or, if they set none, with `default`.
 pub fn init_log(flags: &Common, default: &str) {
     let filter = flags.log.clone().unwrap_or_else(|| EnvFilter::new(default));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // Fails only if a subscriber is already installed.
+    // This fails only if a subscriber is already installed.
     let _ = match flags.log_format {
         LogFormat::Text => log.with_ansi(colours).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

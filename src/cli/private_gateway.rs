@@ -15,16 +15,16 @@ use crate::config::{PostgresLimits, RedisLimits, Serving};
 use crate::dev::{self, Postgres, Redis};
 
 const DATABASE: &str = "highwater";
-/// Printed on the first signal.
+/// Message that is printed on the first signal.
 pub const STOPPING: &str = "stopping; press Ctrl-C again to stop at once";
-/// Interval at which the servers are checked for having exited.
+/// Interval between two checks whether a server has exited.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Settings of a gateway with private servers.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Directory for the data and sockets of the private servers [default: below ~/.local/share/highwater, for root
-    /// below /var/lib/highwater]
+    /// Directory for the data and sockets of the private servers [default: below ~/.local/share/highwater, or below
+    /// /var/lib/highwater for root]
     ///
     /// The data are kept between runs. The path must be short, because the path of a Unix socket is limited to 107
     /// bytes. If you run as root, the user that runs Postgres must be able to reach the directory.
@@ -50,9 +50,9 @@ pub struct PrivateGateways {
 
 impl PrivateGateways {
     /// Starts the servers and `count` gateways, which run until `shutdown`. Returns `None` if `shutdown` is cancelled
-    /// before they run.
+    /// before the gateways start.
     ///
-    /// `name` is the name of the default data directory, one for each command.
+    /// `name` is the name of the default data directory. Each command has its own.
     pub async fn start(
         name: &str,
         options: &Options,
@@ -63,7 +63,7 @@ impl PrivateGateways {
         let lock = lock(&directory)?;
         let directory = directory.canonicalize()?;
         let (base, stop) = (directory.clone(), shutdown.clone());
-        // Not cancelled: initdb must finish once it has begun.
+        // Nothing cancels this task, because initdb must finish once it has begun.
         let servers = tokio::task::spawn_blocking(move || start_servers(&base, &stop));
         let Some((redis, postgres)) = servers.await?? else { return Ok(None) };
         let live = options.redis_limits.at(&redis.socket_url());
@@ -112,7 +112,8 @@ impl PrivateGateways {
         format!("redis-cli -s {}", self.redis.socket().display())
     }
 
-    /// Waits for the shutdown, then stops the gateways and the servers in order. Fails if a server exits before.
+    /// Waits for the shutdown, then stops the gateways and the servers in order. Fails if a server exits before the
+    /// shutdown.
     pub async fn run_until_shutdown(mut self) -> Result<(), Failure> {
         let exited = loop {
             let pause = self.shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL));
@@ -132,13 +133,14 @@ impl PrivateGateways {
         }
         stop_servers(self.redis, self.postgres).await?;
         let failure = |(name, log): (&str, PathBuf)| {
-            format!("the private {name} exited unexpectedly, so everything was stopped; see {}", log.display()).into()
+            format!("the private {name} exited unexpectedly, so everything was stopped; its log is {}", log.display())
+                .into()
         };
         exited.map_or(Ok(()), |exited| Err(failure(exited)))
     }
 }
 
-/// Starts both servers. Returns `None`, with no server running, if `shutdown` is cancelled meanwhile.
+/// Starts both servers. If `shutdown` is cancelled meanwhile, stops the servers again and returns `None`.
 fn start_servers(directory: &Path, shutdown: &CancellationToken) -> Result<Option<(Redis, Postgres)>, dev::Error> {
     if shutdown.is_cancelled() {
         return Ok(None);
@@ -190,11 +192,12 @@ fn lock(directory: &Path) -> Result<File, Failure> {
 fn default_directory(name: &str) -> Result<PathBuf, Failure> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = if dev::is_root() {
-        // Not below root's home, which the user that runs Postgres cannot reach.
+        // Root's home is unsuitable, because the user that runs Postgres cannot reach it.
         Some(PathBuf::from("/var/lib"))
     } else {
         variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")))
     };
-    let base = base.ok_or("there is no default data directory, because HOME is not set; set --data-dir")?;
+    let base =
+        base.ok_or("there is no default data directory, because HOME is not set to an absolute path; set --data-dir")?;
     Ok(base.join("highwater").join(name))
 }

@@ -16,19 +16,20 @@ pub const COMMAND: &str = "reference";
 const PREAMBLE: &str = "\
 # Reference
 
-Generated from the program by `./dev reference`; a test checks that it is current.
+`./dev reference` generates this page from the program, and a test checks that it is up to date.
 
 ## Settings
 
 Each setting is a flag (`--redis-url`), an environment variable (`HIGHWATER_REDIS_URL`) or a line of the TOML file given
-by `--config` (`redis-url`). Flags override variables, variables override the file. Durations are written as 500ms, 2s,
-1h30m or 7d; sizes as 65536, 512KiB or 8MiB.
+by `--config` (`redis-url`). Flags override variables, and variables override the file. Durations are written as 500ms,
+2s, 1h30m or 7d, and sizes as 65536, 512KiB or 8MiB.
 ";
 
 const METRICS_HEADER: &str = "
 ## Metrics
 
-Served at `/metrics` on the admin port in the Prometheus text format. No label contains a job, a task or a client.
+The admin port serves the metrics at `/metrics` in the Prometheus text format. No label contains a job, a task or a
+client.
 
 | metric | kind | labels | meaning |
 |---|---|---|---|

@@ -12,10 +12,10 @@ use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits, 
 /// Runs a gateway
 ///
 /// The gateway starts even if Redis or Postgres is unavailable. Its health service (grpc.health.v1) reports SERVING
-/// once both have answered. When it listens, it prints one line to stdout: `listening on ADDRESS:PORT`.
+/// once both stores have answered. When the gateway listens, it prints one line to stdout: `listening on ADDRESS:PORT`.
 ///
-/// SIGTERM or Ctrl-C stops it in order: calls in flight finish, and marks that Redis has just lost are merged back. A
-/// second signal stops it at once.
+/// SIGTERM or Ctrl-C stops the gateway in order. Calls in flight finish, and the gateway merges its copies of marks
+/// into Redis, in case Redis has just lost some. A second signal stops the gateway at once.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let gateway = App::start(&flags.serving, &live, &store, shutdown).await?;
     // A gateway serves even if its stdout is closed.
     if let Err(error) = print_line(format_args!("listening on {}", gateway.address())) {
-        tracing::warn!("{error}");
+        tracing::warn!("{error}; the gateway serves calls, but its address was not printed");
     }
     gateway.stopped().await?;
     tracing::info!("stopped");

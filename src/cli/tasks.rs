@@ -11,13 +11,13 @@ use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::job_service_client::JobServiceClient;
 use crate::grpc::pb::{ListTasksRequest, TaskRange, TaskStatus};
 
-/// Page size of the calls that list tasks, in ranges or names.
+/// Page size of the calls that list tasks: the number of ranges or names.
 const PAGE_SIZE: i32 = 10_000;
 
 /// Lists the outstanding, failed, succeeded or skipped tasks of a job
 ///
-/// Prints one line per task or range of tasks, such as 7-12; one line per name if the tasks are named. If marks may be
-/// missing, so that reported tasks may be listed as outstanding, a warning is printed to stderr.
+/// The command prints one line per task or range of tasks, such as 7-12. If the tasks are named, it prints one line per
+/// name. If marks may be missing, a warning on stderr says that reported tasks may be listed as outstanding.
 #[derive(Debug, Args)]
 pub struct Flags {
     /// ID of the job
@@ -25,7 +25,7 @@ pub struct Flags {
     job: String,
     #[command(flatten)]
     status: Status,
-    /// Stage whose status counts; by default, the status of the task over all stages
+    /// Stage at which the tasks have the status; by default, tasks are listed by their overall status
     #[arg(long, value_name = "STAGE", default_value = "", hide_default_value = true, help_heading = ONE_CALL)]
     stage: String,
     #[command(flatten)]
@@ -49,7 +49,7 @@ struct Status {
     /// List tasks that succeeded
     #[arg(long)]
     succeeded: bool,
-    /// List tasks that skip the stage because they failed at an earlier one
+    /// List tasks that skip the stage because they failed at an earlier stage
     #[arg(long)]
     skipped: bool,
 }
@@ -70,7 +70,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     loop {
         let page =
             client.retry(async |channel| JobServiceClient::new(channel).list_tasks(request.clone()).await).await?;
-        // A job with named tasks has one name for each task of its ranges.
+        // If the job has named tasks, the page has one name for each task of its ranges.
         if page.task_names.is_empty() {
             for range in page.ranges {
                 let complete;
@@ -81,7 +81,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
             page.task_names.iter().map(|name| escaped(name)).try_for_each(print_line)?;
         }
         if page.lower_bound && !std::mem::replace(&mut warned, true) {
-            warn("marks may be missing: tasks that were reported may be listed as outstanding");
+            warn("marks may be missing, so reported tasks may be listed as outstanding; `highwater inspect` shows why");
         }
         if page.next_page_token.is_empty() {
             open_range.iter().map(line).try_for_each(print_line)?;
@@ -102,8 +102,8 @@ impl Status {
     }
 }
 
-/// Appends `next` to the open range. Returns the range that is complete, if any, and the range that may continue on the
-/// next page, because a page may end within a range.
+/// Appends `next` to the open range if it continues that range, because a page may end within a range. Returns the
+/// range that is complete, if any, and the range that the next page may continue.
 fn join(open: Option<TaskRange>, next: TaskRange) -> (Option<TaskRange>, Option<TaskRange>) {
     match open {
         Some(open) if open.last + 1 == next.first => (None, Some(TaskRange { last: next.last, ..open })),
@@ -111,7 +111,7 @@ fn join(open: Option<TaskRange>, next: TaskRange) -> (Option<TaskRange>, Option<
     }
 }
 
-/// `7`, or `7-12`.
+/// Returns a line such as `7` or `7-12`.
 fn line(TaskRange { first, last, .. }: &TaskRange) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }

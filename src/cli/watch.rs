@@ -14,24 +14,25 @@ use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::progress_service_client::ProgressServiceClient;
 use crate::grpc::pb::{JobState, Progress, WatchProgressRequest};
 
-/// Silence after which the stream is opened again: a gateway sends a state at least every 10 s, so the connection is
-/// dead.
+/// Time without an update after which the stream counts as dead and is opened again. A gateway sends an update at least
+/// every 10 s.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
 /// Pause before a stream that ended is opened again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 const WATCH_HELP: &str = "\
-If the gateway cannot be reached, the command retries until it can.
+If the gateway cannot be reached, the command retries without a time limit.
 
 Exit codes:
   0  the job SUCCEEDED
-  1  the job FAILED, was CANCELLED or REVOKED, or does not exist; or the reader of stdout closed it
+  1  the job FAILED, was CANCELLED or REVOKED, or does not exist; or the command failed, or its output was closed
   2  invalid command line";
 
 /// Follows a job until it ends
 ///
-/// Draws progress bars on a terminal and prints lines otherwise. Each line ends with the source of its counts: LIVE,
-/// SNAPSHOT (final), or FALLBACK with the reason. `at least` marks counts that are a lower bound.
+/// The command draws progress bars on a terminal and prints lines otherwise. After the state of the job, it shows the
+/// source of the counts: LIVE (Redis), SNAPSHOT (Postgres), or FALLBACK with the reason. `at least` means that the
+/// counts are a lower bound: more results may have been reported.
 #[derive(Debug, Args)]
 #[command(after_help = WATCH_HELP)]
 pub struct Flags {
@@ -56,7 +57,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Follows the job until it ends, and opens the stream again whenever it breaks.
+/// Follows the job until it ends. Opens the stream again whenever the stream breaks.
 async fn follow(flags: &Flags) -> Result<ExitCode, Failure> {
     let (client, job) = (flags.gateway.client()?, job_id(&flags.job)?);
     let mut gateway = ProgressServiceClient::new(client.channel());
@@ -83,7 +84,8 @@ async fn follow(flags: &Flags) -> Result<ExitCode, Failure> {
     Ok(if last.state() == JobState::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Shows the updates of one stream. Returns the last one if the job has ended, and `None` if only the stream has.
+/// Shows the updates of one stream. Returns the last update if the job has ended. Returns `None` if the stream ended
+/// before the job did.
 async fn follow_stream(
     gateway: &mut ProgressServiceClient<Channel>,
     job: &str,

@@ -1,5 +1,5 @@
-//! Progress as text, for `watch`, `jobs` and `demo`. Unknown counts are shown as unknown, never as zero. Text that others
-//! wrote (IDs, stage keys, error messages) is printed only through [`escaped`].
+//! Progress as text, for `watch`, `jobs` and `demo`. Unknown counts are shown as unknown, never as zero. Text
+//! from clients (IDs, stage keys, error messages) is printed only through [`escaped`].
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
         .into()
 }
 
-/// `RUNNING  43 %  812/s  12 s left  LIVE`
+/// Returns a line such as `RUNNING  43 %  812/s  12 s left  LIVE`.
 pub fn headline(progress: &Progress) -> String {
     let mut parts = vec![state(progress).to_owned()];
     parts.push(progress.percent.map_or_else(|| "progress unknown".to_owned(), |percent| format!("{percent} %")));
@@ -44,12 +44,12 @@ pub fn headline(progress: &Progress) -> String {
     parts.join("  ")
 }
 
-/// `read 8,577 of 20,000, 23 failed`
+/// Returns the key and the counts of a stage, such as `read 8,577 of 20,000, 23 failed`.
 pub fn stage(stage: &StageProgress) -> String {
     format!("{} {}", escaped(&stage.stage), counts(stage))
 }
 
-/// `8,577 of 20,000, 23 failed`
+/// Returns the counts of a stage, such as `8,577 of 20,000, 23 failed`.
 pub fn counts(stage: &StageProgress) -> String {
     let total = HumanCount(count(stage.total_count));
     let Some(pending) = stage.pending_count else { return format!("? of {total}") };
@@ -57,7 +57,7 @@ pub fn counts(stage: &StageProgress) -> String {
     format!("{done} of {total}{}", failures(stage))
 }
 
-/// `, 23 failed, 4 skipped`. Zero and unknown counts are left out.
+/// Returns text such as `, 23 failed, 4 skipped`. Zero and unknown counts are left out.
 fn failures(stage: &StageProgress) -> String {
     let part = |number: Option<i64>, outcome: &str| {
         number.filter(|number| *number > 0).map(|number| format!(", {} {outcome}", HumanCount(count(number))))
@@ -65,7 +65,7 @@ fn failures(stage: &StageProgress) -> String {
     part(stage.failed_count, "failed").into_iter().chain(part(stage.skipped_count, "skipped")).collect()
 }
 
-/// Returns all of a progress as several lines: headline, a table of stages, errors and the cancel reason.
+/// Returns the whole progress as several lines: headline, a table of stages, errors and the cancel reason.
 pub fn snapshot(progress: &Progress) -> String {
     let known =
         |number: Option<i64>| number.map_or_else(|| "?".to_owned(), |number| HumanCount(count(number)).to_string());
@@ -131,7 +131,7 @@ fn eta(progress: &Progress) -> Option<Duration> {
     Duration::try_from(progress.eta?).ok()
 }
 
-/// `12 s`, `3 min 20 s`, `2 h 5 min`: the two largest units.
+/// Formats a duration in its two largest units, such as `12 s`, `3 min 20 s` or `2 h 5 min`.
 fn duration(duration: Duration) -> String {
     match duration.as_secs() {
         seconds @ 0..60 => format!("{seconds} s"),

@@ -97,7 +97,8 @@ fn read_file(command: &Command, path: &str) -> Result<BTreeMap<String, Given>, E
             _ => return Err(invalid(format!("`{key}` must be a single value: a string, a number, true or false"))),
         };
         if settings.insert(name, (format!("{path}: `{key}`"), value)).is_some() {
-            let reason = format!("`{key}` is given twice (`-` and `_` are the same in a key); remove one of the two lines");
+            let reason =
+                format!("`{key}` is given twice (`-` and `_` are the same in a key); remove one of the two lines");
             return Err(invalid(reason));
         }
     }

@@ -1,4 +1,5 @@
-//! Communication between the demo and its worker processes: an assignment on the command line, a tally on stdout.
+//! Communication between the demo and its worker processes. A worker gets its assignment on the command line, and
+//! prints its tally to stdout.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ pub struct Assignment {
     /// Path of the file for the digests, in the format of sha1sum.
     #[arg(long)]
     pub digests: PathBuf,
-    /// Number of this worker, from 0. It does the tasks whose index modulo `of` is this number.
+    /// Number of this worker, from 0. The worker does the tasks whose index modulo `of` equals this number.
     #[arg(long)]
     pub number: usize,
     /// Number of workers.

@@ -6,7 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Returns at most `limit` files below `directory`: regular files, and dangling symbolic links, whose tasks fail.
+/// Returns at most `limit` files below `directory`: regular files and dangling symbolic links. The tasks of the links
+/// fail.
 ///
 /// The order is stable as long as the files do not change. Directories that cannot be read are skipped.
 pub fn find(directory: &Path, limit: usize) -> Vec<PathBuf> {
@@ -32,7 +33,7 @@ pub fn find(directory: &Path, limit: usize) -> Vec<PathBuf> {
     found
 }
 
-/// Writes the list of paths. Each ends with a NUL, the only byte that a path cannot contain.
+/// Writes the list of paths. Each path ends with a NUL, the only byte that a path cannot contain.
 pub fn write(list: &Path, files: &[PathBuf]) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(list)?);
     for file in files {

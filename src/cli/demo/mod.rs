@@ -29,22 +29,22 @@ const STOPPED_EARLY: &str = "stopped before the demo was complete";
 
 const DEMO_HELP: &str = "\
 Exit codes:
-  0  the job ended and its stored counts match those of the workers; with --fleet, every job got an even share of the
-     claims and no ended job was handed out
-  1  any other result
+  0  all checks that the demo prints have passed
+  1  a check has failed, the demo was stopped early, or another error occurred
   2  invalid command line or setting";
 
 /// Tracks a real job on private servers: reading and digesting the files below a directory
 ///
-/// Starts the servers and the gateway that `highwater dev` starts, and worker processes that read each file, compute its
-/// SHA-1 and report both stages in batches. One result in ten is reported twice, as queues with at-least-once delivery
-/// do. Dangling symbolic links and files larger than 1MiB fail. When the job has ended, the demo prints the stored
-/// snapshot and what Postgres wrote while the job ran, and keeps the gateway running until Ctrl-C.
+/// The demo starts the servers and the gateway that `highwater dev` starts. Worker processes read each file, compute
+/// its SHA-1, and report both stages in batches. They report one result in ten twice, because queues with at-least-once
+/// delivery deliver some tasks twice. Dangling symbolic links and files larger than 1MiB fail. When the job has ended,
+/// the demo prints the stored snapshot and the modifying statements that Postgres logged. It keeps the gateway running
+/// until Ctrl-C.
 ///
-/// With --fleet, the demo shows how work is distributed: six jobs of very different sizes, and workers that ask two
-/// gateways for the next job (NextJob), take tasks of it from a queue that delivers some of them twice, and report. Some
-/// jobs are finished, and one is cancelled halfway. At the end, a table shows for each job how it ended, its share of the
-/// claims, and how much time workers spent on it after its end.
+/// With --fleet, the demo shows how work is distributed among six jobs of very different sizes. Workers ask two
+/// gateways for the next job (NextJob), take tasks of this job from a queue that delivers some tasks twice, and report
+/// the results. Some jobs are finished, and one is cancelled halfway. At the end, a table shows how each job ended, its
+/// share of the claims, and how much time workers spent on it after its end.
 #[derive(Debug, Args)]
 #[command(after_help = DEMO_HELP)]
 pub struct Flags {
@@ -57,7 +57,7 @@ pub struct Flags {
     /// Number of workers
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// Maximum number of files per second that all workers together start; 0 for no limit
+    /// Maximum number of files per second that all workers together start; 0 means no limit
     ///
     /// The default limit makes the job last long enough to be watched.
     #[arg(long, value_name = "COUNT", default_value = "800", conflicts_with = "fleet")]
@@ -65,10 +65,11 @@ pub struct Flags {
     /// Exit when the job has ended
     #[arg(long, conflicts_with = "fleet")]
     once: bool,
-    /// Show how work is distributed among jobs instead
+    /// Show how work is distributed among six jobs, instead of tracking one job
     #[arg(long)]
     fleet: bool,
-    /// How many seconds the fleet works before the remaining jobs are cancelled; the jobs are sized accordingly
+    /// Number of seconds that the fleet works before the remaining jobs are cancelled; the sizes of the jobs grow with
+    /// this number
     #[arg(long, value_name = "COUNT", default_value = "20", requires = "fleet", value_parser = clap::value_parser!(u16).range(2..=180))]
     seconds: u16,
     #[command(flatten)]
@@ -84,7 +85,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     if flags.fleet {
         return fleet::run(&flags, shutdown).await;
     }
-    // Only this directory must be readable: unreadable directories below it are skipped.
+    // Only this directory must be readable, because `find` skips unreadable directories below it.
     std::fs::read_dir(&flags.dir).map_err(|error| UsageError(format!("--dir: {}: {error}", flags.dir.display())))?;
     let found = files::find(&flags.dir, flags.max_files.try_into()?);
     if found.is_empty() {
@@ -104,7 +105,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         }
         Ok(report)
     };
-    // The servers are stopped in order whatever the result.
+    // Whatever the result, the servers are stopped in order.
     let result = shutdown.run_until_cancelled(tracking).await;
     if flags.once || !matches!(result, Some(Ok(_))) {
         shutdown.cancel();

@@ -1,7 +1,7 @@
 //! The statements that Postgres logged while the demo's job ran.
 //!
-//! The private Postgres logs every modifying statement before it executes it (`log_statement = mod`). Its statistics
-//! would not prove anything, because they lag by seconds.
+//! The private Postgres logs every modifying statement before it executes the statement (`log_statement = mod`). The
+//! statistics of Postgres would not prove anything, because they lag by seconds.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -22,21 +22,21 @@ pub struct PostgresLog {
 /// The modifying statements that Postgres logged.
 #[derive(Debug)]
 pub struct Statements {
-    /// From the start of the job to the last answer that showed it running.
+    /// The statements from the start of the job to the last answer that showed the job running.
     pub while_running: Vec<String>,
-    /// After that: the statements that ended the job.
+    /// The later statements, which ended the job.
     pub at_end: Vec<String>,
 }
 
 impl PostgresLog {
-    /// Begins at the current end of the log; the job has just started.
+    /// Begins at the current end of the log. Call this when the job has just started.
     pub fn begin(path: PathBuf) -> io::Result<Self> {
         let started = path.metadata()?.len();
         Ok(Self { path, started, last_running: started })
     }
 
-    /// Returns the current length of the log. Take it before a read of the job, and pass it to
-    /// [`PostgresLog::was_running_at`] if that read shows the job running.
+    /// Returns the current length of the log. Call this before a read of the job, and pass the length to
+    /// [`PostgresLog::was_running_at`] if the read shows the job running.
     pub fn position(&self) -> io::Result<u64> {
         Ok(self.path.metadata()?.len())
     }

@@ -81,8 +81,8 @@ impl Report {
         lines.extend(self.statements.while_running.iter().map(|statement| format!("      {}", shortened(statement))));
         lines.push(format!(
             "    Source: {}\n    This Postgres logs every INSERT, UPDATE, DELETE, TRUNCATE, COPY and DDL statement \
-             (log_statement = mod).\n    Counted are those between the answer to CreateJob and the last answer that \
-             showed the job running.\n    The following statements ended the job:",
+             (log_statement = mod).\n    The check counts the statements between the answer to CreateJob and the last \
+             answer that showed the job running.\n    The following statements ended the job:",
             self.log.display()
         ));
         lines.extend(self.statements.at_end.iter().map(|statement| format!("      {}", shortened(statement))));

@@ -39,7 +39,7 @@ pub async fn track(flags: &Flags, found: &[PathBuf], private: &PrivateGateways) 
     ))?;
     let workers = (0..flags.workers).map(|number| start_worker(flags, private, &job, &work, number));
     let workers = workers.collect::<Result<Vec<Child>, Failure>>()?;
-    // Stops at the first failure of a worker, because the job would never end without its results.
+    // This stops at the first failure of a worker, because the job would never end without the worker's results.
     let (tally, snapshot) = tokio::try_join!(tally(workers), watch(&client, &job, &mut postgres_log))?;
     let statements = postgres_log.statements()?;
     Ok(Report { job, snapshot, tally, statements, log: private.postgres_log(), work })
@@ -80,7 +80,7 @@ fn start_worker(
     };
     let mut command = Command::new(std::env::current_exe()?);
     command.args(assignment.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    // Ctrl-C at the terminal must reach only this process; the workers exit when it does.
+    // Ctrl-C at the terminal must reach only this process. The workers exit when this process exits.
     command.process_group(0);
     Ok(command.spawn().map_err(|error| format!("cannot start a worker process: {error}"))?)
 }
@@ -97,7 +97,7 @@ fn fresh_directory(private: &PrivateGateways) -> std::io::Result<PathBuf> {
 
 /// Waits for the workers and returns the sum of their tallies.
 async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
-    // Waiting for a worker would close its stdin, and a closed stdin makes it exit.
+    // Waiting for a worker would close its stdin, and a closed stdin makes the worker exit.
     let _stdins: Vec<_> = workers.iter_mut().map(|worker| worker.stdin.take()).collect();
     let mut sum = Tally::default();
     for worker in workers {

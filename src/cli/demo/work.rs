@@ -1,4 +1,4 @@
-//! The work of the demo: reading a file and computing its digest. It is real work, so it may fail.
+//! The work of the demo: reading a file and computing its digest. This is real work, so a task may fail.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

@@ -1,5 +1,5 @@
-//! A worker process of the demo: does its share of the tasks and reports the results by gRPC. One result in ten is
-//! reported twice, as happens with a queue that delivers at least once.
+//! A worker process of the demo. It does its share of the tasks and reports the results by gRPC. It reports one result
+//! in ten twice, as happens with a queue that delivers at least once.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -16,7 +16,7 @@ use crate::cli::output::print_line;
 use crate::grpc::pb::report_service_client::ReportServiceClient;
 use crate::grpc::pb::{Disposition, Outcome, ReportResultsRequest, TaskError, TaskResult};
 
-/// Number of tasks that are taken at once, and so of results per report.
+/// Number of tasks that a worker takes at once. A report has one result for each of them, and some redelivered results.
 const BATCH_SIZE: usize = 64;
 /// One result in this many is delivered again, with the next batch.
 const REDELIVERED_ONE_IN: usize = 10;
@@ -31,7 +31,7 @@ struct Worker {
     results: usize,
     /// Results that are delivered again with the next batch.
     to_redeliver: Vec<TaskResult>,
-    /// The gateway has answered `stop`: the job has ended.
+    /// Whether the gateway has answered `stop`, which means that the job has ended.
     stopped: bool,
 }
 
@@ -46,7 +46,8 @@ pub async fn run(assignment: Assignment) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Waits until the demo exits: it holds the other end of stdin and never writes to it.
+/// Waits until the demo exits. The demo holds the other end of stdin and never writes to it, so a read returns only
+/// then.
 async fn demo_exited() {
     let (sender, closed) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {

@@ -15,19 +15,21 @@ use crate::deadline::Deadline;
 use crate::domain::Resolution;
 use crate::gateway::{Gateway, Settings};
 
-/// Time limit of the whole command: it may have to read the cells of ten million tasks.
+/// Time limit of the whole command, which may have to read the cells of ten million tasks.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 const INSPECT_HELP: &str = "\
+If a read returns FALLBACK, docs/runbook.md explains the reason and what to do.
+
 Exit codes:
   0  the job exists
-  1  the job does not exist, or neither store could tell
+  1  the job does not exist, the stores could not tell whether it exists, or the command failed
   2  invalid command line or setting";
 
 /// Shows what Postgres and Redis hold of a job, side by side, and what a read of the job returns
 ///
-/// Reads both stores directly, so it needs their addresses but no gateway. It changes nothing. The memory of gateways is
-/// not visible to it: while a store is unavailable, a gateway may know more about the job.
+/// The command reads both stores directly, so it needs the addresses of the stores but no gateway. It changes nothing.
+/// It cannot see the memory of gateways. While a store is unavailable, a gateway may know more about the job.
 #[derive(Debug, Args)]
 #[command(after_help = INSPECT_HELP)]
 pub struct Flags {
@@ -52,7 +54,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let id = job_id(&flags.job)?;
     let live = app::open_redis(&flags.redis_limits.at(flags.redis.redis_url.expose()))?;
     let store = app::open_postgres(&flags.postgres_limits.at(flags.postgres.postgres_url.expose()))?;
-    // A gateway for one read: it needs no mirrors and next to no caches.
+    // This gateway serves one read, so it needs no mirrors and only minimal caches.
     let settings = Settings {
         mirror_bytes: 1,
         cached_snapshots: 1,

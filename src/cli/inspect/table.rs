@@ -1,4 +1,5 @@
-//! The output of `inspect`: what both stores hold of a job in two columns, and which rule of the read table applies.
+//! The output of `inspect`: a table with one column for each store, and below it the answer to a read of the job. The
+//! text after the answer says which rule of the read table ([`crate::domain::resolve`]) leads to it.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -9,13 +10,13 @@ use crate::gateway::Inspection;
 use crate::live::{Header, Tracker};
 use crate::store::Snapshot;
 
-/// Shown where a store holds nothing.
+/// Text in place of a value that a store does not hold.
 const NOTHING: &str = "-";
 
-/// One line: a label, what Postgres holds, and what Redis holds.
+/// One line of the table: the label, the value in Postgres, and the value in Redis.
 type Line = [String; 3];
 
-/// Returns the table and, below it, what a read returns and why.
+/// Returns the table and, below it, the answer to a read and the reason for this answer.
 pub fn format(id: &JobId, found: &Inspection) -> String {
     let job = found.row.as_ref().and_then(Option::as_ref);
     let header = header(found);
@@ -71,7 +72,7 @@ fn tracker(found: &Inspection) -> String {
         Err(error) => error.to_string(),
         Ok(view) => match &view.tracker {
             Tracker::Missing => "no tracker".to_owned(),
-            Tracker::Corrupt => "not a tracker, or a damaged one".to_owned(),
+            Tracker::Corrupt => "no valid tracker: the key is damaged or holds other data".to_owned(),
             Tracker::UnknownVersion => "a tracker of a newer version".to_owned(),
             Tracker::Present { header, trusted, current } => {
                 let sealed = match header.seal {
@@ -82,8 +83,8 @@ fn tracker(found: &Inspection) -> String {
                 };
                 let adopted = match (trusted, current) {
                     (true, _) => "adopted",
-                    (false, true) => "not adopted yet",
-                    (false, false) => "opened under another generation",
+                    (false, true) => "not adopted",
+                    (false, false) => "opened before Redis last restarted or failed over, or read from a replica",
                 };
                 format!("{sealed}, {adopted}{}", if header.restored { ", restored" } else { "" })
             }
@@ -125,76 +126,100 @@ fn counts(job: Option<&Job>, snapshot: Option<&Snapshot>, header: Option<&Header
     (0..number).map(|stage| optional(&name(stage), at(stored, stage), at(live, stage))).collect()
 }
 
-/// Compares counts that are stored with a recount of the cells.
+/// Compares stored counts with a recount of the cells. Returns `None` if either of them is unknown.
 fn compare(counts: Option<&Counts>, recount: Option<&Counts>) -> Option<String> {
     let is_equal = counts? == recount?;
-    Some(if is_equal { "match the counts" } else { "DO NOT MATCH the counts (or changed meanwhile)" }.to_owned())
+    // The counts and the cells are read one after the other, so a report in between makes them differ.
+    let mismatch = "DO NOT MATCH the counts; run inspect again, and if this repeats, see \"A tracker key is corrupt\" \
+                    in docs/runbook.md";
+    Some(if is_equal { "match the counts" } else { mismatch }.to_owned())
 }
 
-/// Returns what a read returns, and why: the rule of the read table that applies.
+/// Returns the answer to a read, and the rule of the read table that leads to this answer.
 fn explain(found: &Inspection, job: Option<&Job>, header: Option<&Header>) -> (String, String) {
     let fallback = |reason: &str, because: &str| (format!("FALLBACK ({reason}), a lower bound"), because.to_owned());
     let why = |reason| match reason {
         SourceReason::RedisUnreachable => ("REDIS_UNREACHABLE", "the job runs, but Redis is unreachable"),
         SourceReason::TrackerMissing => {
-            ("TRACKER_MISSING", "the job runs, but its tracker is missing and will be restored")
+            ("TRACKER_MISSING", "the job runs, but its tracker is missing; a gateway will restore the tracker")
         }
         SourceReason::TrackerCorrupt => (
             "TRACKER_CORRUPT",
-            "the job runs, but the tracker key is corrupt; it will be quarantined and the tracker restored",
+            "the job runs, but its tracker key is corrupt; a gateway will quarantine the key and restore the tracker",
         ),
         SourceReason::TrackerUnknownVersion => {
             ("TRACKER_UNKNOWN_VERSION", "a newer gateway wrote the tracker in a format that this version cannot read")
         }
-        SourceReason::TrackerNotAdopted => match (job, header) {
-            (Some(job), Some(header)) if job.incarnation != header.incarnation => (
-                "TRACKER_NOT_ADOPTED",
-                "the incarnation of the tracker is not the one that Postgres has issued for the job",
-            ),
-            _ => (
-                "TRACKER_NOT_ADOPTED",
-                "the tracker has not been confirmed since Redis lost marks or may have lost some; it has to settle first",
-            ),
-        },
+        SourceReason::TrackerNotAdopted => ("TRACKER_NOT_ADOPTED", why_not_adopted(found, job, header)),
         SourceReason::PostgresUnreachable => {
             ("POSTGRES_UNREACHABLE", "Postgres is unreachable, so it is unknown whether the job still runs")
         }
-        SourceReason::InLedger => ("IN_LEDGER", "the ledger holds reports that are not in the tracker yet"),
+        SourceReason::InLedger => {
+            ("IN_LEDGER", "the ledger in Postgres holds reports that may not be in the tracker yet")
+        }
+    };
+    // If Postgres is unreachable, a gateway adds neither ledger rows nor its mirror to the tracker's counts.
+    let places = |reason| match reason {
+        SourceReason::PostgresUnreachable => "are those of the tracker alone",
+        _ => "combine the tracker with the ledger and the mirror of the gateway that answers",
     };
     match found.resolution {
         Resolution::Tracker { source: Source::Fallback(reason), .. } => {
             let (name, because) = why(reason);
-            fallback(
-                name,
-                &format!("{because}; the counts combine the tracker with the ledger and the mirror of the gateway"),
-            )
+            fallback(name, &format!("{because}; the counts {}", places(reason)))
         }
         Resolution::Tracker { .. } => (
             "LIVE".to_owned(),
-            "the job runs, and its tracker is adopted and has the current incarnation, so it is trusted alone"
+            "the job runs, and its tracker is adopted and has the current incarnation, so its counts include every \
+             acknowledged report"
                 .to_owned(),
         ),
         Resolution::Mirror(reason) => {
             let (name, because) = why(reason);
-            fallback(name, &format!("{because}; the counts combine the ledger and the mirror of a gateway"))
+            fallback(
+                name,
+                &format!("{because}; the counts combine the ledger with the mirror of the gateway that answers"),
+            )
         }
         Resolution::Unknown(reason) => {
             let (name, because) = why(reason);
             (
                 format!("FALLBACK ({name}) without counts"),
-                format!("{because}; a gateway that has a mirror of the job returns the counts of the mirror"),
+                format!("{because}; a gateway that has a mirror of the job returns the counts of its mirror"),
             )
         }
         Resolution::Snapshot => {
-            ("SNAPSHOT".to_owned(), "the job has ended, and its stored snapshot is final".to_owned())
+            ("SNAPSHOT".to_owned(), "the job has ended, and Postgres holds its snapshot".to_owned())
         }
         Resolution::Pending => ("SNAPSHOT, all pending".to_owned(), "the job has not been started".to_owned()),
         Resolution::NotFound => {
-            ("NOT_FOUND".to_owned(), "Postgres has no such job, and a tracker alone is not a job".to_owned())
+            ("NOT_FOUND".to_owned(), "Postgres has no such job, and a tracker without a row is not a job".to_owned())
         }
-        Resolution::Unavailable | Resolution::AskPostgres => {
-            ("UNAVAILABLE".to_owned(), "neither store returned anything about the job".to_owned())
+        Resolution::Unavailable | Resolution::AskPostgres => (
+            "UNAVAILABLE".to_owned(),
+            "Postgres is unreachable, and Redis returned no tracker that is adopted or has marks, so it is unknown \
+             whether the job was started"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Returns why a readable tracker of a running job is not the job's adopted tracker.
+fn why_not_adopted(found: &Inspection, job: Option<&Job>, header: Option<&Header>) -> &'static str {
+    let current = matches!(&found.view, Ok(view) if matches!(view.tracker, Tracker::Present { current: true, .. }));
+    match (job, header) {
+        (Some(job), Some(header)) if job.incarnation != header.incarnation => {
+            "the incarnation in the tracker is not the one that Postgres issued last for the job, so the tracker does \
+             not belong to the job"
         }
+        _ if !current => {
+            "the tracker may have lost marks when Redis restarted or failed over, or this Redis is a replica"
+        }
+        (_, Some(header)) if header.restored => {
+            "the tracker was restored, because Redis had lost marks or may have lost some, and no gateway has adopted \
+             it since"
+        }
+        _ => "the tracker is new, and no gateway has confirmed it against Postgres yet",
     }
 }
 
@@ -211,7 +236,7 @@ fn line(label: &str, postgres: &str, redis: &str) -> Line {
     [label, postgres, redis].map(str::to_owned)
 }
 
-/// Aligns the lines in columns. Lines on which neither store holds anything are left out.
+/// Aligns the lines in columns, and leaves out lines without a value from either store.
 fn aligned(lines: &[Line]) -> String {
     let lines: Vec<&Line> = lines.iter().filter(|line| line[1..].iter().any(|value| value != NOTHING)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();

@@ -39,7 +39,7 @@ async fn refused_connection_is_reported_immediately_with_advice() {
                 Some(1),
                 "",
                 "error: no gateway answers at 127.0.0.1:1: Connection refused (os error 111); start one with \
-             `highwater serve` or `highwater dev`, or choose another with --address\n"
+             `highwater serve` or `highwater dev`, or choose another address with --address\n"
             ),
             "{words:?}"
         );
@@ -55,7 +55,7 @@ async fn admin_port_is_recognised_as_not_a_gateway() {
         let (code, out, error) = run(&[words, &[&admin]].concat()).await;
         assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}: {error}");
         assert!(
-            error.contains(&admin["--address=".len()..]) && error.contains("for example, of an admin port"),
+            error.contains(&admin["--address=".len()..]) && error.contains("for example, to an admin port"),
             "{error}"
         );
     }

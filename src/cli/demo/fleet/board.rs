@@ -6,25 +6,26 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// Maximum relative deviation of a share from an even one.
+/// Maximum relative deviation of a job's claims from an even share.
 const TOLERANCE: f64 = 0.2;
 
 /// The claims of one job.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Row {
-    /// When a worker or the demo first learned that the job has ended.
+    /// The time at which a worker or the demo first learned that the job had ended.
     ended: Option<Instant>,
-    /// How often the job was handed out before its end was known.
+    /// Number of times that a call handed out the job, without the late claims.
     pub claims: u32,
-    /// Number of claims of any job while this one was eligible.
+    /// Number of claims of any job while this job was eligible.
     pub among: u32,
     /// Number of claims that this job would have had with even shares.
     pub even: f64,
-    /// How often the job was handed out by a call that was sent after its end was known.
+    /// Number of late claims. A late claim is a call that was sent after the end was known and still handed out the
+    /// job.
     pub late: u32,
     /// Time that workers spent on these late claims, including the calls.
     pub wasted: Duration,
-    /// Time that workers continued, after the end, with tasks that they had taken before it.
+    /// Time that workers spent after the job's end on tasks that they had taken before the end.
     pub slack: Duration,
 }
 
@@ -52,11 +53,13 @@ impl Row {
 }
 
 impl Board {
+    /// Creates a board for this number of jobs, without claims.
     pub fn of(jobs: usize) -> Self {
         Self(Mutex::new(vec![Row::default(); jobs]))
     }
 
-    /// Records that a call, sent at `sent` with some jobs excluded, returned this job.
+    /// Records that a call to NextJob returned this job. The call was sent at `sent` and excluded the jobs in
+    /// `excluded`.
     pub fn claimed(&self, job: usize, sent: Instant, excluded: &HashSet<usize>) -> Claim {
         let mut rows = self.rows();
         let ended = |row: &Row| row.ended.is_some_and(|ended| ended <= sent);
@@ -76,7 +79,7 @@ impl Board {
         Claim { job, since: if late { sent } else { Instant::now() }, late }
     }
 
-    /// Records that a worker has finished its tasks of a claim.
+    /// Records that a worker has finished the tasks of a claim.
     pub fn released(&self, claim: &Claim, now: Instant) {
         let row = &mut self.rows()[claim.job];
         if claim.late {
@@ -96,6 +99,7 @@ impl Board {
         self.rows()[job].ended.is_some()
     }
 
+    /// Returns the row of each job.
     pub fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
         lock(&self.0)
     }

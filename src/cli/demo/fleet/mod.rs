@@ -1,5 +1,5 @@
-//! `highwater demo --fleet`: workers that ask for the next job. Shows that claims are distributed evenly whatever the sizes
-//! of the jobs, and that ended jobs are not handed out.
+//! `highwater demo --fleet`: workers ask gateways for the next job. The demo shows that claims are distributed evenly
+//! whatever the sizes of the jobs, and that ended jobs are not handed out.
 
 mod board;
 mod queue;
@@ -22,7 +22,8 @@ use scenario::run_scenario;
 
 /// Number of gateways. The workers are spread evenly over them.
 const GATEWAYS: usize = 2;
-/// The jobs, with their number of tasks per second of the run. The small ones are finished long before the end.
+/// The jobs, with their number of tasks per second of the run. The small jobs are finished long before the end of the
+/// run.
 const JOBS: [(&str, i64); 6] =
     [("tiny", 20), ("small", 40), ("medium", 60), ("large", 100), ("cancelled", 5_000), ("huge", 50_000)];
 /// Index of the job that is cancelled halfway.
@@ -33,7 +34,7 @@ const STAGE: &str = "work";
 
 /// The jobs of a run and what workers recorded about them.
 struct Fleet {
-    /// Value of the label, which distinguishes this run from others on the same servers.
+    /// Value of the label [`LABEL`], which distinguishes this run from other runs on the same servers.
     run: String,
     jobs: Vec<FleetJob>,
     board: Board,

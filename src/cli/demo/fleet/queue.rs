@@ -1,4 +1,4 @@
-//! An in-memory queue of the tasks of one job, with at-least-once delivery: batches that are not acknowledged in time are
+//! An in-memory queue of the tasks of one job, with at-least-once delivery: a batch that is not acknowledged in time is
 //! delivered again.
 
 use std::ops::Range;
@@ -24,7 +24,7 @@ struct Messages {
 }
 
 impl Queue {
-    /// Returns a queue of the tasks from 0 to `tasks` - 1.
+    /// Creates a queue of the tasks from 0 to `tasks` - 1.
     pub fn of(tasks: i64) -> Self {
         Self(Mutex::new(Messages { waiting: 0..tasks, in_flight: Vec::new(), redelivered: 0 }))
     }
@@ -63,7 +63,7 @@ impl Queue {
         messages.in_flight.clear();
     }
 
-    /// Returns how many batches were delivered again.
+    /// Returns the number of redeliveries.
     pub fn redelivered(&self) -> u32 {
         self.messages().redelivered
     }

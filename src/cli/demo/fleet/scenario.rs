@@ -24,7 +24,7 @@ use crate::grpc::pb::{
 
 /// Interval between two reads of the jobs.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the workers keep asking after all jobs have ended, when nothing may be handed out.
+/// How long the workers keep asking for jobs after all jobs have ended. No job may be handed out in this time.
 const ASK_AFTER_END: Duration = Duration::from_secs(2);
 
 /// Runs the fleet from start to end. Returns the final progress of each job.
@@ -67,8 +67,8 @@ async fn create(fleet: &Fleet, gateway: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until the gateway has handed out every job, because it learns of new jobs once a second. These claims are not
-/// counted.
+/// Waits until the gateway has handed out every job. A gateway learns of new jobs only once a second. The board does
+/// not count the claims made here.
 async fn wait_until_known(fleet: &Fleet, gateway: &Client) -> Result<(), Failure> {
     let (worker, begun, mut claimed) = (Worker::new(fleet, gateway.clone()), Instant::now(), HashSet::new());
     while claimed.len() < fleet.jobs.len() {

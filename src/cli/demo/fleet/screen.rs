@@ -58,7 +58,7 @@ impl Screen {
         }
     }
 
-    /// Stops updating; the last state stays on the screen.
+    /// Stops the updates. The last state stays on the screen.
     pub fn finish(&self) {
         if let Self::Terminal { lines, .. } = self {
             lines.iter().for_each(ProgressBar::abandon);

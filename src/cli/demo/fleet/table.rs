@@ -28,7 +28,7 @@ pub fn format(fleet: &Fleet, ends: &[Progress]) -> String {
     lines.push(
         "\nshare: share of all claims while the job was eligible; even: an even share among the eligible jobs.\n\
          wasted: time spent on claims whose call was sent after the end of the job was known, including the call.\n\
-         slack: time that workers continued, after the end, with tasks that they had taken before it.\n"
+         slack: time that workers spent after the end of the job on tasks that they had taken before the end.\n"
             .to_owned(),
     );
     lines.join("\n")

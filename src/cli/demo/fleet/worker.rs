@@ -1,5 +1,5 @@
-//! A worker of the fleet: asks for the next job, takes a batch of its tasks, does them, reports the results, and only then
-//! acknowledges the batch. It works like docs/examples/worker.py, with work of a fixed duration.
+//! A worker of the fleet. It asks for the next job, takes a batch of the job's tasks, does them, reports the results,
+//! and only then acknowledges the batch. The worker is like docs/examples/worker.py, but its work has a fixed duration.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -25,7 +25,7 @@ const DEFAULT_PAUSE: Duration = Duration::from_millis(200);
 pub struct Worker<'a> {
     fleet: &'a Fleet,
     gateway: Client,
-    /// Jobs whose queue was empty, and when that was found.
+    /// Jobs whose queue was empty, and the time at which the worker noticed.
     empty: HashMap<usize, Instant>,
     batches: u32,
 }
@@ -58,7 +58,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Calls NextJob. Returns when the answered call was sent, and the answer.
+    /// Calls NextJob. Returns the time at which the answered call was sent, and the answer.
     pub async fn next_job(&self, excluded: &HashSet<usize>) -> Result<(Instant, NextJobResponse), Failure> {
         let request = NextJobRequest {
             labels: [(LABEL.to_owned(), self.fleet.run.clone())].into(),
