@@ -1,28 +1,28 @@
-# Builds the gateway, then copies it into an image with the C library and certificates, but without a shell and without
-# root. To use other base images: --build-arg BUILD=… --build-arg RUN=….
+# Builds the gateway and copies it into an image that has the C library and certificates but no shell. The gateway does
+# not run as root. To use other base images, pass --build-arg BUILD=… and --build-arg RUN=….
 ARG BUILD=docker.io/library/rust:1.94-slim-bookworm
 ARG RUN=gcr.io/distroless/cc-debian12:nonroot
 
 FROM ${BUILD} AS build
 WORKDIR /highwater
-# Only files that are compiled, so that changes to other files do not invalidate the layer.
+# The next lines copy only files that are compiled, so that changes to other files do not invalidate these layers.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY .sqlx .sqlx
 COPY migrations migrations
 COPY proto proto
 COPY src src
-# Not compiled, but Cargo requires the manifests of all workspace members.
+# The workspace members are not compiled, but Cargo requires their manifests.
 COPY benches benches
 COPY tests/protocol_model tests/protocol_model
-# Without the commands `dev` and `demo`, which start private servers.
+# The image does not need the commands `dev` and `demo`, which start private servers.
 RUN cargo build --release --locked --no-default-features --bin highwater
 
 FROM ${RUN}
 COPY --from=build /highwater/target/release/highwater /usr/local/bin/highwater
-# By number, so that container engines can verify that the user is not root.
+# The user is given by number, so that container engines can verify that it is not root.
 USER 65532:65532
-# In a container, access is controlled by how the port is published. The admin port stays on loopback; set
-# HIGHWATER_ADMIN_LISTEN to let Prometheus reach it.
+# The gateway listens on all addresses of the container, because the way in which the port is published controls the
+# access. The admin port stays on loopback. Set HIGHWATER_ADMIN_LISTEN to let Prometheus reach it.
 ENV HIGHWATER_LISTEN=0.0.0.0:7070
 EXPOSE 7070
 STOPSIGNAL SIGTERM

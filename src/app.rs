@@ -1,12 +1,12 @@
 //! The composition root: builds a gateway from its settings, starts its parts and stops them in order.
 //!
-//! Start: open-file limit, store clients (they connect lazily, so neither store has to be up), listeners, then the
-//! reconciler, the feed and the server. Ports are bound before any task starts, so an address in use leaves nothing
-//! running.
+//! A start raises the open-file limit, creates the store clients, binds the ports, and then starts the reconciler, the
+//! feed and the server. The store clients connect lazily, so neither store has to be up. The ports are bound before any
+//! task starts, so nothing runs if a port is in use.
 //!
-//! Stop: the server reports not ready, stops accepting, ends streams and drains calls. Then the mirrors are merged into
-//! the trackers, after the drain because calls in flight still add marks. The reconciler and the feed stop last: until
-//! the merge is done, the gateway has to know which jobs run, and trackers still have to be repaired.
+//! A stop begins with the server, which reports that it is not ready, stops accepting connections, ends streams and
+//! drains calls. The mirrors are merged into the trackers after the drain, because calls in flight still add marks. The
+//! reconciler and the feed stop last, because the merge needs to know which jobs run and may need repaired trackers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,13 +22,14 @@ use crate::live::{self, Live};
 use crate::store::{self, Store};
 use crate::{open_files, server};
 
-/// Minimum time for the final merge of the mirrors, even if the drain used up its timeout.
+/// Minimum time for the final merge of the mirrors. It applies even if the drain has used up the drain timeout.
 const MIN_MERGE_TIME: Duration = Duration::from_secs(2);
 
-/// Why a gateway could not start, or stopped by itself: a message for the operator.
+/// The reason why a gateway could not start or stopped by itself, as a message for the operator.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A store URL that its client cannot parse. The message does not contain the URL, which may hold a password.
+/// A store URL that the store's client cannot parse. The message does not contain the URL, because it may hold a
+/// password.
 #[derive(Debug, thiserror::Error)]
 #[error("--{flag}: {reason}; the expected form is {form}")]
 pub struct InvalidStoreUrl {
@@ -45,12 +46,12 @@ pub struct App {
     feed: JoinHandle<()>,
 }
 
-/// Returns a Redis client. It connects when it is first used.
+/// Creates a Redis client. The client connects when it is first used.
 pub fn open_redis(settings: &live::Settings) -> Result<Live, InvalidStoreUrl> {
     Live::new(settings).map_err(|error| InvalidStoreUrl::new("redis-url", error, REDIS_FORM))
 }
 
-/// Returns a Postgres client. It connects when it is first used.
+/// Creates a Postgres client. The client connects when it is first used.
 pub fn open_postgres(settings: &store::Settings) -> Result<Store, InvalidStoreUrl> {
     Store::new(settings).map_err(|error| InvalidStoreUrl::new("postgres-url", error, POSTGRES_FORM))
 }
@@ -62,7 +63,7 @@ impl InvalidStoreUrl {
 }
 
 impl App {
-    /// Starts a gateway, which runs until `shutdown` is cancelled and then stops in order; see [`App::stopped`].
+    /// Starts a gateway. It runs until `shutdown` is cancelled, and then stops in order; see [`App::stopped`].
     ///
     /// Fails if a store URL or the settle time is invalid, or if a port cannot be bound.
     pub async fn start(
@@ -86,12 +87,14 @@ impl App {
         Ok(Self { address, server, reconciler, feed })
     }
 
-    /// Returns the address on which calls are served. Its port is the one that was bound if port 0 was configured.
+    /// Returns the address on which calls are served. If port 0 was configured, the address has the port that was
+    /// bound.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until the gateway has stopped: after `shutdown`, the drain and the final merge, or after a failure.
+    /// Waits until the gateway has stopped. After `shutdown`, this takes the time of the drain and of the final merge.
+    /// Returns the failure if the gateway stopped by itself.
     pub async fn stopped(self) -> Result<(), Failure> {
         let ((), (), served) = tokio::try_join!(self.reconciler, self.feed, self.server)?;
         served
@@ -122,8 +125,8 @@ async fn serve(
         tracing::error!(
             jobs,
             first = %unmerged[0],
-            "stopping with marks that could not be merged back into Redis; if Redis has lost them too, their results must \
-             be reported again"
+            "stopping with marks that could not be merged back into Redis; if Redis has lost these marks, their results \
+             must be reported again"
         );
     }
     served

@@ -4,7 +4,7 @@
 /// during a reconnect, the runtime, stdio, and files that libraries open.
 const RESERVED: usize = 64;
 
-/// Assumed limit if the system does not report one: the usual soft limit.
+/// Limit that is assumed if the system does not report one. It is the usual soft limit.
 const DEFAULT_LIMIT: usize = 1024;
 
 /// Returns how many of `limit` open files clients may use, given `store_connections` connections to the stores.
@@ -16,11 +16,11 @@ pub fn for_clients(limit: usize, store_connections: usize) -> usize {
 
 /// Raises the soft limit to the hard limit and returns the limit that is now in force.
 ///
-/// Servers do this by convention: the soft limit of 1024 protects programs that use select(2).
+/// Servers do this by convention. The usual soft limit of 1024 exists only to protect programs that use select(2).
 #[expect(unsafe_code, reason = "getrlimit(2), setrlimit(2)")]
 pub fn raise_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit(2) writes one rlimit to the pointer, which points to one.
+    // SAFETY: getrlimit(2) writes one rlimit through the pointer, and the pointer points to one rlimit.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return DEFAULT_LIMIT;
     }

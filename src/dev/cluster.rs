@@ -8,7 +8,7 @@ use super::{Error, Result, files, proc};
 
 /// Name of the cluster's superuser.
 pub(super) const SUPERUSER: &str = "postgres";
-/// Where Debian-based systems install the server's programs: one directory per major version.
+/// Directory of the server's programs on Debian-based systems. It has one subdirectory per major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
 /// Returns the path of the data directory.
@@ -18,7 +18,7 @@ pub(super) fn data(directory: &Path) -> PathBuf {
 
 /// Creates the data directory unless it exists, either completely or not at all.
 ///
-/// `volatile` data need not survive a power failure, so nothing is flushed to disk.
+/// If `volatile` is set, the data need not survive a power failure, and nothing is flushed to disk.
 pub(super) fn make(directory: &Path, user: Option<&User>, volatile: bool) -> Result<()> {
     if data(directory).exists() {
         return Ok(());
@@ -32,7 +32,7 @@ pub(super) fn make(directory: &Path, user: Option<&User>, volatile: bool) -> Res
     let mut command = Command::new(program("initdb")?);
     command.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--username", SUPERUSER, "--pgdata"]);
     command.arg(&unfinished).args(volatile.then_some("--no-sync"));
-    // initdb resolves the current directory, which its user may not be allowed to read.
+    // initdb resolves the current directory, so its user must be able to read that directory.
     command.current_dir(directory).env_remove("PGDATA").stdin(Stdio::null());
     if let Some(user) = user {
         std::os::unix::process::CommandExt::uid(&mut command, user.uid);
@@ -45,10 +45,10 @@ pub(super) fn make(directory: &Path, user: Option<&User>, volatile: bool) -> Res
     std::fs::rename(&unfinished, data(directory)).map_err(|error| Error::new(action, error))
 }
 
-/// Waits for the exit of a server that was killed together with the process that started it, and removes its PID file if
-/// it has become a zombie.
+/// Waits for the exit of a server that was killed together with the process that started it. Removes the PID file if
+/// the server has become a zombie.
 ///
-/// Postgres does not start while the PID file names a process that exists, and takes a zombie for a running server. In a
+/// Postgres does not start while the PID file names an existing process, and a zombie is an existing process. In a
 /// container there may be no init process that reaps zombies.
 pub(super) fn remove_stale_pid_file(directory: &Path) {
     let pid_file = data(directory).join("postmaster.pid");

@@ -9,22 +9,24 @@ use std::path::{Path, PathBuf};
 
 use super::{Error, Result};
 
-/// Ports for servers. Below the kernel's range of ephemeral ports, so that no outgoing connection takes the port of a
-/// server while it restarts.
+/// Ports for servers. They are below the kernel's range of ephemeral ports, so that no outgoing connection takes the
+/// port of a server while the server restarts.
 const PORTS: Range<u16> = 15_000..32_000;
-/// Maximum length of the path of a Unix socket, in bytes: `sockaddr_un` without the NUL.
+/// Maximum length of the path of a Unix socket, in bytes. It is the size of the path in `sockaddr_un` without the final
+/// NUL.
 const MAX_SOCKET_PATH: usize = 107;
-/// How many lines of a log an error quotes.
+/// Number of lines of a log that an error quotes.
 const QUOTED_LINES: usize = 8;
 
-/// Creates the base directory of servers unless it exists. Other users can pass through it but not list it, because
-/// Postgres may have to run as another user.
+/// Creates the base directory of servers unless it exists. Other users can pass through the directory, because Postgres
+/// may have to run as another user. They cannot list it.
 pub fn make_base(base: &Path) -> Result<()> {
     let created = DirBuilder::new().recursive(true).mode(0o711).create(base);
     created.map_err(|error| Error::new(format!("cannot create the directory {}", base.display()), error))
 }
 
-/// Creates the directory `name` below `base`, accessible only to its owner, unless it exists. Returns its absolute path.
+/// Creates the directory `name` below `base`, accessible only to its owner, unless it exists. Returns its absolute
+/// path.
 pub(super) fn make_directory(base: &Path, name: &str) -> Result<PathBuf> {
     make_base(base)?;
     let directory = base.join(name);
@@ -33,7 +35,7 @@ pub(super) fn make_directory(base: &Path, name: &str) -> Result<PathBuf> {
     absolute.map_err(|error| Error::new(format!("cannot create the directory {}", directory.display()), error))
 }
 
-/// Returns the path of the socket `name` in `directory`, or an error if it is too long for a socket.
+/// Returns the path of the socket `name` in `directory`. Fails if the path is too long for a socket.
 pub(super) fn socket(directory: &Path, name: &str) -> Result<PathBuf> {
     let path = directory.join(name);
     let length = path.as_os_str().len();
@@ -62,8 +64,8 @@ pub(super) fn end_of(log: &Path) -> String {
     format!("{} ends with\n{quoted}", log.display())
 }
 
-/// Returns a port of 127.0.0.1 that is free now. If another process takes it before the server does, the server exits
-/// and is started again on another port.
+/// Returns a port of 127.0.0.1 that is free now. If another process takes the port before the server does, the server
+/// exits, and the caller starts it again on another port.
 pub(super) fn free_port() -> Result<u16> {
     let random = RandomState::new().build_hasher().finish();
     let count = u64::from(PORTS.end - PORTS.start);

@@ -1,9 +1,9 @@
-//! Private servers: a Redis and a Postgres that this process starts, for `highwater dev`, `highwater demo` and the tests.
+//! Private servers: a Redis and a Postgres that this process starts, for `highwater dev`, `highwater demo` and tests.
 //!
 //! Each server runs in a directory that the caller gives, listens on a Unix socket there and on a free port of
 //! 127.0.0.1, and never outlives the process that started it, however that process ends. All functions block until they
-//! are done. Knows how servers are run, and nothing about the data that Highwater keeps in them. Linux only, because it
-//! reads `/proc`.
+//! are done. The module knows how to run servers, and knows nothing about the data that Highwater keeps in them. It
+//! supports only Linux, because it reads `/proc`.
 
 #![expect(clippy::disallowed_methods, reason = "all functions of this module block by design")]
 
@@ -21,20 +21,20 @@ pub use process::Process;
 pub use redis::Redis;
 pub use user::is_root;
 
-/// A private server could not be started, stopped or asked. The message says what was attempted and quotes the end of
-/// the server's log.
+/// The error of an attempt to start, stop or query a private server. The message says what was attempted and why it
+/// failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
 impl Error {
-    /// `action` is what was attempted: "cannot start …". `cause` is why it failed.
+    /// Creates an error. `action` says what was attempted ("cannot start …"), and `cause` why it failed.
     fn new(action: impl std::fmt::Display, cause: impl std::fmt::Display) -> Self {
         Self(format!("{action}: {cause}"))
     }
 }
 
-/// Result of starting, stopping or asking a server.
+/// Result of starting, stopping or querying a server.
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[cfg(test)]

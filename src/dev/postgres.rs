@@ -11,14 +11,14 @@ use super::{Error, Result, cluster, files};
 
 /// Time limit of a start, which may include crash recovery.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many ports a start tries.
+/// Number of ports that a start tries.
 const MAX_ATTEMPTS: usize = 5;
 /// Time limit of one statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// SQLSTATE of creating a database that exists.
+/// SQLSTATE of CREATE DATABASE if the database exists.
 const DUPLICATE_DATABASE: &str = "42P04";
 
-/// A private Postgres. It stops when it is dropped and when this process ends.
+/// A private Postgres. The server stops when this value is dropped and when this process ends.
 pub struct Postgres {
     directory: PathBuf,
     settings: Vec<(String, String)>,
@@ -29,7 +29,7 @@ pub struct Postgres {
 impl Postgres {
     /// Starts a Postgres in `base`/postgres and waits until it answers. Creates its data directory if there is none.
     ///
-    /// `settings` have the names of postgresql.conf. The only user is `postgres`, without a password.
+    /// The names in `settings` are those of postgresql.conf. The only user is `postgres`, which has no password.
     pub fn start(base: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let directory = files::make_directory(base, "postgres")?;
         let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -75,7 +75,7 @@ impl Postgres {
         &self.directory
     }
 
-    /// Returns the port on 127.0.0.1, which is also part of the socket's name. A restart does not change it.
+    /// Returns the port on 127.0.0.1, which is also part of the socket's name. A restart does not change the port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -105,7 +105,7 @@ impl Postgres {
         self.process.kill();
     }
 
-    /// Suspends all processes of the server: connections stay open but are not answered.
+    /// Suspends all processes of the server. Connections stay open, but the server does not answer.
     pub fn pause(&mut self) {
         self.process.pause();
     }
@@ -157,7 +157,7 @@ fn run(directory: &Path, settings: &[(String, String)], port: u16) -> Result<Pro
     Ok(process)
 }
 
-/// Runs one statement on a separate thread, because the caller's thread may belong to a runtime, which must not block.
+/// Runs one statement on a separate thread, because Tokio allows no second runtime on a thread that already runs one.
 fn execute(url: &str, sql: &str) -> std::result::Result<(), sqlx::Error> {
     let work = async {
         let mut connection = PgConnection::connect(url).await?;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the effect of a signal that cannot be caught may take.
+/// Maximum time until a signal that cannot be caught takes effect.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fields of `/proc/PID/stat`.
@@ -21,14 +21,14 @@ pub(super) fn children_of(pid: u32) -> Vec<u32> {
     pids.filter(|child| stat(*child).is_some_and(|stat| stat.parent == pid)).collect()
 }
 
-/// Sends `signal`. Returns false if there is no such process.
+/// Sends `signal` to a process. Returns false if this fails, usually because the process does not exist.
 pub(super) fn signal(pid: u32, signal: libc::c_int) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
     // SAFETY: kill(2) accesses no memory; `pid` is positive, so it names one process and no group.
     pid > 0 && unsafe { libc::kill(pid, signal) } == 0
 }
 
-/// Whether the process exists, including as a zombie.
+/// Whether the process exists. A zombie counts as existing.
 pub(super) fn exists(pid: u32) -> bool {
     stat(pid).is_some()
 }
@@ -38,7 +38,7 @@ pub(super) fn wait_until_stopped(pid: u32) {
     let _ = wait_until(|| stat(pid).is_none_or(|stat| matches!(stat.state, 'T' | 't' | 'Z' | 'X')));
 }
 
-/// Waits until a killed process is gone or a zombie. Returns false after a timeout.
+/// Waits until a killed process is gone or has become a zombie. Returns false after a timeout.
 pub(super) fn wait_until_gone(pid: u32) -> bool {
     wait_until(|| stat(pid).is_none_or(|stat| matches!(stat.state, 'Z' | 'X')))
 }

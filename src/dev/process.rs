@@ -1,11 +1,12 @@
 //! A child process that never outlives this process. Its output goes to a file.
 //!
-//! It runs in a process group of its own, so that Ctrl-C at the terminal reaches only this process, which then stops its
-//! servers in order.
+//! The child runs in a process group of its own, so that Ctrl-C at the terminal reaches only this process. This process
+//! then stops its servers in order.
 //!
-//! A watchdog, a small shell, kills the child when this process ends: it reads from a pipe whose other end only this
-//! process holds. `PR_SET_PDEATHSIG` cannot be used, because it fires when the *thread* that started the child ends, and
-//! threads of tokio and of the test harness may end at any time.
+//! A watchdog (a small shell script) kills the child when this process ends. The watchdog reads from a pipe whose other
+//! end only this process holds, so the read returns when this process ends. `PR_SET_PDEATHSIG` cannot be used, because
+//! it fires when the *thread* that started the child ends, and threads of tokio and of the test harness may end at any
+//! time.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -16,18 +17,20 @@ use std::time::{Duration, Instant};
 use super::user::User;
 use super::{Error, Result, files, proc};
 
-/// Waits for a line on stdin, then becomes the server: the server must not run before its watchdog does.
+/// Shell script that waits for a line on stdin and then becomes the server. The server must not run before its watchdog
+/// does.
 const GATE: &str = r#"read -r _ && exec "$@""#;
-/// Waits until this process ends, then kills process $1 and its children, including stopped ones.
+/// Shell script that waits until this process ends, and then kills process $1 and its children, even if they are
+/// stopped.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 read -r _
 children=$(grep -ls "^PPid:.$1\$" /proc/[0-9]*/status | cut -d/ -f3)
 kill -KILL "$1" $children"#;
-/// How long a server may take to stop before it is killed.
+/// Time that a server has to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running server, or any other child process that must not outlive this one.
+/// A running server, or any other child process that must not outlive this process.
 pub struct Process {
     server: Child,
     watchdog: Child,
@@ -39,7 +42,7 @@ impl Process {
         Self::start_as(None, command, directory, log)
     }
 
-    /// Starts `command` like [`Process::start`], as `user` if one is given.
+    /// Starts `command` like [`Process::start`]. If `user` is given, the command runs as this user.
     pub(super) fn start_as(user: Option<&User>, command: &[String], directory: &Path, log: &Path) -> Result<Self> {
         let action = format_args!("cannot start {}", command.first().map_or("nothing", String::as_str)).to_string();
         let output = files::append_to(log)?;
@@ -78,7 +81,7 @@ impl Process {
         !matches!(self.server.try_wait(), Ok(None))
     }
 
-    /// Sends the server a signal. Resumes it first, so that it can handle the signal.
+    /// Sends the server a signal. Resumes the server first, so that it can handle the signal.
     pub fn signal(&mut self, signal: libc::c_int) {
         if !self.ended() {
             self.resume();
@@ -86,7 +89,7 @@ impl Process {
         }
     }
 
-    /// Sends `signal` to stop the server and waits for its exit. Kills it after a timeout.
+    /// Sends `signal` to stop the server and waits for its exit. Kills the server after a timeout.
     pub fn stop(&mut self, signal: libc::c_int) {
         self.signal(signal);
         let asked = Instant::now();
@@ -99,7 +102,8 @@ impl Process {
     /// Kills the server and its children, and waits until all of them are gone.
     pub fn kill(&mut self) {
         if !self.ended() {
-            // A stopped server starts no more children, and its children can still be found by their parent.
+            // A suspended server starts no more children, and its children can still be found by the ID of their
+            // parent.
             let children = self.pause();
             proc::signal(self.pid(), libc::SIGKILL);
             for child in &children {

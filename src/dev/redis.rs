@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use super::process::Process;
 use super::{Error, Result, files};
 
-/// Time limit of a start, which may have to replay a large append-only file.
+/// Time limit of a start, which may include the replay of a large append-only file.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many ports a start tries.
+/// Number of ports that a start tries.
 const MAX_ATTEMPTS: usize = 5;
 
-/// A private Redis. It stops when it is dropped and when this process ends.
+/// A private Redis. The server stops when this value is dropped and when this process ends.
 pub struct Redis {
     directory: PathBuf,
     socket: PathBuf,
@@ -25,7 +25,8 @@ pub struct Redis {
 impl Redis {
     /// Starts a Redis in `base`/redis and waits until it answers.
     ///
-    /// By default it evicts nothing and writes nothing to disk. `settings`, with the names of redis.conf, override that.
+    /// By default, Redis evicts nothing and writes no data to disk. `settings` override this. Their names are those of
+    /// redis.conf.
     pub fn start(base: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let directory = files::make_directory(base, "redis")?;
         let socket = files::socket(&directory, "redis.sock")?;
@@ -76,7 +77,7 @@ impl Redis {
         self.process.ended()
     }
 
-    /// Stops the server in order, so that it saves its data if configured to.
+    /// Stops the server in order, so that it saves its data if it is configured to do so.
     pub fn stop(&mut self) {
         self.process.stop(libc::SIGTERM);
     }
@@ -86,7 +87,7 @@ impl Redis {
         self.process.kill();
     }
 
-    /// Suspends the server: connections stay open but are not answered.
+    /// Suspends the server. Connections stay open, but the server does not answer.
     pub fn pause(&mut self) {
         self.process.pause();
     }
@@ -138,7 +139,7 @@ fn run(directory: &Path, socket: &Path, settings: &[(String, String)], port: u16
     Ok(process)
 }
 
-/// Whether the server answers PING on its socket. On the port, another process could answer.
+/// Whether the server answers PING on its socket. The port is not used, because another process could answer there.
 fn answers(socket: &Path) -> bool {
     let ping = || {
         let mut stream = UnixStream::connect(socket)?;

@@ -1,5 +1,5 @@
-//! The user that runs Postgres. Postgres refuses to run as root, so root runs it as another user, in a directory that this
-//! user can reach.
+//! The user that runs Postgres. Postgres refuses to run as root. If this process runs as root, it therefore runs
+//! Postgres as another user, in a directory that this user can reach.
 
 #![expect(unsafe_code, reason = "geteuid(2)")]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Error, Result};
 
-/// Users as which root runs Postgres, in order of preference.
+/// Names of the users that may run Postgres instead of root, in order of preference.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 /// Permission of other users to pass through a directory.
 const OTHERS_MAY_TRAVERSE: u32 = 0o001;
@@ -38,7 +38,8 @@ impl User {
         let found = CANDIDATES.iter().find_map(|name| find(&users, name));
         let missing = || {
             Error(format!(
-                "Postgres refuses to run as root, and there is no user {} to run it as; create one, or run as another user",
+                "Postgres refuses to run as root, and there is no user {} that could run it; create one, or run this \
+                 command as another user",
                 CANDIDATES.join(" or ")
             ))
         };
@@ -51,8 +52,8 @@ impl User {
             let mode = parent.metadata().map_or(0, |metadata| metadata.permissions().mode());
             if mode & OTHERS_MAY_TRAVERSE == 0 {
                 return Err(Error(format!(
-                    "Postgres must run as the user {}, who has no access to {}; choose another directory, such as one below \
-                     /var/tmp",
+                    "Postgres must run as the user {}, which has no access to {}; choose another directory, such as one \
+                     below /var/tmp",
                     self.name,
                     parent.display()
                 )));
