@@ -116,7 +116,8 @@ impl Client {
         call.await
     }
 
-    /// Returns the failure of a command whose call failed. If the status is INVALID_ARGUMENT, it is a usage error.
+    /// Returns the failure of a command whose call failed. If the status is INVALID_ARGUMENT, the failure is a usage
+    /// error.
     pub fn failure(&self, status: &Status) -> Failure {
         let description = self.describe(status);
         if status.code() == Code::InvalidArgument { UsageError(description).into() } else { description.into() }
@@ -184,7 +185,7 @@ fn is_refused_connection(status: &Status) -> bool {
     errors.any(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Returns the chain of sources of a status, from the direct one to the root cause.
+/// Returns the chain of sources of a status, from the direct source to the root cause.
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(status.source(), |cause| (*cause).source())
 }

@@ -18,7 +18,7 @@ const PAGE_SIZE: usize = 200;
 
 /// Lists jobs, newest first
 ///
-/// Prints one line per job: ID, state, percentage, number of tasks, creation time and labels.
+/// The command prints one line per job: ID, state, percentage, number of tasks, creation time and labels.
 #[derive(Debug, Args)]
 pub struct Flags {
     /// List only jobs in this state: pending, running, succeeded, failed, cancelled or revoked; if the option is

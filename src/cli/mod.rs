@@ -1,8 +1,8 @@
 //! The command line: parses flags and settings, runs one command, and turns its result into an exit code.
 //!
-//! Exit codes: 0 for success, 1 for failure, 2 for a command line that is not valid. Results go to stdout; the log and
-//! errors go to stderr. Commands that need a gateway call it by gRPC; only `serve`, `migrate`, `inspect` and the
-//! private servers of `dev` and `demo` use the stores.
+//! The exit code is 0 for success, 1 for failure, and 2 for a command line that is not valid. Results go to stdout; the
+//! log and errors go to stderr. Commands that need a gateway call it by gRPC. Only `serve`, `migrate`, `inspect`, `dev`
+//! and `demo` connect to the stores.
 
 mod cancel;
 mod client;

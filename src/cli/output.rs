@@ -1,7 +1,7 @@
 //! Output of commands: results on stdout, messages and the log on stderr.
 //!
-//! A command that cannot write its result fails. If the reader of a pipe has closed it (`| head`), the command ends
-//! without a message.
+//! A command that cannot write its result fails. If stdout is a pipe whose reader has closed it (`| head`), the command
+//! ends without a message.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 

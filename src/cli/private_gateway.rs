@@ -52,7 +52,7 @@ impl PrivateGateways {
     /// Starts the servers and `count` gateways, which run until `shutdown`. Returns `None` if `shutdown` is cancelled
     /// before the gateways start.
     ///
-    /// `name` is the name of the default data directory. Each command has its own.
+    /// `name` is the name of the default data directory. Each command has a directory of its own.
     pub async fn start(
         name: &str,
         options: &Options,
@@ -178,7 +178,7 @@ fn lock(directory: &Path) -> Result<File, Failure> {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => {
             let message = format!(
-                "another highwater process uses the data directory {}; stop it, or choose another --data-dir",
+                "another highwater process uses the data directory {}; stop that process, or choose another --data-dir",
                 directory.display()
             );
             return Err(message.into());

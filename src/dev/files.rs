@@ -18,8 +18,8 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Number of lines of a log that an error quotes.
 const QUOTED_LINES: usize = 8;
 
-/// Creates the base directory of servers unless it exists. Other users can pass through the directory, because Postgres
-/// may have to run as another user. They cannot list it.
+/// Creates the base directory of servers unless it exists. Other users can pass through the directory but cannot list
+/// it, because Postgres may have to run as another user.
 pub fn make_base(base: &Path) -> Result<()> {
     let created = DirBuilder::new().recursive(true).mode(0o711).create(base);
     created.map_err(|error| Error::new(format!("cannot create the directory {}", base.display()), error))
@@ -74,7 +74,7 @@ pub(super) fn free_port() -> Result<u16> {
     shuffled.into_iter().find(free).ok_or_else(|| Error(format!("no port of 127.0.0.1 in {PORTS:?} is free")))
 }
 
-/// Returns the path of the first program that exists, searching the directories of `PATH` and then `more`.
+/// Returns the path of the first program that exists. Searches the directories of `PATH` and then `more`.
 pub(super) fn find_program(names: &[&str], more: &[PathBuf], remedy: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories: Vec<PathBuf> = std::env::split_paths(&path).chain(more.iter().cloned()).collect();

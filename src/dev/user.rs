@@ -46,7 +46,7 @@ impl User {
         found.map(Some).ok_or_else(missing)
     }
 
-    /// Makes this user the owner of `directory`. Fails if the user cannot reach it.
+    /// Makes this user the owner of `directory`. Fails if the user cannot reach the directory.
     pub fn own(&self, directory: &Path) -> Result<()> {
         for parent in directory.ancestors().skip(1) {
             let mode = parent.metadata().map_or(0, |metadata| metadata.permissions().mode());

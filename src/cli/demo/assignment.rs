@@ -58,7 +58,8 @@ impl Assignment {
     }
 }
 
-/// Counts of a worker's results and of the answers to them. The worker prints them as JSON when it is done.
+/// Counts of a worker's results and of the answers to its reports. The worker prints the counts as JSON when it is
+/// done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Number of results that succeeded, for each stage.

@@ -27,7 +27,7 @@ struct Worker {
     job: String,
     gateway: Client,
     tally: Tally,
-    /// Number of results so far, to select those that are delivered twice.
+    /// Number of results so far. It determines which results are delivered twice.
     results: usize,
     /// Results that are delivered again with the next batch.
     to_redeliver: Vec<TaskResult>,
@@ -46,8 +46,8 @@ pub async fn run(assignment: Assignment) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Waits until the demo exits. The demo holds the other end of stdin and never writes to it, so a read returns only
-/// then.
+/// Waits until the demo exits. The demo holds the other end of stdin and never writes to it, so a read of stdin returns
+/// only when the demo exits.
 async fn demo_exited() {
     let (sender, closed) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {

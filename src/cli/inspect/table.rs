@@ -1,5 +1,5 @@
 //! The output of `inspect`: a table with one column for each store, and below it the answer to a read of the job. The
-//! text after the answer says which rule of the read table ([`crate::domain::resolve`]) leads to it.
+//! text after the answer says which rule of the read table (`src/domain/resolve.rs`) leads to it.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

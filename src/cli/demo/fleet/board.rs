@@ -117,7 +117,7 @@ mod tests {
         for job in [0, 1, 0, 1] {
             board.claimed(job, Instant::now(), &HashSet::new());
         }
-        // While one job is excluded or has ended, the claims of the other do not count against it.
+        // Claims of job 0 do not count against job 1 while job 1 is excluded or has ended.
         board.claimed(0, Instant::now(), &HashSet::from([1]));
         board.ended(1);
         board.claimed(0, Instant::now(), &HashSet::new());

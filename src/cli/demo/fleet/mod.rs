@@ -20,7 +20,7 @@ use board::Board;
 use queue::Queue;
 use scenario::run_scenario;
 
-/// Number of gateways. The workers are spread evenly over them.
+/// Number of gateways. The workers are spread evenly over the gateways.
 const GATEWAYS: usize = 2;
 /// The jobs, with their number of tasks per second of the run. The small jobs are finished long before the end of the
 /// run.
