@@ -1,5 +1,5 @@
-//! Circuit breakers: when a store hangs or is down, first calls take their timeout and later calls do not wait. Once
-//! the store is back, it is used again within two seconds.
+//! Tests of circuit breakers. When a store hangs or is down, the first calls take their timeout, and later calls do not
+//! wait. Once the store is back, it is used again within two seconds.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::support::{
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// Upper bound for a call that waits for no store. It takes a few milliseconds on an idle machine.
 const NO_WAIT: Duration = Duration::from_millis(250);
-/// Allowance for a busy machine.
+/// An allowance for a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 const CALLS: i64 = 20;
@@ -85,14 +85,14 @@ async fn redis_outage_delays_only_the_first_calls_and_recovery_is_immediate() {
             costs.push(cost);
         }
         assert!(costs.iter().all(|cost| *cost < TIMEOUT + SLACK), "{fault}: {costs:?}");
-        // The median: a busy machine slows single calls, waiting for a store slows all of them.
+        // The median is checked, because a busy machine slows single calls, but waiting for a store slows all calls.
         let mut later = costs[4..].to_vec();
         later.sort_unstable();
         assert!(later[later.len() / 2] < NO_WAIT, "{fault}: {costs:?}");
 
         switch(&mut stack, false);
         if fault == "killed" {
-            // Its data is lost; other tests cover the restore.
+            // This Redis has lost its data; other tests cover the restore.
             let answers = async || stack[0].report(fault, succeeded([0], "s")).await.ok().map(drop);
             eventually("reports succeed", answers).await;
             continue;
@@ -138,7 +138,7 @@ async fn postgres_outage_delays_only_the_first_calls_and_recovery_is_immediate()
     }
 }
 
-/// A slow or rejecting Redis is still reachable, so the breaker must not reject calls.
+/// A Redis that is slow or rejects calls is still reachable, so the breaker must not fail calls.
 #[tokio::test]
 async fn slow_or_write_refusing_redis_does_not_open_the_breaker() {
     let mut stack = stack().await;
@@ -162,7 +162,7 @@ async fn slow_or_write_refusing_redis_does_not_open_the_breaker() {
     assert!(!stack[0].log().contains("calls to it fail fast"));
 }
 
-/// A connection that Redis rejected is opened again, which redis-rs does not do by itself.
+/// The gateway reopens a connection that Redis rejected. redis-rs does not do this by itself.
 #[tokio::test]
 async fn redis_that_rejected_the_connection_is_used_again_once_it_accepts() {
     let directory = Directory::new();

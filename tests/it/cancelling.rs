@@ -1,4 +1,5 @@
-//! Races between cancelling and completing a job: the first commit wins, and all callers see the same result.
+//! Tests of races between a cancel and the completion of a job. The first commit wins, and all callers see the same
+//! result.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::support::{
 
 const JOBS: u64 = 1_000;
 const CONCURRENT_RACES: usize = 16;
-/// Maximum delay in microseconds between the two calls: enough for each side to win often.
+/// The maximum delay in microseconds between the two calls: enough for each side to win often.
 const HEAD_START: usize = 4_000;
 
 /// The final state that the cancel call returned, in its job or in its error.
@@ -31,8 +32,8 @@ fn final_state(answer: &CallResult<pb::Job>) -> pb::JobState {
     }
 }
 
-/// Reports all tasks of a job through one gateway and cancels it through another, one slightly after the other.
-/// Returns the final state of the job.
+/// Reports all tasks of a job through one gateway, and cancels the job through another gateway slightly earlier or
+/// later. Returns the final state of the job.
 async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
     gateways[0].create(job(&id, &["s"], 2)).await.unwrap();
     let mut random = Random::seeded(seed);
@@ -70,7 +71,8 @@ async fn race(id: String, gateways: [Client; 2], seed: u64) -> pb::JobState {
 
 #[tokio::test]
 async fn a_thousand_cancel_and_completion_races_each_end_the_job_once() {
-    // A long timeout: a thousand jobs at once slow Redis on a busy machine, and this test is not about timeouts.
+    // The timeout is long, because a thousand jobs at once slow Redis on a busy machine, and this test is not about
+    // timeouts.
     let stack = Stack::builder(2).setting("reconcile-interval", "100ms").setting("redis-timeout", "5s").start().await;
     let slots = Arc::new(Semaphore::new(CONCURRENT_RACES));
     let mut races = JoinSet::new();
@@ -91,7 +93,7 @@ async fn a_thousand_cancel_and_completion_races_each_end_the_job_once() {
     assert_eq!(ended, i64::try_from(JOBS).unwrap());
 }
 
-/// The cancel call stalls after its check, the job completes, then the cancel call continues.
+/// The cancel call stalls after its check. The job completes, and then the cancel call continues.
 #[tokio::test]
 async fn cancel_after_the_end_returns_the_final_state() {
     let stack = Stack::start(2).await;

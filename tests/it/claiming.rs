@@ -1,4 +1,4 @@
-//! NextJob returns only running jobs with unclaimed work, in turn (invariant I8).
+//! Tests of NextJob. It returns only running jobs that have work left, and these jobs take turns (invariant I8).
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn tenant_job(id: &str, tenant: &str) -> pb::CreateJobRequest {
     pb::CreateJobRequest { labels: BTreeMap::from([("tenant".into(), tenant.into())]), ..started(id, 10) }
 }
 
-/// Claims a job and returns its ID, if there is one.
+/// Claims a job. Returns its ID, or `None` if no job is claimable.
 async fn claimed(gateway: &Gateway) -> Option<String> {
     gateway.next_job(&[]).await.unwrap().job.map(|job| job.job_id)
 }
@@ -143,14 +143,14 @@ async fn started_job_is_claimable_on_every_gateway_within_a_second() {
     for gateway in stack.gateways() {
         becomes_claimable(gateway, "old").await;
     }
-    // A notification that just arrived delays the next one by the most.
+    // Jobs start in quick succession: a notification that has just arrived delays the next notification the most.
     for id in ["new", "newer", "newest"] {
         stack[1].create(started(id, 5)).await.unwrap();
         let begun = Instant::now();
         for gateway in stack.gateways() {
             becomes_claimable(gateway, id).await;
         }
-        // One second, plus the time that the calls take on a busy machine.
+        // The limit is one second, plus the time that the calls take on a busy machine.
         assert!(begun.elapsed() < Duration::from_millis(1500), "{id}: {:?}", begun.elapsed());
     }
 }
@@ -205,14 +205,14 @@ async fn jobs_with_confirmed_work_are_preferred_to_jobs_without_a_tracker() {
 async fn claims_among_ten_thousand_jobs_make_bounded_store_calls() {
     let stack = Stack::builder(1).without_reconciler().private_postgres(&[("log_statement", "all")]).start().await;
     stack.postgres.run(TEN_THOUSAND_RUNNING_JOBS).await.unwrap();
-    // No job has a tracker, so that no claim stops early at a healthy one.
+    // No job has a tracker. A claim that found a healthy tracker would stop early.
     eventually("a job is claimable", async || claimed(&stack[0]).await).await;
     let queries = || stack.postgres.log().matches("FROM jobs WHERE job_id = ANY").count();
     let before = queries();
     stack.redis.take_command_stats().await;
     let begun = Instant::now();
     for number in 0..100 {
-        // A new job each time, so that the gateway always has something to query.
+        // Each round creates a new job, so that the gateway always has something to query.
         stack[0].create(started(&format!("new-{number}"), 5)).await.unwrap();
         assert!(claimed(&stack[0]).await.is_some());
     }

@@ -1,5 +1,5 @@
-//! Two third-party clients drive a job from its creation to its snapshot: Python on gRPC's C core, and `buf curl`. They
-//! discover the API by reflection, Python by v1alpha and buf by v1.
+//! Tests in which two third-party clients drive a job from its creation to its snapshot: Python on gRPC's C core, and
+//! `buf curl`. Both discover the API by reflection: Python by version v1alpha, and buf by version v1.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -88,7 +88,7 @@ async fn buf_curl_receives_error_reasons_and_details() {
     assert_eq!(unknown.detail::<ResourceInfo>("ResourceInfo").resource_name, "71");
 }
 
-/// Runs the `./dev curl` lines of a document in a shell, in order, against this stack. Returns how many there are.
+/// Runs the `./dev curl` lines of a document in a shell, in order, against this stack. Returns the number of lines.
 async fn run_documented_calls(document: &str, stack: &Stack) -> usize {
     let lines = document.lines().filter(|line| line.starts_with("./dev curl "));
     let mut calls = 0;
@@ -129,7 +129,7 @@ async fn api_guide_commands_run_as_written() {
     assert!(include_str!("../../docs/api.md").contains(r#""ranges": [{}, {"first": "2", "last": "5"}]"#));
 }
 
-/// Makes calls with `buf curl`; the short methods concern job 17.
+/// A client that makes calls with `buf curl`. Methods without a job ID use job 17.
 struct BufCurl {
     address: String,
 }
@@ -145,7 +145,7 @@ impl BufCurl {
         }
         let printed = String::from_utf8_lossy(&ran.stderr);
         let exit_code = ran.status.code().unwrap();
-        // Exit codes below 8 are failures of buf; from 8 they are the gRPC code times 8.
+        // Exit codes below 8 are failures of buf. From 8 on, the exit code is the gRPC code times 8.
         assert!(exit_code >= 8, "buf curl failed with {exit_code}: {printed}");
         Err(Refused { code: Code::from_i32(exit_code >> 3), printed: serde_json::from_str(&printed).unwrap() })
     }
@@ -203,7 +203,7 @@ fn from_base64(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The path of a program that `./dev setup` installs, or of the one that the environment variable names.
+/// The path of a program: the one that the environment variable names, or else the one that `./dev setup` installs.
 pub fn tool(variable: &str, name: &str) -> PathBuf {
     let installed = || root().join("target/tools/venv/bin").join(name);
     let program = env::var_os(variable).map_or_else(installed, PathBuf::from);

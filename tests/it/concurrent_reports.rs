@@ -1,4 +1,4 @@
-//! Many workers, several gateways, one job: every mark counts once, and the counts of every read add up.
+//! Tests with many workers, several gateways and one job. Every mark counts once, and the counts of every read add up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ const TASKS: i64 = 12_000;
 const REPORTERS: usize = 64;
 const STAGES: [&str; 2] = ["read", "digest"];
 
-/// The results of a task: most succeed; some fail at a stage; some fail first and succeed at the second attempt.
+/// The results of a task. Most tasks succeed, some fail at a stage, and some fail first and succeed at the second
+/// attempt.
 fn results_of(task: i64) -> Vec<pb::TaskResult> {
     match task % 10 {
         0 => failed([task], "read"),
@@ -22,8 +23,8 @@ fn results_of(task: i64) -> Vec<pb::TaskResult> {
     }
 }
 
-/// Sends its share in batches of random sizes through random gateways, and sends some batches twice. Returns the number
-/// of responses for each disposition.
+/// Sends the results of `share` in batches of random sizes through random gateways, and sends some batches twice.
+/// Returns the number of results with each disposition.
 async fn reporter(seed: u64, gateways: Vec<Client>, mut share: Vec<pb::TaskResult>) -> HashMap<pb::Disposition, usize> {
     let mut random = Random::seeded(seed);
     random.shuffle(&mut share);
@@ -44,7 +45,8 @@ async fn reporter(seed: u64, gateways: Vec<Client>, mut share: Vec<pb::TaskResul
     answered
 }
 
-/// Reads until `stop` is set. The counts of every read must add up, and no revision may decrease.
+/// Reads until `stop` is set, and returns the number of reads. The counts of every read must add up, and no revision
+/// may decrease.
 async fn reader(gateway: Client, stop: Arc<AtomicBool>) -> usize {
     let (mut reads, mut revision) = (0, 0);
     while !stop.load(Ordering::Relaxed) {

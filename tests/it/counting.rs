@@ -1,4 +1,4 @@
-//! Counts: which results count, as which disposition, and which state they lead to.
+//! Tests of counting: which results count, which dispositions they get, and to which state of the job they lead.
 
 use highwater::domain::{Cells, Layout};
 use pb::Disposition::{Applied, Duplicate, UnknownTask};
@@ -174,8 +174,9 @@ async fn job_fails_only_above_its_failure_threshold() {
     assert_eq!(stack[0].report("lenient", failed(0..3, "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
-/// Scenario: a worker loses its lease, another worker completes the stage and starts the next one, then the failure of
-/// the first worker arrives. It must not close the stages in progress, and the end is the same in every order.
+/// A worker loses its lease. Another worker completes the stage and starts the next stage. Then the failure of the
+/// first worker arrives. This failure must not close the stages in progress, and the end is the same in every order of
+/// the reports.
 #[tokio::test]
 async fn late_failure_of_a_first_attempt_closes_no_stage_in_any_order() {
     let stack = Stack::start(1).await;

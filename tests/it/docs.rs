@@ -1,6 +1,6 @@
-//! Checks of the documents: links, the API guide, the state diagram, and shell lines that tests run.
+//! Checks the documents: their links, the API guide, the state diagram, and the shell lines that tests run.
 //!
-//! `mentions.rs` checks the names in documents, `language.rs` their language.
+//! `mentions.rs` checks the names in documents, and `language.rs` checks their language.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,7 +11,7 @@ use highwater::grpc::pb;
 use crate::prose::{File, files};
 use crate::source::{root, rust_files};
 
-/// The documents that people write: all but the results of benchmarks.
+/// All documents except the generated results of benchmarks.
 fn documents() -> Vec<File> {
     let written = |file: &File| file.is_markdown() && !file.path.starts_with("docs/benchmarks/");
     let documents: Vec<_> = files().into_iter().filter(written).collect();
@@ -56,7 +56,7 @@ fn api_guide_covers_every_method_and_error_reason() {
     }
 }
 
-/// The diagram is generated from the transitions of `JobState`.
+/// The expected diagram is generated from the transitions of `JobState`.
 #[test]
 fn state_diagram_matches_the_transition_table() {
     let mut diagram = "```mermaid\nstateDiagram-v2\n    [*] --> PENDING\n".to_owned();
@@ -85,7 +85,8 @@ fn headings(text: &str) -> HashSet<String> {
     text.lines().filter(|line| line.starts_with('#')).map(|line| name(line.trim_start_matches('#').trim())).collect()
 }
 
-/// The beginnings of shell lines in documents, and the test that runs such lines.
+/// The beginnings of shell lines in documents, each with the test that runs such lines. An empty name means that no
+/// test does.
 const SHELL_LINES: [(&str, &str); 10] = [
     ("./dev curl ", "api_guide_commands_run_as_written"),
     ("redis-cli ", "runbook_commands_run_as_written"),
@@ -93,7 +94,7 @@ const SHELL_LINES: [(&str, &str); 10] = [
     ("target/tools/venv/bin/python docs/examples/adopting/rehearse.py ", "a_backend_adopts_highwater_step_by_step"),
     ("highwater ", "gateway_reads_its_settings_from_a_file"),
     ("./dev run", "dev_gateway_with_private_servers_keeps_its_data_between_runs"),
-    // Checks and builds, which no test runs.
+    // No test runs checks and builds.
     ("./dev test ", ""),
     ("./dev demo ", ""),
     ("./dev model", ""),

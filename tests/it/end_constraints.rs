@@ -1,11 +1,12 @@
-//! Postgres enforces that a job ends once (invariant I1), for every writer.
+//! Tests that Postgres lets a job end only once (invariant I1), whichever program writes.
 
 use crate::support::{Stack, failed, job, pb, succeeded};
 
-/// Session settings of an operator in psql: the default, and ordinary triggers disabled, which needs a superuser.
+/// The session settings that an operator can use in psql: the default, and a setting that disables ordinary triggers.
+/// Only a superuser can use the latter.
 const SESSIONS: [&str; 2] = ["", "SET session_replication_role = replica; "];
 
-/// Runs the statement in every kind of session; returns the errors. Panics if it succeeds.
+/// Runs the statement in every kind of session and returns the errors. Panics if the statement succeeds.
 async fn errors_of(stack: &Stack, statement: &str) -> Vec<String> {
     let mut errors = Vec::new();
     for session in SESSIONS {
@@ -80,7 +81,8 @@ async fn active_job_cannot_be_deleted_or_reverted() {
     stack.postgres.run("DELETE FROM jobs WHERE job_id = 'running'").await.expect("an ended job can be deleted");
 }
 
-/// Gateways cache ended jobs by ID, so a second job with the same ID would be answered with the end of the first.
+/// Gateways cache ended jobs by ID. A second job with the same ID would therefore be answered with the end of the first
+/// job.
 #[tokio::test(flavor = "multi_thread")]
 async fn id_of_a_deleted_job_cannot_be_reused() {
     let stack = Stack::start(2).await;

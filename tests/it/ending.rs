@@ -1,4 +1,4 @@
-//! The end of a job: who commits it, what is stored, and how calls are answered afterwards.
+//! Tests of the end of a job: which gateway commits it, what is stored, and how later calls are answered.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::support::{
     succeeded, system_time, task_counts,
 };
 
-/// How many commits of ends the gateways logged.
+/// The number of commits of ends that the gateways logged.
 fn commits(stack: &Stack) -> usize {
     stack.gateways().iter().map(|gateway| gateway.log().matches("gateway::finish::commit: ended").count()).sum()
 }
@@ -69,7 +69,7 @@ async fn only_one_of_two_concurrent_finishers_commits() {
     };
     assert_eq!(eventually("the job ends", ended).await, [[0, 2, 0, 0]]);
     assert_eq!(stack[0].get("a").await.unwrap(), stack[1].get("a").await.unwrap());
-    // The gateway logs the commit shortly after Postgres has it.
+    // The gateway logs the commit shortly after Postgres has stored it.
     eventually("the commit is logged", async || (commits(&stack) > 0).then_some(())).await;
     assert_eq!(commits(&stack), 1);
 }
@@ -93,7 +93,7 @@ async fn jobs_with_concurrent_last_reports_end_once_each() {
     });
     for job in jobs.collect::<Vec<_>>() {
         let id = job.await.unwrap();
-        // A report waits for the end only briefly: fifty at once may keep a gateway busy.
+        // A report waits for the end only briefly, and fifty ends at once may keep a gateway busy for longer.
         for gateway in stack.gateways() {
             let ended = async || {
                 let progress = gateway.progress(&id).await.unwrap();
@@ -106,8 +106,8 @@ async fn jobs_with_concurrent_last_reports_end_once_each() {
     assert_eq!(commits(&stack), 50);
 }
 
-/// Reads until the job has ended. Returns the start of the last read that showed it running, if any, and the time of
-/// the first response that did not.
+/// Reads until the job has ended. Returns the time at which the last read that showed the job running was sent (`None`
+/// if no read did), and the time at which the first other response arrived.
 async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
     let (mut running, started) = (None, Instant::now());
     loop {
@@ -120,7 +120,8 @@ async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
     }
 }
 
-/// Invariant I6 through three gateways: one learns of the end, the others have just read the job as running.
+/// Invariant I6 through three gateways: one gateway learns of the end just after the other gateways have read the job
+/// as running.
 #[tokio::test]
 async fn no_read_shows_running_after_any_read_showed_the_end() {
     let stack = Stack::start(3).await;
@@ -148,7 +149,7 @@ async fn no_read_shows_running_after_any_read_showed_the_end() {
     }
 }
 
-/// Also after the sealed tracker has expired, and through a gateway that does not know the job.
+/// This is true even after the sealed tracker has expired, and through a gateway that does not know the job.
 #[tokio::test]
 async fn report_after_the_end_is_superseded_and_recreates_nothing() {
     let mut stack = Stack::builder(2).setting("sealed-ttl", "50ms").start().await;
@@ -193,7 +194,7 @@ async fn ended_job_is_served_without_redis() {
     let ended = stack[0].progress("a").await.unwrap();
     assert_eq!((ended.state(), ended.source()), (pb::JobState::Succeeded, pb::Source::Snapshot));
     stack.redis.kill();
-    // The restarted gateway has an empty cache, and cannot become ready without Redis.
+    // The restarted gateway has an empty cache. It cannot become ready without Redis.
     stack[1].restart().await;
     for gateway in stack.gateways() {
         assert_eq!(gateway.progress("a").await.unwrap(), ended);
@@ -218,7 +219,7 @@ async fn job_survives_the_loss_of_every_gateway() {
     assert_eq!(stack[0].report("a", succeeded([2], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
-/// The tracker of a start that was never committed, because the gateway died.
+/// A gateway dies during a start, before the commit, and leaves a tracker of a job that never ran.
 #[tokio::test]
 async fn orphaned_tracker_is_removed_and_a_running_one_stays() {
     let short_lived = Stack::builder(2).setting("tracker-ttl", "1s").setting("reconcile-interval", "50ms");

@@ -1,4 +1,4 @@
-//! The programs in docs/examples work as documented, also when one is killed.
+//! Tests that the programs in docs/examples work as documented, even if one of them is killed.
 
 use std::process::Stdio;
 
@@ -44,7 +44,7 @@ async fn queue_workers_finish_every_job_although_one_is_killed() {
         let ran = example("dispatcher.py", &[&address, &queue.url(), id, &TASKS.to_string()]).output().await.unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     }
-    // A slow worker, which is killed while it holds tasks.
+    // This worker is slow, and is killed while it holds tasks.
     let mut doomed = worker(&address, &queue, "doomed", "0.2").await;
     let holds = async || {
         let mut connection = queue.connection().await;
@@ -76,7 +76,7 @@ async fn queue_workers_finish_every_job_although_one_is_killed() {
     }
 }
 
-/// The queue of an ended job is deleted by the worker that learns of the end first.
+/// The worker that learns of the end first deletes the queue of the job.
 #[tokio::test]
 async fn worker_survives_a_queue_deleted_while_it_waits() {
     let stack = Stack::start(1).await;

@@ -1,4 +1,4 @@
-//! A short run of `demo --fleet`: the table that it prints about workers that claim their jobs.
+//! Tests the table that a short run of `demo --fleet` prints about workers that claim their jobs.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::support::Directory;
 
-/// Limit for the whole demo: the fleet works for eight seconds, and both servers start and stop.
+/// The limit for the whole demo. The fleet works for eight seconds, and both servers start and stop.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn fleet_demo_shares_work_evenly_and_wastes_none_on_ended_jobs() {
     let data = format!("--data-dir={}", directory.join("fleet").display());
     let mut demo = Command::new(env!("CARGO_BIN_EXE_highwater"));
     demo.args(["demo", "--fleet", "--seconds=8", "--listen=127.0.0.1:0", &data]).env_clear();
-    // PATH, so that the server programs are found.
+    // The demo needs PATH to find the server programs.
     demo.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     let ended = tokio::time::timeout(ENDS_WITHIN, demo.stdin(Stdio::null()).kill_on_drop(true).output()).await;
     let output = ended.expect("the demo exits by itself").unwrap();
@@ -40,7 +40,8 @@ async fn fleet_demo_shares_work_evenly_and_wastes_none_on_ended_jobs() {
     );
 }
 
-/// The columns of each job: tasks, final state, done, claims, share, `%`, even share, `%`, wasted, `ms`, and so on.
+/// The columns of each job: tasks, final state, done, claims, share, `%`, even share, `%`, wasted, `ms` and further
+/// ones.
 fn table(printed: &str) -> BTreeMap<String, Vec<String>> {
     let lines =
         printed.lines().skip_while(|line| !line.starts_with("job ")).skip(1).take_while(|line| !line.is_empty());

@@ -1,4 +1,4 @@
-//! Creating, starting, reading and cancelling jobs; every call is idempotent.
+//! Tests of creating, starting, reading and cancelling jobs. Every call is idempotent.
 
 use std::collections::BTreeMap;
 

@@ -1,20 +1,21 @@
-//! A lint for the language of the project: comments and documents are plain technical English.
+//! A lint for the language of the project: comments and documents must be in plain technical English.
 //!
-//! A list of phrases cannot judge a sentence, and some of the phrases are fine in places. The lint therefore fails only
-//! if more than one in [`LINES_PER_MATCH`] lines has a match; then it prints all matches.
+//! A list of phrases cannot judge a sentence, and some of the phrases are fine in some places. The lint therefore fails
+//! only if more than one in [`LINES_PER_MATCH`] lines has a match. It then prints all matches.
 
 use std::collections::HashMap;
 
 use crate::prose::files;
 
-/// One match is allowed per this many lines of prose, which is 0.5 %.
+/// One match is allowed for this number of lines of prose, which is 0.5 %.
 const LINES_PER_MATCH: usize = 200;
 
-/// Shorter lines are list markers, single words and the like. Headings are left out too.
+/// The minimum length of a line that is checked. Shorter lines are list markers or single words. Headings are not
+/// checked either.
 const MIN_CHARACTERS: usize = 13;
 
-/// Phrases that make a sentence indirect, and what to write instead. `a/b` are alternatives; `^` stands for the start of a
-/// sentence, where the first word is capitalised; `.` stands for its end.
+/// Phrases that make a sentence indirect, each with advice on what to write instead. `a/b` are alternatives. `^`
+/// matches the start of a sentence whose first word is capitalised, and `.` matches the end of a sentence.
 const PHRASES: [(&str, &str); 32] = [
     ("^ what/who/whom/whose/whoever/whatever", "name the subject instead of beginning with a relative clause"),
     ("^ that", "name the subject instead of beginning with a that-clause"),
@@ -99,7 +100,7 @@ fn indirect_sentences_are_found_and_plain_ones_are_not() {
     }
 }
 
-/// The phrases without alternatives, by their first word.
+/// The phrases by their first word. Alternatives are expanded into separate phrases.
 struct Phrases(HashMap<&'static str, Vec<(Vec<&'static str>, &'static str)>>);
 
 impl Phrases {
@@ -134,8 +135,8 @@ impl Phrases {
     }
 }
 
-/// The words of a line in lower case, with `^` before each capitalised word that begins a sentence, and `.` at the end of
-/// each sentence. Code spans and questions are left out.
+/// The words of a line in lower case. `^` comes before each capitalised word that begins a sentence, and `.` ends each
+/// sentence. Code spans and questions are left out.
 fn words(text: &str) -> Vec<String> {
     let mut words = vec![];
     let prose: String = text.split('`').step_by(2).collect::<Vec<_>>().join("code");

@@ -1,4 +1,5 @@
-//! Checks the layers: parses every file in `src` and fails where a path uses a layer that its own layer may not use.
+//! Checks the layers. The tests parse every file in `src`, and fail if a path names a layer that the layer of the file
+//! may not use.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,8 +10,8 @@ use syn::visit::{self, Visit};
 
 use crate::source::{root, rust_files};
 
-/// The layers and which other layers each may use. A layer is a top-level module with everything below it. To allow a
-/// new dependency, add it here and explain in the commit why the design still holds.
+/// Each layer, with the other layers that it may use. A layer is a top-level module with everything below it. To allow
+/// a new dependency, add it here, and explain in the commit why the design still holds.
 const MAY_USE: [(&str, &[&str]); 20] = [
     ("domain", &[]),
     ("deadline", &[]),
@@ -47,12 +48,13 @@ const MAY_USE: [(&str, &[&str]); 20] = [
         ],
     ),
     ("main", &["cli"]),
-    // Only declares the modules.
+    // This file only declares the modules.
     ("lib", &[]),
 ];
 
-/// The submodules of `gateway` and which other submodules each may use. The root (`gateway/mod.rs`) wires all of them and
-/// none of them uses the root. To allow a new dependency, add it here and explain in the commit why the design still holds.
+/// Each submodule of `gateway`, with the other submodules that it may use. The root (`gateway/mod.rs`) wires all
+/// submodules, and no submodule uses the root. To allow a new dependency, add it here, and explain in the commit why
+/// the design still holds.
 const GATEWAY_MAY_USE: [(&str, &[&str]); 12] = [
     ("state", &[]),
     ("jobs", &["state"]),
@@ -68,7 +70,7 @@ const GATEWAY_MAY_USE: [(&str, &[&str]); 12] = [
     ("claim", &["core", "state", "jobs"]),
 ];
 
-/// Crates that only these layers may use.
+/// Crates, each with the only layers that may use it.
 const ONLY_IN: [(&str, &[&str]); 10] = [
     ("redis", &["live"]),
     // `dev` creates databases on the private servers that it starts.
@@ -171,7 +173,7 @@ fn allowed_dependencies_are_not_reported() {
     }
 }
 
-/// The crossings in one file, formatted as `file:line: what`. `file` is relative to `src`.
+/// Returns the crossings in one file, formatted as `file:line: what`. `file` is relative to `src`.
 fn crossings(file: &Path, text: &str, crates: &BTreeSet<String>) -> Vec<String> {
     let module = module_of(file);
     let layer = module.first().cloned().unwrap_or_else(|| file.with_extension("").display().to_string());
@@ -193,7 +195,7 @@ struct Reader<'a> {
     module: Vec<String>,
     crates: &'a BTreeSet<String>,
     in_tests: bool,
-    /// The child modules declared in the current module; their names shadow crates.
+    /// The child modules that the current module declares. Their names shadow crates.
     siblings: Vec<String>,
     found: BTreeSet<(usize, String)>,
 }
@@ -207,7 +209,7 @@ impl Reader<'_> {
         self.found.insert((line, format!("{} {what}", self.layer)));
     }
 
-    /// Checks one path. `exported`: a `pub use` makes it available to other modules.
+    /// Checks one path. `exported` says that a `pub use` makes the path available to other modules.
     fn judge(&mut self, path: &[String], global: bool, exported: bool, line: usize) {
         let Some(first) = path.first() else { return };
         let from_root = match first.as_str() {
@@ -243,7 +245,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Judges a path within the gateway.
+    /// Checks a path within the gateway.
     fn judge_submodule(&mut self, path: &[String], line: usize) {
         let (Some(own), Some(used)) = (self.module.get(1), path.get(1)) else { return };
         if self.layer != "gateway" || own == used {
@@ -284,7 +286,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Checks the arguments of a macro, which are only tokens: a path is a run of names joined by `::`.
+    /// Checks the arguments of a macro. They are only tokens, in which a path is a run of names joined by `::`.
     fn judge_tokens(&mut self, tokens: TokenStream) {
         let (mut path, mut colons, mut global) = (Vec::<String>::new(), 0, false);
         let mut at = 0;
@@ -312,7 +314,7 @@ impl Reader<'_> {
         self.judge_run(&path, global, at);
     }
 
-    /// Checks a run of names; a single name in a macro is a variable or a key, not a path.
+    /// Checks a run of names. A single name in a macro is a variable or a key, not a path.
     fn judge_run(&mut self, path: &[String], global: bool, line: usize) {
         if path.len() > 1 {
             self.judge(path, global, false, line);
@@ -328,7 +330,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let names: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        // A single name is in scope through an import, which is checked separately.
+        // A single name is in scope through an import, and the import is checked separately.
         if names.len() > 1 {
             self.judge(&names, path.leading_colon.is_some(), false, line(&path.segments[0].ident));
         }
@@ -373,7 +375,8 @@ fn modules_in(items: &[syn::Item]) -> Vec<String> {
     modules.collect()
 }
 
-/// The module path of a file from the crate root: `live/mod.rs` is `live`, `lib.rs` and `main.rs` are the root.
+/// The module path of a file from the crate root. It is `live` for `live/mod.rs`, and the root for `lib.rs` and
+/// `main.rs`.
 fn module_of(file: &Path) -> Vec<String> {
     let path = file.with_extension("");
     let names = path.iter().map(|name| name.to_string_lossy().into_owned());

@@ -1,4 +1,5 @@
-//! Integration tests: the public API, real servers, real processes, and checks of the source and the documentation.
+//! Integration tests of the public API with real servers and real processes, and checks of the source and the
+//! documentation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot continue fails")]
 

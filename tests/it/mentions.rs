@@ -1,15 +1,16 @@
-//! Checks that the files, tests, types and modules exist that comments and documents mention in backticks.
+//! Checks the mentions in backticks in comments and documents: the files, tests, types and modules must exist.
 //!
-//! The check is a text search: a mention resolves if a file has the path, or if code outside comments defines or uses
+//! The check is a text search. A mention resolves if a file has the path, or if code outside comments defines or uses
 //! the name. Other words, such as flags, values and commands, are not checked.
 
 use std::collections::{BTreeSet, HashSet};
 
 use crate::prose::{File, files};
 
-/// A word with one of these prefixes is a path from the root of the project, or from a directory above the mention.
+/// Prefixes of paths. A word with one of these prefixes is a path from the root of the project, or from a directory
+/// above the file that mentions it.
 const TOP_DIRECTORIES: [&str; 6] = ["src/", "tests/", "docs/", "proto/", "migrations/", "benches/"];
-/// A path with one of these extensions may begin at any directory of the project.
+/// Extensions of files. A path with one of these extensions may begin at any directory of the project.
 const SOURCE_EXTENSIONS: [&str; 6] = [".rs", ".lua", ".sql", ".proto", ".py", ".md"];
 /// Keywords before the name of a defined item.
 const DEFINITIONS: [&str; 9] =
@@ -54,7 +55,7 @@ fn planted_misses_are_found_with_their_lines() {
         "5: `src/{live,gone}/mod.rs`",
     ];
     assert_eq!(misses, expected.map(|miss| format!("src/planted.rs:{miss}")));
-    // One mention more, which exists: a path relative to the package of its file.
+    // One more mention was checked, and it exists. Its path is relative to the package of the file.
     assert_eq!(checked, expected.len() + 1);
 }
 
@@ -105,7 +106,7 @@ impl Project {
         Self { files, code, identifiers, crates: crates.collect() }
     }
 
-    /// The number of mentions, and those that do not exist, as `file:line: word`.
+    /// Returns the number of mentions, and the mentions that do not exist, as `file:line: word`.
     fn check(&self) -> (usize, Vec<String>) {
         let (mut checked, mut misses) = (0, vec![]);
         for file in &self.files {
@@ -121,7 +122,7 @@ impl Project {
         (checked, misses)
     }
 
-    /// Whether the mentioned thing exists; `None` if the word is neither a path nor an item.
+    /// Returns whether the mentioned path or item exists. `None` if the word is neither a path nor an item.
     fn exists(&self, file: &str, word: &str) -> Option<bool> {
         let is_path = word.chars().all(|character| character.is_ascii_alphanumeric() || "_-./{},*".contains(character));
         if is_path && TOP_DIRECTORIES.iter().any(|top| word.starts_with(top)) {
@@ -161,7 +162,7 @@ impl Project {
         }
     }
 
-    /// Resolves a path that begins at a crate, a type, or a module anywhere in the project.
+    /// Returns whether a path resolves that begins at a crate, a type, or a module anywhere in the project.
     fn resolves(&self, first: &str, rest: &[&str]) -> bool {
         if first.starts_with(char::is_uppercase) {
             // The members of a type of another crate are not known.
@@ -175,7 +176,8 @@ impl Project {
         modules.iter().any(|module| self.resolves_in(module, rest))
     }
 
-    /// Resolves a path in a module. `scope` is the path of its file without `.rs`, or of its directory.
+    /// Returns whether a path resolves in a module. `scope` is the path of the module's file without `.rs`, or the
+    /// module's directory.
     fn resolves_in(&self, scope: &str, segments: &[&str]) -> bool {
         let Some((name, rest)) = segments.split_first() else { return true };
         let modules = self.modules(scope, name);
@@ -184,7 +186,7 @@ impl Project {
                 && rest.iter().all(|name| self.code_in(scope).any(|code| identifiers(code).any(|word| word == *name)))
     }
 
-    /// The modules of this name below a module, as scopes.
+    /// The modules with this name below a module, as scopes.
     fn modules(&self, scope: &str, name: &str) -> BTreeSet<String> {
         let below = if scope.is_empty() { String::new() } else { format!("{scope}/") };
         let scopes = self.files.iter().filter_map(|file| {
@@ -209,7 +211,8 @@ impl Project {
     }
 }
 
-/// A name of a type, or of a test or metric, whose names have more than two underscores.
+/// Returns whether the word is the name of a type, or has more than two underscores like the name of a test or a
+/// metric.
 fn is_type_or_long_name(word: &str) -> bool {
     let is_type = word.starts_with(char::is_uppercase) && word.contains(char::is_lowercase) && !word.contains('_');
     let is_long = word.matches('_').count() > 2 && !word.contains(char::is_uppercase);
@@ -224,14 +227,14 @@ fn identifiers(code: &str) -> impl Iterator<Item = &str> {
     code.split(|character: char| !character.is_ascii_alphanumeric() && character != '_').filter(|word| !word.is_empty())
 }
 
-/// Whether `text` has these words, not followed by more of an identifier.
+/// Returns whether `text` contains these words, not followed by more of an identifier.
 fn has_word(text: &str, words: &str) -> bool {
     text.match_indices(words).any(|(at, _)| {
         !text[at + words.len()..].starts_with(|character: char| character.is_ascii_alphanumeric() || character == '_')
     })
 }
 
-/// The paths that a word with one group `{a,b}` stands for.
+/// The paths that a word with one group `{a,b}` means.
 fn alternatives(word: &str) -> Vec<String> {
     let group = word.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
     group.map_or_else(
@@ -240,8 +243,8 @@ fn alternatives(word: &str) -> Vec<String> {
     )
 }
 
-/// The code spans of prose with the line where each begins. A span may continue on the next line; as in Markdown, it ends
-/// at a run of as many backticks as it began with.
+/// The code spans of prose, each with the line where it begins. A span may continue on the next line. As in Markdown, a
+/// span ends at as many backticks as it began with.
 fn code_spans(prose: &[(usize, &str)]) -> Vec<(usize, String)> {
     let mut spans = vec![];
     for block in prose.chunk_by(|(before, _), (after, _)| before + 1 == *after) {

@@ -1,5 +1,5 @@
-//! A healthy run writes nothing to Postgres between start and end (invariant I9). The check reads the log of modifying
-//! statements, because the statistics of Postgres lag by seconds.
+//! Tests that a healthy run writes nothing to Postgres between start and end (invariant I9). The check reads the log of
+//! modifying statements, because the statistics of Postgres lag by seconds.
 
 use crate::support::{Database, Stack, job, pb, stage_counts, succeeded};
 
@@ -14,7 +14,7 @@ fn writes(postgres: &Database) -> Vec<String> {
 
 async fn stack() -> Stack {
     let log = [("log_statement", "mod"), ("log_parameter_max_length", "0")];
-    // A short interval, so that writes of the reconciler would be logged during the test.
+    // The interval is short, so that writes of the reconciler would be logged during the test.
     Stack::builder(2)
         .private_postgres(&log)
         .setting("reconcile-interval", "50ms")
@@ -48,7 +48,7 @@ async fn healthy_run_writes_nothing_to_postgres_between_start_and_end() {
     assert!(at_end[0].contains("UPDATE jobs SET state"), "{at_end:?}");
 }
 
-/// Shows that the check above would find a write.
+/// Shows that the test above would find a write.
 #[tokio::test]
 async fn planted_writes_are_found() {
     let stack = stack().await;

@@ -1,4 +1,4 @@
-//! Metrics, readiness and the log of a gateway.
+//! Tests of the metrics, the readiness and the log of a gateway.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,7 +50,7 @@ async fn metrics_cover_calls_results_reads_and_ends_without_job_ids() {
     }
 }
 
-/// The documentation of metrics is generated from the list.
+/// The documentation of metrics is generated from the list of metrics.
 #[test]
 fn metrics_list_matches_the_code() {
     let mut written = BTreeSet::new();
@@ -101,7 +101,7 @@ async fn gateway_stays_ready_while_one_store_is_reachable() {
     stack[0].wait_for_exit().await;
 }
 
-/// A Redis that answers is not enough: the readiness check runs the scripts before any job needs them.
+/// A Redis that answers does not suffice. The readiness check runs the scripts before any job needs them.
 #[tokio::test]
 async fn gateway_is_not_ready_until_redis_runs_the_scripts() {
     let mut stack = Stack::start(1).await;

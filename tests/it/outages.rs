@@ -1,4 +1,4 @@
-//! Temporary store failures: no response is wrong, and no job fails because of them.
+//! Tests of temporary store failures: no response is wrong, and no job fails because of the failure.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::{CallResult, Link, Stack, dispositions, eventually, job, pb,
 /// A delay longer than the store timeouts of the gateways in these tests.
 const LATE: Duration = Duration::from_millis(800);
 
-/// Whether the call failed with a retryable error.
+/// Returns whether the call failed with a retryable error.
 fn is_transient<T>(answer: &CallResult<T>) -> bool {
     answer.as_ref().is_err_and(|status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded))
 }
@@ -20,7 +20,7 @@ async fn stack() -> Stack {
     short_timeouts.reconciling(Duration::from_millis(100), Duration::from_secs(4)).start().await
 }
 
-/// Scenario: during a run each store in turn is slow, hangs, does not respond, or is unreachable.
+/// During a run, each store in turn is slow, hangs, does not respond, or is unreachable.
 #[tokio::test]
 async fn transient_errors_never_fail_a_job() {
     let stack = stack().await;
@@ -55,7 +55,7 @@ async fn transient_errors_never_fail_a_job() {
     assert_eq!(gateway.report("a", succeeded([task], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
-/// A job that completes while Postgres is down stays RUNNING, and ends without further calls after recovery.
+/// A job that completes while Postgres is down stays RUNNING. It ends without further calls after the recovery.
 #[tokio::test]
 async fn job_completed_during_a_postgres_outage_ends_after_recovery() {
     let stack = stack().await;
@@ -110,8 +110,8 @@ async fn starts_and_cancels_require_postgres() {
     assert_eq!(stage_counts(&gateway.progress("a").await.unwrap()), [[1, 1, 0, 0]]);
 }
 
-/// Without Redis a job starts without a tracker, and a job that has one is cancelled without its marks: they are added
-/// once Redis is reachable, and until then the end is a lower bound.
+/// Without Redis, a job starts without a tracker. A job that has a tracker is cancelled without the marks in the
+/// tracker. The end is a lower bound until Redis is reachable and these marks are added.
 #[tokio::test]
 async fn starts_and_cancels_succeed_without_redis() {
     let stack = stack().await;

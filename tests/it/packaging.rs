@@ -1,4 +1,4 @@
-//! Checks of the Dockerfile. No container engine is needed, so the image itself is not built.
+//! Checks the Dockerfile. The checks need no container engine, because they do not build the image.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::source::root;
 use crate::support::Directory;
 
-/// Cargo reads more than it compiles: a workspace member that is not copied into the image fails the build.
+/// Cargo reads more than it compiles. If a workspace member is not copied into the image, the build fails.
 #[test]
 fn every_file_cargo_needs_is_copied_into_the_image() {
     let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();

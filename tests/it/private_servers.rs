@@ -1,5 +1,5 @@
-//! Gateways as the README starts them: `highwater dev` with private servers that keep their data, and `highwater serve`
-//! configured by a file.
+//! Tests of gateways that are started as in the README: by `highwater dev` with private servers that keep their data,
+//! and by `highwater serve` with a configuration file.
 
 use std::fs;
 use std::process::Stdio;
@@ -26,7 +26,7 @@ async fn serving(arguments: &[&str]) -> (Child, Client) {
             break address.parse().unwrap();
         }
     };
-    // Keep reading, so that the process can write more.
+    // The output is read until its end, so that the process never blocks on a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     let client = Client::new(address);
     eventually("the gateway is ready", async || client.is_ready().await.ok().filter(|ready| *ready)).await;

@@ -1,14 +1,14 @@
-//! Prose of the project: comment lines of source files, and Markdown outside code fences.
+//! Finds the prose of the project: comment lines of source files, and Markdown outside code fences.
 
 use std::fs;
 use std::path::Path;
 
 use crate::source::root;
 
-/// Directories without prose of the project.
+/// Directories without any prose of the project.
 const SKIPPED: [&str; 6] = ["target", ".git", ".sqlx", "node_modules", "venv", "__pycache__"];
 
-/// File name extensions and the marker of a comment line. Scripts and the Dockerfile have no extension.
+/// Extensions of file names, each with the marker of a comment line. Scripts and the Dockerfile have no extension.
 const MARKERS: [(&str, &str); 9] = [
     ("rs", "//"),
     ("proto", "//"),
@@ -23,7 +23,7 @@ const MARKERS: [(&str, &str); 9] = [
 
 /// A text file of the project.
 pub struct File {
-    /// Relative to the project, with `/` between components.
+    /// The path relative to the root of the project, with `/` between components.
     pub path: String,
     pub text: String,
 }
@@ -73,7 +73,7 @@ impl File {
         lines
     }
 
-    /// The lines that are not prose: code without comment lines, and the code blocks of documents.
+    /// The lines that are not prose: lines of code that are not comment lines, and the code blocks of documents.
     pub fn code(&self) -> impl Iterator<Item = &str> {
         let comment = |line: &&str| !self.is_markdown() && self.prose_of(line).is_none();
         let without_trailing_comment = |line| str::split_once(line, " // ").map_or(line, |(code, _)| code);

@@ -1,4 +1,5 @@
-//! Fields of a read besides the counts: source, times, rate, ETA and errors; and which fields are omitted.
+//! Tests of the fields of a read other than the counts (source, times, rate, ETA and errors), and of the fields that
+//! are omitted.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,7 @@ use crate::support::{
     Stack, dispositions, failed, failed_with, job, named_job, pb, stage_counts, succeeded, system_time, tracker_key,
 };
 
-/// Maximum apparent difference between the clocks of two processes on one machine.
+/// The maximum apparent difference between the clocks of two processes on one machine.
 const ROUNDING: Duration = Duration::from_millis(5);
 
 #[tokio::test]
@@ -46,7 +47,7 @@ async fn pending_job_reads_as_all_pending() {
     assert_eq!((progress.results_per_second, progress.eta), (None, None));
 }
 
-/// Nothing is pending, but the job is not complete.
+/// Before the start, nothing is pending, but the job is not complete because tasks can still be added.
 #[tokio::test]
 async fn job_without_tasks_is_at_0_percent_until_it_starts() {
     let stack = Stack::start(1).await;
@@ -70,7 +71,7 @@ async fn job_without_tasks_is_at_0_percent_until_it_starts() {
     assert_eq!((listed.state(), listed.percent), (pb::JobState::Pending, Some(0)));
 }
 
-/// Rewrites the header of a tracker as if it had been opened this long ago.
+/// Rewrites the header of a tracker as if the tracker had been opened `by` ago.
 async fn age(stack: &Stack, id: &str, by: Duration) {
     let tracker = stack.redis.tracker(id).await.unwrap();
     let mut header = Header::decode(&tracker[..HEADER_BYTES]).unwrap();
@@ -170,7 +171,8 @@ async fn running_job_without_a_tracker_reports_only_remembered_counts() {
         }
         assert!(stack.redis.tracker("a").await.is_none(), "reads do not recreate the tracker");
     }
-    // A report recreates it from the gateway's mirror. It is not adopted until other gateways had time to add theirs.
+    // A report rebuilds the tracker from the mirror of its gateway. The tracker is not adopted until other gateways
+    // have had time to merge their mirrors.
     let answer = stack[0].report("a", succeeded([3], "s")).await.unwrap();
     assert_eq!(dispositions(&answer), [pb::Disposition::Duplicate]);
     for gateway in stack.gateways() {

@@ -1,4 +1,4 @@
-//! The runbook covers every reason that responses can name, and its commands run as written.
+//! Tests that the runbook covers every reason that responses can name, and that its commands run as written.
 
 use std::process::Command;
 

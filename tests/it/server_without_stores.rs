@@ -1,4 +1,4 @@
-//! The server without stores: how it rejects malformed calls, and how it shuts down.
+//! Tests of the server without stores: how it rejects malformed calls, and how it shuts down.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -37,12 +37,12 @@ struct Server {
     served: JoinHandle<Result<(), Box<dyn Error + Send + Sync>>>,
 }
 
-/// Starts a server whose store addresses refuse connections.
+/// Starts a server whose stores are at addresses that refuse connections.
 async fn start() -> Server {
     start_with(100, Duration::from_secs(10)).await
 }
 
-/// Starts one with these limits: `handshake_timeout` bounds the wait for the HTTP/2 preface of a client.
+/// Starts such a server with these limits. `handshake_timeout` limits the wait for the HTTP/2 preface of a client.
 async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Server {
     let within = Duration::from_millis(100);
     let redis = live::Settings {
@@ -83,7 +83,7 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
 }
 
 impl Server {
-    /// The error of a call, as code, reason and malformed fields.
+    /// The error of a call, as its code, reason and malformed fields.
     async fn error_summary<M: Message + 'static>(&self, path: &'static str, request: Request<M>) -> String {
         let status = self.error(path, request).await;
         let info = status.get_details_error_info().unwrap();
@@ -119,7 +119,7 @@ fn with_header(name: &'static str, value: &'static str) -> Request<pb::GetJobReq
 #[tokio::test]
 async fn malformed_calls_are_rejected_with_code_and_details() {
     let server = start().await;
-    // Another message type: its first field is a number where the method expects text.
+    // This is another message type. Its first field is a number where the method expects text.
     let undecodable = Request::new(pb::TaskResult { task: 7, ..pb::TaskResult::default() });
     let table = [
         ("malformed id", server.error_summary(GET_JOB, get_job("no id")).await),
@@ -161,7 +161,8 @@ async fn without_stores_health_is_not_serving_and_calls_are_retryable() {
     assert_eq!(server.health("nothing").await.unwrap_err().code(), Code::NotFound);
 }
 
-/// A silent connection and an endless stream do not delay shutdown: one is closed, the other ended with an error.
+/// A silent connection and an endless stream do not delay the shutdown. The connection is closed, and the stream ends
+/// with an error.
 #[tokio::test]
 async fn shutdown_is_bounded_despite_silent_clients() {
     let server = start().await;
@@ -186,7 +187,8 @@ async fn shutdown_is_bounded_despite_silent_clients() {
     drop(silent);
 }
 
-/// A partial preface counts as silence too. Neither kind of connection keeps active clients out for long.
+/// Neither connections that send nothing nor connections that send a part of the preface keep active clients out for
+/// long.
 #[tokio::test]
 async fn silent_connections_are_closed_and_free_their_slots() {
     let server = start_with(3, Duration::from_millis(500)).await;
@@ -215,7 +217,7 @@ async fn cancelled_calls_do_not_close_their_connection() {
     let (mut calls, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let call = || http::Request::post(format!("http://{}{GET_JOB}", server.address)).body(Body::empty()).unwrap();
-    // With the first response the client learns how many concurrent calls are allowed.
+    // From the first response, the client learns how many concurrent calls are allowed.
     calls.send_request(call()).await.unwrap();
 
     let mut cancelled: Vec<_> = (0..500).map(|_| Box::pin(calls.send_request(call()))).collect();
@@ -244,7 +246,7 @@ async fn health_watchers_learn_of_shutdown_and_do_not_delay_it() {
     assert_eq!(watch.message().await.unwrap(), None);
 }
 
-/// Clients resolve the types of a file by requesting the files that it imports.
+/// Clients resolve the types in a file by requesting the files that this file imports.
 #[test]
 fn reflection_includes_every_imported_file() {
     let sets = [pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];

@@ -1,5 +1,5 @@
-//! A job without progress is revoked with its marks at its stall timeout, never sooner. Only time during which its
-//! workers could have reported counts.
+//! Tests of stalled jobs. A job without progress is revoked at its stall timeout, never sooner, and keeps its marks.
+//! Only time in which the job's workers could report is part of the timeout.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::support::{
 };
 
 const TIMEOUT: Duration = Duration::from_millis(1500);
-/// Maximum delay of a gateway that checks ten times a second, on a busy machine.
+/// The maximum delay of a gateway that checks ten times per second, on a busy machine.
 const LATE: Duration = Duration::from_secs(2);
-/// Seconds; longer than any test takes.
+/// A stall timeout in seconds that is longer than any test takes.
 const LONG: i64 = 3600;
 
 fn stalls(id: &str, timeout: Duration) -> pb::CreateJobRequest {
     pb::CreateJobRequest { stall_timeout: Some(timeout.try_into().unwrap()), ..job(id, &["read", "digest"], 10) }
 }
 
-/// Gateways with a short reconcile interval and the shortest allowed settle time.
+/// Starts gateways with a short reconcile interval and the shortest allowed settle time.
 async fn stack(gateways: usize) -> Stack {
     let stack = Stack::builder(gateways).links().private_postgres(&[]).redis(&[("save", "3600 1000")]);
     let stack = stack.setting("reconcile-interval", "100ms").setting("redis-timeout", "400ms");
@@ -44,7 +44,8 @@ async fn revoked(gateway: &Gateway, id: &str) -> pb::Progress {
     progress
 }
 
-/// The time between two timestamps; zero if they are reversed, because the clocks of both stores may differ.
+/// The time between two timestamps. It is zero if the timestamps are reversed, because the clocks of both stores may
+/// differ.
 fn between(from: Option<Timestamp>, to: Option<Timestamp>) -> Duration {
     system_time(to).duration_since(system_time(from)).unwrap_or_default()
 }
@@ -98,7 +99,7 @@ async fn job_without_reports_is_revoked() {
     assert_eq!((stage_counts(&end)[0], end.last_progress_time), ([10, 0, 0, 0], None));
 }
 
-/// The finisher of the job stalls past the stall timeout, before it has sealed the tracker.
+/// The finish of the job stalls for longer than the stall timeout, before it seals the tracker.
 #[tokio::test]
 async fn complete_job_succeeds_although_it_stalled() {
     let stack = stack(1).await;
@@ -114,7 +115,7 @@ async fn complete_job_succeeds_although_it_stalled() {
     assert_eq!(eventually("the job ends", ended).await.state(), JobState::Succeeded);
 }
 
-/// The gateway has found the job stalled and Postgres reachable, and is about to seal the tracker.
+/// A report arrives after the gateway has found the job stalled, and before it seals the tracker.
 #[tokio::test]
 async fn report_just_before_the_revoke_postpones_it() {
     let stack = stack(1).await;
@@ -130,7 +131,8 @@ async fn report_just_before_the_revoke_postpones_it() {
     assert!(between(last, end.observe_time) >= TIMEOUT, "{end:?}");
 }
 
-/// Checks that a job without marks during an outage longer than its stall timeout has its full timeout afterwards.
+/// Checks that the stall timeout starts again after an outage. The outage is longer than the timeout, and the job gets
+/// no marks during it.
 async fn timer_restarts_after(stack: &mut Stack, id: &str, outage: impl AsyncFnOnce(&mut Stack)) {
     stack[0].create(stalls(id, TIMEOUT)).await.unwrap();
     stack[0].report(id, succeeded([0], "read")).await.unwrap();
@@ -184,7 +186,7 @@ async fn stall_timer_restarts_after_a_postgres_outage() {
     .await;
 }
 
-/// Hourly deployments must not keep a stalled job running forever.
+/// A deployment every hour must not keep a stalled job running forever.
 #[tokio::test]
 async fn stall_timer_continues_across_a_gateway_restart() {
     let mut stack = stack(1).await;
@@ -205,7 +207,7 @@ async fn no_job_is_revoked_without_a_stall_timeout() {
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
     let runs = async || stack[0].get("a").await.unwrap().state() == JobState::Running;
     holds_for(Duration::from_secs(3), "the job runs", runs).await;
-    // The gateway does not record its availability either.
+    // Without a stall timeout, the gateway does not record its availability either.
     assert!(!stack.redis.run::<bool>(redis::cmd("EXISTS").arg("hw:availability")).await);
 
     let lenient = Stack::builder(1).setting("reconcile-interval", "100ms").setting("stall-timeout", "1s").start().await;

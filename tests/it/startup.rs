@@ -1,4 +1,5 @@
-//! Starting and stopping a gateway: readiness, messages about wrong settings and stores, and what may delay shutdown.
+//! Tests of starting and stopping a gateway: readiness, messages about wrong settings and stores, and the causes that
+//! may delay a shutdown.
 
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
@@ -16,10 +17,10 @@ use crate::support::{
     CallResult, Client, Directory, Fault, Gateway, Link, Redis, Stack, eventually, holds_for, job, pb, succeeded,
 };
 
-/// Longer than the interval between two store checks of the gateway.
+/// A time that is longer than the interval between two store checks of the gateway.
 const A_WHILE: Duration = Duration::from_millis(1500);
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
-/// The services, and the types that clients need to print error details.
+/// The services, and the types that clients need in order to print error details.
 const SYMBOLS: [&str; 10] = [
     "highwater.v1.JobService",
     "highwater.v1.ReportService",
@@ -33,7 +34,7 @@ const SYMBOLS: [&str; 10] = [
     "grpc.health.v1.Health",
 ];
 
-/// Runs a command, which must exit by itself.
+/// Runs a command that must exit by itself.
 async fn highwater(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
     let output = command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true).output();
@@ -41,7 +42,8 @@ async fn highwater(arguments: &[&str]) -> Output {
     output.unwrap_or_else(|_| panic!("{arguments:?} does not exit")).unwrap()
 }
 
-/// Opens a connection that stays silent. A response on a later connection shows that the gateway has accepted it.
+/// Opens a connection that stays silent. Returns after a later connection gets a response, which shows that the gateway
+/// has accepted this one.
 async fn silent(gateway: &Gateway) -> TcpStream {
     let silent = TcpStream::connect(gateway.address()).await.unwrap();
     Client::new(gateway.address()).is_ready().await.unwrap();
@@ -60,7 +62,7 @@ async fn stay_unready(gateway: &Gateway) {
 #[tokio::test]
 async fn gateway_starts_without_stores_and_becomes_ready_once_both_answer() {
     let mut stack = Stack::builder(3).links().start().await;
-    // Without both stores, without Redis, without Postgres.
+    // The gateways start without both stores, without Redis, and without Postgres.
     for (number, links) in [(true, true), (true, false), (false, true)].into_iter().enumerate() {
         let cut = |cut| if cut { Link::Cut } else { Link::Open };
         stack[number].links().redis.set(cut(links.0));
@@ -91,7 +93,7 @@ async fn gateway_starts_without_stores_and_becomes_ready_once_both_answer() {
 async fn missing_or_old_tables_are_reported_with_the_migrate_command() {
     let mut stack = Stack::start(1).await;
     let url = format!("--postgres-url={}", stack.postgres.url());
-    // There is one migration, so an older schema is one whose recorded version is lower than that.
+    // There is only one migration, so an older schema is simulated by a lower recorded version.
     let old = "UPDATE _sqlx_migrations SET version = -1";
     let none = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
     let newest: i64 = stack.postgres.value("SELECT max(version) FROM _sqlx_migrations").await;
@@ -129,7 +131,7 @@ async fn evicting_redis_and_replica_redis_cause_warnings() {
     logs(&stack[0], "this Redis is a replica").await;
 }
 
-/// Responses of another kind of server do not make the gateway ready.
+/// The responses of another kind of server do not make the gateway ready.
 #[tokio::test]
 async fn wrong_servers_at_store_addresses_keep_the_gateway_unready() {
     let stack = Stack::start(0).await;
@@ -212,7 +214,7 @@ async fn idle_connections_and_open_streams_do_not_delay_shutdown() {
     let watched = pb::WatchProgressRequest { job_id: "a".to_owned() };
     let states =
         pb::progress_service_client::ProgressServiceClient::new(channel()).watch_progress(watched).await.unwrap();
-    // A client that has spoken HTTP/2 and ignores GOAWAY.
+    // This client has spoken HTTP/2, and ignores GOAWAY.
     let mut ignoring = TcpStream::connect(stack[0].address()).await.unwrap();
     ignoring.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     ignoring.read_exact(&mut [0; 9]).await.unwrap();
@@ -267,12 +269,12 @@ async fn second_signal_stops_immediately() {
     join_all(stop_at_once).await;
 }
 
-/// Supervisors rely on the exit code: 0 after a graceful stop, 1 after an immediate one.
+/// Supervisors rely on the exit code: 0 after a graceful stop, and 1 after an immediate stop.
 #[tokio::test]
 async fn exit_code_distinguishes_graceful_from_immediate_shutdown() {
     for (signals, code) in [(1, 0), (2, 1)] {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
-        // A Postgres address that accepts connections and never responds.
+        // This address accepts connections in place of Postgres, and never responds.
         let postgres = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("--postgres-url=postgres://nobody@{}/none", postgres.local_addr().unwrap());
         command.args(["serve", "--listen=127.0.0.1:0", "--redis-url=redis://127.0.0.1:1", "--drain-timeout=60s"]);
@@ -284,13 +286,13 @@ async fn exit_code_distinguishes_graceful_from_immediate_shutdown() {
         let address: SocketAddr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
         let client = Client::new(address);
         client.is_ready().await.unwrap();
-        // A pending call delays the graceful shutdown, so that the second signal arrives in time.
+        // A pending call delays the graceful shutdown, so that the second signal arrives during it.
         let pending = (signals > 1).then(|| {
             let client = client.clone();
             tokio::spawn(async move { client.get("a").await })
         });
         tokio::task::yield_now().await;
-        // A later call on the same connection shows that the pending one has arrived.
+        // A later call on the same connection shows that the pending call has arrived.
         client.is_ready().await.unwrap();
         let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
         for _ in 0..signals {

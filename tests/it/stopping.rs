@@ -1,10 +1,11 @@
-//! A graceful shutdown loses no marks, even if Redis has just lost its own (invariant I4).
+//! Tests that a graceful shutdown loses no marks, even if Redis has just lost its copy (invariant I4).
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Link, Stack, eventually, failed, job, pb, stage_counts, succeeded, tracker_key};
 
-/// Gateways with a short settle time, and a reconcile interval long enough to stop them before the next round.
+/// Starts gateways with a short settle time. The reconcile interval is long enough to stop a gateway before its next
+/// round.
 async fn stack(gateways: usize, redis: &[(&str, &str)]) -> Stack {
     let stack = Stack::builder(gateways).links().redis(redis).setting("request-timeout", "1s");
     stack.setting("reconcile-interval", "2s").setting("settle-time", "7s").setting("drain-timeout", "5s").start().await
@@ -12,7 +13,7 @@ async fn stack(gateways: usize, redis: &[(&str, &str)]) -> Stack {
 
 const MARKED: [[i64; 4]; 2] = [[300, 600, 100, 0], [800, 100, 0, 100]];
 
-/// Creates a job of a thousand tasks in two stages, and marks it as in `MARKED`.
+/// Creates a job of a thousand tasks in two stages, and reports results that lead to the counts in `MARKED`.
 async fn mark(stack: &Stack, id: &str) {
     stack[0].create(job(id, &["read", "digest"], 1000)).await.unwrap();
     for results in [succeeded(0..600, "read"), failed(600..700, "read"), succeeded(0..100, "digest")] {
@@ -59,7 +60,7 @@ async fn shutdown_just_after_redis_loaded_an_older_dump_loses_no_marks() {
     assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[300, 700, 0, 0], [900, 100, 0, 0]], false));
 }
 
-/// Shutdown writes neither to a tracker that already has all marks nor for a job that has ended.
+/// A shutdown does not write to a tracker that already has all marks, and writes nothing for a job that has ended.
 #[tokio::test]
 async fn gateway_with_nothing_to_merge_stops_immediately() {
     let mut stack = stack(1, &[]).await;
@@ -76,7 +77,7 @@ async fn gateway_with_nothing_to_merge_stops_immediately() {
     assert!(!stack[0].log().contains("could not be merged back"));
 }
 
-/// The gateway gives up in time and logs the consequence.
+/// The gateway stops in time and logs that marks may be lost.
 #[tokio::test]
 async fn gateway_without_reachable_stores_stops_in_time() {
     for fault in [Link::Blackhole, Link::Cut] {

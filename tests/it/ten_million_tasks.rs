@@ -1,4 +1,4 @@
-//! A job of the maximum size from creation to cancellation.
+//! Tests a job of the maximum size, from its creation to its cancel.
 
 use pb::Disposition::{Applied, Duplicate, UnknownTask};
 
@@ -17,7 +17,7 @@ async fn ten_million_task_job_runs_from_create_to_cancel() {
     // A cell of three stages has six bits.
     assert_eq!(stack.redis.tracker("a").await.unwrap().len(), 256 + 7_500_000);
 
-    // As far apart as possible, so that one script call for all would block Redis too long.
+    // These tasks are as far apart as possible. One script call for all of them would block Redis for too long.
     let scattered = || (0..10_000).map(|number| number * (TASKS / 10_000));
     assert_eq!(
         dispositions(&stack[0].report("a", succeeded(scattered(), "read")).await.unwrap()),

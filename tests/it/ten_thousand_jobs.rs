@@ -1,17 +1,17 @@
-//! The reconciler with ten thousand running jobs: lost trackers are all restored; a round without repairs is one
-//! pipelined header read per job; a job that needs a repair does not wait for the others.
+//! Tests of the reconciler with ten thousand running jobs. It restores all lost trackers. A round without repairs reads
+//! one header per job in pipelines. A job that needs a repair does not wait for other jobs.
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Stack, TEN_THOUSAND_RUNNING_JOBS, eventually, pb, tracker_key};
 
 const JOBS: u64 = 10_000;
-/// How many trackers the reconciler reads in one round trip.
+/// The number of trackers that the reconciler reads in one round trip.
 const PAGE: u64 = 500;
-/// How long an idle gateway is observed.
+/// The time for which an idle gateway is observed.
 const WINDOW: Duration = Duration::from_secs(3);
 
-/// Whether the header of every tracker is marked as adopted.
+/// Returns whether the header of every tracker is marked as adopted.
 async fn all_are_adopted(stack: &Stack) -> bool {
     let mut pipeline = redis::pipe();
     for number in 1..=JOBS {
@@ -43,7 +43,7 @@ async fn reconcile_round_over_ten_thousand_jobs_reads_each_header_once() {
     for number in (1..=JOBS).step_by(1000) {
         reads_live(&stack, number).await;
     }
-    // The cells of each tracker are read once more, into the mirror.
+    // The cells of each tracker are read once, into the mirror.
     let mirrored = async || {
         stack.redis.take_command_stats().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -62,10 +62,10 @@ async fn reconcile_round_over_ten_thousand_jobs_reads_each_header_once() {
     let reads = calls("getrange");
     let took: Duration = ran.values().map(|(_, took)| took).sum();
     println!("{reads} header reads and {statements} statements in {WINDOW:?}; Redis took {took:?}: {ran:?}");
-    // At least one full round; the window may cut a page at each end.
+    // The window contains at least one full round. It may cut a page at either end.
     assert!(reads >= JOBS, "{ran:?}");
     assert!(calls("strlen").abs_diff(reads) <= PAGE && calls("exists").abs_diff(reads) <= PAGE, "{ran:?}");
-    // Generation and time are read once per page, and for lower-bound ends.
+    // The generation and the time are read once per page, and once for the lower-bound ends of each round.
     let pages = reads.div_ceil(PAGE) + reads.div_ceil(JOBS) + 3;
     assert!(calls("info") <= pages && calls("time") <= pages, "{ran:?}");
     let known = ["getrange", "strlen", "exists", "info", "time"];
@@ -74,7 +74,7 @@ async fn reconcile_round_over_ten_thousand_jobs_reads_each_header_once() {
     // Statements check the feed and look for lower-bound ends.
     assert!(statements < 100, "{statements} statements: {}", &stack.postgres.log()[logged..]);
 
-    // A job that needs a repair does not wait for the healthy ones.
+    // A job that needs a repair does not wait for the healthy jobs.
     let begun = Instant::now();
     stack.redis.run::<()>(redis::cmd("DEL").arg(tracker_key("job-7777"))).await;
     let restored = async || stack.redis.tracker("job-7777").await.map(drop);

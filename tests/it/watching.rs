@@ -1,5 +1,5 @@
-//! WatchProgress: which states a watcher receives and when, how streams end, and that any number of watchers of a job
-//! cost the stores as much as one.
+//! Tests of WatchProgress: which states a watcher receives and when, how streams end, and that any number of watchers
+//! of a job cost the stores as much as one watcher.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use pb::progress_service_client::ProgressServiceClient;
 
 /// The documented maximum time between two messages.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Streams per connection in these tests; a gateway allows 1,000.
+/// The number of streams per connection in these tests. A gateway allows 1,000.
 const STREAMS: usize = 500;
 
 /// A stream of the states of a job.
@@ -29,7 +29,7 @@ impl Watcher {
         Self::open(client.channel(), id).await
     }
 
-    /// The next state; `None` at the end of the stream.
+    /// The next state. `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<pb::Progress>, Status> {
         let message = tokio::time::timeout(HEARTBEAT, self.0.message()).await.expect("a message arrives in time");
         Ok(message?.map(|message| message.progress.expect("the message has a state")))
@@ -59,7 +59,7 @@ async fn watcher_receives_the_current_state_then_changes_then_the_end() {
     let stack = Stack::start(2).await;
     stack[0].create(job("a", &["read", "digest"], 3)).await.unwrap();
     stack[0].report("a", succeeded(0..2, "read")).await.unwrap();
-    // Through a different gateway than the reports.
+    // The watcher and the reports use different gateways.
     let mut watcher = Watcher::through(&stack[1], "a").await.unwrap();
     let first = watcher.next().await.unwrap().unwrap();
     assert_eq!((first.state(), first.source()), (pb::JobState::Running, pb::Source::Live));
@@ -98,7 +98,7 @@ async fn pending_job_can_be_watched_and_unknown_job_is_rejected() {
     assert_eq!(watcher.next().await.unwrap(), None);
 }
 
-/// Also with an earlier watcher of the same job: the first state is no older than the call (invariant I6).
+/// The first state is no older than the call, even if the job has an earlier watcher (invariant I6).
 #[tokio::test]
 async fn first_state_is_read_after_the_call_and_a_quiet_job_sends_heartbeats() {
     let stack = Stack::builder(1).setting("watch-interval", "1h").start().await;
@@ -116,10 +116,11 @@ async fn first_state_is_read_after_the_call_and_a_quiet_job_sends_heartbeats() {
         "first states do not wait for the interval: {:?}",
         begun.elapsed()
     );
-    // At most one update per interval, which is capped at the heartbeat; it is the newest state.
+    // A watcher gets at most one update per interval, and the update is the newest state. The interval is capped at the
+    // heartbeat.
     assert_eq!(early.next().await.unwrap().unwrap().succeeded_task_count, Some(3));
     assert!(begun.elapsed() > Duration::from_secs(5), "{:?}", begun.elapsed());
-    // Nothing has changed, but the heartbeat is sent.
+    // Nothing has changed, but the heartbeat repeats the state.
     assert_eq!(early.next().await.unwrap().unwrap().succeeded_task_count, Some(3));
 }
 
@@ -129,7 +130,7 @@ async fn slow_watcher_skips_to_the_newest_state() {
     let stack = Stack::builder(1).setting("watch-interval", "10ms").start().await;
     stack[0].create(job("a", &["s"], 300)).await.unwrap();
     let narrow = Endpoint::from_shared(format!("http://{}", stack[0].address())).unwrap();
-    // A small window, so that only a few states are in flight.
+    // The window is small, so that only a few states are in flight.
     let narrow = narrow.initial_stream_window_size(1000).initial_connection_window_size(1000);
     let mut slow = Watcher::open(narrow.connect().await.unwrap(), "a").await.unwrap();
     let mut quick = Watcher::through(&stack[0], "a").await.unwrap();
@@ -207,7 +208,7 @@ async fn stopping_gateway_ends_streams_with_a_retryable_error() {
     assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
 }
 
-/// Opens this many streams over as few connections as possible and reads all of them until the job ends. Each task
+/// Opens this many streams over as few connections as possible. A task for each stream reads it until the job ends, and
 /// returns the number of states after the first.
 async fn open_watchers(gateway: &Gateway, id: &str, watchers: usize) -> Vec<tokio::task::JoinHandle<usize>> {
     let connections = watchers.div_ceil(STREAMS);
@@ -237,7 +238,8 @@ async fn commands_within(stack: &Stack, window: Duration) -> u64 {
     stack.redis.take_command_stats().await.into_values().map(|(calls, _)| calls).sum()
 }
 
-/// The number of commands that Redis runs during `window` for this many watchers of a job, which is then cancelled.
+/// The number of commands that Redis runs during `window` while a job has this many watchers. Cancels the job
+/// afterwards.
 async fn commands(stack: &Stack, id: &str, watchers: usize, window: Duration) -> u64 {
     stack[0].create(job(id, &["s"], 1_000)).await.unwrap();
     let reading = open_watchers(&stack[0], id, watchers).await;
@@ -251,7 +253,7 @@ async fn commands(stack: &Stack, id: &str, watchers: usize, window: Duration) ->
     ran
 }
 
-/// Without watchers, Redis runs fewer commands.
+/// Redis runs fewer commands for a job without watchers.
 #[tokio::test]
 async fn many_watchers_cost_redis_no_more_than_one() {
     let window = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-//! Redis loses all marks, the newest marks, or the marks of one job.
+//! Tests in which Redis loses all marks, the newest marks, or the marks of one job.
 
 use redis::cmd;
 
@@ -10,7 +10,7 @@ use pb::{Disposition, JobState, Source, SourceReason};
 
 const TASKS: i64 = 1000;
 
-/// Redis is flushed twice in one run. The job ends with exact counts although no result is reported again.
+/// Redis is flushed twice in one run. The job ends with exact counts, although no client reports a result again.
 #[tokio::test]
 async fn no_report_is_lost_when_redis_is_flushed_mid_run() {
     let stack = fast_settling(2).start().await;
@@ -45,7 +45,7 @@ async fn no_report_is_lost_when_redis_loads_an_older_dump() {
     assert!(StoredEnd::load(&stack, "a").await.snapshot.restore_time.is_some());
 }
 
-/// The only case in which acknowledged marks are lost: Redis and every mirror lose them. `restore_time` reports it.
+/// Acknowledged marks are lost only in this case: Redis and every mirror lose them. `restore_time` reports the loss.
 #[tokio::test]
 async fn marks_lost_everywhere_are_pending_after_settling_and_can_be_reported_again() {
     let mut stack = fast_settling(2).start().await;
@@ -94,8 +94,8 @@ async fn marks_lost_everywhere_are_pending_after_settling_and_can_be_reported_ag
     assert_eq!(stack[0].progress("a").await.unwrap().restore_time, Some(restored), "the end keeps restore_time");
 }
 
-/// An upgrade that only one gateway acknowledged is missing from the tracker that the other gateway restores, and still
-/// decides how the job ends.
+/// A success replaces a failure, and only one gateway acknowledged it. It is missing from the tracker that the other
+/// gateway restores, and still decides how the job ends.
 #[tokio::test]
 async fn upgrade_known_to_one_gateway_decides_the_verdict_after_a_flush() {
     let mut stack = fast_settling(2).start().await;
@@ -108,11 +108,11 @@ async fn upgrade_known_to_one_gateway_decides_the_verdict_after_a_flush() {
     stack[1].pause();
     let upgrade = [succeeded([5], "read"), succeeded([5], "digest")].concat();
     assert_eq!(dispositions(&stack[0].report("a", upgrade).await.unwrap()), [Disposition::Applied; 2]);
-    // Paused before it can restore its mirror.
+    // Gateway 0 is paused before it can merge its mirror back.
     stack[0].pause();
     let () = stack.redis.run(&cmd("FLUSHALL")).await;
     stack[1].resume();
-    // By the marks that gateway 1 knows, the job is complete and FAILED.
+    // According to the marks that gateway 1 knows, the job is complete and FAILED.
     let answered = async || stack[1].report("a", succeeded([0], "digest")).await.ok();
     assert_eq!(eventually("the report is answered", answered).await.job_state(), JobState::Running);
     let progress = wait_for_fallback(&stack[1], "a", SourceReason::TrackerNotAdopted).await;
@@ -126,7 +126,7 @@ async fn upgrade_known_to_one_gateway_decides_the_verdict_after_a_flush() {
     assert_all_gateways_show(&stack, "a", JobState::Succeeded, &[[0, 6, 0, 0]; 2]).await;
 }
 
-/// A gateway holds a seal on a tracker that was lost; the restored tracker has received more marks since.
+/// A gateway holds a seal of a tracker that was lost. The restored tracker has received more marks since then.
 #[tokio::test]
 async fn finish_whose_seal_was_flushed_does_not_end_the_job() {
     let mut stack = fast_settling(2).start().await;
@@ -162,7 +162,7 @@ async fn finish_whose_seal_was_flushed_does_not_end_the_job() {
     assert_no_running_job(&stack).await;
 }
 
-/// Every job has ended, and every gateway reads its stored snapshot.
+/// Asserts that every job has ended and that every gateway reads a stored snapshot.
 async fn assert_no_running_job(stack: &crate::support::Stack) {
     for gateway in stack.gateways() {
         let running: i64 = stack.postgres.value("SELECT count(*) FROM jobs WHERE state = 'RUNNING'").await;

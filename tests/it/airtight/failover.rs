@@ -1,4 +1,4 @@
-//! Redis fails over to a lagging replica.
+//! Tests in which Redis fails over to a lagging replica.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use pb::{JobState, Source};
 
 const JOBS: i64 = 12;
 const TASKS: i64 = 600;
-/// Maximum time from a failover to LIVE reads: the settle time, one or two reconciler rounds before and after it, and
-/// slack for a busy machine.
+/// The maximum time from a failover to LIVE reads: the settle time, one or two reconcile rounds before and after it,
+/// and slack for a busy machine.
 const BACK_WITHIN: Duration = SETTLE.saturating_add(Duration::from_secs(3));
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn failover_to_a_lagging_replica_loses_no_report_and_live_reads_return() {
     }
     let workload = Workload::start(&stack, "busy", TASKS);
     workload.reaches_percent(30).await;
-    // From here on the replica misses all writes to the primary.
+    // From here on, the replica misses all writes to the primary.
     let () = replica.run(cmd("REPLICAOF").arg("NO").arg("ONE")).await;
     for number in 0..JOBS {
         let gateway = &stack[usize::try_from(number).unwrap() % 2];
@@ -63,7 +63,7 @@ async fn failover_to_a_lagging_replica_loses_no_report_and_live_reads_return() {
     assert_eq!(wait_for_end(&stack[1], "busy").await.state(), JobState::Succeeded);
     assert_all_gateways_show(&stack, "busy", JobState::Succeeded, &final_counts(TASKS)).await;
 
-    // Reads stay LIVE.
+    // Reads stay LIVE until the jobs end.
     for number in 0..JOBS {
         let rest = [succeeded([5], "read"), succeeded(0..6, "digest")].concat();
         assert_eq!(wait_for_live(&stack[0], &id(number)).await.source(), Source::Live);
@@ -91,7 +91,7 @@ async fn live_reads_return_under_continuous_reports() {
         let client = gateway.new_connection();
         tokio::spawn(async move {
             loop {
-                // Duplicates exercise the report path as well.
+                // Duplicate results also go through the whole report path.
                 let _ = client.report("a", succeeded([0, 2], "read")).await;
             }
         })

@@ -1,5 +1,5 @@
-//! End-to-end fault tests with real workers and several gateways. Whatever Redis or Postgres lose, and for however long
-//! they are down: no acknowledged report is lost, no job ends with a wrong state, and no answer is false. The `faults`
+//! End-to-end fault tests with real workers and several gateways. Redis or Postgres may lose any data and be down for
+//! any time. No acknowledged report is lost, no job ends with a wrong state, and no answer is false. The `faults`
 //! module tests single steps of a gateway.
 
 mod data_loss;
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use crate::support::{Builder, Gateway, Stack, eventually, pb, stage_counts};
 
-/// Reconcile interval in these tests.
+/// The reconcile interval in these tests.
 const ROUND: Duration = Duration::from_millis(100);
-/// Settle time of restored trackers in these tests.
+/// The settle time of restored trackers in these tests.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Gateways with their own links to the stores, and with intervals short enough for a test.
+/// Builds gateways with their own links to the stores, and with intervals that are short enough for a test.
 fn fast_settling(gateways: usize) -> Builder {
     Stack::builder(gateways).links().reconciling(ROUND, SETTLE)
 }
@@ -35,7 +35,7 @@ async fn wait_for_live(gateway: &Gateway, id: &str) -> pb::Progress {
     eventually(&format!("{id} is read LIVE"), live).await
 }
 
-/// Waits until a read of a running job is FALLBACK for this reason.
+/// Waits until a read of a running job is FALLBACK with this reason.
 async fn wait_for_fallback(gateway: &Gateway, id: &str, reason: pb::SourceReason) -> pb::Progress {
     let matching = async || {
         let progress = gateway.progress(id).await.ok()?;

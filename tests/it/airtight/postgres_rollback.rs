@@ -1,4 +1,4 @@
-//! Postgres is restored from a backup that predates ends that clients have seen.
+//! Tests in which Postgres is restored from a backup that is older than ends that clients have seen.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.success(), "cp -a {} {}", from.display(), to.display());
 }
 
-/// The server's data directory. Copied while the server is stopped, it serves as a base backup.
+/// The server's data directory. A copy that is made while the server is stopped serves as a base backup.
 fn data_directory(postgres: &mut Database) -> std::path::PathBuf {
     postgres.private_server().socket_directory().join("data")
 }
@@ -45,7 +45,7 @@ async fn end_lost_by_postgres_is_committed_again_unchanged() {
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&backup, &data).unwrap();
     stack.postgres.private_server().restart().unwrap();
-    // Gateway 0 has the ends in its cache; gateway 1 was restarted and has not.
+    // Gateway 0 has the ends in its cache. Gateway 1 was restarted, so its cache is empty.
     stack[1].restart().await;
     stack[1].wait_until_ready().await;
     for (id, end) in ["succeeds", "cancelled"].into_iter().zip(ends) {

@@ -1,4 +1,4 @@
-//! Reports that arrive between a seal and its commit, at gateways that cannot read the seal.
+//! Tests of reports that arrive between a seal and its commit, at gateways that cannot read the seal.
 
 use super::{assert_all_gateways_show, fast_settling, ledger_rows};
 use crate::faults::{StoredEnd, six_task_job, spawn_call, wait_for_end};
@@ -6,7 +6,7 @@ use crate::support::{Fault, Link, dispositions, failed, pb, stage_counts, succee
 use pb::{Disposition, JobState};
 
 /// A gateway without Redis records results in the ledger after another gateway sealed the tracker. The end contains
-/// them, and the verdict counts them.
+/// these results, and the verdict counts them.
 #[tokio::test]
 async fn results_recorded_between_seal_and_commit_are_in_the_end() {
     let stack = fast_settling(2).start().await;
@@ -45,8 +45,8 @@ async fn results_recorded_between_seal_and_commit_are_in_the_end() {
     }
 }
 
-/// A ledger insert that arrives after the commit has read the ledger waits for the row lock. It then inserts nothing,
-/// because the job has ended.
+/// A ledger insert arrives after the commit has read the ledger. The insert waits for the row lock. It then inserts
+/// nothing, because the job has ended.
 #[tokio::test]
 async fn results_recorded_during_a_commit_are_superseded() {
     let stack = fast_settling(2).start().await;

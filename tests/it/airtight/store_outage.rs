@@ -1,4 +1,4 @@
-//! Redis or Postgres is down for part of a run or for the whole of it.
+//! Tests in which Redis or Postgres is down for a part of a run or for the whole run.
 
 use super::workload::{Workload, final_counts, new_job};
 use super::{SETTLE, assert_all_gateways_show, fast_settling, ledger_rows, wait_for_fallback, wait_for_live};
@@ -8,8 +8,7 @@ use pb::{Disposition, JobState, Source, SourceReason};
 
 const TASKS: i64 = 1000;
 
-/// Covers a job that succeeds and one that fails. One of the gateways is restarted during the outage and has no
-/// mirrors.
+/// One job succeeds and one job fails. One of the gateways is restarted during the outage and has no mirrors.
 #[tokio::test]
 async fn jobs_start_run_and_end_while_redis_is_down() {
     let mut stack = fast_settling(3).start().await;
@@ -76,7 +75,7 @@ async fn ledger_drains_when_redis_returns_mid_run() {
     assert_eq!(ledger_rows(&stack).await, 0);
 }
 
-/// Without concurrent reports: recorded results reach the tracker, and reads are LIVE again.
+/// No reports run concurrently. Recorded results reach the tracker, and reads are LIVE again.
 #[tokio::test]
 async fn ledger_rows_reach_the_tracker_after_redis_returns() {
     let mut stack = fast_settling(2).start().await;

@@ -1,5 +1,5 @@
-//! A load generator: workers report each result until it is acknowledged, exactly once, while readers check every
-//! answer against the results acknowledged before the request.
+//! A load generator. Workers report each result until it is acknowledged, exactly once. Readers check every answer
+//! against the results that were acknowledged before the request.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -10,20 +10,20 @@ use tokio::task::JoinSet;
 
 use crate::support::{Client, Stack, eventually, failed, job, pb, stage_counts, succeeded};
 
-/// The stages of a workload's job. Every tenth task fails at the first stage.
+/// The stages of the job of a workload. Every tenth task fails at the first stage.
 pub const STAGES: [&str; 2] = ["read", "digest"];
 const FAILS_EVERY: i64 = 10;
-/// Maximum number of results in one report.
+/// The maximum number of results in one report.
 const BATCH: usize = 7;
-/// Pause between two reports of a worker, so that a workload takes one or two seconds.
+/// The pause between two reports of a worker. With it, a workload takes one or two seconds.
 const PAUSE: Duration = Duration::from_millis(4);
-/// Maximum time for which a report may be refused.
+/// The maximum time for which a report may be refused.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);
 
 /// Workers and readers of one job, at every gateway of a stack.
 pub struct Workload {
     shared: Arc<Shared>,
-    /// Total number of reports to send.
+    /// The total number of reports to send.
     reports: usize,
     workers: JoinSet<()>,
     readers: JoinSet<ReadCounts>,
@@ -32,22 +32,22 @@ pub struct Workload {
 struct Shared {
     id: String,
     remaining: Mutex<VecDeque<Vec<pb::TaskResult>>>,
-    /// Number of results acknowledged from the tracker.
+    /// The number of results that gateways acknowledged from the tracker.
     marked: AtomicI64,
-    /// Number of results that each gateway acknowledged from the ledger. Only reads at the same gateway are compared
-    /// with it, because other gateways learn of ledger rows a moment later.
+    /// The number of results that each gateway acknowledged from the ledger. Only reads at the same gateway are
+    /// compared with this number, because other gateways learn of ledger rows a moment later.
     recorded: Vec<AtomicI64>,
     finished: AtomicBool,
 }
 
-/// Number of LIVE and of FALLBACK answers that readers received.
+/// The numbers of LIVE and of FALLBACK answers that readers received.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct ReadCounts {
     pub live: u32,
     pub fallback: u32,
 }
 
-/// A job with this number of tasks. A failure skips the task's second stage.
+/// A job with this number of tasks. A task that fails at the first stage is skipped at the second one.
 pub fn new_job(id: &str, tasks: i64) -> pb::CreateJobRequest {
     job(id, &STAGES, tasks)
 }
@@ -62,7 +62,7 @@ pub fn final_counts(tasks: i64) -> [[i64; 4]; 2] {
     [[0, tasks - failed, failed, 0], [0, tasks - failed, 0, failed]]
 }
 
-/// All results of such a job, each once, in batches and in the order in which workers report them.
+/// All results of such a job, each of them once, in batches and in the order in which workers report them.
 fn results(tasks: i64) -> VecDeque<Vec<pb::TaskResult>> {
     let results_of = |stage: &'static str| {
         (0..tasks)
@@ -74,7 +74,7 @@ fn results(tasks: i64) -> VecDeque<Vec<pb::TaskResult>> {
 }
 
 impl Workload {
-    /// Starts two workers and a reader at each gateway, for an existing job with this number of tasks.
+    /// Starts two workers and one reader at each gateway. The job must exist and have this number of tasks.
     pub fn start(stack: &Stack, id: &str, tasks: i64) -> Self {
         let remaining = results(tasks);
         let reports = remaining.len();
@@ -125,7 +125,7 @@ impl Shared {
             let answer = loop {
                 match client.report(&self.id, batch.clone()).await {
                     Ok(answer) => break answer,
-                    // Not acknowledged, so the report is retried.
+                    // The report was not acknowledged, so it is sent again.
                     Err(refused) => assert!(begun.elapsed() < RETRY_LIMIT, "gateway {number}: {refused:?}"),
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -134,7 +134,8 @@ impl Shared {
                 answer.dispositions().filter(|disposition| *disposition == pb::Disposition::Recorded).count();
             let (all, recorded) = (i64::try_from(batch.len()).unwrap(), i64::try_from(recorded).unwrap());
             for disposition in answer.dispositions() {
-                // A retry after a lost reply may be DUPLICATE. The job ends only once all results are marked.
+                // If a reply was lost, the next attempt may be DUPLICATE. The job ends only after all results are
+                // marked.
                 assert!(
                     disposition != pb::Disposition::Superseded && disposition != pb::Disposition::UnknownTask,
                     "{answer:?}"
@@ -146,9 +147,9 @@ impl Shared {
         }
     }
 
-    /// Reads until all work is acknowledged. Checks that no LIVE answer is below what was acknowledged before the
-    /// request, that the counts of every stage add up to the total, and that FALLBACK counts are marked as a lower
-    /// bound.
+    /// Reads until all work is acknowledged. Checks that the counts of every stage add up to the total. Checks that
+    /// LIVE counts include every result that was acknowledged before the request, and that FALLBACK counts are marked
+    /// as a lower bound.
     async fn read(self: Arc<Self>, number: usize, client: Client) -> ReadCounts {
         let mut reads = ReadCounts::default();
         while !self.finished.load(Ordering::SeqCst) {

@@ -1,4 +1,4 @@
-//! Redis answers reads but refuses writes.
+//! Tests in which Redis answers reads but refuses writes.
 
 use redis::cmd;
 
@@ -27,7 +27,7 @@ const REFUSALS: [Refusal; 3] = [
         begins: &["CONFIG", "SET", "min-replicas-to-write", "1"],
         ends: &["CONFIG", "SET", "min-replicas-to-write", "0"],
     },
-    // Must be last: it invalidates all earlier adoptions.
+    // This condition must be the last, because it invalidates all earlier adoptions.
     Refusal { name: "read-only", begins: &["REPLICAOF", "127.0.0.1", "1"], ends: &["REPLICAOF", "NO", "ONE"] },
 ];
 
@@ -37,7 +37,8 @@ async fn execute(stack: &Stack, words: &[&str]) {
     let () = stack.redis.run(&command).await;
 }
 
-/// Existing jobs and jobs started during the refusal accept reports and end as if Redis were down.
+/// While Redis refuses writes, jobs that exist already and jobs that start accept reports and end as if Redis were
+/// down.
 #[tokio::test]
 async fn reports_are_recorded_and_jobs_end_while_redis_refuses_writes() {
     let stack = fast_settling(2).start().await;
@@ -81,7 +82,8 @@ async fn reports_are_recorded_and_jobs_end_while_redis_refuses_writes() {
         assert_all_gateways_show(&stack, &id("succeeds"), JobState::Succeeded, &[[0, 6, 0, 0]; 2]).await;
         assert_eq!(wait_for_end(&stack[0], &fresh).await.state(), JobState::Failed, "{name}");
         assert_all_gateways_show(&stack, &fresh, JobState::Failed, &[[0, 5, 1, 0], [0, 5, 0, 1]]).await;
-        // The tracker may hold an upgrade that neither ledger nor mirrors know, so the job must not end yet.
+        // In the tracker, a success may have replaced a failure, and neither the ledger nor the mirrors would know it.
+        // So the job must not end yet.
         assert_eq!(stack[0].get(&id("fails")).await.unwrap().state(), JobState::Running);
 
         execute(&stack, ends).await;
@@ -101,8 +103,8 @@ async fn reports_are_recorded_and_jobs_end_while_redis_refuses_writes() {
     }
 }
 
-/// Redis can still be read, so a restarted gateway copies the marks of another one into its mirror and can restore them
-/// after that gateway is killed.
+/// Redis can still be read. A restarted gateway therefore copies the marks of another gateway into its mirror, and can
+/// restore these marks after the other gateway is killed.
 #[tokio::test]
 async fn mirrors_copy_marks_while_redis_refuses_writes() {
     let mut stack = fast_settling(2).start().await;
@@ -113,11 +115,11 @@ async fn mirrors_copy_marks_while_redis_refuses_writes() {
     stack[0].report("a", succeeded(0..3, "read")).await.unwrap();
     let Refusal { begins, ends, .. } = REFUSALS[0];
     execute(&stack, begins).await;
-    // The ledger row cannot be drained, so draining fails in every reconciler round.
+    // The ledger row cannot be drained, so a repair fails in every reconcile round.
     let recorded = stack[0].report("b", succeeded([0], "read")).await.unwrap();
     assert_eq!(dispositions(&recorded), [Disposition::Recorded]);
     stack[1].restart().await;
-    // Six tasks in two stages take three bytes; both jobs take six.
+    // Six tasks in two stages take three bytes, so both jobs take six bytes.
     let mirrored = async || stack[1].http("/metrics").await.1.contains("\nhighwater_mirror_bytes 6\n").then_some(());
     eventually("the restarted gateway has both mirrors", mirrored).await;
     stack[0].kill();
@@ -126,7 +128,7 @@ async fn mirrors_copy_marks_while_redis_refuses_writes() {
     assert_eq!(stage_counts(&wait_for_live(&stack[1], "a").await), [[3, 3, 0, 0], [6, 0, 0, 0]]);
 }
 
-/// Workers and readers are active throughout.
+/// Workers and readers are active during the whole test.
 #[tokio::test]
 async fn no_report_is_lost_when_redis_refuses_writes_mid_run() {
     const TASKS: i64 = 1000;

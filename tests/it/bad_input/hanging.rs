@@ -1,5 +1,5 @@
-//! Stores that hang, which is worse than stores that refuse connections. Each call is answered in time: by the caller's
-//! deadline, if it has one, without waiting for the store timeout of the gateway.
+//! Tests with stores that hang, which is worse than stores that refuse connections. Each call is answered in time. If
+//! the caller set a deadline, the call does not wait longer, even if the store timeout of the gateway is longer.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::support::{Link, Stack, eventually, stage_counts, succeeded};
 
 /// The store timeouts of the gateways in this test.
 const STORE_TIMEOUT: Duration = Duration::from_millis(500);
-/// The deadline of the caller, shorter than the store timeout, and its header.
+/// The deadline of the caller, which is shorter than the store timeout, and its header.
 const DEADLINE: Duration = Duration::from_millis(300);
 const DEADLINE_HEADER: (&str, &[u8]) = ("grpc-timeout", b"300m");
-/// Allowance for a busy machine.
+/// An allowance for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,7 @@ impl Fault {
     }
 }
 
-/// The result of a call in one line; panics if it takes much longer than `limit`.
+/// The result of a call in one line. Panics if the call takes much longer than `limit`.
 async fn in_time(limit: Duration, call: impl Future<Output = Result<(), Status>>) -> String {
     let started = Instant::now();
     let answer = result_line(call.await);
@@ -60,7 +60,8 @@ async fn in_time(limit: Duration, call: impl Future<Output = Result<(), Status>>
     answer
 }
 
-/// The result of a call with the short deadline. Where it depends on timing, the row only says that it was in time.
+/// The result of a call with the short deadline. If the result depends on timing, the row only says that the answer was
+/// in time.
 async fn with_deadline(fault: Fault, call: impl Future<Output = Result<(), Status>>) -> String {
     let answer = in_time(DEADLINE, call).await;
     let late = answer.starts_with("DeadlineExceeded");
@@ -72,11 +73,11 @@ async fn with_deadline(fault: Fault, call: impl Future<Output = Result<(), Statu
     }
 }
 
-/// Calls every method with a deadline shorter than the store timeout, and without one.
+/// Calls every method twice: with a deadline that is shorter than the store timeout, and without a deadline.
 async fn rows(stack: &Stack, wire: &Wire, fault: Fault) -> Vec<String> {
     let id = |name: &str| format!("{name}-{fault:?}");
     let mut rows = Vec::new();
-    // A call may query both stores, one of them twice.
+    // A call may query both stores, and one of them twice.
     let limit = 3 * STORE_TIMEOUT;
     let job_methods = [(GET_PROGRESS, "running"), (GET_JOB, "running"), (START_JOB, "pending"), (CANCEL_JOB, "cancel")];
     for (path, what) in job_methods {
@@ -96,7 +97,7 @@ async fn rows(stack: &Stack, wire: &Wire, fault: Fault) -> Vec<String> {
     rows
 }
 
-/// Checks that the same calls succeed once the store is back, and that none had a partial effect.
+/// Checks that the same calls succeed once the store is back, and that no failed call had a partial effect.
 async fn recovers(stack: &Stack, fault: Fault) {
     let client = stack[0].client();
     let id = |name: &str| format!("{name}-{fault:?}");
@@ -117,11 +118,11 @@ async fn recovers(stack: &Stack, fault: Fault) {
     eventually("the cancelled job is amended", amended).await;
 }
 
-/// Starts a separate stack with jobs, lets its stores hang, and returns the table of results.
+/// Starts a separate stack with jobs, makes its stores hang, and returns the table of results.
 async fn table(fault: Fault) -> String {
     let timeout = format!("{}ms", STORE_TIMEOUT.as_millis());
     let builder = Stack::builder(1).links().setting("redis-timeout", &timeout).setting("postgres-timeout", &timeout);
-    // Long enough that the request timeout of the gateway ends no call.
+    // This settle time makes the request timeout long enough, so that it ends no call.
     let mut builder = builder.reconciling(Duration::from_millis(200), Duration::from_secs(8));
     if matches!(fault, PostgresStopped) {
         builder = builder.private_postgres(&[]);

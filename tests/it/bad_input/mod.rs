@@ -1,4 +1,4 @@
-//! Invalid calls and damaged trackers: every call returns the right code and details, and changes nothing.
+//! Tests of invalid calls and of damaged trackers. Every call returns the right code and details, and changes nothing.
 
 mod hanging;
 mod wire;
@@ -18,7 +18,7 @@ use wire::{
     CANCEL_JOB, CREATE_JOB, GET_JOB, JOB_METHODS, JobIdRequest, REPORT_RESULTS, START_JOB, Wire, job_request, report,
 };
 
-/// Implementation details, which no error message may contain.
+/// Words of the implementation, which no error message may contain.
 const INTERNALS: [&str; 12] = [
     "redis://",
     "postgres://",
@@ -34,7 +34,8 @@ const INTERNALS: [&str; 12] = [
     "SELECT",
 ];
 
-/// Code, reason and other details of an error in one line; panics if its text has implementation details.
+/// The code, the reason and other details of an error in one line. Panics if its text contains words of the
+/// implementation.
 fn error_line(status: &Status) -> String {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
@@ -67,7 +68,7 @@ fn result_line(answer: Result<(), Status>) -> String {
     answer.map_or_else(|status| error_line(&status), |()| "Ok".to_owned())
 }
 
-/// The result of a read in one line: state, source, reason, and succeeded tasks if they are known.
+/// The result of a read in one line: state, source and reason, and the number of succeeded tasks if it is known.
 async fn read(client: &Client, id: &str) -> String {
     match client.progress(id).await {
         Err(status) => error_line(&status),
@@ -88,7 +89,7 @@ fn small(id: &str) -> pb::CreateJobRequest {
     job(id, &["read", "digest"], 5)
 }
 
-/// A table of results. Each row is one call, after which both stores hold the same data as before.
+/// A table of results. Each row is one call. After the call, both stores hold the same data as before.
 struct Table {
     wire: Wire,
     redis: MultiplexedConnection,
@@ -119,15 +120,15 @@ impl Table {
         self.row(case, async { result_line(wire.call(path, message).await) }).await;
     }
 
-    /// The contents of both stores: all jobs without their incarnation, which a failed start may use up, and every key
-    /// without an expiry.
+    /// The contents of both stores: all jobs and every key that does not expire. The incarnations of jobs are left out,
+    /// because a start that fails may use up one.
     async fn stored(&mut self) -> (String, BTreeMap<String, Option<Vec<u8>>>) {
         let jobs = "SELECT string_agg((to_jsonb(jobs) - 'incarnation')::text, ' ' ORDER BY job_id) FROM jobs";
         let jobs: Option<String> = self.postgres.fetch_one(jobs).await.unwrap().get(0);
         let mut keys = BTreeMap::new();
         for key in redis::cmd("KEYS").arg("*").query_async::<Vec<String>>(&mut self.redis).await.unwrap() {
             if key.contains(":image:") {
-                // The image of a rejected start; it must expire.
+                // This key is the image of a rejected start. It must expire.
                 let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut self.redis).await.unwrap();
                 assert!(left != -1, "{key} never expires");
                 continue;
@@ -157,7 +158,7 @@ fn method(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Invalid job IDs for every method that takes one.
+/// Adds rows with invalid job IDs for every method that takes an ID.
 async fn ids(table: &mut Table) {
     for path in JOB_METHODS {
         let name = method(path);
@@ -226,7 +227,7 @@ async fn reporting(table: &mut Table) {
     ];
     let good = succeeded([1], "read").remove(0);
     for (case, change) in wrong {
-        // The first result is valid, but must not be marked.
+        // The first result is valid, but must not be marked either.
         let mut results = vec![good.clone(); 2];
         change(&mut results[1]);
         table.call(format!("ReportResults, {case}"), REPORT_RESULTS, report("running", results)).await;
@@ -241,7 +242,7 @@ async fn reporting(table: &mut Table) {
 async fn messages_and_headers(table: &mut Table) {
     let large = JobIdRequest { job_id: vec![b'x'; 9 << 20] };
     table.call("message too large", GET_JOB, large).await;
-    // Another message type: its first field is a number where the method expects text.
+    // This is another message type. Its first field is a number where the method expects text.
     let undecodable = pb::TaskResult { task: 7, ..pb::TaskResult::default() };
     table.call("undecodable message", GET_JOB, undecodable).await;
     table.call("unknown method", "/highwater.v1.JobService/Nothing", job_request("running")).await;
@@ -367,7 +368,7 @@ fn no_fault_was_logged(stack: &Stack) {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// Replaces the tracker of a job with a damaged one, a newer one, another type, or nothing.
+/// Replaces the tracker of a job by a damaged tracker, a newer one, a value of another type, or nothing.
 async fn damage(stack: &Stack, id: &str, damage: &str) {
     let key = tracker_key(id);
     let tracker = stack.redis.tracker(id).await.unwrap();
@@ -405,7 +406,7 @@ async fn damaged_tracker_keys_are_neither_read_nor_written() {
         client.create(small(what)).await.unwrap();
         client.report(what, succeeded([0], "read")).await.unwrap();
         damage(&stack, what, what).await;
-        // A job whose tracker key is already taken when it starts.
+        // This job finds its tracker key occupied when it starts.
         let later = format!("{what}-later");
         if what != "missing" {
             client.create(pb::CreateJobRequest { start: false, ..small(&later) }).await.unwrap();

@@ -1,5 +1,5 @@
-//! Calls with any path, headers and message. A tonic channel would end a call at the deadline in its headers and hide
-//! the response of the gateway.
+//! Makes calls with any path, headers and message. A tonic channel would end a call at the deadline in its headers, and
+//! so hide the response of the gateway.
 
 use std::net::SocketAddr;
 
@@ -28,14 +28,14 @@ pub const GET_PROGRESS: &str = "/highwater.v1.ProgressService/GetProgress";
 /// The methods whose request has the job ID in field 1.
 pub const JOB_METHODS: [&str; 6] = [START_JOB, CANCEL_JOB, GET_JOB, RETRY_JOB, REPORT_RESULTS, GET_PROGRESS];
 
-/// Clones share one connection.
+/// A connection that makes calls. Clones share the connection.
 #[derive(Clone)]
 pub struct Wire {
     sender: SendRequest<Body>,
     address: SocketAddr,
 }
 
-/// A request with only a job ID, in field 1. Bytes, so that it can hold invalid UTF-8.
+/// A request with only a job ID, in field 1. The ID is stored as bytes, so that it can be invalid UTF-8.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct JobIdRequest {
     #[prost(bytes = "vec", tag = "1")]
@@ -50,7 +50,7 @@ impl Wire {
         Self { sender, address }
     }
 
-    /// Makes a call and discards the response; returns the error, if any.
+    /// Makes a call and discards the response. Returns the error if the call fails.
     pub async fn call<M>(&self, path: &'static str, message: M) -> Result<(), Status>
     where
         M: Message + 'static,

@@ -1,5 +1,5 @@
-//! The clients: dispatchers create jobs and sometimes cancel them, workers report and redeliver, readers poll. Every
-//! call goes to a random gateway, is retried until it is answered, and is recorded with its reply.
+//! The clients: dispatchers create jobs and sometimes cancel them, workers report results and some of them twice, and
+//! readers poll. Every call goes to a random gateway, is retried until it is answered, and is recorded with its reply.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,17 +17,17 @@ use super::plan::Plan;
 use super::schedule::FaultKind;
 use crate::support::{CallResult, Client, Random};
 
-/// Number of workers per job.
+/// The number of workers per job.
 const WORKERS: usize = 3;
-/// Maximum pause of a worker between batches, in milliseconds.
+/// The maximum pause of a worker between batches, in milliseconds.
 const MAX_PAUSE_MILLIS: usize = 2_000;
-/// One in this many acknowledged batches is delivered again.
+/// One in this number of acknowledged batches is delivered again.
 const REDELIVERED_ONE_IN: usize = 10;
-/// Number of jobs that readers choose from: the newest ones, running or ended.
+/// The number of jobs from which readers choose. These are the newest jobs, running or ended.
 const VISIBLE_JOBS: usize = 30;
-/// Maximum number of additional jobs in a batch read.
+/// The maximum number of additional jobs in a batch read.
 const BATCH_READ: usize = 5;
-/// How long LIVE reads must show pending tasks before lost results are reported again.
+/// The time for which LIVE reads must show pending tasks before lost results are reported again.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// The clients of a run, with their shared state.
@@ -37,11 +37,11 @@ pub struct Clients {
     seed: u64,
     jobs: AtomicUsize,
     ended: AtomicUsize,
-    /// The jobs that readers choose from.
+    /// The jobs from which readers choose.
     visible_jobs: Mutex<VecDeque<String>>,
-    /// No further jobs are created.
+    /// Whether dispatchers create no further jobs.
     no_more_jobs: AtomicBool,
-    /// All clients stop.
+    /// Whether all clients stop.
     stopped: AtomicBool,
 }
 
@@ -67,7 +67,7 @@ impl Clients {
         })
     }
 
-    /// Stops creating jobs; running jobs continue.
+    /// Stops the creation of jobs. Running jobs continue.
     pub fn stop_creating_jobs(&self) {
         self.no_more_jobs.store(true, Ordering::Relaxed);
     }
@@ -77,12 +77,12 @@ impl Clients {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Number of jobs that clients saw end.
+    /// The number of jobs that clients saw end.
     pub fn ended(&self) -> usize {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Runs one job after another until no more jobs are created.
+    /// Runs one job after another until no more jobs are to be created.
     pub async fn run_jobs(self: Arc<Self>) {
         while !self.no_more_jobs.load(Ordering::Relaxed) {
             let number = self.jobs.fetch_add(1, Ordering::Relaxed);
@@ -199,7 +199,7 @@ impl Clients {
     }
 
     /// Waits until the job has ended. If LIVE reads show pending tasks although every result was acknowledged, Redis
-    /// and the gateways that held the marks have lost them. The results are then reported again.
+    /// and the gateways that held the marks have lost these marks. The results are then reported again.
     async fn wait_for_end(&self, job: &RunningJob, random: &mut Random) {
         let mut incomplete_since = None;
         while !self.is_stopped() {

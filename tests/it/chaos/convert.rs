@@ -6,7 +6,8 @@ use super::history::{Disposition, Mark, ObservedProgress, Reply, Source, State};
 use super::plan::stage_key;
 use crate::support::pb;
 
-/// Converts an error status. A status without a reason does not come from the gateway, so it counts as no reply.
+/// Converts an error status. A status without a reason does not come from the gateway, so the call counts as
+/// unanswered.
 pub fn error_reply(status: &tonic::Status) -> Reply {
     match status.get_error_details().error_info() {
         Some(info) => Reply::Error { code: format!("{:?}", status.code()), reason: info.reason.clone() },
@@ -60,7 +61,7 @@ pub fn batch_result(result: &pb::ProgressResult) -> Reply {
     }
 }
 
-/// Converts a claimed job. By handing it out, the gateway states that it runs.
+/// Converts a claimed job. A gateway that hands out a job thereby states that the job runs.
 pub fn claimed_job(job: &pb::Job, source_reason: pb::SourceReason) -> Reply {
     let source = if source_reason == pb::SourceReason::Unspecified { Source::Live } else { Source::Fallback };
     Reply::Progress(ObservedProgress {
@@ -72,7 +73,7 @@ pub fn claimed_job(job: &pb::Job, source_reason: pb::SourceReason) -> Reply {
     })
 }
 
-/// Converts a progress answer; counts are kept only if every stage has all of them.
+/// Converts a progress answer. The counts are kept only if every stage has all of its counts.
 pub fn observed(progress: &pb::Progress) -> ObservedProgress {
     let source = match progress.source() {
         pb::Source::Live => Source::Live,

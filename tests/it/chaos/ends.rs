@@ -13,7 +13,7 @@ use super::environment::Environment;
 use super::history::{End, RowChange, State};
 use super::log::Log;
 
-/// How long to wait for lower-bound ends to be amended from trackers that became reachable.
+/// The time to wait until lower-bound ends are amended from trackers that became reachable.
 const AMENDED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Records the end of every job.

@@ -12,9 +12,9 @@ use super::history::Moment;
 use super::schedule::GATEWAYS;
 use crate::support::{Client, Database, Gateway, Link, Proxy, Redis};
 
-/// Request timeout of the gateways. All timeouts are short so that a run covers many faults.
+/// The request timeout of the gateways. All timeouts are short, so that a run covers many faults.
 pub const DEADLINE: Duration = Duration::from_secs(2);
-/// Settle time of the gateways.
+/// The settle time of the gateways.
 pub const SETTLE: Duration = Duration::from_secs(3);
 const FLAGS: [&str; 6] = [
     "--request-timeout=2s",
@@ -26,7 +26,7 @@ const FLAGS: [&str; 6] = [
 ];
 const POSTGRES: [(&str, &str); 1] = [("log_min_messages", "warning")];
 const REDIS: [(&str, &str); 2] = [("repl-diskless-sync-delay", "0"), ("repl-timeout", "5")];
-/// Maximum time of a command to Redis, which may have to write a dump to a busy disk.
+/// The maximum time of a command to Redis. Redis may have to write a dump to a busy disk during the command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A trigger of this test that records every change of a job's row to or from a final state.
@@ -59,10 +59,10 @@ pub struct Node {
     endpoint: RwLock<Endpoint>,
 }
 
-/// How to reach a gateway's current process.
+/// The client and the number of a gateway's current process.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// Number of the process; it increases with each restart.
+    /// The number of the process, which increases with each restart.
     pub process: u32,
     pub client: Client,
 }
@@ -96,7 +96,7 @@ impl Environment {
         Moment::try_from(self.begun.elapsed().as_micros()).unwrap_or(Moment::MAX)
     }
 
-    /// Waits until this time since the run began.
+    /// Waits until this time after the beginning of the run.
     pub async fn wait_until(&self, since_begun: Duration) {
         tokio::time::sleep_until((self.begun + since_begun).into()).await;
     }
@@ -158,7 +158,7 @@ impl RedisPair {
         self.replication.set(Link::Blackhole);
     }
 
-    /// Promotes the replica with the data that it has, and directs new connections of the gateways to it.
+    /// Promotes the replica with the data that it has, and directs new connections of the gateways to this server.
     pub async fn fail_over(&mut self, nodes: &[Node]) {
         execute(self.replica(), redis::cmd("REPLICAOF").arg("NO").arg("ONE")).await;
         self.replication.set(Link::Cut);
@@ -168,7 +168,7 @@ impl RedisPair {
         }
     }
 
-    /// Makes the other server replicate the primary without delay.
+    /// Makes the other server a replica of the primary, without delay.
     pub async fn start_replication(&self) {
         self.replication.set_target(self.primary().port());
         self.replication.set(Link::Open);
@@ -177,11 +177,11 @@ impl RedisPair {
     }
 }
 
-/// Sends a command directly to a Redis server, bypassing the links.
+/// Sends a command directly to a Redis server, without using the links.
 pub async fn query<T: FromRedisValue>(redis: &Redis, command: &Cmd) -> RedisResult<T> {
     let reply = async {
         let client = redis::Client::open(redis.url())?;
-        // The defaults are half a second for a response and one second for a connection.
+        // The defaults are half a second for a response and one second for a connection, which is too short here.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         command.query_async(&mut connection).await

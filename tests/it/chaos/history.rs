@@ -1,9 +1,9 @@
-//! The history of a run: every call as its client saw it, the injected faults, and the stored ends. It is the only
-//! input of the checker.
+//! The history of a run: every call as its client saw it, the injected faults, and the stored ends. The history is the
+//! only input of the checker.
 
 use serde::Serialize;
 
-/// Microseconds since the run began, by a single clock.
+/// A time in microseconds since the beginning of the run. All times are from one clock.
 pub type Moment = u64;
 
 /// One second.
@@ -22,13 +22,13 @@ pub struct History {
 /// The time limits that the gateways guarantee.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Limits {
-    /// Maximum duration of a call.
+    /// The maximum duration of a call.
     pub deadline: Moment,
-    /// How much later than its deadline an answer may reach a client on a busy machine.
+    /// The time after its deadline by which an answer may reach a client on a busy machine.
     pub slack: Moment,
-    /// Settle time of a restored tracker.
+    /// The settle time of a restored tracker.
     pub settle: Moment,
-    /// Maximum delay of the feed to every gateway.
+    /// The maximum delay of the feed to any gateway.
     pub feed: Moment,
 }
 
@@ -46,7 +46,7 @@ pub struct Job {
 pub struct Call {
     pub job: String,
     pub gateway: usize,
-    /// Number of the gateway's process; each process starts with empty memory.
+    /// The number of the gateway's process. Each process starts with empty memory.
     pub process: u32,
     pub sent: Moment,
     pub answered: Moment,
@@ -90,7 +90,7 @@ pub enum Reply {
         code: String,
         reason: String,
     },
-    /// No reply arrived: the connection failed, or the client gave up after many times the deadline.
+    /// No reply arrived. The connection failed, or the client gave up after many times the deadline.
     Unanswered(String),
 }
 
@@ -102,7 +102,7 @@ pub struct ObservedProgress {
     /// The source reason of a FALLBACK answer.
     pub reason: String,
     pub lower_bound: bool,
-    /// Pending, succeeded, failed and skipped tasks of each stage; `None` if the answer omits counts.
+    /// The pending, succeeded, failed and skipped tasks of each stage. `None` if the answer omits counts.
     pub counts: Option<Vec<[u32; 4]>>,
 }
 
@@ -139,7 +139,7 @@ pub enum Incident {
     GatewayDown { gateway: usize, process: u32, at: Moment, back: Moment },
     /// A gateway was stalled.
     Stalled { gateway: usize, from: Moment, to: Moment },
-    /// Redis lost marks, or returned to older ones, at some moment in this interval.
+    /// Redis lost marks, or returned to older marks, at some moment in this interval.
     DataLost { from: Moment, to: Moment },
     /// The test process was paused, so measured durations include the pause.
     HarnessPaused { from: Moment, to: Moment },
@@ -151,7 +151,7 @@ pub struct End {
     pub job: String,
     pub state: State,
     pub lower_bound: bool,
-    /// Stored counts of succeeded, failed and skipped tasks of each stage.
+    /// The stored counts of succeeded, failed and skipped tasks of each stage.
     pub counts: Vec<[u32; 3]>,
     /// The stored cells, uncompressed.
     #[serde(skip)]
@@ -166,7 +166,7 @@ pub struct RowChange {
     pub from: State,
     pub to: State,
     pub lower_bound: bool,
-    /// Revision of the sealed tracker; 0 for an end without one.
+    /// The revision of the sealed tracker. It is 0 for an end without a sealed tracker.
     pub revision: u64,
 }
 
@@ -177,7 +177,7 @@ impl State {
 }
 
 impl Mark {
-    /// The mark's two bits in its task's cell: processed and succeeded.
+    /// The two bits of the mark in the cell of its task: processed and succeeded.
     pub fn bits(self) -> u8 {
         if self.succeeded { 0b11 } else { 0b01 }
     }
@@ -202,8 +202,8 @@ impl End {
         (byte >> (6 - first % 8)) & 0b11
     }
 
-    /// Whether the job ended without a sealed tracker. Other gateways may then trust the open tracker until the feed
-    /// announces the end.
+    /// Whether the job ended without a sealed tracker. In this case, other gateways may trust the open tracker until
+    /// the feed announces the end.
     pub fn is_unsealed(&self) -> bool {
         self.changes.iter().any(|change| !change.from.is_final() && (change.lower_bound || change.revision == 0))
     }

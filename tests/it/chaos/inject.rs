@@ -10,10 +10,10 @@ use super::log::Log;
 use super::schedule::{Fault, FaultKind, Store};
 use crate::support::{Link, eventually};
 
-/// How long gateways keep their connections to a demoted primary, if they are not disconnected at once.
+/// The time for which gateways keep their connections to a demoted primary if they are not disconnected at once.
 const KEPT_CONNECTED: Duration = Duration::from_millis(700);
 
-/// Injects the faults of one lane, one after another, and returns when the last one is over.
+/// Injects the faults of one lane, one after another. Returns when the last fault is over.
 pub async fn run_lane(environment: &Environment, log: &Log, faults: &[Fault]) {
     for fault in faults {
         environment.wait_until(fault.at).await;
@@ -83,7 +83,7 @@ async fn old_dump(environment: &Environment, log: &Log, fault: &Fault) {
     delete_dump(&pair);
 }
 
-/// Writes a dump, as soon as no dump for the replica is in progress.
+/// Writes a dump as soon as Redis is not writing a dump for the replica.
 async fn save(pair: &RedisPair) {
     let dumped = async || query::<()>(pair.primary(), &redis::cmd("SAVE")).await.ok();
     eventually("Redis has written a dump", dumped).await;

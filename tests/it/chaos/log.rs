@@ -1,4 +1,4 @@
-//! Records the history: in memory for the checker, and as JSON lines in a file for people.
+//! Records the history: in memory for the checker, and as lines of JSON in a file for people.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use super::schedule::{Fault, FaultKind, kinds};
 
 pub struct Log {
     history: Mutex<History>,
-    /// Number of injected faults of each kind.
+    /// The number of injected faults of each kind.
     injected: Mutex<BTreeMap<FaultKind, usize>>,
     file: Mutex<BufWriter<File>>,
     path: PathBuf,
@@ -58,7 +58,7 @@ impl Log {
         self.history().incidents.push(incident);
     }
 
-    /// Records an injected fault, for people. Faults that excuse violations are recorded as incidents as well.
+    /// Records an injected fault for people. A fault that excuses violations must be recorded as an incident as well.
     pub fn fault(&self, fault: &Fault, from: Moment, to: Moment) {
         let Fault { kind, gateway, store, .. } = *fault;
         self.count_fault(kind);
@@ -70,7 +70,7 @@ impl Log {
         *self.injected.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
     }
 
-    /// Number of injected faults of each kind.
+    /// The number of injected faults of each kind.
     pub fn fault_counts(&self) -> BTreeMap<FaultKind, usize> {
         self.injected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -80,13 +80,13 @@ impl Log {
         self.history().ends.push(end);
     }
 
-    /// Number of jobs and calls so far.
+    /// The numbers of jobs and of calls so far.
     pub fn job_and_call_counts(&self) -> (usize, usize) {
         let history = self.history();
         (history.jobs.len(), history.calls.len())
     }
 
-    /// All jobs created so far.
+    /// All jobs that were created so far.
     pub fn jobs(&self) -> Vec<Job> {
         self.history().jobs.clone()
     }

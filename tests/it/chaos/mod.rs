@@ -1,5 +1,5 @@
-//! `./dev chaos`: runs real gateways, real stores and many clients under faults drawn from a seed. Then the faults
-//! stop, every job must end, and a checker judges the recorded history.
+//! `./dev chaos`: runs real gateways, real stores and many clients, and injects faults that are drawn from a seed. Then
+//! the faults stop, every job must end, and a checker judges the recorded history.
 
 mod checker;
 mod clients;
@@ -26,21 +26,21 @@ use environment::{DEADLINE, Environment, SETTLE};
 use history::{Incident, Limits, Moment};
 use log::Log;
 
-/// Number of jobs that run at a time.
+/// The number of jobs that run at a time.
 const JOBS: usize = 12;
-/// Number of clients that poll.
+/// The number of clients that poll.
 const READERS: usize = 6;
-/// Maximum time in which every job ends after the faults have stopped.
+/// The maximum time in which every job ends after the faults have stopped.
 const ENDS_WITHIN: Duration = Duration::from_secs(40);
-/// How much later than its deadline an answer may reach a client, because the machine is busy. Waiting for a hung store
-/// would take longer than deadline and slack together.
+/// The time after its deadline by which an answer may reach a client on a busy machine. A call that waits for a store
+/// that hangs takes longer than the deadline and the slack together.
 const SLACK: Duration = Duration::from_secs(2);
-/// Maximum delay that the feed guarantees.
+/// The maximum delay that the feed guarantees.
 const FEED: Duration = Duration::from_secs(2);
-/// Pauses of the test process longer than this are recorded.
+/// The minimum length of a pause of the test process that is recorded.
 const HARNESS_PAUSE: Duration = Duration::from_millis(200);
 
-/// Configured by `HIGHWATER_CHAOS_SECONDS` and `HIGHWATER_CHAOS_SEED`.
+/// `HIGHWATER_CHAOS_SECONDS` and `HIGHWATER_CHAOS_SEED` set the duration and the seed of the run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "runs for the configured time: ./dev chaos"]
 async fn chaos() -> Result<(), &'static str> {
@@ -56,7 +56,7 @@ async fn chaos() -> Result<(), &'static str> {
     if passed { Ok(()) } else { Err("the run failed: see above") }
 }
 
-/// Runs once and returns whether the run passed, with the checker's findings. All processes have stopped when it
+/// Makes one run. Returns whether it passed, and the findings of the checker. All processes have stopped when it
 /// returns.
 async fn run(length: Duration, seed: u64, directory: &Path) -> (bool, Findings) {
     highwater::dev::make_base(directory).unwrap();
@@ -110,7 +110,7 @@ async fn join_all_tasks(tasks: &mut JoinSet<()>) {
     }
 }
 
-/// Records pauses of the test process, during which calls seem to take longer than they do.
+/// Records pauses of the test process. During a pause, calls seem to take longer than they do.
 async fn record_harness_pauses(environment: Arc<Environment>, log: Arc<Log>) {
     let nap = Duration::from_millis(20);
     loop {

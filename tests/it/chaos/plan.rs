@@ -6,15 +6,15 @@ use crate::support::{Random, pb};
 /// A job to run.
 pub struct Plan {
     pub job: Job,
-    /// The batches that workers report. They contain final failures, and failures followed by a successful retry.
+    /// The batches that workers report. Some failures in them are final, and some are followed by a successful retry.
     pub batches: Vec<Vec<Mark>>,
-    /// Percentage of batches after which the job is cancelled, if at all.
+    /// The percentage of batches after which the job is cancelled. `None` if it is not cancelled.
     pub cancelled_after: Option<usize>,
-    /// Duration of the job without faults, in milliseconds.
+    /// The duration of the job without faults, in milliseconds.
     pub work_millis: usize,
 }
 
-/// Maximum batch size of small jobs.
+/// The maximum batch size of small jobs.
 const BATCH: usize = 20;
 
 impl Plan {
@@ -23,7 +23,7 @@ impl Plan {
         let tasks = u32::try_from(tasks + random.below(tasks)).unwrap_or(u32::MAX);
         let stages = 1 + random.below(3);
         let threshold = [0.0, 0.1, 0.5, 1.0][random.below(4)];
-        // Percentage of tasks that fail at a stage, and percentage of failures that succeed on a retry.
+        // The percentage of tasks that fail at a stage, and the percentage of failures that succeed on a retry.
         let (failing, retried) = ([0, 5, 30][random.below(3)], [0, 20, 60][random.below(3)]);
         let mut remaining_tasks: Vec<Vec<Mark>> =
             (0..tasks).map(|task| task_marks(task, stages, failing, retried, random)).collect();

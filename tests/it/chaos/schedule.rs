@@ -1,19 +1,19 @@
-//! The fault schedule, derived from the seed before the run begins.
+//! The schedule of the faults, which is derived from the seed before the run begins.
 //!
-//! *Lanes* run concurrently, so that faults of different kinds overlap: one lane for the Redis servers, one for
-//! Postgres, one for the gateways, and two for the links between them. Each lane goes through its fault kinds in
-//! shuffled rounds, so that every kind occurs in runs of any length. Regular fault-free windows let restored trackers
-//! settle.
+//! *Lanes* run concurrently, so that faults of different kinds overlap. There is one lane for the Redis servers, one
+//! for Postgres, one for the gateways, and two for the links between gateways and stores. Each lane goes through its
+//! kinds of faults in shuffled rounds, so that every kind occurs in runs of any length. Regular windows without faults
+//! let restored trackers settle.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::support::Random;
 
-/// Number of gateways.
+/// The number of gateways.
 pub const GATEWAYS: usize = 3;
 
-/// The store that a link leads to.
+/// The store to which a link leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis,
@@ -38,14 +38,14 @@ pub enum FaultKind {
     LinkHalfOpen,
     LinkSlow,
     LinkCut,
-    /// Done by a client according to the job's plan, so it belongs to no lane.
+    /// A client cancels a job according to the plan of the job, so this fault belongs to no lane.
     Cancelled,
 }
 
-/// A sequence of faults of these kinds, one after another.
+/// A sequence of faults of certain kinds, one after another.
 pub struct Lane {
     pub kinds: &'static [FaultKind],
-    /// Maximum interval between the beginnings of faults, apart from long faults.
+    /// The maximum interval between the beginnings of two faults, apart from long faults.
     interval: Duration,
 }
 
@@ -75,20 +75,20 @@ pub const LANES: [Lane; 5] = [
     LINKS,
 ];
 
-/// Interval between fault-free windows. Runs shorter than twice this interval have none.
+/// The interval between windows without faults. A run that is shorter than twice this interval has no such window.
 const CALM_EVERY: Duration = Duration::from_secs(20);
-/// Length of a fault-free window.
+/// The length of a window without faults.
 const CALM: Duration = Duration::from_secs(5);
 
 /// A scheduled fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fault {
     pub kind: FaultKind,
-    /// Start of the fault, since the run began.
+    /// The start of the fault, as the time since the beginning of the run.
     pub at: Duration,
-    /// How long a server is down or stalled, or how far a replica or a dump lags behind.
+    /// The time for which a server is down or stalled, or by which a replica or a dump lags behind.
     pub duration: Duration,
-    /// The affected gateway, or the gateway whose link is affected.
+    /// The gateway that is affected, or whose link is affected.
     pub gateway: usize,
     pub store: Store,
 }
@@ -101,7 +101,7 @@ pub fn kinds() -> impl Iterator<Item = FaultKind> {
 /// The faults of each lane, in the order in which they occur.
 pub type Schedule = Vec<Vec<Fault>>;
 
-/// The schedule of a run of this length. Every kind occurs in it.
+/// Returns the schedule of a run of this length. Every kind of fault occurs in it.
 pub fn schedule(seed: u64, length: Duration, settle: Duration) -> Schedule {
     let mut random = Random::seeded(seed ^ 0x5eed);
     LANES.iter().map(|lane| lane.faults(&mut random, length, settle)).collect()
@@ -109,7 +109,7 @@ pub fn schedule(seed: u64, length: Duration, settle: Duration) -> Schedule {
 
 impl Lane {
     fn faults(&self, random: &mut Random, length: Duration, settle: Duration) -> Vec<Fault> {
-        // Close enough together that every kind occurs.
+        // The faults are so close together that every kind occurs.
         let count = u32::try_from(self.kinds.len() + 1).unwrap_or(u32::MAX);
         let interval = (length / count).min(self.interval);
         let mut faults = Vec::new();
@@ -122,7 +122,7 @@ impl Lane {
             }
             let Some(kind) = remaining_kinds.pop() else { return faults };
             let duration = random_duration(kind, random, settle);
-            // An unsettled stall is not shortened, because it must outlast the settle time.
+            // A stall that prevents settling is not shortened, because it must last longer than the settle time.
             let duration =
                 if kind == FaultKind::GatewayUnsettled { duration } else { duration.min(interval.mul_f64(0.9)) };
             if length >= 2 * CALM_EVERY {
@@ -138,7 +138,7 @@ impl Lane {
     }
 }
 
-/// The start of a fault: `at`, or the end of the next fault-free window if the fault would overlap it.
+/// The start of a fault: `at`, or the end of the next window without faults if the fault would overlap this window.
 fn outside_calm(at: Duration, duration: Duration) -> Duration {
     let calm = CALM_EVERY * u32::try_from(at.as_secs() / CALM_EVERY.as_secs() + 1).unwrap_or(u32::MAX);
     if at + duration + CALM > calm { calm } else { at }

@@ -13,10 +13,10 @@ use super::history::Moment;
 use super::log::Log;
 use super::schedule::FaultKind;
 
-/// Maximum number of violations, and of calls with excused marks, that are printed. The history has all of them.
+/// The maximum number of violations that are printed, and of calls with excused marks. The history has all of them.
 const MAX_PRINTED: usize = 40;
 
-/// Prints progress: one updated line on a terminal, a new line every ten seconds elsewhere.
+/// Prints the progress: one line that is updated on a terminal, and a new line every ten seconds elsewhere.
 pub async fn print_progress(clients: Arc<Clients>, log: Arc<Log>, length: Duration) {
     let begun = Instant::now();
     let terminal = stdout().is_terminal();

@@ -1,4 +1,4 @@
-//! The commands of the CLI that call a gateway: their output and exit codes.
+//! Tests of the commands of the CLI that call a gateway: their output and their exit codes.
 
 mod printing;
 mod unreachable;
@@ -19,7 +19,7 @@ fn command(arguments: &[&str]) -> tokio::process::Command {
     command
 }
 
-/// Runs a command against this gateway; returns exit code, stdout and stderr.
+/// Runs a command against this gateway. Returns the exit code, stdout and stderr.
 async fn call(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String, String) {
     let address = format!("--address={}", gateway.address());
     run(&[arguments, &[&address]].concat()).await
@@ -207,7 +207,7 @@ async fn jobs_and_tasks_are_listed_to_the_last_page() {
     assert_eq!(tasks("--succeeded").await, "0-39\n");
 }
 
-/// A page covers about a million tasks, so this range spans several pages.
+/// A page covers about a million tasks, so this range covers several pages.
 #[tokio::test]
 async fn task_range_across_pages_prints_as_one_line() {
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;

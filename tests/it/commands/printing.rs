@@ -1,4 +1,5 @@
-//! Write failures: a command that cannot print fails with the cause, or silently if the reader of a pipe has exited.
+//! Tests of write failures. A command that cannot print fails with the cause. If the reader of a pipe has exited, it
+//! stops without a message.
 
 use std::fs::File;
 use std::process::{Output, Stdio};
@@ -8,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::{ENDS_WITHIN, command};
 use crate::support::{Directory, Stack, failed, job, succeeded};
 
-/// Arguments of every command that prints and exits; creates the jobs that they need.
+/// The arguments of every command that prints and exits. Creates the jobs that the commands need.
 async fn commands(stack: &Stack) -> Vec<Vec<String>> {
     stack[0].create(job("ended", &["s"], 3)).await.unwrap();
     stack[0].report("ended", [succeeded(0..2, "s"), failed([2], "s")].concat()).await.unwrap();
@@ -32,11 +33,11 @@ async fn commands(stack: &Stack) -> Vec<Vec<String>> {
     all.map(|words| words.into_iter().map(str::to_owned).collect()).collect()
 }
 
-/// Runs a command with this stdout; returns exit code and stderr.
+/// Runs a command with this stdout. Returns the exit code and stderr.
 async fn print_to(stdout: impl Into<Stdio>, words: &[String]) -> (Option<i32>, String) {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut command = command(&words);
-    // PATH, so that the programs of private servers are found.
+    // Some commands need PATH to find the programs of the private servers.
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let output = tokio::time::timeout(ENDS_WITHIN, child.wait_with_output()).await;
@@ -68,7 +69,8 @@ async fn closed_stdout_pipe_exits_silently() {
     }
 }
 
-/// As in `highwater watch JOB | head -1` while the job does not change, so that watch has nothing to print.
+/// This test runs a command like `highwater watch JOB | head -1` while the job does not change, so that watch has
+/// nothing to print.
 #[tokio::test]
 async fn idle_watch_exits_when_its_reader_closes() {
     let stack = Stack::start(1).await;

@@ -1,5 +1,5 @@
-//! Messages when no gateway responds: they name the address and a remedy, and announce retries. They go to stderr, so
-//! that stdout has only the requested output.
+//! Tests of the messages when no gateway responds. They name the address and a remedy, and announce retries. They go to
+//! stderr, so that stdout has only the requested output.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use crate::support::{Gateway, Link, Stack, job, succeeded};
 const ONE_CALL: [&[&str]; 5] =
     [&["jobs"], &["tasks", "a", "--failed"], &["cancel", "a"], &["retry", "a"], &["healthcheck"]];
 
-/// Less than the retries would take, on a busy machine.
+/// A time that is shorter than the retries would take, even on a busy machine.
 const NO_RETRY: Duration = Duration::from_secs(5);
 
 fn spawn(gateway: &Gateway, words: &[&str]) -> Child {

@@ -1,4 +1,4 @@
-//! Ledger rows that were drained: their marks are then as safe as all other marks.
+//! Tests that the marks of ledger rows are as safe as all other marks after the rows were drained.
 
 use redis::cmd;
 
@@ -6,8 +6,8 @@ use super::six_task_job;
 use crate::support::{Link, Stack, dispositions, eventually, pb, stage_counts, succeeded};
 use pb::{Disposition, Source};
 
-/// Invariant I4: the acknowledging gateway keeps the marks although the draining gateway is killed and Redis loses its
-/// state.
+/// Invariant I4: the gateway that acknowledged the marks keeps them, although the gateway that drained the rows is
+/// killed and Redis loses its state.
 #[tokio::test]
 async fn drained_marks_stay_in_the_mirror_of_the_acknowledging_gateway() {
     let short = [("request-timeout", "1s"), ("reconcile-interval", "100ms"), ("settle-time", "3s")];

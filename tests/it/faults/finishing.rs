@@ -1,4 +1,5 @@
-//! Finishing: reads do not wait for it, and it does not end a job with a stale seal or wrong counts.
+//! Tests of the finish of a job. Reads do not wait for it, and it does not end a job with a stale seal or with wrong
+//! counts.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ async fn read_does_not_wait_for_the_finish_it_starts() {
     stack[0].create(six_task_job("a")).await.unwrap();
     let [first, second, last] = reports();
     stack[0].report("a", [first, second].concat()).await.unwrap();
-    // The job is complete, and no gateway has begun to finish it.
+    // The gateway is killed when the job is complete and no finish has begun.
     stack[0].inject("report.marked", Fault::Kill);
     stack[0].report("a", last).await.unwrap_err();
     stack[0].wait_for_exit().await;
@@ -34,8 +35,8 @@ async fn read_does_not_wait_for_the_finish_it_starts() {
     assert_eq!(wait_for_end(&stack[1], "a").await.state(), JobState::Succeeded);
 }
 
-/// The starting gateway is killed before it adopts the tracker. A complete tracker with a failure cannot end before it
-/// is adopted.
+/// The gateway that starts the job is killed before it adopts the tracker. A complete tracker with a failure cannot end
+/// the job before the tracker is adopted.
 #[tokio::test]
 async fn job_completed_before_adoption_ends() {
     let mut stack = Stack::builder(2).setting("reconcile-interval", "2s").start().await;
@@ -59,7 +60,7 @@ async fn finish_with_a_stale_seal_does_not_end_the_job() {
     let stack = Stack::builder(2).without_reconciler().start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     for (point, incarnation) in [("finish.begun", 2), ("finish.sealed", 3), ("finish.read", 4)] {
-        // All results are failures, so the stale verdict would be FAILED.
+        // All results are failures, so the verdict of the stale seal would be FAILED.
         stack[0].inject(point, Fault::Stall);
         let client = stack[0].client();
         let results = STAGES.map(|stage| failed(0..6, stage)).concat();
@@ -104,7 +105,7 @@ fn all_succeeded() -> StageCounts {
 
 const WRONG_COUNTS: &str = "the counts in a tracker's header differ from its cells";
 
-/// Invariant I2: the header counts nothing as pending, but cells are pending.
+/// Invariant I2: according to the header, nothing is pending, but cells are pending.
 #[tokio::test]
 async fn wrong_complete_header_is_repaired_and_does_not_end_the_job() {
     let stack = Stack::builder(1).setting("reconcile-interval", "100ms").start().await;
@@ -129,8 +130,7 @@ async fn wrong_complete_header_is_repaired_and_does_not_end_the_job() {
     assert_eq!(StoredEnd::load(&stack, "a").await.state, "SUCCEEDED");
 }
 
-/// Invariant I2: the job is complete, but with other counts than the header has. The verdict comes from the stored
-/// cells.
+/// Invariant I2: the job is complete, but the counts in the header are wrong. The verdict comes from the stored cells.
 #[tokio::test]
 async fn verdict_uses_the_cells_not_the_header_counts() {
     let stack = Stack::builder(2).without_reconciler().start().await;
@@ -148,8 +148,8 @@ async fn verdict_uses_the_cells_not_the_header_counts() {
     assert_eq!(stage_counts(&stack[1].progress("a").await.unwrap()), [[0, 0, 6, 0], [0, 0, 0, 6]]);
 }
 
-/// The header's counts are so high that a report would exceed the task count. The script detects this before the job
-/// ends.
+/// The counts in the header are so high that a report would exceed the number of tasks. The script detects this before
+/// the job ends.
 #[tokio::test]
 async fn report_repairs_wrong_counts_and_is_applied() {
     let stack = Stack::builder(1).setting("reconcile-interval", "1h").setting("settle-time", "4h").start().await;

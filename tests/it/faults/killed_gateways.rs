@@ -1,5 +1,5 @@
-//! SIGKILL at every fault point: another gateway finishes the interrupted operation, exactly once, and no acknowledged
-//! result is lost.
+//! Tests that kill a gateway with SIGKILL at every fault point. Another gateway finishes the interrupted operation,
+//! exactly once, and no acknowledged result is lost.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use highwater::fault::POINTS;
 use super::{CANARY, FINAL_COUNTS, STAGES, StoredEnd, TASKS, reports, six_task_job, wait_for_end, wait_for_redis};
 use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, stage_counts, tracker_key};
 
-/// Long enough that gateway 1 can be paused before it revokes the job.
+/// A stall timeout that is long enough to pause gateway 1 before it revokes the job.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The operation during which a gateway is killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Activity {
-    /// `AddTasks` on a job that has a third of its tasks.
+    /// `AddTasks` for a job that has a third of its tasks.
     Grow,
     Start,
     Read,
@@ -27,7 +27,7 @@ enum Activity {
     Drain,
     /// Redis has lost the tracker, and the gateway restores it.
     Restore,
-    /// The last report, while no gateway can reach Redis from the start on.
+    /// The last report of a job during whose whole run no gateway can reach Redis.
     EndWithoutRedis,
     /// The reconciler finds that the job makes no progress.
     Revoke,
@@ -80,7 +80,8 @@ impl Activity {
                 let answer = stack[0].report(id, second).await.unwrap();
                 assert_eq!(dispositions(&answer), [pb::Disposition::Recorded; 3]);
             }
-            // Reported through both gateways, because marks known only to the killed gateway are lost with the tracker.
+            // The results are reported through both gateways, because marks that only the killed gateway knows are lost
+            // with the tracker.
             Self::Restore => {
                 for gateway in stack.gateways() {
                     gateway.report(id, first.clone()).await.unwrap();
@@ -92,7 +93,7 @@ impl Activity {
         }
     }
 
-    /// Makes gateway 0 pass the point. Where a reconciler passes it, the call may be answered before the kill.
+    /// Makes gateway 0 pass the fault point. If a reconciler passes it, the call may be answered before the kill.
     async fn call(self, stack: &Stack, id: &str) {
         let gateway = &stack[0];
         let [_, second, last] = reports();
@@ -194,8 +195,8 @@ fn every_fault_point_has_a_kill_test() {
     }
 }
 
-/// Kills gateway 0 at every fault point of this part. Runs sequentially, so that only the intended operation passes the
-/// point. A point that is not reached fails the test.
+/// Kills gateway 0 at every fault point of this part. The kills run one after another, so that only the intended
+/// operation passes the point. If a point is not reached, the test fails.
 async fn kill_at_every_point_of(part: &str) {
     let settling = Stack::builder(2).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
     let mut stack = settling.start().await;
@@ -216,7 +217,7 @@ async fn kill_at_every_point_of(part: &str) {
 /// Kills gateway 0, lets gateway 1 take over, restarts gateway 0, and checks that both show the same end.
 async fn kill_and_recover(stack: &mut Stack, point: &str, activity: Activity, id: &str) -> StoredEnd {
     activity.prepare(stack, id).await;
-    // Paused so that gateway 1 does not pass the point first.
+    // Gateway 1 is paused so that it does not pass the point first.
     stack[1].pause();
     stack[0].inject(point, Fault::Kill);
     activity.call(stack, id).await;

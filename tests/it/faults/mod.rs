@@ -1,4 +1,4 @@
-//! Faults between any two steps of a gateway: gateways that are killed or stall, and stores that are down, lose data,
+//! Tests with faults between any two steps of a gateway. Gateways are killed or stall, and stores are down, lose data,
 //! or hold wrong data.
 
 mod drained_rows;
@@ -35,7 +35,7 @@ pub fn reports() -> [Vec<pb::TaskResult>; 3] {
     [succeeded(0..3, "read"), [succeeded(3..5, "read"), failed([5], "read")].concat(), succeeded(0..5, "digest")]
 }
 
-/// Pending, succeeded, failed and skipped counts of each stage after all of [`reports`].
+/// The pending, succeeded, failed and skipped counts of each stage after all of [`reports`].
 pub const FINAL_COUNTS: [[i64; 4]; 2] = [[0, 5, 1, 0], [0, 5, 0, 1]];
 
 /// An ended job as Postgres stores it.
@@ -45,7 +45,7 @@ pub struct StoredEnd {
     pub cancel_reason: String,
     pub snapshot: Snapshot,
     pub cells: Vec<u8>,
-    /// ID of the transaction that last wrote the row.
+    /// The ID of the transaction that last wrote the row.
     written_by: String,
 }
 
@@ -85,14 +85,14 @@ impl StoredEnd {
     }
 }
 
-/// Waits until the job has ended in Postgres. Only polls `GetJob`, which does not finish a job.
+/// Waits until the job has ended in Postgres. It only polls `GetJob`, because this call does not finish a job.
 pub async fn wait_for_end(gateway: &Gateway, id: &str) -> pb::Job {
     let description = format!("{id} ends");
     let has_ended = |job: &pb::Job| !matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
     eventually(&description, async || gateway.get(id).await.ok().filter(has_ended)).await
 }
 
-/// Replaces the tracker of a running job by a blank, adopted one with this incarnation.
+/// Replaces the tracker of a running job by a blank and adopted tracker with this incarnation.
 async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     let raise = format!("UPDATE jobs SET incarnation = {incarnation} WHERE job_id = '{id}' AND state = 'RUNNING'");
     stack.postgres.run(&raise).await.unwrap();
@@ -105,7 +105,7 @@ async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();
 }
 
-/// A job that keeps running, to find out whether a gateway uses Redis again.
+/// A job that keeps running. It shows whether a gateway uses Redis again.
 const CANARY: &str = "canary";
 
 /// Waits until the gateway uses Redis again.

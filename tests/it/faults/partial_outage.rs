@@ -1,5 +1,6 @@
-//! A gateway is cut off from one store while Redis loses its state. The results it acknowledged are not lost and not
-//! missing from any LIVE answer, although another gateway restores the tracker (invariant I4).
+//! Tests in which a gateway is cut off from one store while Redis loses its state. The results that this gateway
+//! acknowledged are neither lost nor missing from any LIVE answer, although another gateway restores the tracker
+//! (invariant I4).
 
 use redis::cmd;
 
@@ -7,7 +8,7 @@ use super::six_task_job;
 use crate::support::{Gateway, Link, Stack, dispositions, eventually, pb, stage_counts, succeeded};
 use pb::{Disposition, Source};
 
-/// Starts two gateways. Gateway 1 has acknowledged marks that gateway 0, which is paused, has never read.
+/// Starts two gateways and pauses gateway 0. Gateway 1 has then acknowledged marks that gateway 0 has never read.
 async fn with_marks_known_to_one_gateway() -> Stack {
     let short = [("request-timeout", "1s"), ("reconcile-interval", "100ms"), ("settle-time", "3s")];
     let stack = short.into_iter().fold(Stack::builder(2).links(), |stack, (name, value)| stack.setting(name, value));

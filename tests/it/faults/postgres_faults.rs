@@ -1,5 +1,5 @@
-//! Postgres is down or does not answer: running jobs continue, no end is reported before it is committed, and
-//! interrupted operations finish once Postgres is back.
+//! Tests in which Postgres is down or does not answer. Running jobs continue, no end is reported before it is
+//! committed, and interrupted operations finish once Postgres is back.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::{
 };
 use pb::{Disposition, JobState, Source, SourceReason};
 
-/// Short, to keep the tests fast.
+/// The store timeout. It is short, to keep the tests fast.
 const TIMEOUT: (&str, &str) = ("postgres-timeout", "1s");
 
 fn assert_postgres_unavailable(refused: &Status) {
@@ -34,8 +34,8 @@ async fn job_continues_without_postgres_and_ends_when_it_returns() {
         assert_eq!((dispositions(&answer), answer.job_state()), (vec![Disposition::Applied; 3], JobState::Running));
         let outage_shown = async || {
             let progress = stack[0].progress(id).await.unwrap();
-            // LIVE while the feed confirms the job, then FALLBACK with the reason, because the ledger cannot be read.
-            // The counts stay the same.
+            // Reads are LIVE while the feed confirms the job. Then they are FALLBACK with the reason, because the
+            // ledger cannot be read. The counts stay the same.
             assert_eq!(stage_counts(&progress), [[0, 5, 1, 0], [5, 0, 0, 1]]);
             let fallback = progress.source() == Source::Fallback;
             assert_eq!((progress.state(), progress.lower_bound), (JobState::Running, fallback));
@@ -68,7 +68,7 @@ async fn job_continues_without_postgres_and_ends_when_it_returns() {
     assert_postgres_unavailable(&stack[0].progress("other").await.unwrap_err());
 }
 
-/// Invariant I6: a gateway never shows a job as running after it reported its end, whichever store it can reach.
+/// Invariant I6: a gateway never shows a job as running after it reported the end, whichever store it can reach.
 #[tokio::test]
 async fn reported_end_is_not_reverted_while_postgres_is_down() {
     let stack = Stack::builder(2).links().setting(TIMEOUT.0, TIMEOUT.1).without_reconciler().start().await;
@@ -118,7 +118,7 @@ async fn tracker_of_an_uncommitted_start_is_not_shown_as_running() {
     assert_eq!(shown.state(), JobState::Cancelled);
 }
 
-/// Gateway 0 seals the tracker and stalls; gateway 1 receives a report for the sealed tracker.
+/// Gateway 0 seals the tracker and stalls. Then gateway 1 receives a report for the sealed tracker.
 #[tokio::test]
 async fn report_on_a_sealed_tracker_is_superseded_only_after_the_commit() {
     let stack = Stack::builder(2).links().setting(TIMEOUT.0, TIMEOUT.1).without_reconciler().start().await;
@@ -159,12 +159,12 @@ async fn report_on_a_sealed_tracker_is_superseded_only_after_the_commit() {
     }
 }
 
-/// Postgres receives the COMMIT, but its reply is lost. Every answer to a client is correct.
+/// Postgres receives the COMMIT, but its reply is lost. Every answer to a client is correct nevertheless.
 #[tokio::test]
 async fn commit_with_a_lost_reply_ends_the_job_once() {
     let mut stack = Stack::builder(2).links().setting("reconcile-interval", "100ms").start().await;
     for round in 0..3 {
-        // Paused so that gateway 1 does not commit first.
+        // Gateway 1 is paused so that it does not commit first.
         stack[1].pause();
         let id = format!("round-{round}");
         stack[0].create(six_task_job(&id)).await.unwrap();
@@ -181,7 +181,7 @@ async fn commit_with_a_lost_reply_ends_the_job_once() {
 
         stack[0].links().postgres.set(Link::Cut);
         if round > 0 {
-            // Long enough that gateway 0 cannot look up the outcome. In round 0 it may.
+            // Except in round 0, the link stays cut until gateway 0 has failed to look up the outcome.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         stack[0].links().postgres.set(Link::Open);

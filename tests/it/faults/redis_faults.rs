@@ -1,5 +1,5 @@
-//! Redis restarts, loses some or all data, holds corrupt keys, hangs, or is demoted: no count is invented, every
-//! acknowledged result is kept, and reads are LIVE again soon.
+//! Tests in which Redis restarts, loses some or all data, holds corrupt keys, hangs, or is demoted. No count is
+//! invented, every acknowledged result is kept, and reads are LIVE again soon.
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,13 @@ use pb::{Disposition, JobState, Source, SourceReason};
 const DURABLE: [(&str, &str); 2] = [("appendonly", "yes"), ("appendfsync", "always")];
 const ALL: std::ops::Range<i64> = 0..TASKS as i64;
 
-/// Gateways that restore and adopt within a test's time, but slowly enough that the test can observe the state before.
+/// Builds gateways that restore and adopt a tracker within the time of a test, but so slowly that the test can observe
+/// the state before.
 fn fast_settling(gateways: usize) -> Builder {
     Stack::builder(gateways).reconciling(Duration::from_millis(100), Duration::from_secs(3))
 }
 
-/// Reads until the answer is FALLBACK for this reason. Asserts that every answer on the way is FALLBACK.
+/// Reads until the answer is FALLBACK with this reason. Asserts that every earlier answer is FALLBACK too.
 async fn wait_for_fallback(gateway: &Gateway, id: &str, reason: SourceReason) -> pb::Progress {
     let matching = async || {
         let progress = gateway.progress(id).await.unwrap();
@@ -100,8 +101,8 @@ async fn after_a_redis_restart_counts_are_a_lower_bound_and_reports_need_postgre
     assert!(stack[0].progress("cancelled").await.unwrap().lower_bound);
 }
 
-/// Marks in a tracker that is not adopted count only if Postgres confirms afterwards that the tracker is still the
-/// job's.
+/// Marks in a tracker that is not adopted count only if Postgres confirms afterwards that this is still the job's
+/// tracker.
 #[tokio::test]
 async fn report_to_a_replaced_tracker_is_marked_again_before_acknowledgement() {
     let mut stack = Stack::builder(1).without_reconciler().redis(&DURABLE).start().await;
@@ -120,8 +121,8 @@ async fn report_to_a_replaced_tracker_is_marked_again_before_acknowledgement() {
     assert_eq!((progress.source(), stage_counts(&progress)), (Source::Live, vec![[3, 3, 0, 0], [6, 0, 0, 0]]));
 }
 
-/// A job that looks complete and FAILED in an older dump may have succeeded. The gateway that acknowledged the lost
-/// marks merges them back.
+/// A job can look complete and FAILED in an older dump, although it has succeeded. The gateway that acknowledged the
+/// lost marks merges them back.
 #[tokio::test]
 async fn older_dump_is_a_lower_bound_until_mirrors_are_merged() {
     let mut stack = fast_settling(2).start().await;
@@ -132,7 +133,7 @@ async fn older_dump_is_a_lower_bound_until_mirrors_are_merged() {
         .await
         .unwrap();
     let () = stack.redis.run(&cmd("SAVE")).await;
-    // The failed task succeeds on a retry. Only gateway 0 knows this mark, and Redis loses it.
+    // The failed task succeeds on a retry. Only gateway 0 knows this mark, and then Redis loses it.
     stack[1].pause();
     stack[0].report("a", succeeded([5], "read")).await.unwrap();
     stack[0].pause();
@@ -142,7 +143,7 @@ async fn older_dump_is_a_lower_bound_until_mirrors_are_merged() {
     let progress = wait_for_fallback(&stack[1], "a", SourceReason::TrackerNotAdopted).await;
     assert!(progress.lower_bound);
     assert_eq!(stage_counts(&progress), [[0, 5, 1, 0], [1, 4, 0, 1]]);
-    // By the tracker's marks, the job is now complete and FAILED.
+    // According to the marks in the tracker, the job is now complete and FAILED.
     stack[1].report("a", succeeded([0], "digest")).await.unwrap();
     holds_for(Duration::from_millis(500), "the job runs", async || {
         stack[1].get("a").await.unwrap().state() == JobState::Running
@@ -160,7 +161,8 @@ async fn older_dump_is_a_lower_bound_until_mirrors_are_merged() {
     assert!(end.snapshot.counts.all_succeeded() && end.snapshot.restore_time.is_some());
 }
 
-/// Invariant I5: a missing tracker is neither zero nor complete. A report restores the marks in its gateway's mirror.
+/// Invariant I5: a missing tracker is read neither as zero nor as complete. A report restores the marks in the mirror
+/// of its gateway.
 #[tokio::test]
 async fn missing_tracker_is_neither_zero_nor_complete() {
     let stack = Stack::builder(2).without_reconciler().start().await;
@@ -188,7 +190,7 @@ async fn missing_tracker_is_neither_zero_nor_complete() {
         assert_eq!((dispositions(&answer), answer.job_state()), (vec![Disposition::Applied; 6], JobState::Running));
         let answer = stack[0].report(id, succeeded([0], "digest")).await.unwrap();
         assert_eq!((dispositions(&answer), answer.job_state()), (vec![Disposition::Duplicate], JobState::Running));
-        // Each gateway adds the marks in its own mirror.
+        // Each gateway adds the marks of its own mirror.
         for (gateway, first) in stack.gateways().iter().zip([first, [6, 0, 0, 0]]) {
             let progress = wait_for_fallback(gateway, id, SourceReason::TrackerNotAdopted).await;
             assert_eq!((progress.lower_bound, progress.restore_time.is_some()), (true, true));
@@ -198,13 +200,13 @@ async fn missing_tracker_is_neither_zero_nor_complete() {
     // All tasks have succeeded, so no missing mark can change this verdict.
     let answer = stack[1].report("half", succeeded(ALL, "read")).await.unwrap();
     assert_eq!(answer.job_state(), JobState::Succeeded);
-    // Missing marks can change the counts of this one.
+    // Missing marks can change the counts of this job.
     assert_eq!(stack[1].cancel("fresh", "enough").await.unwrap().state(), JobState::Cancelled);
     assert!(stack[0].progress("fresh").await.unwrap().lower_bound);
 }
 
-/// A corrupt key is quarantined unchanged and the tracker is restored. A tracker of a newer version is left alone, and
-/// reports go to the ledger.
+/// A corrupt key is quarantined unchanged, and the tracker is restored. A tracker of a newer version stays as it is,
+/// and reports go to the ledger.
 #[tokio::test]
 async fn corrupt_tracker_is_quarantined_and_restored() {
     let stack = fast_settling(1).start().await;
@@ -231,7 +233,7 @@ async fn corrupt_tracker_is_quarantined_and_restored() {
     for (id, plant, reason) in cases {
         stack[0].create(six_task_job(id)).await.unwrap();
         stack[0].report(id, succeeded(0..3, "read")).await.unwrap();
-        // Atomic, so that the reconciler never finds the key missing.
+        // The commands are one transaction, so that the reconciler never finds the key missing.
         let mut transaction = redis::pipe();
         transaction.atomic().del(tracker_key(id)).ignore().add_command(plant).ignore();
         transaction.cmd("DUMP").arg(tracker_key(id));
@@ -265,7 +267,7 @@ async fn corrupt_tracker_is_quarantined_and_restored() {
     }
 }
 
-/// Redis may still execute the queued commands when it resumes. They change nothing that was reported.
+/// When Redis resumes, it may still execute the queued commands. They change nothing that was reported.
 #[tokio::test]
 async fn calls_are_answered_in_time_while_redis_hangs() {
     let mut stack = fast_settling(2).setting("redis-timeout", "300ms").start().await;
@@ -280,7 +282,7 @@ async fn calls_are_answered_in_time_while_redis_hangs() {
     for (number, gateway) in (0..).zip(stack.gateways()) {
         let begun = Instant::now();
         let progress = wait_for_fallback(gateway, "runs", SourceReason::RedisUnreachable).await;
-        // The mark that the gateway made itself and those it has read from the tracker before.
+        // The counts include the mark that this gateway set, and the marks that it read from the tracker before.
         assert!(progress.lower_bound && progress.succeeded_task_count == Some(0));
         assert!((1..=3).contains(&progress.stages[0].succeeded_count.unwrap()), "{progress:?}");
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -315,7 +317,7 @@ async fn calls_are_answered_in_time_while_redis_hangs() {
     }
 }
 
-/// A demoted primary keeps its run ID, data and connections. Only its role reveals the demotion.
+/// A demoted primary keeps its run ID, its data and its connections. Only its role reveals the demotion.
 #[tokio::test]
 async fn demoted_primary_is_not_trusted() {
     let stack = fast_settling(2).start().await;
@@ -326,13 +328,13 @@ async fn demoted_primary_is_not_trusted() {
             assert_eq!(gateway.progress(id).await.unwrap().source(), Source::Live);
         }
     }
-    // Replica of an unreachable primary, so it keeps its data.
+    // The primary of this replica is unreachable, so the replica keeps its data.
     let () = stack.redis.run(cmd("REPLICAOF").arg("127.0.0.1").arg(1)).await;
     for (gateway, first) in stack.gateways().iter().zip([[3, 3, 0, 0], [0, 6, 0, 0]]) {
         let progress = wait_for_fallback(gateway, "a", SourceReason::TrackerNotAdopted).await;
         assert!(progress.lower_bound);
         assert_eq!(stage_counts(&progress), [first, [6, 0, 0, 0]], "including recorded results");
-        // Neither new nor repeated results are acknowledged from this tracker.
+        // No result is acknowledged from this tracker, whether it is new or repeated.
         report_recorded(gateway, "a", succeeded(3..6, "read")).await;
         report_recorded(gateway, "a", succeeded(0..3, "read")).await;
         assert_eq!(gateway.cancel("cancelled", "enough").await.unwrap().state(), JobState::Cancelled);

@@ -1,5 +1,5 @@
-//! A feed that falls behind because notifications arrive faster than the gateway can process them. It is trusted no
-//! longer than a feed that is cut (invariant I6).
+//! Tests of a feed that falls behind because notifications arrive faster than the gateway can process them. Like a feed
+//! that is cut, it is then no longer trusted (invariant I6).
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use pb::{JobState, Source};
 use super::six_task_job;
 use crate::support::{Link, Stack, eventually, pb};
 
-/// How long a gateway trusts the feed without a round trip.
+/// The time for which a gateway trusts the feed without a round trip.
 const FEED_TRUSTED_FOR: Duration = Duration::from_secs(2);
-/// Slack for a few calls on a busy machine.
+/// An allowance for a few calls on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// For each drained row, a gateway queries whether rows remain. With a slow link, these queries take many times as long
-/// as the gateway may trust the feed.
+/// SQL that inserts and deletes many ledger rows. After each deleted row, a gateway queries whether rows remain. Over a
+/// slow link, these queries take many times as long as the gateway may trust the feed.
 const NOTIFICATION_FLOOD: &str = "
     DO $$ BEGIN
         FOR n IN 1..200 LOOP

@@ -1,5 +1,5 @@
-//! A seal that Redis forgets: Redis loads an older dump, in which the tracker is not sealed, while a gateway is stalled
-//! between its seal and its commit.
+//! Tests of a seal that Redis forgets: Redis loads an older dump, in which the tracker is not sealed, while a gateway
+//! is stalled between its seal and its commit.
 
 use redis::cmd;
 
@@ -7,14 +7,14 @@ use super::{StoredEnd, six_task_job, spawn_call, wait_for_end};
 use crate::support::{CallResult, Fault, Stack, dispositions, eventually, failed, pb, succeeded};
 use pb::{Disposition, JobState};
 
-/// Starts a stack in which gateway 0 stalls while it cancels job `a`, just before the commit, and Redis has lost the
-/// seal.
+/// Starts a stack in which gateway 0 stalls just before it commits the cancel of job `a`, and in which Redis has lost
+/// the seal.
 async fn cancel_stalled_before_commit() -> (Stack, tokio::task::JoinHandle<CallResult<pb::Job>>) {
     let mut stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[1].report("a", [succeeded(0..3, "read"), failed([3], "read")].concat()).await.unwrap();
     let () = stack.redis.run(&cmd("SAVE")).await;
-    // Paused so that gateway 1 does not commit the end first.
+    // Gateway 1 is paused so that it does not commit the end first.
     stack[1].pause();
     stack[0].inject("finish.read", Fault::Stall);
     let client = stack[0].client();
@@ -26,12 +26,12 @@ async fn cancel_stalled_before_commit() -> (Stack, tokio::task::JoinHandle<CallR
     (stack, cancel)
 }
 
-/// The old tracker is reopened by a report or by a reconciler. The stale seal does not cover marks made after that, so
+/// A report or a reconciler reopens the old tracker. The stale seal does not cover marks that are set after that, so
 /// its commit is refused.
 #[tokio::test]
 async fn commit_of_a_stale_seal_loses_no_acknowledged_result() {
     let (stack, cancel) = cancel_stalled_before_commit().await;
-    // Every commit includes the ledger, so wait until reports go to the tracker.
+    // Every commit includes the ledger. The test therefore waits until reports go to the tracker.
     let tracker_found = async || {
         let answer = stack[1].report("a", succeeded([0], "read")).await.ok()?;
         (dispositions(&answer) == [Disposition::Duplicate]).then_some(())

@@ -1,5 +1,5 @@
-//! Gateways stall between any two steps and resume after other gateways have finished the work: they change nothing,
-//! and their answers are correct.
+//! Tests in which gateways stall between any two steps, and resume after other gateways have finished the work. The
+//! resumed gateways change nothing, and their answers are correct.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ fn finish_points() -> impl Iterator<Item = &'static str> {
     POINTS.into_iter().filter(|point| point.starts_with("finish.") || point.starts_with("commit."))
 }
 
-/// The finish of each job stalls at a different point; then the whole process is paused. Postgres aborts an idle
-/// transaction that holds a job's row lock after five seconds.
+/// The finish of each job stalls at another point, and then the whole process is paused. If an idle transaction holds
+/// the row lock of a job, Postgres aborts it after five seconds.
 #[tokio::test]
 async fn finish_resumed_after_another_changes_nothing() {
     let mut stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
@@ -51,7 +51,7 @@ async fn finish_resumed_after_another_changes_nothing() {
     }
 
     stack[0].resume();
-    // Points are released in reverse order: reaching the last point shows that an earlier one has finished.
+    // Points are released in reverse order. When a job reaches the last point, the steps after its own point are done.
     let last = "finish.expired";
     for (point, end) in finish_points().zip(ends).collect::<Vec<_>>().into_iter().rev() {
         if point != last {
@@ -71,8 +71,8 @@ async fn finish_resumed_after_another_changes_nothing() {
     }
 }
 
-/// A cancel stalls in its commit until Postgres ends the transaction. It does not know the outcome, so it reads the
-/// job.
+/// A cancel stalls in its commit until Postgres ends the transaction. The gateway does not know the outcome, so it
+/// reads the job.
 #[tokio::test]
 async fn cancel_stalled_in_its_commit_returns_the_final_state() {
     let mut stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
@@ -93,7 +93,7 @@ async fn cancel_stalled_in_its_commit_returns_the_final_state() {
     assert_eq!(StoredEnd::load(&stack, "a").await, end);
 }
 
-/// Terminates idle transactions, as a restart of Postgres or its idle-transaction timeout does.
+/// SQL that terminates idle transactions, as a restart of Postgres or its idle-transaction timeout does.
 const END_TRANSACTIONS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                                 WHERE datname = current_database() AND state = 'idle in transaction'";
 
@@ -110,7 +110,7 @@ async fn commit_aborted_by_postgres_ends_nothing_and_can_be_retried() {
         cancels.push(spawn_call(async move { client.cancel(point, "enough").await }));
         stack[0].wait_until_reached(point).await;
     }
-    // Postgres ends them by its idle-transaction timeout, with that timeout's error code.
+    // Postgres ends the transactions by its idle-transaction timeout, and returns the error code of this timeout.
     let stalled = "SELECT count(*) FROM pg_stat_activity
                    WHERE datname = current_database() AND state = 'idle in transaction'";
     let aborted = async || (stack.postgres.value::<i64>(stalled).await == 0).then_some(());
@@ -125,7 +125,7 @@ async fn commit_aborted_by_postgres_ends_nothing_and_can_be_retried() {
     }
 }
 
-/// The starting gateway resumes after another gateway has started and finished the job, or cancelled it.
+/// A start stalls. It resumes after another gateway has started and finished the job, or has cancelled it.
 #[tokio::test]
 async fn start_resumed_after_the_end_changes_no_read() {
     let stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
@@ -148,7 +148,7 @@ async fn start_resumed_after_the_end_changes_no_read() {
             }
             let state = wait_for_end(&stack[1], &id).await.state();
             let end = StoredEnd::load(&stack, &id).await;
-            // As if so much time has passed that the sealed tracker has expired.
+            // The test deletes the sealed tracker, as if it had expired.
             let _: i64 = stack.redis.run(redis::cmd("DEL").arg(tracker_key(&id))).await;
 
             stack[0].release(point);
@@ -167,7 +167,7 @@ async fn start_resumed_after_the_end_changes_no_read() {
     }
 }
 
-/// A report that stalls before it is marked is superseded; one that stalls after that is in the snapshot.
+/// A report that stalls before it is marked is superseded. A report that stalls after it is marked is in the snapshot.
 #[tokio::test]
 async fn report_resumed_after_the_end_returns_correct_dispositions() {
     let stack = Stack::builder(2).setting("reconcile-interval", "100ms").start().await;
@@ -198,8 +198,8 @@ async fn report_resumed_after_the_end_returns_correct_dispositions() {
     }
 }
 
-/// A ledger row written before the end is in the snapshot, whenever its gateway resumes; after the end no row is
-/// written.
+/// A ledger row that was written before the end is in the snapshot, whenever its gateway resumes. After the end, no row
+/// is written.
 #[tokio::test]
 async fn ledger_write_resumed_after_the_end_returns_correct_dispositions() {
     let stack = Stack::builder(2).links().setting("reconcile-interval", "100ms").start().await;
@@ -234,7 +234,8 @@ async fn ledger_write_resumed_after_the_end_returns_correct_dispositions() {
     }
 }
 
-/// Gateway 0 stalls between merging and deleting the rows. Meanwhile gateway 1 drains the rows too, and the job ends.
+/// Gateway 0 stalls after it has merged the rows and before it deletes them. Meanwhile gateway 1 drains the rows too,
+/// and the job ends.
 #[tokio::test]
 async fn drain_resumed_after_the_end_changes_nothing() {
     let mut stack = Stack::builder(2).links().setting("reconcile-interval", "100ms").start().await;
@@ -264,8 +265,8 @@ async fn drain_resumed_after_the_end_changes_nothing() {
     assert_eq!(StoredEnd::load(&stack, "a").await, end);
 }
 
-/// A restore stalls at any step while another gateway restores the tracker and the job ends. A tracker that the resumed
-/// gateway opens belongs to no running job.
+/// A restore stalls at any step, while another gateway restores the tracker and the job ends. The tracker that the
+/// resumed gateway opens belongs to no running job.
 #[tokio::test]
 async fn restore_resumed_after_the_end_changes_no_read() {
     let settling = Stack::builder(2).reconciling(Duration::from_millis(100), Duration::from_secs(3));
@@ -290,7 +291,7 @@ async fn restore_resumed_after_the_end_changes_no_read() {
         assert_eq!(wait_for_end(&stack[1], point).await.state(), pb::JobState::Succeeded);
         let end = StoredEnd::load(&stack, point).await;
         assert!(end.snapshot.restore_time.is_some());
-        // As if so much time has passed that the sealed tracker has expired.
+        // The test deletes the sealed tracker, as if it had expired.
         let _: i64 = stack.redis.run(redis::cmd("DEL").arg(tracker_key(point))).await;
 
         stack[0].release(point);

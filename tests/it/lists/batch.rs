@@ -1,4 +1,5 @@
-//! BatchGetProgress: every job reads as in a single call, at the store cost of about one read.
+//! Tests of BatchGetProgress. Every job reads as in a single call, and the stores do about as much work as for one
+//! read.
 
 use pb::progress_result::Result as JobResult;
 use tonic::Code;
@@ -29,7 +30,7 @@ fn error(result: &pb::ProgressResult) -> &pb::JobError {
     }
 }
 
-/// The progress without the fields that change with every read or that a batch omits.
+/// The progress without the fields that change with every read, and without the fields that a batch omits.
 fn comparable(progress: &pb::Progress) -> pb::Progress {
     pb::Progress {
         observe_time: None,
@@ -97,13 +98,13 @@ async fn batch_read_of_running_jobs_takes_one_round_trip() {
     }
     let ran = stack.redis.take_command_stats().await;
     let calls = |command: &str| ran.get(command).map_or(0, |(calls, _)| *calls);
-    // Generation and time are read once per round trip.
+    // The generation and the time are read once per round trip.
     assert_eq!((calls("time"), calls("info")), (1, 1), "{ran:?}");
     assert_eq!((calls("getrange"), calls("hgetall")), (500, 500), "{ran:?}");
     assert_eq!(statements(), before, "Postgres was queried: {}", stack.postgres.log());
 }
 
-/// Jobs that the feed does not know to run are looked up in Postgres together, not one by one.
+/// Jobs that the feed does not list as running are looked up in Postgres together, not one by one.
 #[tokio::test]
 async fn batch_read_of_ended_or_unconfirmed_jobs_takes_few_statements() {
     let stack = Stack::builder(2).private_postgres(&[("log_statement", "all")]).without_reconciler().start().await;
@@ -115,7 +116,7 @@ async fn batch_read_of_ended_or_unconfirmed_jobs_takes_few_statements() {
             stack[0].cancel(id, "").await.unwrap();
         }
     }
-    // Clear the adopted flag, as if the marks had to be confirmed again.
+    // The adopted flag is cleared, as if the marks had to be confirmed again.
     let keys: Vec<String> = stack.redis.run(redis::cmd("KEYS").arg("hw:*:marks")).await;
     assert_eq!(keys.len(), 60);
     for key in keys {

@@ -1,4 +1,5 @@
-//! ListJobs: paging returns every job exactly once while jobs change, and clients can follow ended jobs.
+//! Tests of ListJobs. Its pages return every job exactly once while jobs change, and clients can follow the ends of
+//! jobs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,8 @@ use crate::support::{
     Client, Stack, code_and_reason, eventually, holds_for, job, pb, stage_counts, succeeded, system_time,
 };
 
-/// SQL for ten thousand jobs: of every four, one each is pending, running, cancelled and succeeded; every tenth is red.
+/// SQL for ten thousand jobs. A quarter each is pending, running, cancelled and succeeded. Every
+/// tenth job is red.
 const TEN_THOUSAND: &str = r#"
     INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, create_time)
     SELECT 'job-' || n, '', jsonb_build_object('color', CASE WHEN n % 10 = 0 THEN 'red' ELSE 'blue' END, 'n', n::text),
@@ -31,7 +33,7 @@ fn ids(jobs: &[pb::Job]) -> Vec<&str> {
     jobs.iter().map(|job| job.job_id.as_str()).collect()
 }
 
-/// Reads all pages; runs `between` with the page number between two pages.
+/// Reads all pages. Between two pages, runs `between` with the page number.
 async fn pages(client: &Client, first: pb::ListJobsRequest, mut between: impl AsyncFnMut(usize)) -> Vec<pb::Job> {
     let mut request = first;
     let mut jobs = Vec::new();
@@ -89,7 +91,7 @@ async fn paging_over_ten_thousand_changing_jobs_lists_each_once() {
     assert_eq!(ids(&pages(&stack[0], one, async |_| ()).await), ["job-77"]);
 }
 
-/// Lists the jobs that ended after the last one seen, as a backend that follows ends does.
+/// Lists the jobs that ended after the last job that was seen, as a backend does that follows ends.
 async fn follow(client: &Client, after: &mut Option<prost_types::Timestamp>) -> Vec<pb::Job> {
     let request = pb::ListJobsRequest { ended_after: *after, page_size: 7, ..by_end() };
     let ended = pages(client, request, async |_| ()).await;
@@ -151,7 +153,7 @@ async fn late_committing_end_is_not_skipped() {
     let end = "UPDATE jobs SET state = 'CANCELLED', end_time = now(), cells = '', snapshot =
                (SELECT snapshot FROM jobs WHERE job_id = 'before') WHERE job_id = 'slow'";
     slow.execute(end).await.unwrap();
-    // More than a second later, so that the order does not depend on the resolution of the lock.
+    // The second end comes more than a second later, so that the order does not depend on the resolution of the lock.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     stack[0].cancel("after", "").await.unwrap();
     let quiet = async || follow(&stack[0], &mut after).await.is_empty();

@@ -1,4 +1,4 @@
-//! Batch reads, lists of jobs and tasks, and retries of the tasks of another job.
+//! Tests of batch reads, of lists of jobs and tasks, and of retries of the tasks of another job.
 
 mod batch;
 mod jobs;

@@ -1,4 +1,5 @@
-//! RetryJob: a retry is created once, stays linked to its original, and each of its tasks maps to an original task.
+//! Tests of RetryJob. A retry is created once and stays linked to its original, and each of its tasks maps to an
+//! original task.
 
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -9,8 +10,8 @@ fn retry(id: &str) -> pb::RetryJobRequest {
     pb::RetryJobRequest { job_id: id.to_owned(), ..pb::RetryJobRequest::default() }
 }
 
-/// Creates and cancels a job of ten tasks: 1, 2 and 7 failed at the first stage, 3 at the second; 8 and 9 are
-/// outstanding.
+/// Creates and cancels a job of ten tasks. Tasks 1, 2 and 7 failed at the first stage, and task 3 failed at the second
+/// stage. Tasks 8 and 9 are outstanding.
 async fn ended(client: &Client, id: &str) -> pb::Job {
     client
         .create(pb::CreateJobRequest { display_name: "Import".into(), ..job(id, &["read", "digest"], 10) })
@@ -22,12 +23,12 @@ async fn ended(client: &Client, id: &str) -> pb::Job {
     client.cancel(id, "enough").await.unwrap()
 }
 
-/// Each outstanding task of a retry, with its original task.
+/// Each outstanding task of a retry, together with its original task.
 async fn originals(client: &Client, id: &str, page_size: i32) -> Vec<(i64, i64)> {
     first_originals(client, id, page_size, usize::MAX).await
 }
 
-/// The outstanding tasks of the first pages, with their original tasks.
+/// The outstanding tasks on the first pages, together with their original tasks.
 async fn first_originals(client: &Client, id: &str, page_size: i32, pages: usize) -> Vec<(i64, i64)> {
     let mut request = pb::ListTasksRequest {
         job_id: id.to_owned(),
@@ -62,7 +63,7 @@ async fn retry_contains_the_failed_tasks_and_their_original_indexes() {
     for size in [0, 1, 2] {
         assert_eq!(originals(&stack[0], "new", size).await, [(0, 1), (1, 2), (2, 3), (3, 7)]);
     }
-    // The original is unchanged except for the link.
+    // The original job is unchanged except for the link.
     let linked = pb::Job { retried_by: "new".to_owned(), ..old };
     for gateway in stack.gateways() {
         assert_eq!(gateway.get("old").await.unwrap(), linked);
@@ -92,7 +93,7 @@ async fn retry_includes_outstanding_tasks_on_request() {
     assert_eq!(originals(&stack[0], &new.job_id, 0).await, expected);
 }
 
-/// A caller that received no response repeats the request.
+/// A caller that received no response sends the request again.
 #[tokio::test]
 async fn concurrent_retries_through_any_gateway_create_one_job() {
     let stack = Stack::start(2).await;
@@ -124,7 +125,7 @@ async fn concurrent_retries_through_any_gateway_create_one_job() {
     assert!(stack.postgres.run("UPDATE retries SET retry_of = 'new'").await.is_err(), "a link cannot be changed");
 }
 
-/// A retry can have the same fields as a job that CreateJob would make, but it is a different job.
+/// A retry can have the same fields as a job that CreateJob would create, but it is a different job.
 #[tokio::test]
 async fn creating_a_job_with_the_id_of_a_retry_is_rejected() {
     let stack = Stack::start(1).await;
@@ -233,7 +234,8 @@ async fn retry_of_a_million_tasks_is_stored_compactly() {
     const TASKS: i64 = 2_000_000;
     let stack = Stack::builder(1).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("old", &["s"], TASKS)).await.unwrap();
-    // Every second task failed, so that no range is longer than one. Written by SQL: two hundred reports are slow.
+    // Every second task failed, so that no range is longer than one. The cells are written by SQL, because two hundred
+    // reports would be slow.
     let cells = vec![0b1101_1101_u8; 500_000];
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, &cells).unwrap();

@@ -1,4 +1,5 @@
-//! ListTasks: outstanding, failed and succeeded tasks; live, from fallbacks, and after the end.
+//! Tests of ListTasks: it lists outstanding, failed and succeeded tasks, from live trackers, from fallbacks, and after
+//! the end.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ fn request(id: &str, stage: &str, status: pb::TaskStatus) -> pb::ListTasksReques
     pb::ListTasksRequest { job_id, stage, status: status.into(), ..pb::ListTasksRequest::default() }
 }
 
-/// Reads all pages; runs `between` with the page number between two pages. Returns the tasks, and the pages themselves.
+/// Reads all pages. Between two pages, runs `between` with the page number. Returns the tasks, and the pages
+/// themselves.
 async fn pages(
     client: &Client,
     mut request: pb::ListTasksRequest,
@@ -46,7 +48,8 @@ fn ranges(page: &pb::ListTasksResponse) -> Vec<(i64, i64)> {
     page.ranges.iter().map(|range| (range.first, range.last)).collect()
 }
 
-/// Creates a job of ten tasks: 0 to 3 succeeded, 4 passed the first stage, 5 failed at the first and 6 at the second.
+/// Creates a job of ten tasks. Tasks 0 to 3 succeeded, task 4 passed the first stage, task 5 failed at the first stage,
+/// and task 6 failed at the second stage.
 async fn ten_tasks(client: &Client, id: &str) {
     client.create(job(id, &STAGES, 10)).await.unwrap();
     client.report(id, succeeded([0, 1, 2, 3, 4, 6], "read")).await.unwrap();
@@ -102,14 +105,15 @@ async fn every_task_of_a_pending_job_is_outstanding() {
     assert_eq!(listed(&stack[0], request("a", "", Succeeded)).await, [0; 0]);
 }
 
-/// Tasks that have the status throughout are listed, tasks that never have it are not, and none is listed twice, even
-/// though the job ends between two pages.
+/// Tasks that have the status the whole time are listed. Tasks that never have it are not. No task is listed twice,
+/// even though the job ends between two pages.
 #[tokio::test]
 async fn paging_over_a_hundred_thousand_changing_tasks_lists_each_once() {
     const TASKS: i64 = 100_000;
     let stack = Stack::builder(2).setting("redis-timeout", "5s").start().await;
     stack[0].create(job("a", &STAGES, TASKS)).await.unwrap();
-    // A third of the tasks is never reported, a third before the list, and a third during it.
+    // A third of the tasks is never reported, a third is reported before the list, and a third is reported during the
+    // list.
     let every_third = |first: i64| (first..TASKS).step_by(3).collect::<Vec<_>>();
     let (never, before, mut during) = (every_third(0), every_third(1), every_third(2));
     for batch in before.chunks(10_000) {
@@ -164,7 +168,7 @@ async fn one_call_scans_a_bounded_part_of_the_largest_job() {
     assert_eq!(listed(&stack[0], succeeded_tasks).await, [0, TASKS - 1]);
 }
 
-/// Scenario: the tracker is evicted, and no mirror has its marks.
+/// The tracker is evicted, and no mirror has its marks.
 #[tokio::test]
 async fn lost_marks_are_outstanding_again_and_reporting_them_ends_the_job() {
     let mut stack = Stack::builder(2).reconciling(Duration::from_millis(100), Duration::from_secs(3)).start().await;

@@ -1,4 +1,4 @@
-//! Storage of names: compressed in Postgres, and cached in gateways up to a memory limit.
+//! Tests of the storage of names: they are compressed in Postgres, and cached in gateways up to a memory limit.
 
 use std::io::Read;
 use std::time::Instant;
@@ -27,7 +27,7 @@ async fn add_all(client: &Client, id: &str, names: &[String], batch: usize) {
     }
 }
 
-/// The stored names in index order, and the number of blocks; panics if the blocks have a gap.
+/// The stored names in index order, and the number of blocks. Panics if there is a gap between the blocks.
 async fn stored(stack: &Stack, id: &str) -> (Vec<String>, usize) {
     let query = format!("SELECT * FROM task_names WHERE job_id = '{id}' ORDER BY first_task");
     let blocks = stack.postgres.connection().await.fetch_all(AssertSqlSafe(query)).await.unwrap();
@@ -79,7 +79,7 @@ async fn names_beyond_the_memory_limit_are_read_from_postgres() {
         let answer = stack[gateway].report("a", results).await.unwrap();
         assert_eq!(dispositions(&answer), [APPLIED, UNKNOWN_TASK, DUPLICATE], "{name}");
     }
-    // Reported by index, returned with its name.
+    // The failure is reported by index, and its error is returned with the name.
     stack[1].report("a", vec![failed_with(9_000, "s", "BROKEN", "")]).await.unwrap();
     assert_eq!(stack[0].progress("a").await.unwrap().error_samples[0].task_name, "new");
 }
@@ -149,7 +149,7 @@ async fn names_are_immutable_after_start_and_deleted_with_their_job() {
     assert_eq!(stored(&stack, "a").await.0, [""; 0]);
 }
 
-/// Bytes per name in Postgres, including rows, TOAST data and the index.
+/// The bytes that a name takes in Postgres, including rows, TOAST data and the index.
 async fn bytes_per_name(stack: &Stack, names: usize) -> f64 {
     stack.postgres.run("VACUUM (FULL, ANALYZE) task_names").await.unwrap();
     let bytes: i64 = stack.postgres.value("SELECT pg_total_relation_size('task_names')").await;
@@ -170,7 +170,7 @@ async fn stored_names_take_under_10_bytes_each() {
     assert!(each < 10.0, "{each:.1} bytes per name of {raw} bytes");
 }
 
-/// Prints the time to add, read and report a million names. The goal is well under a minute.
+/// Prints the time that it takes to add, read and report a million names. The goal is well under a minute.
 #[tokio::test]
 #[ignore = "a figure, not a check: takes long without optimisation"]
 async fn a_million_names() {

@@ -1,4 +1,4 @@
-//! Named tasks: added before the start through any gateway, and reported by name or by index.
+//! Tests of named tasks. They are added before the start through any gateway, and reported by name or by index.
 
 mod manifest;
 mod racing;
@@ -34,7 +34,7 @@ async fn names_are_added_through_any_gateway_and_returned_with_indexes() {
     let added = stack[1].add("a", &["east", "north", "west ü/%"]).await.unwrap();
     assert_eq!((added.added_count, added.existing_count, added.task_count), (2, 1, 4));
     assert_eq!(added.tasks, [2, 0, 3]);
-    // A caller whose response was lost repeats the call.
+    // This caller did not receive the response, so it repeats the call.
     let again = stack[0].add("a", &["east", "north", "west ü/%"]).await.unwrap();
     assert_eq!((again.added_count, again.existing_count, again.tasks), (0, 3, vec![2, 0, 3]));
     assert_eq!(stack[0].get("a").await.unwrap().task_count, 4);
@@ -165,7 +165,8 @@ async fn error_samples_include_task_names_live_and_after_the_end() {
     assert_eq!(names(&ended.await), expected);
 }
 
-/// Six callers over three gateways add all names, each in a different order and in parts of a different size.
+/// Six callers add all names through three gateways. Each caller adds them in another order and in parts of another
+/// size.
 #[tokio::test]
 async fn concurrent_adds_of_the_same_names_give_each_name_one_index() {
     const NAMES: usize = 300;

@@ -1,5 +1,5 @@
-//! Races between adding tasks and starting or cancelling the job, at every step of a start: no job runs with fewer
-//! tasks than were acknowledged, and no response says otherwise.
+//! Tests of races, at every step of a start, between the start or cancel of a job and calls that add tasks. No job runs
+//! with fewer tasks than were acknowledged, and no response says otherwise.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ async fn start_waits_for_a_concurrent_addition_and_includes_it() {
     }
 }
 
-/// A gateway that cached the job before tasks were added must not use the outdated task count.
+/// A gateway cached the job before tasks were added. It must not use the outdated number of tasks.
 #[tokio::test]
 async fn gateway_with_an_outdated_task_count_uses_the_new_one() {
     let stack = Stack::start(2).await;
@@ -124,7 +124,7 @@ async fn tracker_left_by_a_dead_start_with_fewer_tasks_is_never_used() {
     stack[1].grow("a", 5).await.unwrap();
     stack[1].links().redis.set(Link::Cut);
     assert_eq!(stack[1].start("a").await.unwrap().task_count, 5);
-    // One mark that would fit into the old tracker, and one that would not.
+    // One of these marks would fit into the old tracker, and the other would not.
     let recorded = stack[1].report("a", succeeded([0, 4], "s")).await.unwrap();
     assert_eq!(dispositions(&recorded), [pb::Disposition::Recorded; 2]);
     stack[1].links().redis.set(Link::Open);
@@ -140,7 +140,7 @@ async fn tracker_left_by_a_dead_start_with_fewer_tasks_is_never_used() {
     assert_eq!((dispositions(&answer), answer.job_state()), (vec![APPLIED; 3], pb::JobState::Succeeded));
 }
 
-/// A job without tasks succeeds at its start, unless a concurrent call added one before it.
+/// A job without tasks succeeds at its start, unless a concurrent call adds a task first.
 #[tokio::test]
 async fn first_addition_and_start_of_an_empty_job_are_serialised() {
     let stack = Stack::start(2).await;

@@ -1,9 +1,9 @@
-//! Coalesced calls: concurrent reads of one job share one round trip to Redis, and concurrent reports share one script
-//! call. No caller gets a result from before its call or the result of another caller, and none fails because another
-//! one does.
+//! Tests of coalesced calls. Concurrent reads of one job share one round trip to Redis, and concurrent reports share
+//! one script call. No caller gets a result from before its call or the result of another caller. If a caller fails,
+//! the others do not fail because of it.
 //!
-//! Tests stall a call at a fault point of the round trip that it began. Calls made meanwhile pass `round.joined`, which
-//! shows that they wait.
+//! The tests stall a call at a fault point of the round trip that it began. Calls made meanwhile pass `round.joined`,
+//! which shows that they wait.
 
 mod reads;
 mod reports;
@@ -18,12 +18,12 @@ use crate::support::{Builder, CallResult, Fault, Gateway, Stack, eventually, pb}
 
 const JOINED: &str = "round.joined";
 
-/// Gateways without a reconciler, whose request timeout is longer than any test takes.
+/// Builds gateways without a reconciler, whose request timeout is longer than any test takes.
 fn long_timeout(gateways: usize) -> Builder {
     Stack::builder(gateways).without_reconciler().setting("request-timeout", "20s")
 }
 
-/// Starts a call, and returns once it waits in the gateway for the next round trip.
+/// Starts a call. Returns once the call waits in the gateway for the next round trip.
 async fn joined_call<T: Send + 'static>(
     gateway: &Gateway,
     call: impl Future<Output = CallResult<T>> + Send + 'static,
@@ -35,8 +35,8 @@ async fn joined_call<T: Send + 'static>(
     call
 }
 
-/// Starts a call that begins a round trip, and returns once it is stalled at `point`. Later calls for the job wait for
-/// it.
+/// Starts a call that begins a round trip. Returns once the round trip is stalled at `point`. Later calls for the job
+/// wait for this round trip.
 async fn call_stalled_at<T: Send + 'static>(
     gateway: &Gateway,
     point: &str,
@@ -48,7 +48,7 @@ async fn call_stalled_at<T: Send + 'static>(
     call
 }
 
-/// Aborts a call, and waits until the gateway has counted it as cancelled.
+/// Aborts a call, and waits until the gateway has counted the call as cancelled.
 async fn abort_call<T>(gateway: &Gateway, method: &str, call: JoinHandle<T>) {
     let cancelled = format!(r#"{method}",code="CANCELLED"}}"#);
     let count = async || {

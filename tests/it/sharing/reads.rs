@@ -1,5 +1,5 @@
-//! Coalesced reads: as few round trips as possible, no result older than its request, and each answer within its
-//! deadline.
+//! Tests of coalesced reads. There are as few round trips as possible, no result is older than its request, and each
+//! answer arrives within its deadline.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,11 @@ use pb::{JobState, Source, SourceReason};
 
 const TRACKER_READ: &str = "read.looked";
 const TASKS: i64 = 10;
-/// A deadline long enough for a fallback on a busy machine, and far shorter than the time for which Redis hangs.
+/// A deadline that is long enough for a fallback on a busy machine, and far shorter than the time for which Redis
+/// hangs.
 const SHORT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Starts two gateways with a running job that both have read.
+/// Starts two gateways and a running job. Both gateways have read the job.
 async fn stack() -> Stack {
     let stack = long_timeout(2).start().await;
     stack[0].create(job("a", &["s"], TASKS)).await.unwrap();
@@ -47,13 +48,13 @@ fn live_successes(answer: &CallResult<pb::Progress>) -> i64 {
     succeeded
 }
 
-/// Number of tracker reads since the previous call, or since the start of the stack.
+/// The number of tracker reads since the previous call, or since the start of the stack.
 async fn tracker_reads(stack: &Stack) -> u64 {
     // Only a tracker read sends HGETALL, for the error counts.
     stack.redis.take_command_stats().await.get("hgetall").map_or(0, |(calls, _)| *calls)
 }
 
-/// Invariant I6: the round trip under way has read the tracker before these acknowledgements.
+/// Invariant I6: the round trip in progress has read the tracker before these acknowledgements.
 #[tokio::test]
 async fn read_joining_during_a_round_trip_sees_all_earlier_acknowledgements() {
     let stack = stack().await;
@@ -116,7 +117,8 @@ async fn one_round_trip_serves_all_waiting_reads() {
     );
 }
 
-/// Cancels the reader that began the round trip under way, and one of the readers that wait for the next.
+/// The test cancels the reader that began the round trip in progress, and one of the readers that wait for the next
+/// round trip.
 #[tokio::test]
 async fn cancelled_reader_does_not_affect_other_readers() {
     const METHOD: &str = "highwater.v1.ProgressService/GetProgress";
@@ -137,7 +139,7 @@ async fn cancelled_reader_does_not_affect_other_readers() {
     assert_eq!(tracker_reads(&stack).await, 2);
 }
 
-/// Other readers with longer deadlines keep waiting for the hung Redis.
+/// Other readers with longer deadlines continue to wait for the Redis that hangs.
 #[tokio::test]
 async fn reader_with_a_short_deadline_gets_a_fallback_in_time() {
     let stack = long_timeout(1).links().setting("redis-timeout", "15s").start().await;
@@ -155,7 +157,7 @@ async fn reader_with_a_short_deadline_gets_a_fallback_in_time() {
     assert_eq!(progress.source_reason(), SourceReason::RedisUnreachable);
     assert_eq!(stage_counts(&progress), [[TASKS - 3, 3, 0, 0]]);
 
-    // The round trip that it left keeps its own, longer deadline.
+    // The reader has left its round trip, which keeps a longer deadline of its own.
     eventually("the short deadline has passed", async || (joined.elapsed() > SHORT_DEADLINE).then_some(())).await;
     let waiting = [patient, joined_read(&stack[0]).await];
     assert!(waiting.iter().all(|read| !read.is_finished()));
@@ -190,8 +192,7 @@ async fn panic_in_a_coalesced_read_fails_only_its_callers() {
     for read in sharing {
         assert_eq!(code_and_reason(&read.await.unwrap().unwrap_err()), (Code::Internal, "INTERNAL".to_owned()));
     }
-    // A read that waited for a round trip that never runs would fall back to its own only later, so the time is
-    // checked.
+    // If a read waited for a round trip that never runs, it would read alone later. The time is therefore checked.
     let begun = Instant::now();
     assert_eq!(live_successes(&stack[0].progress("a").await), 0);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

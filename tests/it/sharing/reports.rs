@@ -1,5 +1,5 @@
-//! Batched reports: reports that share a script call are answered separately, whatever the other reports contain and
-//! whatever happens to their callers.
+//! Tests of batched reports. Reports that share a script call are answered separately, whatever the other reports
+//! contain and whatever happens to their callers.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::support::{
 use pb::Disposition::{Applied, Duplicate, UnknownTask};
 use pb::report_service_client::ReportServiceClient;
 
-/// Stalls a batch whose marks are computed but not made yet.
+/// A fault point that stalls a batch after its marks are computed and before they are set.
 const COMPUTED: &str = "report.computed";
-/// Stalls a batch whose marks are made.
+/// A fault point that stalls a batch after its marks are set.
 const CONFIRMED: &str = "report.confirmed";
 const TASKS: i64 = 20;
 
@@ -46,7 +46,7 @@ fn read(tasks: impl IntoIterator<Item = i64>) -> Vec<pb::TaskResult> {
     succeeded(tasks, "read")
 }
 
-/// The tracker's revision. Every script call that changes marks increases it by one.
+/// The revision of the tracker. Every script call that changes marks increases the revision by one.
 async fn revision(stack: &Stack) -> i64 {
     stack[0].progress("a").await.unwrap().revision()
 }
@@ -59,12 +59,13 @@ async fn bad_report_does_not_affect_the_rest_of_its_batch() {
     let gateway = &stack[0];
     let with_unknown = joined_report(gateway, read([2, TASKS, 3])).await;
     let unknown_alone = joined_report(gateway, read([TASKS + 1, TASKS + 2])).await;
-    // Repeats a result of the same batch, its own result, a marked result, and a result of the batch under way.
+    // This report repeats a result of its batch, a result of its own, a marked result, and a result of the batch in
+    // progress.
     let repeating = joined_report(gateway, read([3, 4, 4, 0, 1])).await;
     let failing =
         joined_report(gateway, vec![failed_with(5, "read", "IO", "no answer"), failed_with(4, "read", "IO", "")]).await;
     let better = joined_report(gateway, [read([5]), succeeded([4], "digest")].concat()).await;
-    // An invalid report is refused at once and never joins a batch.
+    // An invalid report is refused at once, and never joins a batch.
     let malformed = vec![pb::TaskResult { task: -1, ..read([6]).remove(0) }];
     for invalid in [malformed, succeeded([6], "no such stage")] {
         let refused = send_report(gateway.client(), [read([7]), invalid].concat()).await.unwrap_err();
@@ -104,7 +105,8 @@ async fn one_of_several_identical_concurrent_reports_is_applied() {
     assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap())[0], [TASKS - 4, 4, 0, 0]);
 }
 
-/// The caller that began the batch under way times out, one waiting caller disconnects, and another one times out.
+/// The caller that began the batch in progress times out. Of the callers that wait, one disconnects and another one
+/// times out.
 #[tokio::test]
 async fn cancelled_reporter_does_not_affect_the_rest_of_its_batch() {
     const METHOD: &str = "highwater.v1.ReportService/ReportResults";
@@ -133,7 +135,7 @@ async fn cancelled_reporter_does_not_affect_the_rest_of_its_batch() {
     assert_eq!(stage_counts(&gateway.progress("a").await.unwrap())[0], [TASKS - 10, 10, 0, 0]);
 }
 
-/// Sends a report with a deadline that passes while the batch is stalled.
+/// Sends a report whose deadline passes while the batch is stalled.
 async fn report_with_short_deadline(
     client: Client,
     results: Vec<pb::TaskResult>,

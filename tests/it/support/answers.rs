@@ -8,7 +8,7 @@ use tonic_types::StatusExt;
 
 use super::pb;
 
-/// Pending, succeeded, failed and skipped tasks of each stage; panics if a count is absent.
+/// The pending, succeeded, failed and skipped tasks of each stage. Panics if a count is absent.
 pub fn stage_counts(progress: &pb::Progress) -> Vec<[i64; 4]> {
     let counts = |at: &pb::StageProgress| {
         let counts = [at.pending_count, at.succeeded_count, at.failed_count, at.skipped_count];
@@ -17,13 +17,13 @@ pub fn stage_counts(progress: &pb::Progress) -> Vec<[i64; 4]> {
     progress.stages.iter().map(counts).collect()
 }
 
-/// Pending, succeeded and failed tasks; panics if a count is absent.
+/// The pending, succeeded and failed tasks. Panics if a count is absent.
 pub fn task_counts(progress: &pb::Progress) -> [i64; 3] {
     let counts = [progress.pending_task_count, progress.succeeded_task_count, progress.failed_task_count];
     counts.map(|count| count.unwrap_or_else(|| panic!("a count is absent: {progress:?}")))
 }
 
-/// The disposition of each result of a report, in request order.
+/// The disposition of each result of a report, in the order of the request.
 pub fn dispositions(answer: &pb::ReportResultsResponse) -> Vec<pb::Disposition> {
     answer.dispositions().collect()
 }
@@ -34,7 +34,7 @@ pub fn code_and_reason(status: &Status) -> (Code, String) {
     (status.code(), reason.unwrap_or_else(|| panic!("the error has no reason: {status:?}")))
 }
 
-/// Converts a timestamp; panics if it is absent or out of range.
+/// Converts a timestamp. Panics if it is absent or out of range.
 pub fn system_time(time: Option<Timestamp>) -> SystemTime {
     time.expect("the time is set").try_into().expect("the time is in range")
 }

@@ -14,13 +14,13 @@ use pb::job_service_client::JobServiceClient;
 use pb::progress_service_client::ProgressServiceClient;
 use pb::report_service_client::ReportServiceClient;
 
-/// Keeps a test from hanging; longer than any call may take in the gateway.
+/// A timeout that keeps a test from hanging. It is longer than any call may take in the gateway.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The result of a call.
 pub type CallResult<T> = Result<T, Status>;
 
-/// Clones share one connection, which is opened on first use.
+/// A client of one gateway. Clones share one connection, which is opened on first use.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
@@ -79,7 +79,7 @@ impl Client {
         Ok(self.reports().report_results(request).await?.into_inner())
     }
 
-    /// Claims a job, excluding those listed.
+    /// Claims a job. Excludes the listed jobs.
     pub async fn next_job(&self, excluded: &[&str]) -> CallResult<pb::NextJobResponse> {
         let exclude_job_ids = excluded.iter().map(|id| (*id).to_owned()).collect();
         self.claim(pb::NextJobRequest { exclude_job_ids, ..pb::NextJobRequest::default() }).await
@@ -114,13 +114,13 @@ impl Client {
         Ok(response.into_inner().results)
     }
 
-    /// Whether the gateway reports that it is ready; an error if it does not answer.
+    /// Whether the gateway reports that it is ready. Returns an error if the gateway does not answer.
     pub async fn is_ready(&self) -> CallResult<bool> {
         let response = HealthClient::new(self.channel.clone()).check(HealthCheckRequest::default()).await?;
         Ok(response.into_inner().status == ServingStatus::Serving as i32)
     }
 
-    /// The channel, for calls that no method above makes: other headers, deadlines, garbage.
+    /// The channel, for calls that no method of this type makes: with other headers, with deadlines, or with garbage.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }

@@ -7,19 +7,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Waits until our process ends for any reason, then removes directory $1. Retries while a dying server writes to it.
+/// A script that waits until our process ends for any reason, and then removes directory $1. It tries again while a
+/// dying server writes to the directory.
 const JANITOR: &str = r#"
 trap '' HUP INT TERM
 read -r _
 until rm -rf "$1"; do sleep 0.1; done"#;
 
-/// Contains all other directories; removed when our process ends.
+/// The directory that contains all other directories. It is removed when our process ends.
 struct Root {
     path: PathBuf,
     _janitor: Child,
 }
 
-/// A new directory, removed when dropped.
+/// A new directory, which is removed when it is dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {

@@ -14,21 +14,21 @@ use super::proxy::Proxy;
 use super::wait::eventually;
 
 const LISTENING: &str = "listening on ";
-/// How many lines of the log a failing test prints.
+/// The number of lines of the log that a failing test prints.
 const SHOWN_LINES: usize = 200;
 
 /// The action of a gateway when it reaches a fault point.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// Blocks there until released.
+    /// The task blocks at the point until it is released.
     Stall,
-    /// Kills itself with SIGKILL.
+    /// The gateway kills itself with SIGKILL.
     Kill,
-    /// The task that reaches it panics; the gateway keeps running.
+    /// The task that reaches the point panics. The gateway keeps running.
     Panic,
 }
 
-/// A gateway process; dereferences to its [`Client`].
+/// A gateway process. It dereferences to its [`Client`].
 pub struct Gateway {
     directory: PathBuf,
     flags: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Links {
 }
 
 impl Gateway {
-    /// Starts a gateway with these flags. Returns once it listens; it may not be ready.
+    /// Starts a gateway with these flags. Returns once the gateway listens, even if it is not ready yet.
     pub async fn start(directory: PathBuf, flags: Vec<String>, links: Option<Links>) -> Self {
         std::fs::create_dir(&directory).unwrap();
         let (process, address) = run(&directory, &flags).await;
@@ -58,7 +58,8 @@ impl Gateway {
         eventually("a gateway is ready", ready).await;
     }
 
-    /// Kills the process and starts it again with empty memory. The new one listens, but may not be ready.
+    /// Kills the process and starts the gateway again with empty memory. Returns once it listens, even if it is not
+    /// ready yet.
     pub async fn restart(&mut self) {
         self.process.kill();
         let (process, address) = run(&self.directory, &self.flags).await;
@@ -81,7 +82,7 @@ impl Gateway {
         admin.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// Sends a GET request to the admin port; returns status and body.
+    /// Sends a GET request to the admin port. Returns the status and the body.
     pub async fn http(&self, path: &str) -> (u16, String) {
         let admin = self.admin();
         let mut stream = TcpStream::connect(admin).await.unwrap();
@@ -98,7 +99,8 @@ impl Gateway {
         self.process.kill();
     }
 
-    /// Sends SIGTERM and waits until the process has exited. The client keeps running: both sides close a connection.
+    /// Sends SIGTERM and waits until the process has exited. The client runs meanwhile, because both sides must close a
+    /// connection.
     pub async fn terminate(&mut self) {
         self.process.signal(libc::SIGTERM);
         self.wait_for_exit().await;
@@ -134,7 +136,7 @@ impl Gateway {
         self.links.as_ref().expect("the stack was built without links")
     }
 
-    /// A clone of its client, to be moved into a task.
+    /// Returns a clone of the client, which can be moved into a task.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
@@ -158,7 +160,7 @@ impl Gateway {
             Fault::Kill => "kill",
             Fault::Panic => "panic",
         };
-        // Renamed into place: the gateway may read the file at any time.
+        // The file is renamed into place, because the gateway may read it at any time.
         let unfinished = faults(&self.directory).join("unfinished");
         std::fs::write(&unfinished, order).unwrap();
         std::fs::rename(unfinished, self.order_file(point)).unwrap();

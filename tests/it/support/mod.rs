@@ -1,7 +1,8 @@
-//! Test support: private stores, real gateway processes with clients, and faults in and between them.
+//! Test support: private stores, real gateway processes with clients, and faults in gateways and stores and between
+//! them.
 //!
-//! A test starts a [`Stack`], calls its gateways by number, `stack[0].report(…)`, and inspects the stores through
-//! `stack.redis` and `stack.postgres`. Everything stops with the stack, or with our process.
+//! A test starts a [`Stack`] and calls its gateways by number, as in `stack[0].report(…)`. It inspects the stores
+//! through `stack.redis` and `stack.postgres`. Everything stops with the stack, or with our process.
 
 mod answers;
 mod client;

@@ -1,4 +1,5 @@
-//! A migrated database for one test, in the Postgres that all tests share or in a private one that the test may stop.
+//! A migrated database for one test. It is in the Postgres that all tests share, or in a private Postgres that the test
+//! may stop.
 
 use std::io::Read;
 use std::sync::OnceLock;
@@ -19,9 +20,9 @@ pub const TEN_THOUSAND_RUNNING_JOBS: &str = "
     SELECT 'job-' || n, '', '{}', ARRAY['s'], 100, 0.5, 1, true FROM generate_series(1, 10000) n;
     UPDATE jobs SET state = 'RUNNING', start_time = now();";
 
-/// Turns off durability, which tests do not need; reads and writes behave the same.
+/// Settings that turn off durability, which tests do not need. Reads and writes behave as they do with durability.
 const SETTINGS: [(&str, &str); 3] = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
-/// The migrated database that every test's database is a copy of.
+/// The migrated database of which every test's database is a copy.
 const TEMPLATE: &str = "highwater";
 
 /// A Postgres server with its template database.
@@ -33,7 +34,7 @@ struct Server {
 /// A database for one test.
 pub struct Database {
     name: String,
-    /// The private server; `None` if the database is in the shared one.
+    /// The private server. `None` if the database is in the shared server.
     private: Option<Server>,
 }
 
@@ -51,7 +52,7 @@ impl Server {
         Self { postgres, _directory: directory }
     }
 
-    /// The server that all tests share; it stops with our process.
+    /// The server that all tests share. It stops with our process.
     fn shared() -> &'static Self {
         static SHARED: OnceLock<Server> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(&[]))
@@ -70,7 +71,7 @@ impl Database {
         database
     }
 
-    /// A database in a private server with these settings, named as in postgresql.conf.
+    /// A database in a private server with these settings, which are named as in postgresql.conf.
     pub fn in_private_server(settings: &[(&str, &str)]) -> Self {
         Self { name: TEMPLATE.to_owned(), private: Some(Server::start(settings)) }
     }
@@ -83,7 +84,7 @@ impl Database {
         self.server().postgres.port()
     }
 
-    /// The private server, to kill, pause and restart it; panics if the database is in the shared one.
+    /// The private server, which a test can kill, pause and restart. Panics if the database is in the shared server.
     pub fn private_server(&mut self) -> &mut dev::Postgres {
         &mut self.private.as_mut().expect("only a private server may be controlled").postgres
     }
@@ -94,7 +95,7 @@ impl Database {
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// A direct connection as the superuser, without a proxy, as an operator has in psql.
+    /// A direct connection as the superuser, without a proxy, like the connection of an operator in psql.
     pub async fn connection(&self) -> PgConnection {
         connect(&self.url()).await
     }
@@ -137,7 +138,7 @@ impl Drop for Database {
         if self.private.is_none() {
             let url = self.server().postgres.url("postgres");
             let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-            // Dropping only frees space, so errors do not matter.
+            // The database is dropped only to free space, so errors do not matter.
             blocking(async move { connect(&url).await.execute(AssertSqlSafe(drop)).await.ok() });
         }
     }
@@ -147,7 +148,8 @@ async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap()
 }
 
-/// Runs `work` to completion on a separate thread, for callers that are not async or must not block their runtime.
+/// Runs `work` to completion on a separate thread. This is for callers that are not async, or that must not block their
+/// runtime.
 fn blocking<T: Send>(work: impl Future<Output = T> + Send) -> T {
     let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
     std::thread::scope(|scope| scope.spawn(run).join().unwrap())

@@ -1,5 +1,5 @@
-//! A TCP proxy between a gateway and a store that simulates network faults. Runs on its own thread, so that a test that
-//! blocks does not block it.
+//! A TCP proxy between a gateway and a store that simulates network faults. The proxy runs on its own thread, so that a
+//! test that blocks its thread does not block the proxy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,18 +9,18 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// The state of the link. Bytes that were held back are delivered once the link is open again, as TCP does.
+/// The state of the link. Bytes that are held back are delivered once the link is open again, as TCP does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// Forwards everything without delay.
+    /// The link forwards everything without delay.
     Open,
-    /// Delays everything in both directions.
+    /// The link delays everything in both directions.
     Slow(Duration),
-    /// Forwards nothing in either direction; connections stay open and new ones are accepted.
+    /// The link forwards nothing in either direction. Connections stay open, and new connections are accepted.
     Blackhole,
-    /// Forwards requests but no responses.
+    /// The link forwards requests but no responses.
     HalfOpen,
-    /// Closes all connections, including new ones.
+    /// The link closes all connections, including new ones.
     Cut,
 }
 
@@ -30,7 +30,7 @@ enum Direction {
     Response,
 }
 
-/// A proxy in front of a port of 127.0.0.1; stops when dropped.
+/// A proxy in front of a port of 127.0.0.1. It stops when it is dropped.
 pub struct Proxy {
     address: SocketAddr,
     state: watch::Sender<State>,
@@ -40,9 +40,9 @@ pub struct Proxy {
 #[derive(Debug, Clone, Copy)]
 struct State {
     link: Link,
-    /// The port that connections are made to.
+    /// The port to which connections are made.
     target: u16,
-    /// How many times all connections were closed.
+    /// The number of times that all connections were closed.
     closed_count: u64,
 }
 
@@ -73,13 +73,13 @@ impl Proxy {
         self.state.send_modify(|state| state.target = target);
     }
 
-    /// Closes all connections; new ones are accepted as before.
+    /// Closes all connections. New connections are accepted as before.
     pub fn close_connections(&self) {
         self.state.send_modify(|state| state.closed_count += 1);
     }
 }
 
-/// Accepts until the proxy is dropped.
+/// Accepts connections until the proxy is dropped.
 async fn accept(listener: TcpListener, mut states: watch::Receiver<State>) {
     loop {
         tokio::select! {
@@ -97,7 +97,8 @@ async fn connection(client: TcpStream, mut states: watch::Receiver<State>) {
     if link == Link::Cut {
         return;
     }
-    // If the store refuses the connection, closing ours is the closest that a proxy can do.
+    // If the store refuses the connection, the proxy closes the connection of the gateway. A proxy cannot refuse it any
+    // more.
     let Ok(store) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
     let _ = (client.set_nodelay(true), store.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
@@ -162,7 +163,7 @@ mod tests {
         (proxy, stream)
     }
 
-    /// Sends one byte and returns the echo: `None` if none arrives soon, 0 at the end of the connection.
+    /// Sends one byte and returns the echo. `None` if no echo arrives soon, and 0 at the end of the connection.
     async fn ask(stream: &mut TcpStream, byte: u8) -> Option<u8> {
         stream.write_all(&[byte]).await.ok()?;
         answer(stream).await

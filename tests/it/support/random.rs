@@ -1,4 +1,4 @@
-//! Pseudo-random choices that a seed makes repeatable.
+//! Pseudo-random choices, which a seed makes repeatable.
 
 /// A SplitMix64 generator.
 pub struct Random(u64);

@@ -1,4 +1,4 @@
-//! A private Redis server and queries of its contents.
+//! A private Redis server, and queries of its contents.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -9,7 +9,7 @@ use highwater::dev;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncTypedCommands, Cmd, FromRedisValue};
 
-/// A private Redis; dereferences to [`dev::Redis`], which can kill, pause and restart it.
+/// A private Redis. It dereferences to [`dev::Redis`], which can kill, pause and restart the server.
 pub struct Redis {
     server: dev::Redis,
 }
@@ -39,7 +39,7 @@ impl Redis {
         keys
     }
 
-    /// Calls and total run time of each command since the last call of this method; resets the statistics.
+    /// The calls and the total run time of each command since the last call of this method. Resets the statistics.
     pub async fn take_command_stats(&self) -> HashMap<String, (u64, Duration)> {
         let stats: String = self.run(redis::cmd("INFO").arg("commandstats")).await;
         self.run::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
@@ -54,7 +54,7 @@ impl Redis {
         stats.lines().filter_map(read).collect()
     }
 
-    /// The tracker of a job, header and cells; `None` if the key is missing.
+    /// The tracker of a job, with its header and cells. `None` if the key is missing.
     pub async fn tracker(&self, id: &str) -> Option<Vec<u8>> {
         self.run(redis::cmd("GET").arg(tracker_key(id))).await
     }

@@ -13,7 +13,7 @@ pub fn job(id: &str, stages: &[&str], task_count: i64) -> pb::CreateJobRequest {
     }
 }
 
-/// A job with named tasks: it has none yet, so it is created without being started.
+/// A job with named tasks. It has no tasks yet, so it is created without being started.
 pub fn named_job(id: &str, stages: &[&str]) -> pb::CreateJobRequest {
     pb::CreateJobRequest { start: false, named_tasks: true, ..job(id, stages, 0) }
 }

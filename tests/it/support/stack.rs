@@ -7,7 +7,7 @@ use super::directory::Directory;
 use super::gateway::{Gateway, Links};
 use super::{Database, Proxy, Redis};
 
-/// Two stores, and gateways that use them. The gateways stop first.
+/// Two stores, and gateways that use them. The gateways stop before the stores.
 pub struct Stack {
     gateways: Vec<Gateway>,
     pub redis: Redis,
@@ -42,18 +42,19 @@ impl Stack {
 }
 
 impl Builder {
-    /// Adds a flag for every gateway: `.setting("tracker-ttl", "2s")`.
+    /// Adds a flag for every gateway, as in `.setting("tracker-ttl", "2s")`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.flags.push(format!("--{name}={value}"));
         self
     }
 
-    /// Sets the reconcile interval and settle time beyond the length of any test, so that no reconcile round runs.
+    /// Sets the reconcile interval and the settle time to more than the length of any test, so that no reconcile round
+    /// runs.
     pub fn without_reconciler(self) -> Self {
         self.setting("reconcile-interval", "1h").setting("settle-time", "1d")
     }
 
-    /// Sets the reconcile interval and the settle time. The request timeout becomes half the settle time.
+    /// Sets the reconcile interval and the settle time. Sets the request timeout to half of the settle time.
     pub fn reconciling(self, interval: Duration, settle: Duration) -> Self {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let builder = self.setting("reconcile-interval", &millis(interval)).setting("settle-time", &millis(settle));
@@ -66,13 +67,13 @@ impl Builder {
         self
     }
 
-    /// Adds settings of Redis, named as in redis.conf.
+    /// Adds settings of Redis, which are named as in redis.conf.
     pub fn redis(mut self, settings: &[(&str, &str)]) -> Self {
         self.redis_settings = owned(settings);
         self
     }
 
-    /// Uses a private Postgres with these settings, named as in postgresql.conf.
+    /// Uses a private Postgres with these settings, which are named as in postgresql.conf.
     pub fn private_postgres(mut self, settings: &[(&str, &str)]) -> Self {
         self.postgres_settings = Some(owned(settings));
         self

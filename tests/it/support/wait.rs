@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a condition may take before a test fails. Far longer than anything takes on a busy machine.
+/// The time after which a test fails if a condition is not met. It is far longer than anything takes on a busy machine.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Polls until `condition` returns a value; panics after [`WAIT_TIMEOUT`]. `what` describes the condition.
+/// Polls until `condition` returns a value. Panics after [`WAIT_TIMEOUT`]. `what` describes the condition.
 pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -18,7 +18,7 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
     }
 }
 
-/// Polls `condition` for `time` and panics as soon as it is false. `what` describes the condition.
+/// Polls `condition` for `time`. Panics as soon as it returns false. `what` describes the condition.
 pub async fn holds_for(time: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while started.elapsed() < time {

@@ -1,4 +1,4 @@
-//! No command, including every script, occupies Redis for longer than 10 ms, for any batch and any job size.
+//! Tests that no command, including every script, occupies Redis for longer than 10 ms, for any batch and any job size.
 //!
 //! The slow log of Redis provides the times. A busy machine can only lengthen them, so the shortest of several attempts
 //! counts.
@@ -16,14 +16,14 @@ use time::OffsetDateTime;
 use super::{FIRST, SECOND, THIRD, TestRedis, deadline, failed, job_id, succeeded};
 
 const LIMIT: Duration = Duration::from_millis(10);
-/// Minimum number of attempts, and maximum while any case is above the limit.
+/// The minimum number of attempts, and the maximum number while any case is above the limit.
 const ATTEMPTS: std::ops::Range<usize> = 3..15;
 /// The largest job: 20 MB of cells.
 const LARGEST: Layout = Layout { total: MAX_TASKS, stages: MAX_STAGES };
-/// Maximum number of results in one report.
+/// The maximum number of results in one report.
 const BATCH: u32 = 10_000;
 
-/// The time of the slowest command of each case; the shortest of all attempts.
+/// The time of the slowest command of each case. The shortest time of all attempts counts.
 #[derive(Default)]
 struct CommandTimes(Vec<(String, Duration)>);
 
@@ -63,9 +63,9 @@ impl TestRedis {
         }
     }
 
-    /// Times reports with every distribution of a batch over the largest job: on blank cells; repeated, so that the
-    /// script first replies with the conflicting bytes; then as successful retries, which make skipped stages pending
-    /// again.
+    /// Times reports whose results are distributed over the largest job in every way. First, the cells are blank. Then
+    /// the results are repeated, so that the script replies with the conflicting bytes before it succeeds. At last they
+    /// are successful retries, which make skipped stages pending again.
     async fn time_reports(&self, times: &mut CommandTimes) {
         let scattered = |index: u32| index * (MAX_TASKS / BATCH) + index % 7;
         let over_stages = |index: u32| (index % 8) as usize;
@@ -135,7 +135,7 @@ impl TestRedis {
         times.add("a reconciler page", self.slowest_command().await);
     }
 
-    /// Times the restore of lost marks: all at once, and in chunks into blank cells or existing marks.
+    /// Times the restore of lost marks: all at once, in chunks into blank cells, and in chunks into existing marks.
     async fn time_restore(&self, times: &mut CommandTimes) {
         let id = job_id("restored");
         let full = vec![0xff; LARGEST.bytes()];

@@ -1,6 +1,6 @@
-//! No script changes a key that does not hold an intact tracker. Whatever the damage, the value and its time to live
-//! stay the same, and the refusal states the damage. No other key remains, except for the uploaded image of a refused
-//! opening, which expires.
+//! Tests that no script changes a key that does not hold an intact tracker. Whatever the damage, the value and its time
+//! to live stay the same, and the refusal names the damage. No other key remains, except for the uploaded image of a
+//! tracker that was not opened. The image expires.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ const OPERATIONS: [Operation; 12] = [
 /// A damaged value of the tracker's key.
 struct Damage {
     name: String,
-    /// The command that writes the value. Its first argument is the key.
+    /// The command that writes the value. The key is the first argument of the command.
     command: &'static str,
     arguments: Vec<Vec<u8>>,
     validity: Validity,
@@ -91,7 +91,8 @@ fn damages(good: &[u8]) -> Vec<Damage> {
     damages.push(Damage::bytes("a future version, short", Validity::UnknownVersion, b"HWM\x02"));
     damages.push(Damage::bytes("a future version", Validity::UnknownVersion, &[b"HWM\x02", &good[4..]].concat()));
     for (name, validity, header) in header::header_cases(header) {
-        // Valid headers are not damage. This includes the one with eight stages, although its cells are too short.
+        // A valid header is not damage. This is also true of the header with eight stages, although its cells are too
+        // short.
         if validity != Validity::Valid {
             damages.push(Damage::bytes(name, validity, &[&header[..], cells].concat()));
         }
@@ -105,7 +106,7 @@ fn damages(good: &[u8]) -> Vec<Damage> {
 }
 
 impl TestRedis {
-    /// Applies an operation with arguments that are valid for an intact tracker, and returns its result.
+    /// Applies an operation with arguments that are valid for an intact tracker. Returns the result of the operation.
     async fn apply(&self, operation: Operation, id: &JobId, good: &Header) -> Result<ScriptOutcome<()>, Error> {
         let live = &self.live;
         let done = match operation {
@@ -164,7 +165,7 @@ impl TestRedis {
             let other_keys: Vec<_> = self.keys(&id).await.into_iter().filter(|other| *other != key).collect();
             let image = format!("hw:{{{id}}}:image:{NEXT_INCARNATION}");
             match operation {
-                // The uploaded image of a refused opening expires soon.
+                // The uploaded image of a tracker that was not opened expires soon.
                 Open => {
                     assert_eq!(other_keys, std::slice::from_ref(&image), "{operation:?} on {}", damage.name);
                     assert!(self.ttl(&image).await <= CALL_TIMEOUT);
@@ -173,7 +174,7 @@ impl TestRedis {
                 _ => assert_eq!(other_keys, [""; 0], "{operation:?} on {}", damage.name),
             }
         }
-        // Only corrupt values are quarantined, unchanged, and with a time to live.
+        // Only corrupt values are quarantined. They stay unchanged and get a time to live.
         let quarantined = self.live.quarantine(&id, deadline()).await.unwrap();
         assert_eq!(quarantined, damage.validity == Validity::Corrupt, "{}", damage.name);
         let place = if quarantined { format!("hw:{{{id}}}:corrupt") } else { key };

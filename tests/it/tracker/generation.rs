@@ -1,5 +1,5 @@
-//! A tracker is trusted only under the generation in which it was adopted: not after a restart, promotion or demotion
-//! of Redis, and never on a replica.
+//! Tests that a tracker is trusted only under the generation in which it was adopted. It is not trusted after a
+//! restart, a promotion or a demotion of Redis, and it is never trusted on a replica.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use highwater::live::{Error, Live, MarkReply, Refusal, Seal, StepWrite, Tracker}
 use super::{FIRST, SEALED_TTL, SECOND, TRACKER_TTL, TestRedis, connect, deadline, failed, job_id, succeeded};
 
 const LAYOUT: Layout = Layout { total: 4, stages: 2 };
-/// Every command is on disk before Redis replies.
+/// Settings with which every command is on disk before Redis replies.
 const DURABLE: [(&str, &str); 2] = [("appendonly", "yes"), ("appendfsync", "always")];
 
 /// Whether an existing tracker is trusted.
@@ -54,8 +54,9 @@ impl TestRedis {
         let () = self.query(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]).await;
     }
 
-    /// Starts a primary with an adopted tracker, and its replica. The tracker is adopted after the replica is attached,
-    /// because a primary's first replica changes its replication ID and so invalidates earlier adoptions.
+    /// Starts a primary with an adopted tracker, and a replica of this primary. The tracker is adopted after the
+    /// replica is attached: the first replica of a primary changes the replication ID, which invalidates earlier
+    /// adoptions.
     async fn primary_and_replica(id: &JobId) -> (Self, Self) {
         let settings = [("repl-diskless-sync-delay", "0")];
         let (first, second) = (Self::start(&settings).await, Self::start(&settings).await);
@@ -71,7 +72,7 @@ impl TestRedis {
         let () = self.query(&[b"REPLICAOF", b"NO", b"ONE"]).await;
     }
 
-    /// Waits until all earlier direct writes to `from` have arrived here.
+    /// Waits until all earlier direct writes to `from` have arrived at this server.
     async fn wait_until_replicated_from(&self, from: &Self) {
         let latest = uuid::Uuid::new_v4().to_string();
         let () = from.query(&[b"SET", latest.as_bytes(), b""]).await;
@@ -94,7 +95,7 @@ async fn restart_with_all_data_ends_trust_for_connected_clients() {
 
     redis.server.restart().unwrap();
 
-    // The client reconnects between two reads and notices the restart.
+    // Between two reads, the client reconnects. It notices the restart nevertheless.
     redis.assert_not_trusted(&id).await;
     assert!(redis.tracker_bytes(&id).await == before, "all data survived");
     let fresh = connect(&redis.server);
@@ -114,7 +115,7 @@ async fn restart_with_all_data_ends_trust_for_connected_clients() {
     assert_eq!(is_trusted(&fresh, &id).await, Ok(true));
 }
 
-/// Reads continue while the server is killed and restarted. No read may trust the tracker on the restarted server.
+/// The server is killed and restarted while reads continue. No read may trust the tracker on the restarted server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_across_a_restart_never_trust_the_new_server() {
     let mut redis = TestRedis::start(&DURABLE).await;
@@ -135,7 +136,7 @@ async fn reads_across_a_restart_never_trust_the_new_server() {
         let results = reads.await.unwrap();
         let first_untrusted = results.iter().position(|trusted| !trusted).unwrap();
         assert!(results[first_untrusted..].iter().all(|trusted| !trusted), "{results:?}");
-        // For the next round, adopted under the current generation.
+        // For the next round, the tracker is adopted under the current generation.
         let () = redis.query(&[b"FLUSHALL"]).await;
         redis.open_adopted(&id, LAYOUT, FIRST).await;
     }
@@ -171,16 +172,16 @@ async fn demoted_primary_that_still_answers_is_not_trusted() {
     second.report_with_postgres(&id, &[succeeded(0, 0)]).await;
     second.live.adopt(&id, FIRST, Duration::ZERO, deadline()).await.unwrap().unwrap();
 
-    // Demoted, with a broken link to the new primary, so its data stay unchanged.
+    // The server is demoted. Its link to the new primary is broken, so its data stay unchanged.
     let () = first.query(&[b"CONFIG", b"SET", b"replica-serve-stale-data", b"yes"]).await;
     let () = first.query(&[b"REPLICAOF", b"127.0.0.1", b"1"]).await;
     first.assert_not_trusted(&id).await;
 
-    // Promoted again, with its own data.
+    // The server is promoted again, with its own data.
     first.promote().await;
     first.assert_not_trusted(&id).await;
 
-    // Replicating the new primary, and then promoted with that data.
+    // The server replicates the new primary, and is then promoted with that data.
     first.start_replication(&second).await;
     first.wait_until_replicated_from(&second).await;
     first.assert_not_trusted(&id).await;
@@ -188,7 +189,8 @@ async fn demoted_primary_that_still_answers_is_not_trusted() {
     first.assert_not_trusted(&id).await;
 }
 
-/// A seal set under another generation than the adoption clears the adopted flag, because marks may be missing.
+/// If a tracker is sealed under another generation than it was adopted, the seal clears the adopted flag, because marks
+/// may be missing.
 #[tokio::test]
 async fn seal_set_in_another_generation_marks_a_lower_bound() {
     let mut redis = TestRedis::start(&DURABLE).await;
@@ -205,14 +207,14 @@ async fn seal_set_in_another_generation_marks_a_lower_bound() {
     redis.server.restart().unwrap();
     redis.trusted_once_reachable(&failing).await;
 
-    // A lost mark could have turned the failure into a success.
+    // A lost mark could have replaced the failure by a success.
     let refused = redis.live.seal(&failing, FIRST, Seal::Complete, deadline()).await.unwrap();
     assert_eq!(refused, Err(Refusal::NotAdopted));
     for (id, seal) in [(&cancelled, Seal::Cancelled("")), (&all_succeeded, Seal::Complete)] {
         let header = redis.live.seal(id, FIRST, seal, deadline()).await.unwrap().unwrap();
         assert!(!header.adopted, "{id}");
     }
-    // A seal set before the restart was complete and stays so.
+    // A tracker that was sealed before the restart was complete then, and stays so.
     let again = redis.live.seal(&sealed_before, FIRST, Seal::Complete, deadline()).await.unwrap().unwrap();
     assert_eq!((again.adopted, again), (true, sealed));
     redis.live.expire(&sealed_before, FIRST, deadline()).await.unwrap().unwrap();
@@ -221,7 +223,7 @@ async fn seal_set_in_another_generation_marks_a_lower_bound() {
 }
 
 impl TestRedis {
-    /// Reports as the gateway does to a tracker that is not adopted but confirmed by Postgres.
+    /// Reports as the gateway does to a tracker that is not adopted and that Postgres has confirmed.
     async fn report_with_postgres(&self, id: &JobId, marks: &[highwater::domain::Mark]) {
         let step = MarkStep::plan(LAYOUT, marks.iter().copied()).remove(0);
         let (blank, change) = (step.blank(), step.apply(&step.blank()).unwrap());

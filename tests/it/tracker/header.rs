@@ -1,4 +1,5 @@
-//! The two header codecs, in Rust and in Lua, accept and reject the same bytes, and each reads what the other wrote.
+//! Tests that both codecs of the header, in Rust and in Lua, accept and reject the same bytes, and that each reads what
+//! the other wrote.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ use highwater::live::{HEADER_BYTES, Header, Refusal, Seal, Tracker};
 
 use super::{TestRedis, deadline, job_id};
 
-/// Offset of the checksum, which covers all bytes before it.
+/// The offset of the checksum, which covers all bytes before it.
 pub const CHECKSUM_OFFSET: usize = 240;
 /// The incarnation of all headers in these tests.
 pub const INCARNATION: Incarnation = Incarnation::new(5);
 pub const NEXT_INCARNATION: Incarnation = Incarnation::new(6);
-/// Maximum value of a number in a header: the last millisecond of the year 9999.
+/// The maximum value of a number in a header: the last millisecond of the year 9999.
 const MAX_VALUE: u64 = 253_402_300_799_999;
 
 /// The result of decoding a header.
@@ -25,7 +26,7 @@ pub enum Validity {
 
 use Validity::{Corrupt, UnknownVersion, Valid};
 
-/// Replaces the checksum by a valid one.
+/// Replaces the checksum by a valid checksum.
 pub fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     let sum = sha1_smol::Sha1::from(&bytes[..CHECKSUM_OFFSET]).digest().to_string();
     bytes.truncate(CHECKSUM_OFFSET);
@@ -33,7 +34,7 @@ pub fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Offsets of the fields, as in the codec's table.
+/// The offsets of the fields, as in the table of the codec.
 mod offset {
     pub const VERSION: usize = 3;
     pub const STAGES: usize = 4;
@@ -52,7 +53,7 @@ mod offset {
     pub const BUCKET: usize = 172;
 }
 
-/// A header with seven tasks in three stages. At the first stage, two tasks have succeeded and one has failed.
+/// A header of a job with seven tasks in three stages. At the first stage, two tasks have succeeded and one has failed.
 pub fn valid_header(open: Header) -> Vec<u8> {
     let mut header = open;
     header.counts.stages[0] = StageCounts { succeeded: 2, failed: 1, skipped: 0 };
@@ -64,7 +65,7 @@ pub fn valid_header(open: Header) -> Vec<u8> {
 
 pub const LAYOUT: Layout = Layout { total: 7, stages: 3 };
 
-/// Headers with a valid checksum and one changed field each, with the expected validity.
+/// Headers with a valid checksum and one changed field each, together with the expected validity.
 pub fn header_cases(original: &[u8]) -> Vec<(String, Validity, Vec<u8>)> {
     let mut cases = Vec::new();
     let mut case = |name: &str, validity, place: usize, bytes: &[u8]| {
@@ -119,7 +120,7 @@ pub fn header_cases(original: &[u8]) -> Vec<(String, Validity, Vec<u8>)> {
 }
 
 impl TestRedis {
-    /// The validity of a tracker according to the Rust codec.
+    /// The validity of a tracker, according to the codec in Rust.
     async fn validity_in_rust(&self, id: &JobId) -> Validity {
         match self.tracker(id).await {
             Tracker::Present { .. } => Valid,
@@ -129,7 +130,7 @@ impl TestRedis {
         }
     }
 
-    /// The validity of a tracker according to the Lua codec, by a script call that changes nothing.
+    /// The validity of a tracker, according to the codec in Lua. Calls a script that changes nothing.
     async fn validity_in_lua(&self, id: &JobId) -> Validity {
         match self.live.expire(id, Incarnation::new(u64::MAX), deadline()).await.unwrap() {
             Err(Refusal::OtherIncarnation) => Valid,
@@ -185,7 +186,7 @@ async fn rust_and_lua_agree_on_every_changed_header_byte() {
     }
 }
 
-/// A script that changes one field preserves all others, including values at the limits of their ranges.
+/// A script that changes one field preserves all other fields, including values at the limits of their ranges.
 #[tokio::test]
 async fn lua_preserves_the_fields_it_does_not_change() {
     let redis = TestRedis::start(&[]).await;

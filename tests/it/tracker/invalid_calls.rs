@@ -1,5 +1,5 @@
-//! Script calls with malformed arguments, and error keys of the wrong type: every script checks its arguments and keys
-//! before it writes.
+//! Tests of script calls with malformed arguments, and with error keys of the wrong type. Every script checks its
+//! arguments and keys before it writes.
 
 use highwater::domain::ErrorSample;
 use time::OffsetDateTime;
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::header::{INCARNATION, LAYOUT, NEXT_INCARNATION};
 use super::{TestRedis, deadline, job_id, script, tracker_key};
 
-/// Name, expected reply of the script, and the arguments that vary.
+/// The name of a case, the expected reply of the script, and the arguments that vary.
 type Case<'a> = (&'a str, Result<String, String>, &'a [&'a [u8]]);
 
 #[tokio::test]
@@ -27,8 +27,9 @@ async fn malformed_report_changes_nothing() {
     let wrong = || Ok("COUNTS_WRONG".to_owned());
     let mut one = none;
     one[3] = 1;
-    // Arguments: increments of the counts; number of results; bytes of the fields; for each field its first bit and its
-    // new value; for a run its first and last byte, the expected bytes, and the new bytes.
+    // The arguments are the increments of the counts, the number of results, and the bytes of the fields. Then follow
+    // the first bit and the new value of each field, and the first byte, the last byte, the expected bytes and the new
+    // bytes of each run.
     let cases: [Case; 21] = [
         ("more new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"256", b"257", blank, b"abc"]),
         ("fewer new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"256", b"257", blank, b"a"]),

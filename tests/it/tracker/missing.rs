@@ -1,4 +1,4 @@
-//! Operations on a missing tracker do not create it (invariant I5).
+//! Tests that operations on a missing tracker do not create it (invariant I5).
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn late_operations_do_not_recreate_a_missing_tracker() {
     assert_eq!(live.read_trackers(std::slice::from_ref(&id), deadline()).await.unwrap().trackers, [Tracker::Missing]);
     for marks in [vec![], vec![succeeded(1, 0)], vec![succeeded(9, 1)]] {
         let step = MarkStep::plan(LAYOUT, marks.into_iter()).remove(0);
-        // Expects blank cells, or no cells at all.
+        // One report expects blank cells, and the other one expects no cells at all.
         for bytes in [step.blank(), vec![]] {
             let change = step.apply(&step.blank()).unwrap();
             for require_adopted in [true, false] {
@@ -59,7 +59,7 @@ async fn late_operations_do_not_recreate_a_missing_tracker() {
     assert_eq!(redis.keys(&id).await, [""; 0]);
 }
 
-/// Errors are not marks: without a tracker they are harmless, and they expire.
+/// Errors are not marks. Without a tracker they are harmless, and they expire.
 #[tokio::test]
 async fn errors_recorded_without_a_tracker_expire() {
     let redis = TestRedis::start(&[]).await;

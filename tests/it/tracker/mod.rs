@@ -1,4 +1,4 @@
-//! Trackers on a real Redis, accessed through [`Live`], the gateway's only interface to them.
+//! Tests of trackers in a real Redis. They use [`Live`], the gateway's only interface to trackers.
 
 mod command_time;
 mod damage;
@@ -20,7 +20,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
 use crate::support::Directory;
 
-/// A script as the gateway sends it, to be called with arguments that the gateway never sends.
+/// A script as the gateway sends it. Tests call it with arguments that the gateway never sends.
 macro_rules! script {
     ($file:literal) => {
         redis::Script::new(concat!(
@@ -35,20 +35,20 @@ use script;
 const FIRST: Incarnation = Incarnation::new(1);
 const SECOND: Incarnation = Incarnation::new(2);
 const THIRD: Incarnation = Incarnation::new(3);
-/// Time to live that scripts set for a tracker.
+/// The time to live that scripts set for a tracker.
 const TRACKER_TTL: Duration = Duration::from_secs(7200);
-/// Time to live that tests set for keys. It differs from [`TRACKER_TTL`], so that a renewal is detected.
+/// The time to live that tests set for keys. It differs from [`TRACKER_TTL`], so that a renewal is detected.
 const TTL_BEFORE: Duration = Duration::from_secs(3600);
-/// Timeout of calls, so that no test hangs.
+/// The timeout of calls, which keeps tests from hanging.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time to live that scripts set for the tracker of an ended job.
+/// The time to live that scripts set for the tracker of an ended job.
 const SEALED_TTL: Duration = Duration::from_secs(600);
 
 /// A Redis server for one test, with the client under test and a direct connection.
 struct TestRedis {
     server: Redis,
     live: Live,
-    /// Direct connection, for commands that the code under test does not send.
+    /// The direct connection, for commands that the code under test does not send.
     connection: ConnectionManager,
     _directory: Directory,
 }
@@ -64,7 +64,7 @@ impl TestRedis {
         Self { server, live, connection, _directory: directory }
     }
 
-    /// Sends a command directly. Retries if the connection belonged to a server that has stopped.
+    /// Sends a command directly. Tries again if the connection belonged to a server that has stopped.
     async fn query<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> T {
         let mut command = redis::Cmd::new();
         for word in words {
@@ -77,7 +77,7 @@ impl TestRedis {
         answer.unwrap()
     }
 
-    /// The serialised value of a key of any type; `None` if there is no such key.
+    /// The serialised value of a key of any type. `None` if there is no such key.
     async fn dump(&self, key: &str) -> Option<Vec<u8>> {
         self.query(&[b"DUMP", key.as_bytes()]).await
     }
@@ -110,7 +110,8 @@ impl TestRedis {
         self.live.adopt(id, incarnation, Duration::ZERO, deadline()).await.unwrap().unwrap()
     }
 
-    /// Reports as the gateway does: first expects blank cells, and after a conflict the cells that were found.
+    /// Reports as the gateway does. The first attempt expects blank cells. After a conflict, the next attempt expects
+    /// the cells that were found.
     async fn report(&self, id: &JobId, layout: Layout, incarnation: Incarnation, marks: &[Mark]) -> ScriptOutcome {
         let mut last = None;
         for step in MarkStep::plan(layout, marks.iter().copied()) {
@@ -155,7 +156,7 @@ fn connect(redis: &Redis) -> Live {
     Live::new(&Settings { url, timeout: CALL_TIMEOUT, tracker_ttl: TRACKER_TTL, sealed_ttl: SEALED_TTL }).unwrap()
 }
 
-/// The tracker's key. Repeated here because other gateways, versions and operators rely on it.
+/// The key of the tracker. It is written out here, because other gateways, versions and operators rely on it.
 fn tracker_key(id: &JobId) -> String {
     format!("hw:{{{id}}}:marks")
 }

@@ -1,5 +1,5 @@
-//! A tracker behaves like a simple reference model under any sequence of commands, and its counts always match its
-//! cells (invariants I2 and I3).
+//! Tests that a tracker behaves like a simple reference model under any sequence of commands, and that its counts
+//! always match its cells (invariants I2 and I3).
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,13 +27,13 @@ enum Command {
     SealComplete(Incarnation),
     SealCancelled(Incarnation),
     Expire(Incarnation),
-    /// Wrong counts, which a finish finds and repairs.
+    /// Wrong counts are written, and then a finish finds and repairs them.
     Repair,
-    /// A repair of a header that has changed since it was read.
+    /// A repair is refused, because the header has changed since it was read.
     RepairConflict,
-    /// Redis was restarted, so the tracker's generation is not the current one.
+    /// Redis is restarted, so the generation of the tracker is no longer the current one.
     Restart,
-    /// The key was evicted or flushed.
+    /// The key is evicted or flushed.
     Vanish,
 }
 
@@ -44,7 +44,7 @@ enum Settling {
     InProgress,
 }
 
-/// Whether a report requires an adopted tracker, or its caller confirms with Postgres.
+/// Whether a report requires an adopted tracker. If it does not, its caller confirms the tracker with Postgres.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Confirmation {
     Adopted,
@@ -56,7 +56,7 @@ enum Confirmation {
 enum Expected {
     Blank,
     Current,
-    /// Bytes that have changed since: the number selects the changed byte.
+    /// Bytes that have changed since then. The number selects the changed byte.
     Stale(usize),
 }
 
@@ -65,7 +65,7 @@ enum Expected {
 struct Model {
     incarnation: Incarnation,
     adopted: bool,
-    /// Whether its generation is the current one.
+    /// Whether the generation of the tracker is the current one.
     own_generation: bool,
     restored: bool,
     seal: Option<EndCause>,
@@ -311,7 +311,7 @@ impl TrackerAndModel<'_> {
         Ok(())
     }
 
-    /// Merges marks, computed from the current bytes, so that there is never a conflict.
+    /// Merges marks. The change is computed from the current bytes, so that there is never a conflict.
     async fn merge(&mut self, incarnation: Incarnation, marks: &[Mark]) -> TestCaseResult {
         let step = MarkStep::plan(self.layout, marks.iter().copied()).remove(0);
         let bytes = self.current(&step).await;
@@ -335,7 +335,7 @@ impl TrackerAndModel<'_> {
         Ok(())
     }
 
-    /// The current bytes of the step's runs; blank if there is no tracker.
+    /// The current bytes of the runs of the step. They are blank if there is no tracker.
     async fn current(&self, step: &MarkStep) -> Vec<u8> {
         if self.model.is_none() {
             return step.blank();
@@ -344,7 +344,7 @@ impl TrackerAndModel<'_> {
         step.runs().iter().flat_map(|run| bytes[HEADER_BYTES..][run.clone()].to_vec()).collect()
     }
 
-    /// Writes wrong counts and repairs them. Unless `in_time`, the repair expects another header and is refused.
+    /// Writes wrong counts and repairs them. If `in_time` is false, the repair expects another header and is refused.
     async fn repair(&mut self, in_time: bool) -> TestCaseResult {
         let Tracker::Present { header: right, .. } = self.redis.tracker(&self.id).await else { return Ok(()) };
         let mut wrong = right.clone();
@@ -406,7 +406,7 @@ impl TrackerAndModel<'_> {
     }
 }
 
-/// The layout of a job in which every `spread`th task is reported, and occasionally every task.
+/// The layout of a job in which every `spread`th task is reported, and sometimes every task.
 #[derive(Debug, Clone, Copy)]
 struct JobShape {
     layout: Layout,
@@ -428,7 +428,7 @@ fn all_succeeded(layout: Layout) -> Vec<Mark> {
 }
 
 fn any_command(shape: JobShape) -> impl Strategy<Value = Command> {
-    // Mostly the same incarnation, so that few commands are refused.
+    // Most commands use the same incarnation, so that few commands are refused.
     let incarnation = || prop_oneof![12 => Just(FIRST), 2 => Just(SECOND), 1 => Just(THIRD)];
     let confirmation = || prop_oneof![Just(Confirmation::Adopted), Just(Confirmation::Postgres)];
     let expected = prop_oneof![
@@ -459,13 +459,13 @@ fn any_command(shape: JobShape) -> impl Strategy<Value = Command> {
     ]
 }
 
-/// Commands for a small job, or for one whose tasks are so far apart that each has its own run of bytes.
+/// Commands for a small job, or for a job whose tasks are so far apart that each task has its own run of bytes.
 fn any_history() -> impl Strategy<Value = (Layout, Vec<Command>)> {
     let small =
         (1_u32..12, 1_usize..=8).prop_map(|(total, stages)| JobShape { layout: Layout { total, stages }, spread: 1 });
     let wide = (2_u32..6, 6_usize..=8).prop_map(|(number, stages)| {
-        // With seven stages, cells are not byte-aligned: some span two bytes and some three, which are sent
-        // differently.
+        // With seven stages, cells are not byte-aligned. Some cells span two bytes and some span three, and both are
+        // sent differently.
         let spread = 201;
         JobShape { layout: Layout { total: number * spread, stages }, spread }
     });

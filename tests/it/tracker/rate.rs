@@ -1,4 +1,4 @@
-//! The rate window: Lua counts results in it, and Rust reads it.
+//! Tests of the rate window, in which Lua counts results, and which Rust reads.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::header::with_checksum;
 use super::{FIRST, TestRedis, deadline, failed, job_id, succeeded};
 
 const LAYOUT: Layout = Layout { total: 100, stages: 2 };
-/// Offset of the window in the header, as in the codec's table.
+/// The offset of the window in the header, as in the table of the codec.
 const BUCKET_AT: usize = 172;
-/// Number of buckets in the window.
+/// The number of buckets in the window.
 const BUCKETS: usize = 15;
-/// Length of a bucket, in milliseconds.
+/// The length of a bucket, in milliseconds.
 const BUCKET_MS: i128 = 4000;
 
-/// The number of the newest bucket, and the results in each bucket, oldest first.
+/// The number of the newest bucket, and the results in each bucket from the oldest to the newest.
 fn window(header: &[u8]) -> (u64, [u32; BUCKETS]) {
     let number = u64::from_be_bytes(header[BUCKET_AT..BUCKET_AT + 8].try_into().unwrap());
     let counts = header[BUCKET_AT + 8..][..4 * BUCKETS].chunks_exact(4);
@@ -30,8 +30,8 @@ fn bucket_of(time: OffsetDateTime) -> u64 {
 }
 
 impl TestRedis {
-    /// Writes a window whose newest bucket is `ago` buckets in the past. A negative value is in the future, as after a
-    /// clock was set back.
+    /// Writes a window whose newest bucket is `ago` buckets in the past. If `ago` is negative, the bucket is in the
+    /// future, as after a clock was set back.
     async fn put_window(&self, id: &highwater::domain::JobId, ago: i64, counts: [u32; BUCKETS]) {
         let (_, now) = self.live.generation(deadline()).await.unwrap();
         let bytes = self.tracker_bytes(id).await;
@@ -54,7 +54,7 @@ async fn report_advances_the_rate_window_and_counts_in_its_newest_bucket() {
     let counts: [u32; BUCKETS] = std::array::from_fn(|index| 1 << index);
     for (number, ago) in [0, 1, 2, 7, 13, 14, 15, 16, 1000, 1_000_000, -1, -3].into_iter().enumerate() {
         let id = job_id(&format!("window-{number}"));
-        // Repeated if a bucket ends between two of these steps.
+        // The steps are repeated if a bucket ends between two of them.
         let (before, now, after) = loop {
             redis.open_adopted(&id, LAYOUT, FIRST).await;
             redis.put_window(&id, ago, counts).await;
@@ -69,7 +69,7 @@ async fn report_advances_the_rate_window_and_counts_in_its_newest_bucket() {
         let passed = usize::try_from(now.saturating_sub(before)).unwrap();
         let mut expected: [u32; BUCKETS] =
             std::array::from_fn(|index| counts.get(index.saturating_add(passed)).copied().unwrap_or(0));
-        // One success, one failure, and the next stage of the failed task, which is skipped.
+        // Three results count: one success, one failure, and the next stage of the failed task, which is skipped.
         expected[BUCKETS - 1] += 3;
         assert_eq!(after, (before.max(now), expected), "{ago} buckets ago");
 

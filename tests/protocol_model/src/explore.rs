@@ -1,5 +1,5 @@
-//! Runs an exploration: every reachable state, or as many as the time limit allows. Reports the trace of each
-//! violation.
+//! Runs an exploration. It visits every reachable state, or as many states as the time limit allows, and reports the
+//! trace of each violation.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write};
@@ -16,7 +16,8 @@ use crate::world::World;
 pub struct Exploration {
     /// The number of unique states that were found.
     pub states: usize,
-    /// The number of steps from the first state to the most distant one. With several threads, it may be a few more.
+    /// The number of steps from the first state to the most distant state. With several threads, the number may be
+    /// slightly higher.
     pub depth: usize,
     /// The time that the exploration took.
     pub elapsed: Duration,
@@ -29,7 +30,8 @@ pub struct Exploration {
 }
 
 impl<const N: usize> Scenario<N> {
-    /// Explores the states breadth first until all are known, a property is violated, or the time limit is reached.
+    /// Explores the states breadth first, until all states are known, a property is violated, or the time limit is
+    /// reached.
     pub fn explore(&self, threads: usize, time_limit: Duration) -> Exploration {
         let began = Instant::now();
         let checker = self.clone().checker().threads(threads).timeout(time_limit);
@@ -54,7 +56,8 @@ impl<const N: usize> Scenario<N> {
 }
 
 impl Exploration {
-    /// Prints the result, and checks that every state is known, no property is violated and none is unreached.
+    /// Prints the result. Checks that every state is known, that no property is violated, and that no property is
+    /// unreached.
     ///
     /// # Panics
     /// If any of these conditions is not met.

@@ -1,4 +1,4 @@
-//! Faults: their kinds, which of them can happen in a state, and their effects.
+//! Faults: their kinds, the faults that can happen in a state, and the effects of faults.
 
 use crate::gateway::Gateway;
 use crate::model::Action;
@@ -44,11 +44,11 @@ impl Faults {
         ("redis cut", Self { redis_cuts: 1, ..Self::NONE }),
         ("postgres cut", Self { postgres_cuts: 1, ..Self::NONE }),
         ("feed cut", Self { feed_cuts: 1, ..Self::NONE }),
-        // Not in pairs: if Redis lost the seal as well, neither store would know of the end.
+        // This fault is not in pairs: if Redis lost the seal as well, neither store would know of the end.
         ("postgres failover", Self { postgres_failovers: 1, ..Self::NONE }),
     ];
 
-    /// Every pair of different faults except Postgres failovers, with its name.
+    /// Every pair of different faults, with its name. Postgres failovers are not in pairs.
     pub fn pairs() -> Vec<(String, Self)> {
         let combinable = &Self::SINGLE[..6];
         let mut pairs = Vec::new();
@@ -60,7 +60,7 @@ impl Faults {
         pairs
     }
 
-    /// The sum of both numbers of faults.
+    /// The numbers of faults of both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl Faults {
 }
 
 impl<const N: usize> Scenario<N> {
-    /// Applies a fault, or the repair of one.
+    /// Applies a fault or its repair.
     pub fn apply_fault(&self, world: &mut World<N>, action: Action) {
         let remaining = &mut world.remaining.faults;
         match action {
@@ -119,7 +119,7 @@ impl<const N: usize> Scenario<N> {
         }
     }
 
-    /// Adds the faults, and repairs of faults, that are possible now.
+    /// Adds the faults and the repairs of faults that are possible now.
     pub fn possible_faults(&self, world: &World<N>, actions: &mut Vec<Action>) {
         let remaining = &world.remaining.faults;
         if remaining.flushes > 0 && world.redis.tracker.is_some() {

@@ -17,7 +17,7 @@ pub struct FeedSession {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListedJob {
     pub incarnation: u8,
-    /// The ledger has rows of the job.
+    /// Whether the ledger has rows of the job.
     pub ledger: bool,
 }
 
@@ -33,7 +33,7 @@ pub enum FeedEvent {
     Drained,
 }
 
-/// Events that have not arrived, oldest first.
+/// The events that have not arrived, from the oldest to the newest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Queue([Option<FeedEvent>; 6]);
 
@@ -43,12 +43,12 @@ impl Queue {
         self.0[0]
     }
 
-    /// Whether an event is waiting that announces another incarnation, a start or an end.
+    /// Whether a waiting event announces a start, an end or another incarnation.
     pub fn has_state_change(&self) -> bool {
         self.0.iter().flatten().any(|event| matches!(event, FeedEvent::Running(_) | FeedEvent::Ended))
     }
 
-    /// Removes the oldest event.
+    /// Removes and returns the oldest event.
     pub fn pop(&mut self) -> Option<FeedEvent> {
         let first = self.0[0];
         self.0.rotate_left(1);
@@ -56,10 +56,10 @@ impl Queue {
         first
     }
 
-    /// Adds an event; false if the queue is full.
+    /// Adds an event. Returns false if the queue is full.
     pub fn push(&mut self, event: FeedEvent) -> bool {
         let length = self.0.iter().flatten().count();
-        // An event makes a directly preceding one of the same kind redundant.
+        // If the last event in the queue is of the same kind, the new event makes it redundant.
         match (length.checked_sub(1).and_then(|last| self.0[last]), event) {
             (Some(FeedEvent::Running(_)), FeedEvent::Running(_)) => self.0[length - 1] = Some(event),
             (Some(last), _) if last == event => {}
@@ -77,8 +77,8 @@ impl FeedSession {
         Self { job: (postgres.state == JobState::Running).then_some(job), ..Self::default() }
     }
 
-    /// Notes a ledger row that this gateway recorded or the feed announced. `remember`: even if the feed does not list
-    /// the job yet.
+    /// Notes a ledger row that this gateway recorded or that the feed announced. With `remember`, the row is noted even
+    /// if the feed does not list the job yet.
     pub fn note_recorded(&mut self, remember: bool) {
         match &mut self.job {
             Some(job) => job.ledger = true,

@@ -16,13 +16,14 @@ pub struct Gateway {
     pub mirror: Mirror,
     pub reaches_redis: bool,
     pub reaches_postgres: bool,
-    /// The feed session; `None` while there is no connection.
+    /// The feed session. `None` while there is no connection.
     pub feed: Option<FeedSession>,
-    /// It knows that the job has ended.
+    /// Whether the gateway knows that the job has ended.
     pub knows_end: bool,
-    /// The incarnation under which it last saw the job running; 0 if none. Kept only where Postgres can be unreachable.
+    /// The incarnation under which the gateway last saw the job running, or 0. It is kept only in scenarios in which
+    /// Postgres can be unreachable.
     pub last_incarnation: u8,
-    /// Marks that it acknowledged after it recorded them in the ledger.
+    /// The marks that the gateway acknowledged after it recorded them in the ledger.
     pub recorded: Marks,
     /// The call or reconciler pass that is in progress.
     pub operation: Option<Operation>,
@@ -34,11 +35,11 @@ pub struct Mirror {
     pub marks: Marks,
     /// The tracker that is known to hold all of these marks.
     pub merged: Option<Epoch>,
-    /// The incarnation of the last tracker that all marks were merged into, or that took the first of them.
+    /// The incarnation of the last tracker into which all marks were merged, or which took the first of them.
     pub base_incarnation: u8,
 }
 
-/// The incarnation and the generation of a tracker; the model's [`TrackerEpoch`].
+/// The incarnation and the generation of a tracker. This is the model's form of [`TrackerEpoch`].
 pub type Epoch = (u8, u8);
 
 impl Gateway {
@@ -64,7 +65,7 @@ impl Gateway {
 
 impl Mirror {
     /// Adds marks that were acknowledged while the job ran under this incarnation. `held_by` is the tracker that holds
-    /// them; `None`: they are elsewhere.
+    /// the marks, or `None` if they are elsewhere.
     pub fn add(&mut self, marks: Marks, incarnation: u8, held_by: Option<Epoch>) {
         type Addition = (Mirror, Marks, u8, Option<Epoch>);
         thread_local! {
@@ -97,12 +98,12 @@ impl Mirror {
         Self { marks, merged, base_incarnation }
     }
 
-    /// Whether it may hold marks that this tracker lacks.
+    /// Whether the mirror may hold marks that this tracker lacks.
     pub fn may_exceed(&self, epoch: Epoch) -> bool {
         self.marks.any() && self.merged != Some(epoch)
     }
 
-    /// Whether the job's tracker was restored under this incarnation without these marks.
+    /// Whether the job's tracker may have been restored under this incarnation without the marks of the mirror.
     pub fn predates_restore(&self, incarnation: u8) -> bool {
         self.marks.any() && self.base_incarnation < incarnation
     }
@@ -113,7 +114,7 @@ impl Mirror {
     }
 }
 
-/// The gateway's type for an incarnation, in which 0 means that it is not known.
+/// Converts an incarnation to the gateway's type. 0 means that the incarnation is not known.
 pub fn known_incarnation(incarnation: u8) -> Option<Incarnation> {
     (incarnation > 0).then(|| Incarnation::new(incarnation.into()))
 }

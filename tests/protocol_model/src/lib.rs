@@ -1,9 +1,10 @@
-//! An exhaustive model of Highwater's protocols: every order of the steps of calls, reconcilers and faults, for one job
-//! with two tasks, two or three gateways, one Redis and one Postgres.
+//! An exhaustive model of Highwater's protocols. It explores every order of the steps of calls, reconcilers and faults,
+//! for one job with two tasks, two or three gateways, one Redis and one Postgres.
 //!
 //! The model calls the domain and the gateway's `Mirrors` for every decision. It repeats only the order of steps in
-//! `src/gateway` ([`steps`]) and the effects of scripts and statements in `src/live` and `src/store` ([`stores`]).
-//! A change there needs the same change here. `README.md` explains how to read and run the model, and what it omits.
+//! `src/gateway` ([`steps`]) and the effects of scripts and statements in `src/live` and `src/store` ([`stores`]). A
+//! change in these directories needs the same change here. `README.md` explains how to read and run the model, and
+//! lists its limits.
 //!
 //! | module | contents |
 //! |---|---|

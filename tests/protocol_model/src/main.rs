@@ -1,7 +1,8 @@
-//! Explores the scenarios that are too long for the tests: every pair of faults on longer jobs, and three gateways.
+//! Explores the scenarios that take too long for the tests: every pair of faults on longer jobs, and single faults with
+//! three gateways.
 //!
-//! Arguments: the time limit of each scenario in seconds (default 600), then words. Only scenarios whose name contains
-//! every word run.
+//! The first argument is the time limit of each scenario in seconds (default 600). The other arguments are words: only
+//! scenarios whose names contain every word run.
 
 use std::io::Write;
 use std::process::ExitCode;

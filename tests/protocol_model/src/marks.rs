@@ -1,4 +1,4 @@
-//! The marks of the model's job, stored as the one byte that its cells take. The domain computes merges and counts,
+//! The marks of the model's job, stored as the single byte that its cells take. The domain computes merges and counts,
 //! once for each possible byte.
 
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use highwater::domain::{Cells, Counts, EndCause, Layout, Mark, Outcome, Status, 
 pub const TASKS: u32 = 2;
 /// The number of stages. The cells of both tasks must fit in one byte.
 pub const STAGES: usize = 1;
-/// One failed task fails the job, so a success on retry changes the verdict.
+/// The failure threshold of the job. One failed task fails the job, so a success on retry changes the verdict.
 pub const FAILURE_THRESHOLD: f64 = 0.0;
 /// The layout of the cells.
 pub const LAYOUT: Layout = Layout { total: TASKS, stages: STAGES };
@@ -18,7 +18,7 @@ pub const LAYOUT: Layout = Layout { total: TASKS, stages: STAGES };
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Marks(u8);
 
-/// Results of the domain, indexed by the byte of a set of marks; `None` where the byte is not valid as cells.
+/// The results of the domain, indexed by the byte of a set of marks. `None` for a byte that is not valid as cells.
 struct Table {
     merged: Vec<[Option<Marks>; 256]>,
     counts: Vec<Option<Counts>>,
@@ -42,7 +42,7 @@ impl Marks {
         Self(cells.bytes()[0])
     }
 
-    /// The marks in either set, merged by the domain.
+    /// The marks of both sets, merged by the domain.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         table().merged[usize::from(self.0)][usize::from(other.0)].unwrap_or_default()
@@ -70,7 +70,8 @@ impl Marks {
         self.counts().is_complete()
     }
 
-    /// The domain's verdict on these marks. `may_miss_marks`: acknowledged marks may be missing from them.
+    /// The domain's verdict on these marks. `may_miss_marks` says whether acknowledged marks may be missing from the
+    /// set.
     pub fn verdict(self, cause: EndCause, may_miss_marks: bool) -> Option<Verdict> {
         verdict(cause, self.counts(), may_miss_marks, FAILURE_THRESHOLD)
     }

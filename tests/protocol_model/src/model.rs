@@ -55,7 +55,7 @@ impl<const N: usize> Scenario<N> {
         Executor { scenario: self, world, index, link }
     }
 
-    /// Begins a feed session; false if that is not possible.
+    /// Begins a feed session. Returns false if this is not possible.
     pub fn open_feed(&self, world: &mut World<N>, index: usize) -> bool {
         let gateway = &mut world.gateways[index];
         let possible = gateway.feed.is_none() && gateway.reaches_postgres;
@@ -68,7 +68,7 @@ impl<const N: usize> Scenario<N> {
         possible
     }
 
-    /// Delivers the next event of the feed; false if there is none.
+    /// Delivers the next event of the feed. Returns false if there is none.
     pub fn receive_event(&self, world: &mut World<N>, index: usize) -> bool {
         let gateway = &mut world.gateways[index];
         let session = gateway.feed.as_mut().filter(|_| gateway.reaches_postgres);
@@ -101,7 +101,7 @@ impl<const N: usize> Model for Scenario<N> {
                     actions.push(Action::Start(index));
                 }
                 if world.postgres.state != JobState::Pending {
-                    // Each worker reports to one gateway. A retry may come through any.
+                    // Each worker reports to one gateway. A retry may come through any gateway.
                     for (bit, only_through) in [(FAILED, Some(0)), (RETRIED, None), (OTHER, Some(1))] {
                         if world.remaining.reports & bit != 0 && only_through.is_none_or(|only| only == index) {
                             actions.push(Action::Report(index, bit));
@@ -174,7 +174,7 @@ impl<const N: usize> Model for Scenario<N> {
                 if let Action::CutFeed(index) = fault
                     && !world.gateways[index].reaches_postgres
                 {
-                    // A consequence of the lost connection to Postgres, not a fault of its own.
+                    // This is a consequence of the lost connection to Postgres, not a fault of its own.
                     world.gateways[index].feed = None;
                 } else {
                     self.apply_fault(&mut world, fault);

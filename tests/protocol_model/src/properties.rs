@@ -15,8 +15,8 @@ use crate::world::World;
 /// The number of rounds of steps in which the job must recover once faults have stopped.
 const MAX_RECOVERY_ROUNDS: usize = 60;
 
-/// The conditions that every state must meet, and those that some state must meet in this scenario. The latter show
-/// that the scenario reaches the cases it is meant for.
+/// Returns the conditions that every state must meet, and the conditions that some state must meet in this scenario.
+/// The latter show that the scenario reaches the cases for which it is meant.
 pub fn all<const N: usize>(scenario: &Scenario<N>) -> Vec<Property<Scenario<N>>> {
     let (can_succeed, can_fail) = (scenario.sends(RETRIED | OTHER), scenario.sends(FAILED | OTHER));
     let (loses_state, cuts_redis) = (scenario.can_lose_redis_state(), scenario.faults.redis_cuts > 0);
@@ -89,8 +89,8 @@ fn stored<const N: usize>(world: &World<N>) -> Marks {
     world.gateways.iter().fold(tracker.union(ledger), |all, gateway| all.union(gateway.mirror.marks))
 }
 
-/// Invariant I2: a job that succeeded or failed has nothing pending, and its state follows from the stored marks. Every
-/// stored mark was sent.
+/// Checks invariant I2: a job that succeeded or failed has nothing pending, and its state follows from the stored
+/// marks. Also checks that every stored mark was sent.
 fn end_matches_marks<const N: usize>(world: &World<N>) -> bool {
     let Some(record) = world.postgres.final_record else { return !world.postgres.state.is_ended() };
     let completed = matches!(world.postgres.state, JobState::Succeeded | JobState::Failed);
@@ -99,11 +99,11 @@ fn end_matches_marks<const N: usize>(world: &World<N>) -> bool {
         && (!completed || (record.marks.is_complete() && !record.lower_bound))
 }
 
-/// Checks the answer to a read through this gateway, taken in one step.
+/// Checks the answer to a read through this gateway. The read takes one step.
 ///
 /// One step is enough. A read that trusts the tracker alone takes one step. Any other read also asks Postgres, and uses
-/// the tracker only if Postgres says that the job runs under the tracker's incarnation. The job then also ran under it
-/// when the tracker was read, whichever store was read first.
+/// the tracker only if Postgres says that the job runs under the tracker's incarnation. The job then also ran under
+/// this incarnation when the tracker was read, whichever store was read first.
 fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway: &Gateway) -> Result<(), &'static str> {
     if gateway.knows_end {
         return Ok(());
@@ -131,7 +131,7 @@ fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway:
     Ok(())
 }
 
-/// The domain's answer to a read. `listed`: the incarnation that the feed lists, if the ledger is empty.
+/// The domain's answer to a read. `listed` is the incarnation that the feed lists, if the feed lists no ledger rows.
 fn resolve_read<const N: usize>(
     scenario: &Scenario<N>,
     world: &World<N>,
@@ -151,8 +151,8 @@ fn resolve_read<const N: usize>(
     }
 }
 
-/// Runs the model without further faults: every gateway is connected, and reconciles whenever it is idle. The job must
-/// then converge. With the environment variable `TRACE`, prints every state on the way.
+/// Runs the model without further faults. Every gateway is connected, and reconciles whenever it is idle. Returns
+/// whether the job then converges. If the environment variable `TRACE` is set, prints every state on the way.
 fn recovers<const N: usize>(scenario: &Scenario<N>, world: &World<N>) -> bool {
     let mut world = world.clone();
     for gateway in &mut world.gateways {
@@ -180,8 +180,8 @@ fn recovers<const N: usize>(scenario: &Scenario<N>, world: &World<N>) -> bool {
     })
 }
 
-/// Whether a running job that is not complete has an adopted, unsealed tracker and no ledger rows, a complete job has
-/// ended, and the tracker that can amend a lower bound is sealed.
+/// Whether the job has converged. A running job must be incomplete, with an adopted tracker that is not sealed and
+/// without ledger rows. If an end is a lower bound and its tracker exists, the tracker must be sealed.
 fn has_converged<const N: usize>(world: &World<N>) -> bool {
     let (incarnation, adopted, sealed, complete) = match world.redis.status() {
         TrackerStatus::Present { incarnation, adopted, sealed, complete, .. } => {

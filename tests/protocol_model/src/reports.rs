@@ -1,4 +1,4 @@
-//! The reports that workers send: one bit for each, and the marks that they set.
+//! The reports that workers send, with one bit for each report, and the marks that the reports set.
 
 use std::sync::OnceLock;
 

@@ -1,24 +1,24 @@
-//! The rules of the protocols that a scenario can omit. For each of them, `tests/rules.rs` shows that the model finds a
+//! The rules of the protocols that a scenario can omit. For each rule, `tests/rules.rs` shows that the model finds a
 //! violation without it.
 
 /// A rule of the protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// A start opens a tracker that is not adopted, commits in Postgres, and then adopts the tracker. Without the rule,
-    /// it commits first.
+    /// the start commits first.
     StartOpensBeforeCommit,
-    /// A start whose call to open a tracker got no answer runs the job under another incarnation.
+    /// If a start gets no answer to its call that opens the tracker, the job runs under another incarnation.
     StartAbandonsUncertainTracker,
     /// A tracker of an earlier Redis generation is reopened under a new incarnation.
     ReopenChangesIncarnation,
     /// A tracker of an earlier Redis generation takes no marks until it is reopened.
     MarksRequireCurrentGeneration,
-    /// A restore that found no tracker does not replace one that exists by the time it writes.
+    /// A restore that found no tracker does not replace a tracker that exists by the time of its write.
     RestoreKeepsExistingTracker,
     /// Marks in a tracker that is not adopted are acknowledged only after Postgres confirms that it is the tracker of
     /// the running job.
     ConfirmBeforeAcknowledging,
-    /// A report that meets a seal helps to commit the end before it answers SUPERSEDED.
+    /// A report that finds the tracker sealed helps to commit the end before it answers SUPERSEDED.
     CommitBeforeSuperseded,
     /// The commit of an end includes the marks in the ledger.
     CommitIncludesLedger,
@@ -26,7 +26,7 @@ pub enum Rule {
     CommitChecksIncarnation,
     /// A restored tracker settles before it is adopted.
     SettleBeforeAdopting,
-    /// The settle time is longer than a gateway trusts a feed that lags.
+    /// The settle time is longer than the time for which a gateway trusts a feed that lags.
     SettleOutlastsFeedLag,
     /// A tracker is adopted only after Postgres confirms that the ledger is empty. The feed may not have announced a
     /// row yet.

@@ -13,17 +13,17 @@ use crate::world::{GroundTruth, Remaining, World};
 /// One exploration of the protocols, with `N` gateways.
 #[derive(Debug, Clone)]
 pub struct Scenario<const N: usize> {
-    /// How many faults of each kind may happen.
+    /// The number of faults of each kind that may happen.
     pub faults: Faults,
-    /// Number of start calls. 0: the job already runs, with an adopted tracker.
+    /// The number of start calls. If it is 0, the job already runs and has an adopted tracker.
     pub starts: u8,
     /// The reports that workers send, as a set of bits.
     pub reports: u8,
-    /// Number of cancel calls.
+    /// The number of cancel calls.
     pub cancels: u8,
-    /// How often a reconciler finds that the job makes no progress.
+    /// The number of times that a reconciler finds that the job makes no progress.
     pub stalls: u8,
-    /// Whether every feed event can be delayed. Otherwise only the announcement of an end can be.
+    /// Whether every feed event can be delayed. If false, only the announcement of an end can be delayed.
     pub feed_lags: bool,
     /// The rule that the protocol does not follow.
     pub omitted: Option<Rule>,
@@ -68,13 +68,13 @@ impl<const N: usize> Scenario<N> {
         Self { cancels: 1, ..self }
     }
 
-    /// Begins before the start of the job, and adds a start call.
+    /// Makes the scenario begin before the start of the job, and adds a start call.
     #[must_use]
     pub fn with_start(self) -> Self {
         Self { starts: 1, ..self }
     }
 
-    /// Lets a reconciler find once that the job makes no progress.
+    /// Lets a reconciler find, once, that the job makes no progress.
     #[must_use]
     pub fn with_stall(self) -> Self {
         Self { stalls: 1, ..self }
@@ -92,7 +92,7 @@ impl<const N: usize> Scenario<N> {
         Self { omitted: Some(rule), ..self }
     }
 
-    /// Whether Redis can lose state.
+    /// Whether Redis can lose its state in this scenario.
     pub fn can_lose_redis_state(&self) -> bool {
         self.faults.flushes + self.faults.rollbacks > 0
     }
@@ -107,7 +107,8 @@ impl<const N: usize> Scenario<N> {
         self.omitted != Some(rule)
     }
 
-    /// Whether a gateway keeps the incarnation that it last saw. It matters only if Postgres can be unreachable.
+    /// Whether a gateway keeps the incarnation that it last saw. This incarnation matters only if Postgres can be
+    /// unreachable.
     pub fn tracks_last_incarnation(&self) -> bool {
         self.faults.postgres_cuts > 0
     }

@@ -28,7 +28,7 @@ pub struct Remaining {
     /// The reports that were not sent yet, as a set of bits.
     pub reports: u8,
     pub cancels: u8,
-    /// How often a reconciler may find that the job makes no progress.
+    /// The number of times that a reconciler may find that the job makes no progress.
     pub stalls: u8,
     pub faults: Faults,
 }
@@ -42,36 +42,37 @@ pub struct GroundTruth {
     pub acknowledged: Marks,
     /// Marks that were acknowledged because the ledger holds them.
     pub recorded: Marks,
-    /// Marks held by a gateway that crashed or was cut off beyond the settle time.
+    /// The marks of gateways that crashed, or that were cut off for longer than the settle time.
     pub at_risk: Marks,
-    /// Redis lost state.
+    /// Whether Redis lost state.
     pub redis_lost_state: bool,
-    /// Postgres failed over and lost a committed end.
+    /// Whether Postgres failed over and lost a committed end.
     pub end_forgotten: bool,
-    /// The sealed tracker of the ended job expired.
+    /// Whether the sealed tracker of the ended job expired.
     pub tracker_expired: bool,
     /// A false answer that a client received.
     pub false_answer: Option<&'static str>,
 }
 
 impl<const N: usize> World<N> {
-    /// Marks whose loss invariant I4 permits: Redis lost state, and so did the gateway that acknowledged the marks.
+    /// The marks whose loss invariant I4 permits: Redis lost its state, and the gateway that acknowledged the marks
+    /// lost them or was cut off.
     pub fn excused_losses(&self) -> Marks {
         if self.truth.redis_lost_state { self.truth.at_risk } else { Marks::default() }
     }
 
-    /// Whether `marks` contains all `acknowledged` marks except excused losses.
+    /// Whether `marks` contains all `acknowledged` marks except for excused losses.
     pub fn keeps(&self, acknowledged: Marks, marks: Marks) -> bool {
         acknowledged.is_subset_of(marks.union(self.excused_losses()))
     }
 
-    /// Whether the settle time may have passed, and the marks that are at risk once it has: those of gateways that are
-    /// cut off.
+    /// Returns whether the settle time may have passed, and which marks are then at risk. These are the marks of
+    /// gateways that are cut off.
     ///
-    /// The settle time is longer than a report and two reconciler passes take, so it has not passed while a connected
-    /// gateway can still deliver marks that the tracker lacks. With `outlasts_feed_lag`, it is also longer than a
-    /// gateway trusts a feed that lags, so it has not passed while such a feed has yet to deliver a change of the job's
-    /// state.
+    /// The settle time is longer than a report and two reconciler passes take. So it has not passed while a connected
+    /// gateway can still deliver marks that the tracker lacks. With `outlasts_feed_lag`, it is also longer than the
+    /// time for which a gateway trusts a feed that lags. So it has not passed while such a feed still has to deliver a
+    /// change of the job's state.
     pub fn settled(&self, outlasts_feed_lag: bool) -> (bool, Marks) {
         let in_tracker = self.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
         let (mut settled, mut at_risk) = (true, Marks::default());
@@ -85,7 +86,7 @@ impl<const N: usize> World<N> {
             };
             let lags = |session: FeedSession| !gateway.reaches_postgres || session.queue.has_state_change();
             settled &= !(outlasts_feed_lag && gateway.feed.is_some_and(lags));
-            // A gateway must know of the restore to record its mirror. Marks in flight are acknowledged by then, and in
+            // A gateway must know of the restore to record its mirror. By then, marks in flight are acknowledged and in
             // the mirror.
             let sees_running = gateway.reaches_postgres && self.postgres.state == JobState::Running;
             let listed = gateway.listed_job().map_or(0, |job| job.incarnation);
@@ -106,8 +107,8 @@ impl<const N: usize> World<N> {
         (settled, at_risk)
     }
 
-    /// A gateway learns, from the feed or from its own call, that the job has ended. It drops its mirror unless the end
-    /// is a lower bound, which the mirror can amend.
+    /// Makes a gateway learn, from the feed or from its own call, that the job has ended. The gateway drops its mirror,
+    /// unless the end is a lower bound that the mirror can amend.
     pub fn learn_end(&mut self, gateway: usize) {
         let keeps_mirror = self.postgres.final_record.is_none_or(|record| record.lower_bound);
         let gateway = &mut self.gateways[gateway];
@@ -119,7 +120,7 @@ impl<const N: usize> World<N> {
         }
     }
 
-    /// Sends an event to every feed session. A session whose queue is full breaks. `promptly`: gateways that reach
+    /// Sends an event to every feed session. A session whose queue is full breaks. With `promptly`, gateways that reach
     /// Postgres receive the event at once, unless it announces an end or other events wait before it.
     pub fn publish(&mut self, event: FeedEvent, promptly: bool) {
         for index in 0..N {

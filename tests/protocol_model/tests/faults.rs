@@ -1,11 +1,11 @@
-//! Faults in jobs that end in each possible way.
+//! Tests of faults in jobs that end in each possible way.
 
 use std::time::Duration;
 
 use protocol_model::faults::Faults;
 use protocol_model::scenario::Scenario;
 
-/// Far longer than any of these explorations takes.
+/// The time limit of an exploration. It is far longer than any of these explorations takes.
 const TIME_LIMIT: Duration = Duration::from_secs(600);
 
 fn explore_pairs(job: &str, scenario: &Scenario<2>) {

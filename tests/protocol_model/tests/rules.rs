@@ -1,4 +1,4 @@
-//! Every rule of the protocols is necessary: if a scenario omits it, the model finds a violation.
+//! Tests that every rule of the protocols is necessary: if a scenario omits it, the model finds a violation.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use protocol_model::faults::Faults;
 use protocol_model::rules::Rule;
 use protocol_model::scenario::Scenario;
 
-/// Far longer than any of these explorations takes.
+/// The time limit of an exploration. It is far longer than any of these explorations takes.
 const TIME_LIMIT: Duration = Duration::from_secs(600);
 
 const FLUSH: Faults = Faults { flushes: 1, ..Faults::NONE };
@@ -27,7 +27,8 @@ fn explore_without(rule: Rule) -> Exploration {
         Rule::StartAbandonsUncertainTracker => starting.with_faults(REDIS_CUT),
         Rule::ReopenChangesIncarnation | Rule::MarksRequireCurrentGeneration => cancelled.with_faults(ROLLBACK),
         Rule::RestoreKeepsExistingTracker => starting.with_faults(REDIS_CUT.plus(CRASH)),
-        // One gateway reports while the restore of a second is paused, and a third restores and ends the job.
+        // One gateway reports while the restore of a second gateway is paused. A third gateway restores the tracker and
+        // ends the job.
         Rule::ConfirmBeforeAcknowledging => {
             return explore(Scenario::<3>::cancelled().with_faults(FLUSH.plus(FLUSH)), rule);
         }

@@ -14,18 +14,19 @@ pub struct Ack {
     pub at: Moment,
     /// Whether the mark was recorded in the ledger.
     pub recorded: bool,
-    /// Redis lost the mark while the acknowledging gateway was killed or stalled.
+    /// Whether Redis lost the mark while the gateway that acknowledged it was killed or stalled.
     pub unrecoverable: bool,
 }
 
-/// Reads that prove that a job's tracker was complete again, after every gateway had time to merge its mirror.
+/// The reads that prove that a job's tracker was complete again, because every gateway has had time to merge its
+/// mirror.
 pub struct CompleteReads {
-    /// When each of these reads was sent and answered.
+    /// The times at which each of these reads was sent and answered.
     reads: Vec<(Moment, Moment)>,
 }
 
 impl CompleteReads {
-    /// LIVE answers prove it, and so do ends that are not lower bounds.
+    /// Finds these reads: LIVE answers, and ends that are not lower bounds.
     pub fn of(calls: &[&Call], end: Option<&End>) -> Self {
         let exact_end = end.is_some_and(|end| end.changes.iter().all(|change| !change.lower_bound));
         let shows_complete_marks = |call: &&&Call| match &call.reply {
@@ -35,7 +36,7 @@ impl CompleteReads {
         Self { reads: calls.iter().filter(shows_complete_marks).map(|call| (call.sent, call.answered)).collect() }
     }
 
-    /// When the tracker was known to be complete after a loss; `Moment::MAX` if no read proves it.
+    /// The time at which the tracker was known to be complete after a loss. `Moment::MAX` if no read proves it.
     fn after(&self, lost: Moment) -> Moment {
         let later = self.reads.iter().filter(|(sent, _)| *sent > lost);
         later.map(|(_, answered)| *answered).min().unwrap_or(Moment::MAX)
@@ -59,13 +60,14 @@ pub fn acks<'a>(call: &'a Call, settled: &CompleteReads, history: &History) -> i
             Disposition::Recorded => true,
             Disposition::Superseded | Disposition::UnknownTask => return None,
         };
-        // Ledger rows are deleted once drained to the tracker, so recorded marks can be lost like all others.
+        // Ledger rows are deleted once they are drained to the tracker, so recorded marks can be lost like all other
+        // marks.
         Some(Ack { mark: *mark, gateway, process, at, recorded, unrecoverable })
     })
 }
 
-/// Whether Redis lost data after the call, and the gateway was killed, or stalled for the settle time, before it was
-/// known to have merged its mirror back.
+/// Whether a mark could not be recovered: Redis lost data after the call, and the gateway was killed, or stalled for
+/// the settle time, before it was known to have merged its mirror back.
 fn is_unrecoverable(call: &Call, settled: &CompleteReads, history: &History) -> bool {
     let reported = call.sent;
     let gateway_lost_it = |lost: Moment, until: Moment| {
@@ -86,8 +88,8 @@ fn is_unrecoverable(call: &Call, settled: &CompleteReads, history: &History) -> 
     })
 }
 
-/// Checks that every acknowledged mark is in the end. It may be missing only if it is unrecoverable, or if the end is a
-/// lower bound and Redis lost the mark before the end could be amended.
+/// Checks that every acknowledged mark is in the end. A mark may be missing only in two cases: it is unrecoverable, or
+/// the end is a lower bound and Redis lost the mark before the end could be amended.
 pub fn judge(case: &JobHistory<'_>, history: &History, findings: &mut Findings) {
     let Some(end) = case.end.filter(|end| end.state.is_final()) else { return };
     // By this time, the marks of a tracker that still exists have been added to the end.

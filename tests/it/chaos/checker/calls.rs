@@ -1,4 +1,4 @@
-//! Checks that every call is answered in time, and with an error only if a fault excuses it.
+//! Checks that every call is answered in time, and that it fails only if a fault excuses the error.
 
 use super::super::history::{Call, History, Incident, Moment, Reply, Request, SECOND};
 use super::{Findings, Rule};
@@ -32,7 +32,7 @@ fn unexpected_error(call: &Call, history: &History) -> Option<String> {
     (!excused).then(|| format!("gateway {}: {:?} {:?}", call.gateway, call.request, call.reply))
 }
 
-/// How long the test process was paused during the call.
+/// The time for which the test process was paused during the call.
 fn harness_pause(call: &Call, history: &History) -> Moment {
     let overlap = |incident: &Incident| match *incident {
         Incident::HarnessPaused { from, to } => to.min(call.answered).saturating_sub(from.max(call.sent)),

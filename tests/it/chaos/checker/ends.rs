@@ -19,9 +19,9 @@ pub fn judge(case: &JobHistory<'_>, findings: &mut Findings) {
 
 /// The counts that follow from the stored cells.
 struct CellCounts {
-    /// Succeeded, failed and skipped tasks of each stage.
+    /// The succeeded, failed and skipped tasks of each stage.
     counts: Vec<[u32; 3]>,
-    /// A task and a stage that are neither reported nor skipped, if any.
+    /// A task and a stage at which it is neither reported nor skipped. `None` if there is none.
     pending: Option<(u32, usize)>,
 }
 
@@ -65,7 +65,7 @@ fn false_end(case: &JobHistory<'_>, end: &End, cell_counts: &CellCounts) -> Opti
             let requested = case.calls.iter().any(|call| call.request == Request::Cancel);
             (!requested).then(|| "it is CANCELLED without a cancel request".to_owned())
         }
-        // No job of a run has a stall timeout, so none may be revoked.
+        // No job of a run has a stall timeout, so no job may be revoked.
         State::Revoked => Some("it is REVOKED".to_owned()),
         State::Pending | State::Running => None,
     }
@@ -89,7 +89,7 @@ fn wrong_counts(case: &JobHistory<'_>, end: &End, cell_counts: &CellCounts) -> O
     unreported.map(|(task, stage)| format!("the mark of task {task} at stage {stage} was never reported"))
 }
 
-/// Checks that all replies show the same end, and that the row changed once. A lower bound may be amended once.
+/// Checks that all replies show the same end, and that the row changed once. A lower bound may also be amended once.
 fn second_end(case: &JobHistory<'_>, end: &End) -> Option<String> {
     let replied = case.calls.iter().filter(|call| shows_end(call)).filter_map(|call| call.reply.state());
     let states: BTreeSet<State> = replied.filter(|state| state.is_final()).chain([end.state]).collect();

@@ -1,5 +1,5 @@
-//! Judges a history against the rules in [`Rule`]. Pure: its only input is the history. It shares no code with the
-//! gateway and implements the meaning of marks independently.
+//! Judges a history against the rules in [`Rule`]. The history is the only input. The checker shares no code with the
+//! gateway, and implements the meaning of marks independently.
 
 mod acknowledged;
 mod calls;
@@ -20,7 +20,7 @@ pub enum Rule {
     LostMark,
     /// Counts differ from the marks or exceed the reported results.
     WrongCounts,
-    /// SUCCEEDED or FAILED with pending tasks or a wrong verdict, CANCELLED without a cancel, or REVOKED.
+    /// A job is SUCCEEDED or FAILED with pending tasks or with a wrong verdict, CANCELLED without a cancel, or REVOKED.
     FalseEnd,
     /// A job has two ends, or its end changed.
     SecondEnd,
@@ -61,12 +61,13 @@ pub struct Violation {
 /// The result of the checker.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Number of times each rule was checked.
+    /// The number of times that each rule was checked.
     pub checks: BTreeMap<Rule, usize>,
     pub violations: Vec<Violation>,
-    /// Lost marks that invariant I4 excuses: Redis lost them while the acknowledging gateway was down or stalled.
+    /// Lost marks that invariant I4 excuses: Redis lost them while the gateway that acknowledged them was down or
+    /// stalled.
     pub unrecoverable: Vec<Violation>,
-    /// Marks that Redis lost and that are missing from an end marked as a lower bound.
+    /// Marks that Redis lost, and that are missing from an end that is marked as a lower bound.
     pub missing_from_lower_bound: Vec<Violation>,
 }
 
@@ -76,9 +77,9 @@ struct JobHistory<'a> {
     calls: Vec<&'a Call>,
     acks: Vec<Ack>,
     end: Option<&'a End>,
-    /// When an answer first showed the job started.
+    /// The time at which an answer first showed the job started.
     seen_running: Option<Moment>,
-    /// When an answer first showed the job ended.
+    /// The time at which an answer first showed the job ended.
     seen_ended: Option<Moment>,
 }
 
@@ -117,8 +118,8 @@ fn cases<'a>(history: &'a History) -> Vec<JobHistory<'a>> {
     history.jobs.iter().map(case).collect()
 }
 
-/// Whether the reply shows that the job has ended. SUPERSEDED does, because it is returned only after the end is
-/// committed.
+/// Whether the reply shows that the job has ended. SUPERSEDED shows this too, because it is returned only after the end
+/// is committed.
 fn shows_end(call: &Call) -> bool {
     let superseded =
         matches!(&call.reply, Reply::Reported { dispositions, .. } if dispositions.contains(&Disposition::Superseded));
@@ -126,7 +127,7 @@ fn shows_end(call: &Call) -> bool {
 }
 
 impl Findings {
-    /// Counts a check of a rule, and records a violation if there is one.
+    /// Counts a check of a rule, and records the violation if there is one.
     fn check(&mut self, rule: Rule, at: Moment, job: &str, violation: Option<String>) {
         *self.checks.entry(rule).or_default() += 1;
         if let Some(details) = violation {
@@ -139,19 +140,19 @@ impl Findings {
         self.violations.is_empty() && self.unrecoverable.is_empty() && self.missing_from_lower_bound.is_empty()
     }
 
-    /// Number of violations of a rule.
+    /// The number of violations of a rule.
     pub fn violation_count(&self, rule: Rule) -> usize {
         self.violations.iter().filter(|violation| violation.rule == rule).count()
     }
 }
 
-/// The best mark of each task at each stage, with the counts of each stage. Marks are added one by one.
+/// The best mark of each task at each stage, and the counts of each stage. Marks are added one by one.
 struct MarkTable {
     stages: usize,
     bits: Vec<u8>,
-    /// Number of tasks of each stage with a success.
+    /// The number of tasks with a success, for each stage.
     succeeded: Vec<u32>,
-    /// Number of tasks of each stage with any mark.
+    /// The number of tasks with any mark, for each stage.
     processed: Vec<u32>,
 }
 

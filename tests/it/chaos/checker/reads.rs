@@ -1,5 +1,5 @@
-//! Checks reads: an ended job is never shown running (I6), counts never exceed the reported results (I3), and LIVE
-//! counts are never below the acknowledged results (I7).
+//! Checks reads. An ended job is never shown running (I6). Counts never exceed the reported results (I3). LIVE counts
+//! are never below the acknowledged results (I7).
 
 use super::super::history::{Call, Limits, Mark, Moment, ObservedProgress, Reply, Request, Source, State};
 use super::ends::reported_marks;
@@ -70,7 +70,7 @@ fn changed_counts(case: &JobHistory<'_>, counts: &[[u32; 4]]) -> Option<String> 
     (shown != end.counts).then(|| format!("an ended job was shown with {shown:?}, but is stored with {:?}", end.counts))
 }
 
-/// Checks that counts never exceed the results sent by the time of the reply.
+/// Checks that counts never exceed the results that were sent before the reply.
 fn check_upper_bounds(case: &JobHistory<'_>, findings: &mut Findings) {
     let mut reported: Vec<(Moment, Mark)> = case
         .calls
@@ -99,7 +99,7 @@ fn check_upper_bounds(case: &JobHistory<'_>, findings: &mut Findings) {
     }
 }
 
-/// Checks that answers that are not lower bounds contain all results acknowledged before the request.
+/// Checks that an answer that is not a lower bound contains all results that were acknowledged before the request.
 fn check_live_lower_bounds(case: &JobHistory<'_>, gateway: usize, limits: Limits, findings: &mut Findings) {
     let mut acks: Vec<(Moment, Mark)> = Vec::new();
     for ack in case.acks.iter().filter(|ack| !ack.unrecoverable) {

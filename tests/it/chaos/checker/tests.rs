@@ -1,5 +1,5 @@
-//! Tests of the checker with hand-made histories: valid ones without violations, and invalid ones in which exactly the
-//! expected violation is found.
+//! Tests of the checker with hand-made histories. In valid histories it finds no violation. In invalid histories it
+//! finds exactly the expected violation.
 
 use super::super::history::{
     Call, Disposition, End, History, Incident, Job, Limits, Mark, Moment, ObservedProgress, Reply, Request, RowChange,
@@ -9,7 +9,7 @@ use super::{RULES, Rule, judge};
 
 const LIMITS: Limits = Limits { deadline: 2 * SECOND, slack: SECOND, settle: 3 * SECOND, feed: 2 * SECOND };
 
-/// A call to gateway 0 that took ten milliseconds.
+/// A call to gateway 0 that takes ten milliseconds.
 fn call(sent: Moment, request: Request, reply: Reply) -> Call {
     Call { job: "a".to_owned(), gateway: 0, process: 0, sent, answered: sent + 10_000, request, reply }
 }
@@ -37,8 +37,8 @@ fn observed_in(call: &mut Call) -> &mut ObservedProgress {
     }
 }
 
-/// A valid history of two tasks in two stages. One task succeeds, the other fails at the first stage, which exceeds the
-/// threshold.
+/// A valid history of two tasks in two stages. One task succeeds. The other task fails at the first stage, which
+/// exceeds the failure threshold.
 fn valid_history() -> History {
     let job = Job { id: "a".to_owned(), tasks: 2, stages: 2, threshold: 0.1 };
     let last = report(4 * SECOND, &[mark(0, 1, true)], Disposition::Applied);
@@ -62,7 +62,7 @@ fn valid_history() -> History {
     History { limits: LIMITS, jobs: vec![job], calls, incidents: Vec::new(), ends: vec![end] }
 }
 
-/// The rules violated after the valid history is changed.
+/// The rules that are violated after a change of the valid history.
 fn violations_after(change: impl FnOnce(&mut History)) -> Vec<Rule> {
     let mut history = valid_history();
     change(&mut history);
@@ -78,12 +78,12 @@ fn valid_history_is_checked_by_every_rule_without_violations() {
 
 #[test]
 fn acknowledged_mark_missing_from_the_end_is_a_violation() {
-    // An acknowledged upgrade is missing from the end, whatever its disposition.
+    // An acknowledged success is missing from the end. Its disposition makes no difference.
     for disposition in [Disposition::Applied, Disposition::Duplicate, Disposition::Recorded] {
         let late = report(3_500_000, &[mark(1, 0, true)], disposition);
         assert_eq!(violations_after(|history| history.calls.push(late)), [Rule::LostMark], "{disposition:?}");
     }
-    // An upgrade that was refused, or answered after the deadline, is not acknowledged.
+    // A success that was refused, or answered after the deadline, is not acknowledged.
     let refused = Reply::Error { code: "Unavailable".to_owned(), reason: "REDIS_UNAVAILABLE".to_owned() };
     let unacknowledged = call(3_500_000, Request::Report(vec![mark(1, 0, true)]), refused);
     assert_eq!(violations_after(|history| history.calls.push(unacknowledged)), []);
@@ -93,7 +93,7 @@ fn acknowledged_mark_missing_from_the_end_is_a_violation() {
     assert_eq!(violations_after(|history| (history.calls.push(late), history.incidents.push(stalled)).0), []);
 }
 
-/// Gateway 0 acknowledges an upgrade at 3.5 s that is missing from the end. Returns the violated rules and the number
+/// At 3.5 s, gateway 0 acknowledges a success that is missing from the end. Returns the violated rules and the number
 /// of excused marks.
 fn findings_with(incidents: &[Incident]) -> (Vec<Rule>, usize) {
     let mut history = valid_history();
@@ -155,7 +155,7 @@ fn lower_bound_end_may_miss_marks_that_redis_lost() {
 #[test]
 fn wrong_counts_are_violations() {
     assert_eq!(violations_after(|history| history.ends[0].counts[0] = [2, 0, 0]), [Rule::WrongCounts, Rule::SecondEnd]);
-    // A stored mark that was never reported.
+    // This history has a stored mark that was never reported.
     let unreported = |history: &mut History| {
         history.ends[0].cells = vec![0b1111_1100];
         history.ends[0].counts = vec![[2, 0, 0], [1, 0, 0]];
@@ -164,7 +164,7 @@ fn wrong_counts_are_violations() {
         history.calls.push(call(5 * SECOND, Request::Cancel, Reply::Job(State::Cancelled)));
     };
     assert_eq!(violations_after(unreported), [Rule::WrongCounts]);
-    // A duplicate counted twice.
+    // This read counts a duplicate twice.
     let counted_twice = read(3_500_000, State::Running, Source::Live, [[0, 2, 0, 0], [1, 0, 0, 1]]);
     assert_eq!(violations_after(|history| history.calls.push(counted_twice)), [Rule::WrongCounts]);
     let incomplete = read(3_500_000, State::Running, Source::Live, [[0, 1, 1, 0], [0, 0, 0, 1]]);
@@ -220,16 +220,16 @@ fn running_after_an_observed_end_is_a_violation() {
     let counts = [[0, 1, 1, 0], [0, 1, 0, 1]];
     let again = read(5_500_000, State::Running, Source::Live, counts);
     assert_eq!(violations_after(|history| history.calls.push(again.clone())), [Rule::StateRegression]);
-    // Sent before the end was reported.
+    // This read was sent before the end was reported.
     let mut before = again.clone();
     before.sent = 5_005_000;
     assert_eq!(violations_after(|history| history.calls.push(before)), []);
-    // From a gateway that reports that it cannot reach Postgres.
+    // The gateway of this read reports that it cannot reach Postgres.
     let mut cut_off = again.clone();
     observed_in(&mut cut_off).source = Source::Fallback;
     observed_in(&mut cut_off).reason = "POSTGRES_UNREACHABLE".to_owned();
     assert_eq!(violations_after(|history| history.calls.push(cut_off)), []);
-    // Returned by a claim.
+    // A claim returned this state.
     let observed = ObservedProgress {
         source: Source::Live,
         reason: String::new(),
@@ -239,7 +239,7 @@ fn running_after_an_observed_end_is_a_violation() {
     };
     let claimed = call(5_500_000, Request::Claim, Reply::Progress(observed));
     assert_eq!(violations_after(|history| history.calls.push(claimed)), [Rule::StateRegression]);
-    // For an end without a seal, RUNNING is allowed until the feed has reached every gateway.
+    // After an end without a seal, RUNNING is allowed until the feed has reached every gateway.
     let unsealed = |read: Call| {
         violations_after(|history| {
             history.ends[0].changes[0].revision = 0;
@@ -269,13 +269,13 @@ fn pending_after_an_observed_start_is_a_violation() {
 fn live_answer_below_acknowledged_results_is_a_violation() {
     let below = read(3_500_000, State::Running, Source::Live, [[1, 1, 0, 0], [2, 0, 0, 0]]);
     assert_eq!(violations_after(|history| history.calls.push(below.clone())), [Rule::LiveTooLow]);
-    // A failure instead of an acknowledged success is also too low.
+    // A failure in place of an acknowledged success is also too low.
     let downgraded = read(3_500_000, State::Running, Source::Live, [[0, 0, 2, 0], [0, 0, 0, 2]]);
     assert_eq!(violations_after(|history| history.calls.push(downgraded)), [Rule::LiveTooLow]);
     let mut bound = below.clone();
     observed_in(&mut bound).lower_bound = true;
     assert_eq!(violations_after(|history| history.calls.push(bound)), []);
-    // Sent before the report was acknowledged.
+    // This read was sent before the report was acknowledged.
     let mut before = below;
     before.sent = 2_005_000;
     assert_eq!(violations_after(|history| history.calls.push(before)), []);

@@ -1,4 +1,4 @@
-//! Adds marks to an end that is a lower bound: `src/gateway/finish/amend.rs`.
+//! The steps that add marks to an end that is a lower bound, as in `src/gateway/finish/amend.rs`.
 
 use highwater::domain::EndCause;
 

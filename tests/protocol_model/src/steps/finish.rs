@@ -1,4 +1,4 @@
-//! Ends or cancels a job: `src/gateway/finish`, `src/gateway/lifecycle/cancel.rs`.
+//! The steps that end or cancel a job, as in `src/gateway/finish` and `src/gateway/lifecycle/cancel.rs`.
 
 use highwater::domain::{EndCause, JobState};
 
@@ -74,7 +74,7 @@ impl<const N: usize> Executor<'_, N> {
         }
     }
 
-    /// Passes the condition on if the scenario follows `UnconfirmedMarksAreLowerBound`; otherwise false.
+    /// Returns the condition if the scenario follows `UnconfirmedMarksAreLowerBound`, and false if it does not.
     pub(super) fn may_miss_marks(&self, may_miss_marks: bool) -> bool {
         may_miss_marks && self.scenario.follows(Rule::UnconfirmedMarksAreLowerBound)
     }

@@ -1,5 +1,5 @@
-//! The steps of a gateway, in the order in which `src/gateway` takes them. Each step accesses one store; the changes to
-//! the gateway's own memory that follow are part of the step.
+//! The steps of a gateway, in the order in which `src/gateway` takes them. Each step accesses one store. The changes to
+//! the gateway's own memory that follow the access are part of the step.
 
 mod amend;
 mod finish;
@@ -20,8 +20,8 @@ use crate::world::World;
 use Next::{Call, GoTo, Return, Stop};
 pub use operation::{Caller, Operation, Pass, Report, Step, writes};
 
-/// Added to the incarnation of a tracker that is reopened after its job ended. No other gateway learns this
-/// incarnation.
+/// The number that is added to the incarnation of a tracker when it is reopened after its job ended. No other gateway
+/// learns the new incarnation.
 pub const AFTER_END: u8 = 100;
 
 /// The connection to the stores in one step.
@@ -29,7 +29,7 @@ pub const AFTER_END: u8 = 100;
 pub enum Link {
     /// A store that is cut off receives nothing.
     Normal,
-    /// A store that is cut off executes the request, and its response is lost.
+    /// A store that is cut off executes the request, but its response is lost.
     ResponseLost,
 }
 
@@ -38,11 +38,11 @@ pub enum Link {
 enum Next {
     /// Continues with this step.
     GoTo(Step),
-    /// Runs another use case first, then continues as this caller.
+    /// Runs another use case first, and then continues as this caller.
     Call(Caller, Step),
     /// Returns to the caller.
     Return(StepOutcome),
-    /// Ends the operation: it was answered or given up.
+    /// Ends the operation, because it was answered or given up.
     Stop,
 }
 
@@ -52,7 +52,7 @@ enum StepOutcome {
     Done,
     /// The job has ended.
     Ended,
-    /// Postgres is unreachable, or the job was not started: the call fails.
+    /// The call fails, because Postgres is unreachable or the job was not started.
     Unavailable,
     RedisUnavailable,
 }
@@ -120,13 +120,13 @@ impl<const N: usize> Executor<'_, N> {
         }
     }
 
-    /// The gateway remembers that the job has ended.
+    /// Makes the gateway remember that the job has ended.
     pub(super) fn remember_end(&mut self) {
         let gateway = self.gateway();
         (gateway.knows_end, gateway.last_incarnation) = (true, 0);
     }
 
-    /// The gateway answers a client that the job has ended.
+    /// Answers a client that the job has ended.
     pub(super) fn answer_ended(&mut self) {
         if !self.world.postgres.state.is_ended() && !self.world.truth.end_forgotten {
             self.world.truth.false_answer = Some("answered that the job has ended before an end was committed");
@@ -137,21 +137,21 @@ impl<const N: usize> Executor<'_, N> {
         &mut self.world.gateways[self.index]
     }
 
-    /// Sends a request to Redis; `None`: no response.
+    /// Sends a request to Redis. Returns `None` if there is no response.
     pub(super) fn redis<T>(&mut self, request: impl FnOnce(&mut Redis) -> T) -> Option<T> {
         let reached = self.gateway().reaches_redis;
         let response = (reached || self.link == Link::ResponseLost).then(|| request(&mut self.world.redis));
         response.filter(|_| reached)
     }
 
-    /// Sends a request to Postgres; `None`: no response.
+    /// Sends a request to Postgres. Returns `None` if there is no response.
     pub(super) fn postgres<T>(&mut self, request: impl FnOnce(&mut Postgres) -> T) -> Option<T> {
         let reached = self.gateway().reaches_postgres;
         let response = (reached || self.link == Link::ResponseLost).then(|| request(&mut self.world.postgres));
         response.filter(|_| reached)
     }
 
-    /// Sends a request to Postgres that the feed may announce; `None`: no response.
+    /// Sends a request to Postgres that the feed may announce. Returns `None` if there is no response.
     pub(super) fn postgres_publishing<T: Copy>(
         &mut self,
         request: impl FnOnce(&mut Postgres) -> T,

@@ -1,4 +1,5 @@
-//! Operations: a call or a reconciler pass in progress, as its next step and the caller that continues after it.
+//! Operations: calls and reconciler passes in progress. An operation is its next step, and the caller that continues
+//! after it.
 
 use highwater::domain::RepairAction;
 
@@ -16,7 +17,7 @@ pub struct Operation {
 /// The use case that continues when the current one returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// None: the operation ends.
+    /// No use case continues, so the operation ends.
     Detached,
     Report(Report),
     /// A cancel of the job that ran under this incarnation.
@@ -24,12 +25,13 @@ pub enum Caller {
     Pass(Pass),
 }
 
-/// A report and the tracker that it marks.
+/// A report, and the tracker that it marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Report {
     pub bit: u8,
     pub incarnation: u8,
-    /// The tracker must be adopted. Otherwise Postgres was just asked, and is asked again before the acknowledgement.
+    /// Whether the tracker must be adopted. If false, Postgres was just asked, and is asked again before the
+    /// acknowledgement.
     pub require_adopted: bool,
 }
 
@@ -39,13 +41,13 @@ pub struct Pass {
     pub repairs: [Option<RepairAction>; 5],
     pub incarnation: u8,
     pub epoch: Epoch,
-    /// The job has ended with a lower bound.
+    /// Whether the job has ended with a lower bound.
     pub ended: bool,
-    /// The tracker has marks that the mirror lacks; they are copied last.
+    /// Whether the tracker has marks that the mirror lacks. These marks are copied last.
     pub pull: bool,
 }
 
-/// One access to one store. `Acknowledge` accesses none.
+/// A step: one access to one store. Only `Acknowledge` accesses no store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     // Start.
@@ -60,7 +62,7 @@ pub enum Step {
     AdoptStarted {
         incarnation: u8,
     },
-    /// Only without `StartOpensBeforeCommit`.
+    /// This step is taken only if `StartOpensBeforeCommit` is omitted.
     OpenAfterCommit {
         incarnation: u8,
     },
@@ -132,7 +134,7 @@ pub enum Step {
     PullMarks,
     // Amend.
     SealForAmend,
-    /// Only without `AmendSealsFirst`.
+    /// This step is taken only if `AmendSealsFirst` is omitted.
     ReadForAmend,
     Amend {
         marks: Marks,

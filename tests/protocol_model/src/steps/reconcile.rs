@@ -1,4 +1,5 @@
-//! A reconciler pass: observes the job, and takes the repairs that are due in order: `src/gateway/reconcile`.
+//! The steps of a reconciler pass, as in `src/gateway/reconcile`. A pass observes the job, and then makes the repairs
+//! that are due, in order.
 
 use highwater::domain::{EndCause, JobObservation, RepairAction, TrackerStatus, due_repairs};
 
@@ -9,8 +10,8 @@ use crate::reports::marks_of;
 use crate::rules::Rule;
 
 impl<const N: usize> Executor<'_, N> {
-    /// Observes the job and begins with the first repair that is due; false if none is. `ended`: the pass is over ends
-    /// that are lower bounds instead of running jobs.
+    /// Observes the job and begins with the first repair that is due. Returns false if none is due. If `ended` is true,
+    /// the pass is over ends that are lower bounds. If it is false, the pass is over running jobs.
     pub fn begin_pass(&mut self, ended: bool, stalled: bool) -> bool {
         let job = if ended { self.lower_bound_end() } else { self.job_to_reconcile() };
         let Some(ListedJob { incarnation, ledger }) = job else { return false };
@@ -44,7 +45,8 @@ impl<const N: usize> Executor<'_, N> {
         operation.is_some()
     }
 
-    /// The job as the feed lists it. Without a feed session: under no known incarnation, if the mirror has marks.
+    /// The job as the feed lists it. Without a feed session, a job whose mirror has marks counts as listed, with an
+    /// unknown incarnation.
     fn job_to_reconcile(&mut self) -> Option<ListedJob> {
         match self.gateway().feed {
             Some(session) => session.job,
@@ -52,19 +54,19 @@ impl<const N: usize> Executor<'_, N> {
         }
     }
 
-    /// The ended job, if Postgres reports that its end is a lower bound.
+    /// The ended job, if Postgres reports that the end is a lower bound.
     fn lower_bound_end(&mut self) -> Option<ListedJob> {
         let postgres = self.world.postgres;
         let can_ask = self.gateway().reaches_postgres && self.gateway().feed.is_some();
         let is_lower_bound = can_ask && postgres.final_record.is_some_and(|record| record.lower_bound);
-        // The tracker's incarnation: the job's own, or the one from a reopen after the end.
+        // This is the incarnation of the tracker if it was reopened after the end.
         let fenced = postgres.incarnation + AFTER_END;
         let was_reopened = self.world.redis.tracker.is_some_and(|tracker| tracker.incarnation == fenced);
         let incarnation = if was_reopened { fenced } else { postgres.incarnation };
         is_lower_bound.then_some(ListedJob { incarnation, ledger: false })
     }
 
-    /// Whether the job can end without its tracker now. Otherwise the repair would have no effect.
+    /// Whether the job can end without its tracker now. If it cannot, the repair would have no effect.
     fn can_finish_without_tracker(&mut self) -> bool {
         let postgres = self.world.postgres;
         let marks = self.gateway().mirror.marks.union(marks_of(postgres.ledger));
@@ -107,7 +109,7 @@ impl<const N: usize> Executor<'_, N> {
         Some(Operation { step, caller: Caller::Pass(pass) })
     }
 
-    /// Replaces the remaining repairs by those of a tracker that is unreachable.
+    /// Replaces the remaining repairs by the repairs for an unreachable tracker.
     pub(super) fn continue_without_redis(&mut self, pass: Pass) -> Option<Operation> {
         if pass.ended || self.gateway().feed.is_none() {
             return None;

@@ -1,4 +1,4 @@
-//! The repairs of a reconciler pass: `src/gateway/reconcile/repair.rs` and `mirror_sync.rs`.
+//! The repairs of a reconciler pass, as in `src/gateway/reconcile/repair.rs` and `mirror_sync.rs`.
 
 use highwater::domain::JobState;
 
@@ -120,7 +120,7 @@ impl<const N: usize> Executor<'_, N> {
         }
     }
 
-    /// Whether the tracker has settled or need not, and the marks that are at risk if it is adopted.
+    /// Returns whether the tracker has settled or need not settle, and the marks that are at risk if it is adopted.
     fn settled(&mut self) -> (bool, Marks) {
         let opened_by_start = self.world.redis.tracker.is_none_or(|tracker| !tracker.restored);
         let (settled, at_risk) = self.world.settled(self.scenario.follows(Rule::SettleOutlastsFeedLag));

@@ -1,4 +1,4 @@
-//! Takes a report: `src/gateway/report`.
+//! The steps of a report, as in `src/gateway/report`.
 
 use highwater::domain::JobState;
 
@@ -12,7 +12,7 @@ use crate::stores::{MarkRequirement, Refusal};
 impl<const N: usize> Executor<'_, N> {
     /// Begins a report.
     pub fn report(&mut self, bit: u8) {
-        // A job that is known only from a ledger row is looked up like one that is not listed.
+        // A job that is known only from a ledger row is looked up like a job that is not listed.
         let listed = self.gateway().listed_job().filter(|job| job.incarnation > 0);
         let report = Report { bit, incarnation: listed.map_or(0, |job| job.incarnation), require_adopted: true };
         let step = if self.gateway().knows_end {
@@ -120,7 +120,7 @@ impl<const N: usize> Executor<'_, N> {
         }
     }
 
-    /// Asks Postgres for the incarnation of the running job.
+    /// Asks Postgres for the incarnation of the running job. Fails if the job does not run or Postgres is unreachable.
     pub(super) fn running_incarnation(&mut self) -> Result<u8, StepOutcome> {
         let Some((state, incarnation)) = self.postgres(|postgres| (postgres.state, postgres.incarnation)) else {
             return Err(StepOutcome::Unavailable);
@@ -147,7 +147,7 @@ impl<const N: usize> Executor<'_, N> {
         Stop
     }
 
-    /// The requirement for marks that do not need an adopted tracker.
+    /// The requirement for marks that need no adopted tracker.
     pub(super) fn mark_requirement(&self) -> MarkRequirement {
         if self.scenario.follows(Rule::MarksRequireCurrentGeneration) {
             MarkRequirement::CurrentGeneration

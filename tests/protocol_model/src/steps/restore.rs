@@ -1,4 +1,4 @@
-//! Restores or reopens a tracker: `src/gateway/reconcile/restore.rs`.
+//! The steps that restore or reopen a tracker, as in `src/gateway/reconcile/restore.rs`.
 
 use super::Next::{GoTo, Return};
 use super::{Executor, Next, Step, StepOutcome};

@@ -1,4 +1,4 @@
-//! Ends a job that makes no progress: `src/gateway/finish/revoke.rs`.
+//! The steps that end a job without progress, as in `src/gateway/finish/revoke.rs`.
 
 use highwater::domain::JobState;
 

@@ -1,4 +1,4 @@
-//! Starts a job: `src/gateway/lifecycle/start.rs`.
+//! The steps that start a job, as in `src/gateway/lifecycle/start.rs`.
 
 use super::Next::{GoTo, Return};
 use super::{Executor, Next, Step, StepOutcome};

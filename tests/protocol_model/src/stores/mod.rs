@@ -1,4 +1,4 @@
-//! Redis and Postgres, reduced to one job. Each method models one script or one statement, and is atomic.
+//! Redis and Postgres, reduced to one job. Each method models one script or one statement, and each method is atomic.
 
 mod postgres;
 mod redis;

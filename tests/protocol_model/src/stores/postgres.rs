@@ -9,7 +9,7 @@ use crate::marks::Marks;
 pub struct FinalRecord {
     pub marks: Marks,
     pub lower_bound: bool,
-    /// The tracker was sealed first, which every reader of the tracker sees.
+    /// Whether the tracker was sealed first. Every reader of the tracker sees the seal.
     pub sealed: bool,
     /// The ledger rows that the commit deleted.
     ledger_rows: u8,
@@ -21,7 +21,7 @@ pub struct FinalRecord {
 pub struct Postgres {
     pub state: JobState,
     pub incarnation: u8,
-    /// A tracker was opened for the job, so it may hold acknowledged marks.
+    /// Whether a tracker was opened for the job. Such a tracker may hold acknowledged marks.
     pub tracked: bool,
     /// The recorded reports, as a set of bits.
     pub ledger: u8,
@@ -33,7 +33,7 @@ pub struct Postgres {
 pub struct PendingEnd {
     pub cause: EndCause,
     pub marks: Marks,
-    /// Acknowledged marks may be missing from `marks`.
+    /// Whether acknowledged marks may be missing from `marks`.
     pub may_miss_marks: bool,
     pub sealed: bool,
 }
@@ -74,7 +74,7 @@ impl Postgres {
         })
     }
 
-    /// Issues the next incarnation for a restore, if the job still runs under the expected one.
+    /// Issues the next incarnation for a restore, if the job still runs under the expected incarnation.
     pub fn reissue_incarnation(&mut self, expected: u8) -> Option<u8> {
         (self.state == JobState::Running && self.incarnation == expected).then(|| {
             self.incarnation += 1;
@@ -83,8 +83,8 @@ impl Postgres {
         })
     }
 
-    /// PENDING → RUNNING. Returns the incarnation under which the job runs. `abandon_uncertain`: a job without a known
-    /// tracker runs under another incarnation than a tracker that may have been opened.
+    /// Changes PENDING to RUNNING. Returns the incarnation under which the job runs. With `abandon_uncertain`, a job
+    /// without a known tracker does not run under the incarnation of a tracker that may have been opened.
     pub fn start(&mut self, incarnation: u8, tracked: bool, abandon_uncertain: bool) -> Option<u8> {
         if self.state != JobState::Pending || self.incarnation != incarnation || !self.transition(JobState::Running) {
             return None;

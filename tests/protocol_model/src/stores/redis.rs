@@ -1,4 +1,4 @@
-//! Redis: the scripts in `src/live/scripts`.
+//! Redis, with the scripts in `src/live/scripts`.
 
 use highwater::domain::{EndCause, Incarnation, TrackerStatus};
 
@@ -13,7 +13,7 @@ pub struct Tracker {
     pub adopted: bool,
     pub restored: bool,
     pub seal: Option<EndCause>,
-    /// Its end is committed, and Redis will expire it.
+    /// Whether the end is committed, so that Redis will expire the tracker.
     pub expires: bool,
 }
 
@@ -22,7 +22,7 @@ pub struct Redis {
     pub tracker: Option<Tracker>,
     /// Identifies the history of the Redis server. It changes on restart and failover.
     pub generation: u8,
-    /// The tracker in an older dump; the outer `None` if no dump was taken.
+    /// The tracker in an older dump. The outer `None` means that no dump was taken.
     pub dump: Option<Option<Tracker>>,
 }
 
@@ -32,7 +32,7 @@ pub enum MarkRequirement {
     Adopted,
     /// The tracker is of the current generation.
     CurrentGeneration,
-    /// No condition. Used only if a rule is omitted.
+    /// There is no condition. This is used only if a rule is omitted.
     Any,
 }
 
@@ -45,7 +45,7 @@ pub enum Refusal {
     NotAdopted,
     /// The tracker is of another generation.
     Stale,
-    /// The tracker is incomplete, not settled, not sealed or changed meanwhile, depending on the script.
+    /// Depending on the script, the tracker is incomplete, not settled or not sealed, or it was changed meanwhile.
     NotReady,
 }
 
@@ -69,8 +69,8 @@ impl Redis {
         if tracker.incarnation == incarnation { Ok(tracker) } else { Err(Refusal::OtherIncarnation) }
     }
 
-    /// `open.lua`. `restored`: the marks with which a restore opens the tracker. `replace`: a restore also replaces an
-    /// existing tracker.
+    /// Models `open.lua`. `restored` are the marks with which a restore opens the tracker. With `replace`, a restore
+    /// also replaces an existing tracker.
     pub fn open(&mut self, incarnation: u8, restored: Option<Marks>, replace: bool) -> Result<(), Refusal> {
         let replaces = restored.is_none() || replace;
         if self.tracker.is_some_and(|tracker| !replaces || tracker.incarnation >= incarnation) {
@@ -88,7 +88,7 @@ impl Redis {
         Ok(())
     }
 
-    /// `reopen.lua`: moves the tracker from one incarnation to another, and to the current generation.
+    /// Models `reopen.lua`, which moves the tracker from one incarnation to another and to the current generation.
     pub fn reopen(&mut self, found: u8, incarnation: u8) -> Result<(), Refusal> {
         let generation = self.generation;
         let tracker = self.tracker_of(found)?;
@@ -103,7 +103,7 @@ impl Redis {
         Ok(())
     }
 
-    /// `adopt.lua`. A restored tracker is adopted only if it has `settled`.
+    /// Models `adopt.lua`. A restored tracker is adopted only if it has `settled`.
     pub fn adopt(&mut self, incarnation: u8, settled: bool) -> Result<(), Refusal> {
         let generation = self.generation;
         let tracker = self.tracker_of(incarnation)?;
@@ -120,7 +120,7 @@ impl Redis {
         Ok(())
     }
 
-    /// `report.lua`, with its retries. Returns the tracker after the marks were added.
+    /// Models `report.lua` with its retries. Returns the tracker after the marks were added.
     pub fn report(&mut self, incarnation: u8, requirement: MarkRequirement, marks: Marks) -> Result<Tracker, Refusal> {
         let generation = self.generation;
         let tracker = self.tracker_of(incarnation)?;
@@ -137,7 +137,7 @@ impl Redis {
         Ok(*tracker)
     }
 
-    /// `seal.lua` for a revoke, which requires that the marks are still the ones that were `observed`.
+    /// Models `seal.lua` for a revoke. It requires that the marks are still the `observed` ones.
     pub fn seal_revoked(&mut self, incarnation: u8, observed: Marks) -> Result<Tracker, Refusal> {
         let generation = self.generation;
         let tracker = self.tracker_of(incarnation)?;
@@ -154,8 +154,8 @@ impl Redis {
         self.seal(incarnation, EndCause::Complete, false)
     }
 
-    /// `seal.lua`. Returns the sealed tracker. `allow_unadopted`: also seals a complete tracker with failed tasks that
-    /// is not adopted.
+    /// Models `seal.lua`. Returns the sealed tracker. With `allow_unadopted`, it also seals a complete tracker that is
+    /// not adopted and has failed tasks.
     pub fn seal(&mut self, incarnation: u8, cause: EndCause, allow_unadopted: bool) -> Result<Tracker, Refusal> {
         let generation = self.generation;
         let tracker = self.tracker_of(incarnation)?;
@@ -177,7 +177,7 @@ impl Redis {
         Ok(*tracker)
     }
 
-    /// `expire.lua`
+    /// Models `expire.lua`.
     pub fn expire(&mut self, incarnation: u8) -> Result<(), Refusal> {
         let tracker = self.tracker_of(incarnation)?;
         if tracker.seal.is_none() {
@@ -192,7 +192,7 @@ impl Redis {
         self.tracker = None;
     }
 
-    /// Restarts from the dump, or fails over to a replica that lagged as far behind.
+    /// Restarts from the dump, or fails over to a replica that is as old as the dump.
     pub fn roll_back(&mut self) {
         if let Some(tracker) = self.dump.take() {
             self.tracker = tracker;
