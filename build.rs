@@ -1,4 +1,5 @@
-//! Compiles the interface in `proto/`: messages, servers, clients, and the descriptors for reflection.
+//! Generates the code for the interface in `proto/`: messages, servers and clients. Also writes the descriptors for
+//! reflection.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let descriptors = protox::compile(files, [ROOT])?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("highwater_descriptor.bin"), descriptors.encode_to_vec())?;
-    // Ordered maps, like those of the domain.
+    // Maps are ordered, as in the domain types.
     let messages = tonic_prost_build::configure().btree_map(".").codec_path("crate::grpc::codec::Codec");
     messages.compile_fds(descriptors)?;
     Ok(())

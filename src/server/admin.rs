@@ -1,5 +1,5 @@
-//! The admin port: HTTP for health probes and Prometheus. It has no authentication, so by default it listens only on
-//! the loopback address.
+//! Serves the admin port: HTTP for health probes and Prometheus. The port has no authentication, so by default it
+//! listens only on the loopback address.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,17 +17,18 @@ use tokio::task::JoinSet;
 
 use super::readiness::Readiness;
 
-/// The maximum number of open connections. Probes and Prometheus need few.
+/// The maximum number of open connections. Probes and Prometheus need only a few.
 const MAX_CONNECTIONS: usize = 32;
 /// How long a client may take to send the headers of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The interval of the recorder's upkeep.
+/// The interval at which the recorder moves values into the buckets of histograms.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The content type of the Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The content type of all other responses.
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
 /// Serves requests until the future is dropped.
@@ -48,7 +49,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, recorder: &'stat
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
             Some(_) = open.join_next() => {}
-            // Moves recorded values into the buckets of their histograms; until then each takes memory.
+            // Moves recorded values into the buckets of their histograms. Until then, every value takes memory.
             _ = upkeep.tick() => recorder.run_upkeep(),
         }
     }

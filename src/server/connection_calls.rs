@@ -1,6 +1,9 @@
-//! Runs the calls of one connection on the connection's own task, so that a call needs no task and does not contend
-//! with the connection for its lock, and responses that are ready together are sent in one write. A call that computes
-//! for long must move to a task of its own, because it delays the other calls of its connection.
+//! Runs the calls of one connection on the Tokio task of the connection. A call then needs no task of its own. A call
+//! also never waits for a lock of the connection that another thread holds. Responses that are ready together are sent
+//! in one write.
+//!
+//! A call that computes for long delays the other calls of its connection. Such a call must move its work to a task of
+//! its own.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -15,17 +18,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::sync;
 
-/// The calls of a connection. Dropping it cancels them.
+/// The calls of a connection. Dropping this set cancels its calls.
 pub struct ConnectionCalls {
     executor: CallExecutor,
     in_flight: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
-/// Receives new calls from hyper.
+/// Receives new calls from hyper, and passes them to the set of calls.
 #[derive(Clone)]
 pub struct CallExecutor {
-    /// The calls that were not polled yet.
+    /// The calls that have not been polled yet.
     new_calls: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+    /// Counts the calls in flight.
     tracker: TaskTracker,
 }
 
@@ -45,33 +49,33 @@ impl CallExecutor {
 }
 
 impl ConnectionCalls {
-    /// A set without calls. `tracker` tracks the calls in flight for other tasks.
+    /// Creates a set without calls. Other tasks can use `tracker` to wait for the calls in flight.
     pub fn new(tracker: &TaskTracker) -> Self {
         let executor = CallExecutor { new_calls: Arc::default(), tracker: tracker.clone() };
         Self { executor, in_flight: FuturesUnordered::new() }
     }
 
-    /// The executor for hyper, which adds calls to this set.
+    /// Returns the executor through which hyper adds calls to this set.
     pub fn executor(&self) -> CallExecutor {
         self.executor.clone()
     }
 
-    /// Runs the connection together with its calls, until the connection ends. Cancel safe: it can be called again with
-    /// the same connection.
+    /// Runs the connection together with its calls, until the connection ends. Returns the output of the connection.
+    /// This method is cancel safe: it can be called again with the same connection.
     pub async fn run_with<C: Future>(&mut self, mut connection: Pin<&mut C>) -> C::Output {
         poll_fn(|context| {
             loop {
                 if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                     return Poll::Ready(ended);
                 }
-                // Once calls have finished, the connection is polled again to write their responses.
+                // After calls have finished, the connection must be polled again to write their responses.
                 ready!(self.poll_calls(context));
             }
         })
         .await
     }
 
-    /// Polls the calls. Ready if at least one has finished.
+    /// Polls the calls. Returns `Ready` if at least one of them has finished.
     fn poll_calls(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.in_flight.extend(self.executor.take_new_calls());
         let mut finished = Poll::Pending;
@@ -90,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection that starts these calls, and ends on a signal.
+    /// A connection that starts `calls`, and ends when `end` is signalled.
     async fn connection(
         executor: CallExecutor,
         calls: Vec<BoxFuture<'static, ()>>,
@@ -122,7 +126,7 @@ mod tests {
         assert_eq!(calls.run_with(connection).await, "ended");
     }
 
-    /// The drain relies on the tracker.
+    /// A draining connection uses this count to see whether its calls have finished.
     #[tokio::test]
     async fn tracker_counts_calls_in_flight() {
         let tracker = TaskTracker::new();

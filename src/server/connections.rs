@@ -21,41 +21,44 @@ use super::BoxError;
 use super::connection_calls::ConnectionCalls;
 use crate::log_throttle::LogThrottle;
 
-/// The maximum number of open calls of one connection. Without a limit, one client could open any number.
+/// The maximum number of open calls of one connection. Without this limit, one client could open any number of calls.
 const MAX_STREAMS: u32 = 1000;
 
-/// The maximum number of calls that a client can reset before the server has accepted them. More than that closes the
-/// connection, as protection against floods of resets. hyper's default of 20 is too low: a client with short deadlines
-/// exceeds it in a busy moment, and then loses all its calls without a reason. All open calls may time out at once.
+/// The maximum number of calls that a client can reset before the server has accepted them. If a client resets more
+/// calls, hyper closes the connection, as protection against floods of resets. hyper's default of 20 is too low: a
+/// client with short deadlines exceeds it in a busy moment, and then loses all its calls. This limit allows all open
+/// calls to time out at once.
 const MAX_RESETS: usize = MAX_STREAMS as usize;
 
 /// The size of the preface that every HTTP/2 client sends first, in bytes.
 const PREFACE_BYTES: usize = 24;
 
-/// The interval of pings, and how long the client may take to respond to one. Without pings, a half-open connection
-/// would keep its streams forever.
+/// The interval at which the server pings each client. Without pings, a half-open connection would keep its streams
+/// forever.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long a client may take to respond to a ping before the server closes the connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client without open calls may take to close its connection after it was notified of the shutdown.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The pause after a failed accept. Its usual cause, too many open files, takes time to resolve.
+/// The pause after a failed accept. The usual cause is too many open files, which takes time to resolve.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A condition that recurs within this time is not logged again.
+/// How long a condition must not have occurred before it is logged again.
 const LOG_QUIET_PERIOD: Duration = Duration::from_secs(60);
 
 /// The limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The maximum number of open connections. Further ones wait to be accepted until one ends.
+    /// The maximum number of open connections. Further connections wait to be accepted until an open one ends.
     pub connections: usize,
     /// How long a client may take to send the HTTP/2 preface.
     pub handshake_timeout: Duration,
 }
 
-/// The open connections. Dropping it closes them immediately.
+/// The open connections. Dropping this set closes its connections immediately.
 pub struct Connections {
     open: JoinSet<()>,
     draining: CancellationToken,
@@ -63,7 +66,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// A set without connections.
+    /// Creates a set without connections.
     pub fn new(limits: Limits) -> Self {
         Self { open: JoinSet::new(), draining: CancellationToken::new(), limits }
     }
@@ -84,7 +87,8 @@ impl Connections {
             if !has_room && full_log.should_log() {
                 tracing::warn!(
                     connections = self.open.len(),
-                    "the limit of connections is reached; new ones wait until others end. Raise the limit of open files"
+                    "the gateway has reached its limit of connections; new connections wait until open ones end. \
+                     Raise the limit of open files"
                 );
             }
             tokio::select! {
@@ -97,7 +101,7 @@ impl Connections {
                         if error_log.should_log() {
                             tracing::warn!(
                                 %error,
-                                "cannot accept connections; new clients wait. Check the limit of open files"
+                                "the gateway cannot accept connections; new clients wait. Check the limit of open files"
                             );
                         }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -116,21 +120,23 @@ impl Connections {
         if ended.await.is_err() {
             tracing::warn!(
                 connections = self.open.len(),
-                "connections were still busy after the drain timeout and are closed; their clients have to retry"
+                "connections were still busy after the drain timeout, and the gateway closes them; their clients \
+                 have to retry. If this happens often, raise --drain-timeout"
             );
             self.open.shutdown().await;
         }
     }
 }
 
-/// Serves one connection until its client closes it, or, once the server drains, until its calls have finished.
+/// Serves one connection until its client closes it. While the server drains, the connection is closed after its calls
+/// have finished.
 async fn serve_connection<S, B>(stream: TcpStream, service: S, draining: CancellationToken, handshake_timeout: Duration)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    // Responses are small and must not wait for more data. Fails only if the connection is already closed.
+    // Responses are small and must not wait for more data. Setting this fails only if the connection is already closed.
     let _ = stream.set_nodelay(true);
     let preface = tokio::time::timeout(handshake_timeout, read_preface(stream));
     // A connection without a preface has no calls, so it can be closed when the server drains.
@@ -156,19 +162,19 @@ where
             tokio::select! {
                 result = calls.run_with(served.as_mut()) => result,
                 () = idle_past_close_timeout(&tracker) => {
-                    tracing::debug!("closed an idle connection whose client did not close it on shutdown");
+                    tracing::debug!("closed an idle connection that its client did not close on shutdown");
                     return;
                 }
             }
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%error, "a connection failed; its client has to reconnect");
+        tracing::debug!(%error, "a connection failed; its client has to connect again");
     }
 }
 
 /// Waits until a draining connection has had no calls for [`CLOSE_TIMEOUT`]. A responsive client has closed the
-/// connection by then; an unresponsive one must not delay the shutdown.
+/// connection by then; an unresponsive client must not delay the shutdown.
 async fn idle_past_close_timeout(calls: &TaskTracker) {
     calls.close();
     loop {
@@ -180,8 +186,9 @@ async fn idle_past_close_timeout(calls: &TaskTracker) {
     }
 }
 
-/// Waits until the client has sent as many bytes as the preface has, and returns a stream that begins with them. hyper
-/// sends pings only after the preface, so a client that never sends it would keep its connection forever.
+/// Waits until the client has sent as many bytes as the preface has. Returns a stream that begins with these bytes.
+/// hyper sends pings only after the preface, so a client that never sends the preface would keep its connection
+/// forever.
 async fn read_preface(stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin> {
     let (mut reader, writer) = stream.into_split();
     let mut preface = [0; PREFACE_BYTES];

@@ -1,12 +1,13 @@
-//! The list of all metrics, and their recorder. No label contains a job, a task or a caller, so the number of series is
-//! bounded by the interface.
+//! The list of all metrics, and their recorder. No label contains a job, a task or a caller. Therefore the interface
+//! bounds the number of series.
 
 use std::sync::LazyLock;
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// The upper bounds of the buckets of histograms, in seconds: from a fast read of Redis to the longest call.
+/// The upper bounds of the buckets of histograms, in seconds. They range from a fast read of Redis to the default limit
+/// of a call.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The type of a metric.
@@ -27,7 +28,7 @@ pub struct Metric {
     pub name: &'static str,
     /// The type.
     pub kind: Kind,
-    /// The names of its labels.
+    /// The names of the labels.
     pub labels: &'static [&'static str],
     /// The description.
     pub help: &'static str,
@@ -42,57 +43,60 @@ pub const METRICS: [Metric; 16] = [
         name: "highwater_request_duration_seconds",
         kind: Kind::Histogram,
         labels: &["method", "code"],
-        help: "Duration of calls until the end of the response, including the time that a stream is open",
+        help: "Duration of calls in seconds. For a stream, this is the time that it was open",
     },
     Metric {
         name: "highwater_results_total",
         kind: Kind::Counter,
         labels: &["disposition"],
-        help: "Results in reports of workers, by disposition",
+        help: "Results in accepted reports, by disposition",
     },
     Metric {
         name: "highwater_reads_total",
         kind: Kind::Counter,
         labels: &["source", "reason"],
-        help: "Progress messages returned to readers and watchers, by source and reason for a fallback",
+        help: "Progress messages returned by ProgressService, by source and, for FALLBACK, by reason",
     },
     Metric {
         name: "highwater_end_commits_total",
         kind: Kind::Counter,
         labels: &["result"],
-        help: "Attempts to commit the end of a job: won, or lost (another was first, or the job was not complete)",
+        help: "Attempts to commit an end, by result: lost if another change was first or results were missing",
     },
-    counter("highwater_restores_total", "Trackers restored after Redis lost them or may have lost marks"),
+    counter("highwater_restores_total", "Restores of trackers that Redis did not have or that may lack marks"),
     counter(
         "highwater_revokes_total",
-        "Jobs ended as REVOKED because they made no progress within their stall timeout",
+        "Stalled jobs sealed to end as REVOKED. Two gateways can both count the same job",
     ),
-    counter("highwater_ledger_rows_total", "Reports stored in the Postgres ledger because Redis could not accept them"),
+    counter(
+        "highwater_ledger_rows_total",
+        "Batches of reports stored in the Postgres ledger because Redis could not accept them",
+    ),
     counter(
         "highwater_unmirrored_marks_total",
-        "Marks of jobs whose mirrors exceed the memory for mirrors, and which therefore exist only in Redis",
+        "Tasks in acknowledged reports whose marks were not mirrored because the memory for mirrors was full",
     ),
     counter(
         "highwater_invariant_violations_total",
-        "Trackers whose counts did not match their cells: a bug, or another program wrote to their keys",
+        "Recounts that found wrong counts in a tracker, because of a bug or a write by another program",
     ),
     Metric {
         name: "highwater_store_up",
         kind: Kind::Gauge,
         labels: &["store"],
-        help: "1 while the store responds, 0 while calls to it fail fast because it does not",
+        help: "1 while the store responds. 0 while it does not respond, so that calls to it fail at once",
     },
     gauge(
         "highwater_feed_up",
-        "1 while the gateway receives the feed of running jobs, 0 while every read queries Postgres instead",
+        "1 while the gateway receives the feed of running jobs. 0 while every read queries Postgres instead",
     ),
-    gauge("highwater_running_jobs", "Running jobs known to the gateway"),
-    gauge("highwater_mirror_bytes", "Memory used by mirrors of running jobs, in bytes"),
+    gauge("highwater_running_jobs", "Running jobs that the gateway knows"),
+    gauge("highwater_mirror_bytes", "Memory that the mirrors of running jobs use, in bytes"),
     gauge("highwater_connections", "Open gRPC connections"),
     gauge("highwater_watch_streams", "Open WatchProgress streams"),
     gauge(
         "highwater_watched_jobs",
-        "Jobs with open WatchProgress streams, each of which is read once for all its watchers",
+        "Jobs with open WatchProgress streams. The gateway reads each job once for all of its streams",
     ),
 ];
 
@@ -104,7 +108,7 @@ const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, kind: Kind::Gauge, labels: &[], help }
 }
 
-/// The recorder of the process, which is installed by the first call.
+/// Returns the recorder of the process. The first call installs it.
 pub fn recorder() -> Result<&'static PrometheusHandle, String> {
     static RECORDER: LazyLock<Result<PrometheusHandle, String>> =
         LazyLock::new(|| install().map_err(|error| error.to_string()));
@@ -119,14 +123,14 @@ fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = builder.install_recorder()?;
     METRICS.iter().for_each(Metric::register);
     for store in STORES {
-        // Stores count as available until a probe fails.
+        // A store counts as available until a probe fails.
         metrics::gauge!("highwater_store_up", "store" => store).set(1.0);
     }
     Ok(handle)
 }
 
 impl Metric {
-    /// Registers the description. A metric without labels is also set to 0, so that its first event is an increase.
+    /// Registers the description. Also sets a metric without labels to 0, so that its first event is an increase.
     fn register(&self) {
         let has_one_series = self.labels.is_empty();
         match self.kind {
@@ -160,7 +164,7 @@ mod tests {
             "# TYPE highwater_request_duration_seconds histogram",
             r#"highwater_request_duration_seconds_bucket{method="m",code="OK",le="0.0025"} 0"#,
             r#"highwater_request_duration_seconds_bucket{method="m",code="OK",le="0.005"} 1"#,
-            "# HELP highwater_restores_total Trackers restored",
+            "# HELP highwater_restores_total Restores of trackers",
             "highwater_restores_total 0",
             "highwater_watch_streams 0",
             r#"highwater_store_up{store="redis"} 1"#,

@@ -1,5 +1,5 @@
-//! The server: the tower layers, the services, the admin port, readiness, and the shutdown. Owns connections and
-//! sockets; must not know the stores or the meaning of calls.
+//! The server: the tower layers, the services, the admin port, readiness, and the shutdown. This module owns
+//! connections and sockets. It must not know the stores or the meaning of calls.
 
 mod admin;
 mod connection_calls;
@@ -31,13 +31,13 @@ use readiness::Readiness;
 /// The settings of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The time limit of calls without a deadline, and the largest limit that a caller can request.
+    /// The time limit of calls without a deadline. A caller can request a shorter limit, but not a longer one.
     pub request_timeout: Duration,
     /// How long the shutdown waits for calls in flight.
     pub drain_timeout: Duration,
     /// The maximum size of a request, in bytes.
     pub max_message_bytes: usize,
-    /// The maximum number of open connections. Further ones wait to be accepted until one ends.
+    /// The maximum number of open connections. Further connections wait to be accepted until an open one ends.
     pub max_connections: usize,
     /// How long a client may take to send the HTTP/2 preface.
     pub handshake_timeout: Duration,
@@ -54,9 +54,11 @@ pub struct Listeners {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until `shutdown`, then drains: reports that it is not ready, stops accepting connections, ends streams, and
-/// waits up to `drain_timeout` for calls in flight. Serves calls immediately, even before the stores can be reached;
-/// calls that need an unreachable store fail with UNAVAILABLE.
+/// Serves calls until `shutdown` is cancelled, and then drains: the server reports that it is not ready, stops
+/// accepting connections, ends streams, and waits up to `drain_timeout` for calls in flight.
+///
+/// The server accepts calls immediately, even before the stores can be reached. Calls that need an unreachable store
+/// fail with UNAVAILABLE.
 pub async fn serve(
     listeners: Listeners,
     gateway: Gateway,
@@ -74,9 +76,9 @@ pub async fn serve(
     ])?;
     let end_streams = CancellationToken::new();
     let service = ServiceBuilder::new()
-        // Outermost, so that it sees the final status of each call.
+        // This layer is the outermost one, so that it sees the final status of each call.
         .layer(MetricsLayer::new(&methods))
-        // Outside of the layers below, so that it completes their errors as well.
+        // This layer is outside the layers below, so that it completes their errors as well.
         .layer(ErrorDetailsLayer)
         .layer(StreamShutdownLayer::new(methods, end_streams.clone()))
         .layer(DeadlineLayer::new(settings.request_timeout))
@@ -97,8 +99,8 @@ pub async fn serve(
     Ok(())
 }
 
-/// The services of the interface, and reflection. Reflection is served in both versions, as clients differ in the
-/// version that they support, and includes the descriptors of google.rpc, which clients need to print error details.
+/// Returns the services of the interface, and reflection. Reflection is served in two versions, because some clients
+/// support only one of them. It includes the descriptors of google.rpc, which clients need to print error details.
 fn routes(gateway: &Gateway, max_message_bytes: usize) -> Result<Routes, BoxError> {
     let jobs = JobServiceServer::new(JobHandler::new(gateway.clone())).max_decoding_message_size(max_message_bytes);
     let reports =

@@ -1,7 +1,9 @@
-//! Readiness, as reported by the standard health service and `/readyz`. A gateway becomes ready once both stores
-//! respond and meet its requirements, and stays ready until it shuts down. The outage of one store does not make it
-//! unready: it would affect all gateways at once, and taking all of them out of service would stop what they can do
-//! without that store. At `/readyz`, the outage of both stores does.
+//! The readiness of a gateway, as the standard health service and `/readyz` report it. A gateway becomes ready once
+//! both stores respond and meet its requirements. It then stays ready until it shuts down, with one exception: during
+//! an outage of both stores, `/readyz` reports that it is not ready.
+//!
+//! During an outage of one store, gateways stay ready. The outage affects all gateways at once. If all of them were
+//! taken out of service, the calls that do not need this store would fail as well.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -17,15 +19,15 @@ use crate::gateway::{Gateway, StoreCheck};
 use crate::grpc::pb::{job_service_server, progress_service_server, report_service_server};
 use crate::sync;
 
-/// The names under which the health service reports: the server as a whole, and each service.
+/// The names for which the health service reports a status. The empty name represents the server as a whole.
 const SERVICES: [&str; 4] =
     ["", job_service_server::SERVICE_NAME, report_service_server::SERVICE_NAME, progress_service_server::SERVICE_NAME];
 
-/// The limit of a check of the stores at startup.
+/// The time limit of a check of the stores at startup.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause between checks, and how long the result of a check is reused for further probes.
+/// The pause between checks at startup. For probes, the result of a check is reused for this time.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
-/// The limit of a check for a probe. Probes of Kubernetes wait one second by default.
+/// The time limit of a check for a probe. Probes of Kubernetes wait one second by default.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// The readiness of the server. Clones share their state.
@@ -34,28 +36,28 @@ pub struct Readiness {
     gateway: Gateway,
     reporter: HealthReporter,
     phase: Arc<Mutex<Phase>>,
-    /// The time and result of the last check for a probe.
+    /// The time and the result of the last check for a probe.
     last_check: Arc<tokio::sync::Mutex<Option<(Instant, StoreCheck)>>>,
 }
 
 enum Phase {
-    /// Not ready yet, for these reasons.
+    /// The server is not ready yet, for these reasons.
     Starting(Vec<String>),
     Ready,
     ShuttingDown,
 }
 
 impl Readiness {
-    /// A readiness that is not ready yet, and the health service that reports it.
+    /// Creates a readiness in the starting phase, and the health service that reports it.
     pub async fn new(gateway: Gateway) -> (Self, HealthServer<impl Health>) {
         let (reporter, service) = health_reporter();
-        let phase = Arc::new(Mutex::new(Phase::Starting(vec!["the stores were not checked yet".to_owned()])));
+        let phase = Arc::new(Mutex::new(Phase::Starting(vec!["the stores have not been checked yet".to_owned()])));
         let readiness = Self { gateway, reporter, phase, last_check: Arc::default() };
         readiness.report(ServingStatus::NotServing).await;
         (readiness, service)
     }
 
-    /// Checks the stores until both meet the requirements, then becomes ready. Logs each distinct problem once.
+    /// Checks the stores until both meet the requirements, and then becomes ready. Logs each distinct problem once.
     pub async fn run(&self) -> Infallible {
         let mut logged = HashSet::new();
         loop {
@@ -83,7 +85,8 @@ impl Readiness {
         std::future::pending().await
     }
 
-    /// Whether the server is ready, and a text with the reasons why it is not or the stores that it works without.
+    /// Returns whether the server is ready, and a text. If the server is not ready, the text contains the reasons.
+    /// Otherwise it contains the faults of the store that the server works without, if there is one.
     pub async fn check(&self) -> (bool, String) {
         match &*self.phase() {
             Phase::Starting(faults) => return (false, lines("not ready", faults)),
@@ -103,7 +106,8 @@ impl Readiness {
         (true, format!("ready\n{}", lines("without", &faults)))
     }
 
-    /// Becomes permanently not ready. Ends the streams of the health service, which would otherwise delay the drain.
+    /// Becomes permanently not ready, and ends the streams of the health service. Without this, the streams would delay
+    /// the drain.
     pub async fn shut_down(mut self) {
         *self.phase() = Phase::ShuttingDown;
         self.report(ServingStatus::NotServing).await;
@@ -123,7 +127,7 @@ impl Readiness {
     }
 }
 
-/// One line for each fault, with the prefix.
+/// Returns one line for each fault, with the prefix.
 fn lines(prefix: &str, faults: &[String]) -> String {
     faults.iter().flat_map(|fault| [prefix, ": ", fault, "\n"]).collect()
 }
