@@ -1,5 +1,6 @@
-//! A codec like tonic's for prost, except that it decodes from contiguous memory. tonic hands prost a buffer that may
-//! consist of several chunks, from which the thousands of small fields of a report take half as long again to decode.
+//! A codec like tonic's codec for prost, except that it decodes from contiguous memory. tonic hands prost a buffer that
+//! may consist of several chunks. From such a buffer, the thousands of small fields of a report take half as long again
+//! to decode.
 
 use std::marker::PhantomData;
 
@@ -47,9 +48,9 @@ impl<U: Message + Default> Decoder for ContiguousDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // Takes the bytes out of the buffer without copying them.
+        // This takes the bytes out of the buffer without copying them.
         let message = buffer.copy_to_bytes(buffer.remaining());
-        // The code that tonic uses; `error_details` replaces it.
+        // tonic's codec returns the same code. The module `error_details` replaces the status.
         U::decode(&*message).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }

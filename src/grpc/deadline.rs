@@ -1,9 +1,10 @@
-//! The layer that gives every call its deadline and enforces it. The budget is the caller's `grpc-timeout`, at most the
-//! gateway's own limit.
+//! The layer that gives every call its deadline and enforces it. The budget of a call is the caller's `grpc-timeout`,
+//! but at most the gateway's own limit.
 //!
-//! The layer removes the header, because tonic would enforce it with the status CANCELLED. Handlers pass the
-//! [`Deadline`] in the request's extensions to the stores. The deadline applies until the response's headers are sent:
-//! to the whole of a unary call, but only to the opening of a stream, which its client ends.
+//! The layer removes the header `grpc-timeout`, because tonic would enforce it with the status CANCELLED. Handlers take
+//! the [`Deadline`] from the request's extensions and pass it to the stores. The layer enforces the deadline until the
+//! response's headers are sent. Thus it limits the whole of a unary call, but only the opening of a stream. Afterwards,
+//! the client enforces its own deadline on the stream.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -24,7 +25,7 @@ use crate::error::Error;
 
 const HEADER: &str = "grpc-timeout";
 
-/// Gives each call a deadline of at most `limit` from now.
+/// Gives each call a deadline, at most `limit` after the start of the call.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadlineLayer {
     limit: Duration,
@@ -46,14 +47,15 @@ pin_project! {
     }
 }
 
-/// The deadline that [`DeadlineLayer`] set for the call.
+/// Returns the deadline that [`DeadlineLayer`] set for the call.
 pub fn call_deadline<T>(request: &tonic::Request<T>) -> Result<Deadline, Error> {
     let missing = || Error::Internal("the request has no deadline: DeadlineLayer does not wrap the service".to_owned());
     request.extensions().get().copied().ok_or_else(missing)
 }
 
 impl DeadlineLayer {
-    /// `limit` is the budget of calls without `grpc-timeout`, and the largest budget that a caller can request.
+    /// Creates a layer. `limit` is the budget of calls without `grpc-timeout`, and the largest budget of all other
+    /// calls.
     pub fn new(limit: Duration) -> Self {
         Self { limit }
     }
@@ -106,14 +108,16 @@ where
         let this = self.project();
         Poll::Ready(match ready!(this.call.poll(context)) {
             Ok(response) if !this.deadline.passed() => response,
-            // Covers a store call that timed out at the same moment, and an acknowledgement that arrived too late.
+            // The deadline has passed. A handler may have responded at the same moment, with the error of a store call
+            // that timed out or with a late acknowledgement. The caller gets DEADLINE_EXCEEDED in either case.
             _ => Ok(Status::from(Error::DeadlineExceeded).into_http()),
         })
     }
 }
 
 fn invalid_timeout() -> Status {
-    let message = "the header grpc-timeout must be 1 to 8 digits followed by one of the units H, M, S, m, u, n";
+    let message =
+        "the header grpc-timeout must be 1 to 8 digits followed by one of the units H, M, S, m, u, n, such as 500m";
     status::plain(Code::InvalidArgument, ErrorReason::InvalidTimeout, message)
 }
 
@@ -146,7 +150,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
-    /// The budget that the handler received, or the error of the call.
+    /// Returns the budget that the handler received, or the error of the call.
     async fn call(timeout: Option<&str>, handler_time: Duration) -> Result<Duration, (Code, String)> {
         let handler = service_fn(move |request: Request<()>| async move {
             let budget = request.extensions().get::<Deadline>().unwrap().remaining();
@@ -206,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn late_response_becomes_deadline_exceeded() {
         let late = service_fn(|request: Request<()>| async move {
-            // Does not yield, so the timer cannot fire before the response.
+            // The loop does not yield, so the timer cannot fire before the response.
             while !request.extensions().get::<Deadline>().unwrap().passed() {}
             Ok::<_, Infallible>(Response::new(Body::empty()))
         });

@@ -1,9 +1,9 @@
-//! The layer that completes errors that no handler returned: errors of tonic get a correct code and an `ErrorInfo`, and
-//! a panic becomes an internal error.
+//! The layer that completes errors that no handler returned. Errors of tonic get a correct code and an `ErrorInfo`. A
+//! panic becomes an internal error.
 //!
-//! Handlers return only statuses made by `status`, which all carry details. A status without details was therefore made
-//! by tonic, and describes a problem with the request. tonic uses INTERNAL for a message that it cannot decode, and
-//! `OUT_OF_RANGE` for one that is too large.
+//! Handlers return only statuses that the module `status` made, and all of these carry details. Therefore a status
+//! without details was made by tonic and describes a problem with the request. tonic uses INTERNAL for a message that
+//! it cannot decode, and `OUT_OF_RANGE` for a message that is too large.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -55,7 +55,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // Unwind safe: the future of a call is not polled again after a panic.
+        // This is unwind safe, because the future of a call is not polled again after a panic.
         AssertUnwindSafe(self.inner.call(request)).catch_unwind().map(|caught| match caught {
             Ok(result) => result.map(add_details),
             Err(panic) => Ok(Status::from(Error::Internal(panic_text(&*panic))).into_http()),
@@ -69,16 +69,20 @@ fn add_details(mut response: Response<Body>) -> Response<Body> {
         return response;
     }
     let replacement = Status::from_header_map(headers).and_then(|status| replacement(status.code(), status.message()));
-    // Never fails: the statuses made here consist of valid header values.
+    // Encoding never fails, because the statuses made here consist of valid header values.
     if let Some(Err(error)) = replacement.map(|status| status.add_header(headers)) {
-        tracing::error!(%error, "could not encode a status as headers; the client received tonic's original status");
+        tracing::error!(
+            %error,
+            "could not encode a status as headers; the client received tonic's status. Report this bug"
+        );
     }
     response
 }
 
-/// The status to send instead of a status of tonic. `None` if tonic's status is sent unchanged.
+/// Returns the status to send instead of a status of tonic. Returns `None` if tonic's status is sent unchanged.
 fn replacement(code: Code, message: &str) -> Option<Status> {
     let too_large;
+    let undecodable;
     let (code, reason, message) = match code {
         Code::OutOfRange | Code::ResourceExhausted => {
             // tonic's message contains the size and the limit after its colon.
@@ -88,7 +92,11 @@ fn replacement(code: Code, message: &str) -> Option<Status> {
             );
             (Code::ResourceExhausted, ErrorReason::MessageTooLarge, &*too_large)
         }
-        Code::Internal => (Code::InvalidArgument, ErrorReason::InvalidMessage, message),
+        Code::Internal => {
+            undecodable =
+                format!("the request cannot be decoded ({message}); use the .proto files of the gateway's version");
+            (Code::InvalidArgument, ErrorReason::InvalidMessage, &*undecodable)
+        }
         Code::Unimplemented if message.is_empty() => {
             let message =
                 "this version of the gateway does not have the method; check its name, or upgrade the gateway";
@@ -139,7 +147,7 @@ mod tests {
     async fn other_responses_are_unchanged() {
         let internal = status_of(|| Status::from(Error::Internal("x".to_owned())).into_http()).await;
         assert_eq!(code_and_reason(&internal), (Code::Internal, Some("INTERNAL".to_owned())));
-        // The health service's response for an unknown service.
+        // The health service responds in this way if it does not know the service.
         let health = status_of(|| Status::not_found("service not registered").into_http()).await;
         assert_eq!(code_and_reason(&health), (Code::NotFound, None));
         assert_eq!(code_and_reason(&status_of(|| Response::new(Body::empty())).await), (Code::Ok, None));

@@ -13,7 +13,7 @@ pub struct JobHandler {
 }
 
 impl JobHandler {
-    /// A handler that calls `gateway`.
+    /// Creates a handler that calls `gateway`.
     pub fn new(gateway: Gateway) -> Self {
         Self { gateway }
     }

@@ -1,5 +1,5 @@
-//! The methods that the server has, read from the descriptors of its services. Layers use them to treat streams
-//! differently, and to limit metric labels to known methods.
+//! The methods of the server, which are read from the descriptors of its services. Layers use this list to recognize
+//! streams, and to limit metric labels to known methods.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct Method {
     pub streams: bool,
 }
 
-/// All methods of the server by path. Cheap to clone.
+/// All methods of the server, by path. A clone is cheap.
 #[derive(Debug, Clone)]
 pub struct Methods(Arc<HashMap<String, Method>>);
 
@@ -38,12 +38,12 @@ impl Methods {
         Ok(Self(Arc::new(methods)))
     }
 
-    /// All methods with their paths.
+    /// Returns all methods with their paths.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Method)> {
         self.0.iter()
     }
 
-    /// The method with this path, such as `/highwater.v1.JobService/GetJob`.
+    /// Returns the method with this path, such as `/highwater.v1.JobService/GetJob`.
     pub fn get(&self, path: &str) -> Option<&Method> {
         self.0.get(path)
     }

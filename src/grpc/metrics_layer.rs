@@ -1,5 +1,6 @@
-//! The layer that measures the duration of every call by method and status code, from the request's headers to the end
-//! of the response. Also owns [`SeriesCache`], with which handlers record their own metrics.
+//! The layer that measures the duration of every call, from the request's headers to the end of the response. It
+//! records the duration by method and status code. This module also owns [`SeriesCache`], with which handlers record
+//! their own metrics.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use tower::{Layer, Service};
 
 use super::Methods;
 
-/// The label of all methods that the server does not have. Names that callers make up must not become labels.
+/// The label of calls to methods that the server does not have. Names that callers make up must not become labels.
 const UNKNOWN: &str = "unknown";
 
 /// The number of status codes.
@@ -50,8 +51,8 @@ struct MethodLatency {
     by_code: SeriesCache<Histogram, CODES>,
 }
 
-/// A call in flight. Records its duration when it is dropped. Its code is CANCELLED until a status is seen, because a
-/// call that is dropped earlier was cancelled by its caller.
+/// A call in flight. Dropping this value records the duration of the call. The code is CANCELLED until the layer sees a
+/// status. If the call is dropped before that, its caller has cancelled it.
 struct Call {
     latency: Arc<MethodLatency>,
     code: Code,
@@ -67,14 +68,14 @@ pin_project! {
     }
 }
 
-/// The body of a response, with whose end the call ends.
+/// The body of a response. The call ends when the body is dropped.
 pub struct MetricsBody {
     inner: Body,
     call: Option<Call>,
 }
 
 impl MetricsLayer {
-    /// Labels calls to these methods with their names, and all others as `unknown`.
+    /// Creates a layer that labels calls to `methods` with their names. All other calls have the label `unknown`.
     pub fn new(methods: &Methods) -> Self {
         let latency = |method| Arc::new(MethodLatency { method, by_code: SeriesCache::default() });
         let by_path =
@@ -120,7 +121,7 @@ where
         let this = self.project();
         let response = ready!(this.response.poll(context))?;
         let mut call = this.call.take();
-        // A status in the headers is an error without a body, so the call ends here.
+        // A status in the headers means an error without a body, so the call ends here.
         if call.as_mut().is_some_and(|call| call.read_status(response.headers())) {
             call = None;
         }
@@ -170,9 +171,10 @@ impl Drop for Call {
     }
 }
 
-/// A cache of `N` series of one metric, indexed by a number such as the value of an enum. Looking a series up in the
-/// recorder by its labels takes longer than recording a value. A series is registered on its first use, so that the
-/// metrics do not list label values that never occurred.
+/// A cache of `N` series of one metric, indexed by a number such as the value of an enum. Without it, every recorded
+/// value would look up its series in the recorder by its labels, which takes longer than recording the value.
+///
+/// A series is registered on its first use, so that the metrics do not list label values that never occurred.
 #[derive(Debug)]
 pub struct SeriesCache<T, const N: usize>([OnceLock<T>; N]);
 
@@ -183,8 +185,8 @@ impl<T, const N: usize> Default for SeriesCache<T, N> {
 }
 
 impl<T, const N: usize> SeriesCache<T, N> {
-    /// Calls `record` with the series at `index`, which `register` makes on its first use. A series whose index is `N`
-    /// or more is not cached.
+    /// Calls `record` with the series at `index`. On the first use of the index, `register` makes the series. If
+    /// `index` is `N` or more, the series is not cached.
     pub fn with(&self, index: usize, register: impl FnOnce() -> T, record: impl FnOnce(&T)) {
         match self.0.get(index) {
             Some(series) => record(series.get_or_init(register)),
@@ -193,7 +195,7 @@ impl<T, const N: usize> SeriesCache<T, N> {
     }
 }
 
-/// The name of a status code in the gRPC protocol.
+/// Returns the name of a status code in the gRPC protocol.
 fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

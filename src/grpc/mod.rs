@@ -1,9 +1,10 @@
-//! The gRPC interface; owns the use of tonic's services and of the generated types. Must not know Redis or Postgres.
+//! The gRPC interface. This module owns the handlers of tonic's services, and the generated types. It must not know
+//! Redis or Postgres.
 //!
-//! Handlers (`jobs`, `reports`, `progress`) convert a request, call one use case and convert its result. `convert`
-//! contains every conversion, `status` the only mapping of errors to statuses. Four tower layers handle what applies to
-//! all calls: `deadline` enforces deadlines, `error_details` adds details to errors of tonic, `stream_shutdown` ends
-//! streams on shutdown, and `metrics_layer` measures calls.
+//! A handler (`jobs`, `reports`, `progress`) converts a request, calls one use case and converts its result. `convert`
+//! contains every conversion, and `status` contains the only mapping of errors to statuses. Four tower layers handle
+//! the concerns that all calls share: `deadline` enforces deadlines, `error_details` adds details to errors of tonic,
+//! `stream_shutdown` ends streams on shutdown, and `metrics_layer` measures calls.
 
 mod codec;
 mod convert;

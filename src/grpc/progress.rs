@@ -22,12 +22,13 @@ pub struct ProgressHandler {
 #[derive(Default)]
 struct ReadCounters(SeriesCache<Counter, { SOURCES * REASONS }>);
 
-/// One more than the largest number of each enum, as the interface only adds values.
+/// The number of sources: one more than the largest number of the enum. New values get larger numbers.
 const SOURCES: usize = pb::Source::Fallback as usize + 1;
+/// The number of source reasons: one more than the largest number of the enum. New values get larger numbers.
 const REASONS: usize = pb::SourceReason::InLedger as usize + 1;
 
 impl ProgressHandler {
-    /// A handler that calls `gateway`.
+    /// Creates a handler that calls `gateway`.
     pub fn new(gateway: Gateway) -> Self {
         Self { gateway, reads: Arc::default() }
     }
@@ -70,7 +71,7 @@ impl pb::progress_service_server::ProgressService for ProgressHandler {
     ) -> Result<Response<Self::WatchProgressStream>, Status> {
         let id = convert::job_id(&request.get_ref().job_id)?;
         let mut watch = self.gateway.watch(&id);
-        // Awaited before the response, so that an unknown job fails the call itself, within its deadline.
+        // The first update is awaited before the response, so that an unknown job fails the call within its deadline.
         let first = watch.next().await.transpose()?;
         let later = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));
         let updates = stream::iter(first.map(Ok)).chain(later);

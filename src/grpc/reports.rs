@@ -15,11 +15,11 @@ pub struct ReportHandler {
     results: SeriesCache<Counter, DISPOSITIONS>,
 }
 
-/// The number of dispositions: one more than the largest number, as the interface only adds values.
+/// The number of dispositions: one more than the largest number of the enum. New values get larger numbers.
 const DISPOSITIONS: usize = pb::Disposition::Recorded as usize + 1;
 
 impl ReportHandler {
-    /// A handler that calls `gateway`.
+    /// Creates a handler that calls `gateway`.
     pub fn new(gateway: Gateway) -> Self {
         Self { gateway, results: SeriesCache::default() }
     }
@@ -52,7 +52,7 @@ impl pb::report_service_server::ReportService for ReportHandler {
         let pb::ReportResultsRequest { job_id, results } = request.into_inner();
         let id = convert::job_id(&job_id)?;
         let results = convert::results(results);
-        // Needs no task of its own: the gateway finishes marking a batch even if this call is dropped.
+        // This call needs no task of its own: the gateway finishes marking a batch even if the call is dropped.
         let response = convert::report_response(&self.gateway.report(&id, results, deadline).await?);
         self.count(&response);
         Ok(Response::new(response))

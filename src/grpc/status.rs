@@ -1,5 +1,5 @@
-//! The only mapping of errors to gRPC statuses. Every status carries an `ErrorInfo`, and the other google.rpc details
-//! that apply to it.
+//! The only mapping of errors to gRPC statuses. Every status carries an `ErrorInfo`, and other google.rpc details if
+//! they apply to it.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,9 @@ use crate::error::{Error, Unavailable};
 const DOMAIN: &str = "highwater";
 const JOB: &str = "highwater.v1.Job";
 
-/// The maximum size of the violations in a status, in bytes, as they can repeat text of the request. A status is sent
-/// in headers, in which this text occurs three times, and clients reject headers above 8 KiB.
+/// The maximum size of the violations in a status, in bytes. The limit is necessary because violations can repeat text
+/// of the request. A status is sent in headers, which contain this text three times, and clients reject headers above
+/// 8 KiB.
 const MAX_VIOLATION_BYTES: usize = 1200;
 
 impl From<Error> for Status {
@@ -76,7 +77,8 @@ impl From<Error> for Status {
     }
 }
 
-/// The error of one of several jobs: the code, message, reason and delay of the status for the same error.
+/// Converts the error of one of several jobs. The code, message, reason and delay are equal to those in the status for
+/// this error.
 impl From<Error> for pb::JobError {
     fn from(error: Error) -> Self {
         let status = Status::from(error);
@@ -88,7 +90,7 @@ impl From<Error> for pb::JobError {
     }
 }
 
-/// A status whose only detail is the `ErrorInfo`.
+/// Returns a status whose only detail is the `ErrorInfo`.
 pub fn plain(code: Code, reason: ErrorReason, message: &str) -> Status {
     status(code, reason, message, |_| ())
 }
@@ -111,7 +113,7 @@ fn with_metadata(
     Status::with_error_details(code, message, details)
 }
 
-/// A status that lists the malformed fields, as many as fit into [`MAX_VIOLATION_BYTES`].
+/// Returns a status that lists the malformed fields, as many as fit into [`MAX_VIOLATION_BYTES`].
 fn invalid(violations: &[Violation]) -> Status {
     let mut remaining_bytes = MAX_VIOLATION_BYTES;
     let mut fields = Vec::new();
@@ -127,11 +129,11 @@ fn invalid(violations: &[Violation]) -> Status {
     let message = match fields.first() {
         Some(first) if violations.len() == 1 => format!("{}: {}", first.field, first.description),
         Some(first) => {
-            // Validation stops after this number of violations.
+            // Validation stops after `MAX_VIOLATIONS` violations, so there may be more.
             let at_least = if violations.len() < MAX_VIOLATIONS { "" } else { "at least " };
             format!("{}: {} (and {at_least}{} more)", first.field, first.description, violations.len() - 1)
         }
-        None => "the request is malformed".to_owned(),
+        None => "the request is malformed; check its fields".to_owned(),
     };
     status(Code::InvalidArgument, ErrorReason::InvalidField, &message, |details| {
         details.set_bad_request(fields);
@@ -151,13 +153,19 @@ fn unavailable(cause: Unavailable) -> ErrorReason {
 /// Logs the error under a new ID, and returns a status that contains only this ID.
 fn internal(error: &str) -> Status {
     let error_id = uuid::Uuid::now_v7().to_string();
-    tracing::error!(error_id, error, "internal error; the call failed. This is a bug: please report it with this line");
-    let message = format!("internal error; the gateway's log contains the cause under error ID {error_id}");
+    tracing::error!(
+        error_id,
+        error,
+        "a call failed with an unexpected error. This is a bug: please report it with this line"
+    );
+    let message = format!(
+        "internal error; the gateway's log contains the cause under error ID {error_id}. Report it to the operator"
+    );
     let metadata = HashMap::from([("error_id".to_owned(), error_id)]);
     with_metadata(Code::Internal, ErrorReason::Internal, metadata, &message, |_| ())
 }
 
-/// The first whole characters of `text`, at most `bytes` in total.
+/// Returns the first characters of `text`, as many as fit into `bytes` bytes.
 fn truncate(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
@@ -171,7 +179,7 @@ mod tests {
         "j".parse().unwrap()
     }
 
-    /// The code, the reason, and all further details in one line.
+    /// Returns the code, the reason and all other details of the status for `error`, in one line.
     fn row(error: Error) -> String {
         let status = Status::from(error);
         let details = status.get_error_details();

@@ -1,5 +1,6 @@
-//! The layer that ends streams of all services when the gateway shuts down, with UNAVAILABLE and the delay before
-//! reopening. Without it, a single open stream would delay the shutdown until the drain timeout.
+//! The layer that ends the streams of all services when the gateway shuts down. The final status of a stream is then
+//! UNAVAILABLE, with the delay after which the client should open the stream again. Without this layer, a single open
+//! stream would delay the shutdown until the drain timeout.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,10 +19,12 @@ use tower::{Layer, Service};
 use super::Methods;
 use crate::error::{Error, Unavailable};
 
-/// Ends the streams of these methods on shutdown.
+/// Ends the responses of streaming methods on shutdown.
 #[derive(Debug, Clone)]
 pub struct StreamShutdownLayer {
+    /// The methods of the server, from which the layer knows which responses are streams.
     methods: Methods,
+    /// Ends the streams when it is cancelled.
     shutdown: CancellationToken,
 }
 
@@ -33,7 +36,7 @@ pub struct StreamShutdownService<S> {
 }
 
 impl StreamShutdownLayer {
-    /// Ends streams once `shutdown` is cancelled.
+    /// Creates a layer that ends the streams of `methods` when `shutdown` is cancelled.
     pub fn new(methods: Methods, shutdown: CancellationToken) -> Self {
         Self { methods, shutdown }
     }
@@ -54,7 +57,8 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    /// The inner future, boxed with its shutdown only if the response is a stream.
+    /// The response to a call. For a streaming method it is a boxed future, which wraps the response's body. For other
+    /// methods it is the inner future.
     type Future = Either<S::Future, BoxFuture<'static, Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -71,15 +75,15 @@ where
         let shutdown = shutdown.clone();
         Either::Right(Box::pin(async move {
             let response = response.await?;
-            // A rejected call has its status in the headers and must end with them: clients based on the gRPC C core
-            // treat a body after them, even an empty one, as a broken stream.
+            // A rejected call has its status in the headers, and its response must end with the headers. Clients based
+            // on the gRPC C core treat a body after such headers, even an empty body, as a broken stream.
             let rejected = response.headers().contains_key(Status::GRPC_STATUS);
             Ok(if rejected { response } else { response.map(|body| end_on_shutdown(body, shutdown)) })
         }))
     }
 }
 
-/// Ends the stream `body` with UNAVAILABLE once `shutdown` is cancelled.
+/// Returns the stream `body`, which ends with UNAVAILABLE when `shutdown` is cancelled.
 fn end_on_shutdown(body: Body, shutdown: CancellationToken) -> Body {
     let frames = stream::unfold(Some(body), move |body| {
         let shutdown = shutdown.clone();
@@ -100,7 +104,10 @@ fn shutdown_trailers() -> Frame<Bytes> {
     let status = Status::from(Error::Unavailable(Unavailable::Stopping));
     let mut trailers = HeaderMap::new();
     if let Err(error) = status.add_header(&mut trailers) {
-        tracing::error!(%error, "could not encode a status as trailers; the client received a stream without a status");
+        tracing::error!(
+            %error,
+            "could not encode a status as trailers; the client received a stream without a status. Report this bug"
+        );
     }
     Frame::trailers(trailers)
 }

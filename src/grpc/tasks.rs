@@ -1,5 +1,6 @@
-//! Spawns use cases on tasks of their own. Handlers run on their connection's task: a handler that computes for long
-//! would delay the other calls of its connection, and dropping a handler would cancel its writes halfway.
+//! Runs use cases on Tokio tasks of their own. Handlers run on the task of their connection. Therefore, a handler that
+//! computes for long would delay the other calls of its connection. If a handler ran the writes itself, dropping the
+//! handler would cancel the writes halfway.
 
 use std::future::Future;
 
@@ -8,18 +9,19 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
 
-/// Runs `write` to its end, even if the returned future is dropped because the caller is gone. For use cases that
-/// write, which must not stop between two steps; their deadline bounds them.
+/// Runs `write` to its end, even if the returned future is dropped because the caller is gone. This function is for use
+/// cases that write. They must not stop between two steps, and their own deadlines limit how long they run.
 pub async fn spawn_detached<T: Send + 'static>(write: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     join_result(tokio::spawn(write).await)
 }
 
-/// Runs `read`, and aborts it when the returned future is dropped. For use cases that compute for milliseconds.
+/// Runs `read`, and aborts it when the returned future is dropped. This function is for reads that compute for
+/// milliseconds.
 pub async fn spawn_cancellable<T: Send + 'static>(read: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     join_result(AbortOnDropHandle::new(tokio::spawn(read)).await)
 }
 
-/// The result of a task. A panic becomes an internal error.
+/// Returns the result of a task. A panic becomes an internal error.
 fn join_result<T>(joined: std::result::Result<Result<T>, JoinError>) -> Result<T> {
     joined.unwrap_or_else(|error| Err(Error::Internal(error.to_string())))
 }

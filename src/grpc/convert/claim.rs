@@ -9,13 +9,15 @@ use crate::error::Error;
 use crate::gateway::{Claim, ClaimFilter};
 use crate::jitter;
 
+/// The maximum number of job IDs that a request can exclude.
 const MAX_EXCLUDED: usize = 1000;
-/// The minimum time for which a worker waits if there is no job, and the maximum of the random time added to it, so
-/// that the workers of an idle fleet do not ask all at once.
+/// The minimum time for which a worker waits if there is no job.
 const MIN_WAIT: Duration = Duration::from_secs(1);
+/// The maximum of the random time that is added to [`MIN_WAIT`], so that the workers of an idle fleet do not all send
+/// their next calls at once.
 const MAX_EXTRA_WAIT: Duration = Duration::from_millis(500);
 
-/// The jobs that the worker can work on.
+/// Converts and validates the filter in a request.
 pub fn claim_filter(request: pb::NextJobRequest) -> Result<ClaimFilter, Error> {
     let pb::NextJobRequest { labels, exclude_job_ids } = request;
     let mut violations = Vec::new();
@@ -33,7 +35,7 @@ pub fn claim_filter(request: pb::NextJobRequest) -> Result<ClaimFilter, Error> {
     if violations.is_empty() { Ok(ClaimFilter { labels, excluded }) } else { Err(Error::Invalid(violations)) }
 }
 
-/// The response with the job to work on, or with the time to wait if there is none.
+/// Converts the job to work on. If there is no job, the response contains the time to wait.
 pub fn claim_response(claim: Option<Claim>) -> pb::NextJobResponse {
     let Some(Claim { job, unconfirmed }) = claim else {
         let wait = MIN_WAIT + MAX_EXTRA_WAIT.mul_f64(jitter::random_fraction());

@@ -1,13 +1,14 @@
-//! Conversions of jobs: requests that create or change jobs, and their definitions and states.
+//! Conversions of requests that create or change jobs, and of jobs in responses.
 
 use super::{parse_job_id, pb, timestamp};
 use crate::domain::{Job, JobId, NewJob, NewTasks, StageKey, Violation};
 use crate::error::Error;
 use crate::gateway::{AddedTasks, RetryRequest};
 
+/// The maximum size of the reason of a cancel, in bytes.
 const MAX_REASON_BYTES: usize = 1024;
 
-/// The definition in a request, which is not validated yet.
+/// Converts the definition of a job to create. The result is not validated yet.
 pub fn new_job(request: pb::CreateJobRequest) -> NewJob {
     NewJob {
         job_id: request.job_id,
@@ -22,13 +23,13 @@ pub fn new_job(request: pb::CreateJobRequest) -> NewJob {
     }
 }
 
-/// The job, and the tasks to add to it.
+/// Converts a request to add tasks to a job. The new tasks are not validated yet.
 pub fn new_tasks(request: pb::AddTasksRequest) -> Result<(JobId, NewTasks), Error> {
     let pb::AddTasksRequest { job_id, task_names, task_count } = request;
     Ok((super::job_id(&job_id)?, NewTasks { names: task_names, task_count }))
 }
 
-/// The response with the result of adding tasks.
+/// Converts the result of adding tasks.
 pub fn add_tasks_response(added: AddedTasks) -> pb::AddTasksResponse {
     pb::AddTasksResponse {
         added_count: added.added.into(),
@@ -38,7 +39,7 @@ pub fn add_tasks_response(added: AddedTasks) -> pb::AddTasksResponse {
     }
 }
 
-/// The job to cancel, and the reason.
+/// Converts and validates a request to cancel a job. Returns the job's ID and the reason.
 pub fn cancel_request(request: pb::CancelJobRequest) -> Result<(JobId, String), Error> {
     let pb::CancelJobRequest { job_id: id, reason } = request;
     let mut violations = Vec::new();
@@ -56,7 +57,7 @@ pub fn cancel_request(request: pb::CancelJobRequest) -> Result<(JobId, String), 
     }
 }
 
-/// The job to retry, and how.
+/// Converts and validates a request to retry a job.
 pub fn retry_request(request: &pb::RetryJobRequest) -> Result<RetryRequest, Error> {
     let mut violations = Vec::new();
     let id = parse_job_id(&request.job_id).map_err(|violation| violations.push(violation));
@@ -102,7 +103,7 @@ impl From<Job> for pb::Job {
     }
 }
 
-/// The duration in a request, which is not validated yet and may be negative.
+/// Converts the duration in a request. The result is not validated yet, and can be negative.
 fn duration(requested: prost_types::Duration) -> time::Duration {
     time::Duration::seconds(requested.seconds).saturating_add(time::Duration::nanoseconds(requested.nanos.into()))
 }

@@ -1,4 +1,4 @@
-//! Conversions of lists: their filters and page requests, and their pages.
+//! Conversions of requests for pages of jobs and tasks, and of the pages.
 
 use std::ops::Range;
 
@@ -10,12 +10,13 @@ use crate::domain::{JobId, JobOrder, JobQuery, JobState, Status, TaskQuery, Viol
 use crate::error::Error;
 use crate::gateway::{JobsPage, PageRequest, TasksPage};
 
-/// The filter and order of a list of jobs, and the requested page.
+/// Converts and validates a request for a page of jobs. The page size and token are not validated yet.
 pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest), Error> {
     let mut violations = Vec::new();
     let ended_after = request.ended_after.map(|time| {
-        date_time(time)
-            .ok_or_else(|| violations.push(Violation::new("ended_after", "must be a time in the years 1 to 9999")))
+        date_time(time).ok_or_else(|| {
+            violations.push(Violation::new("ended_after", "must be a valid time in the years 1 to 9999"))
+        })
     });
     let ended_after = ended_after.and_then(Result::ok);
     let order = match pb::JobOrder::try_from(request.order) {
@@ -27,7 +28,7 @@ pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest)
             JobOrder::NewestFirst
         }
         Err(_) => {
-            violations.push(Violation::new("order", format!("must be a JobOrder, not {}", request.order)));
+            violations.push(Violation::new("order", format!("must be a value of JobOrder, not {}", request.order)));
             JobOrder::NewestFirst
         }
     };
@@ -49,7 +50,7 @@ pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest)
     if violations.is_empty() { Ok((JobQuery { states, ..query }, page)) } else { Err(Error::Invalid(violations)) }
 }
 
-/// The response with a page of jobs.
+/// Converts a page of jobs.
 pub fn jobs_page(page: JobsPage) -> pb::ListJobsResponse {
     let ids: Vec<_> = page.jobs.iter().map(|job| job.definition.id.clone()).collect();
     pb::ListJobsResponse {
@@ -59,14 +60,15 @@ pub fn jobs_page(page: JobsPage) -> pb::ListJobsResponse {
     }
 }
 
-/// The job and the filter of a list of its tasks, and the requested page.
+/// Converts and validates a request for a page of a job's tasks. The stage, the page size and the token are not
+/// validated yet.
 pub fn task_query(request: pb::ListTasksRequest) -> Result<(JobId, TaskQuery, PageRequest), Error> {
     let status = match request.status() {
         pb::TaskStatus::Outstanding => Some(Status::Pending),
         pb::TaskStatus::Failed => Some(Status::Failed),
         pb::TaskStatus::Succeeded => Some(Status::Succeeded),
         pb::TaskStatus::Skipped => Some(Status::Skipped),
-        // Includes values of a newer version of the interface.
+        // The value is missing, or is from a newer version of the interface.
         pb::TaskStatus::Unspecified => None,
     };
     let status = status.ok_or_else(|| Violation::new("status", "must be OUTSTANDING, FAILED, SUCCEEDED or SKIPPED"));
@@ -77,7 +79,7 @@ pub fn task_query(request: pb::ListTasksRequest) -> Result<(JobId, TaskQuery, Pa
     }
 }
 
-/// The response with a page of tasks.
+/// Converts a page of tasks.
 pub fn tasks_page(page: TasksPage) -> pb::ListTasksResponse {
     let (source, source_reason) = source_of(page.source);
     let range = |(range, original_first): &(Range<u32>, Option<u32>)| pb::TaskRange {
@@ -97,7 +99,7 @@ pub fn tasks_page(page: TasksPage) -> pb::ListTasksResponse {
     }
 }
 
-/// Converts a timestamp. `None` if it is malformed or outside of the years 1 to 9999.
+/// Converts a timestamp. Returns `None` if it is malformed or outside the years 1 to 9999.
 fn date_time(time: prost_types::Timestamp) -> Option<OffsetDateTime> {
     let nanos = u32::try_from(time.nanos).ok()?;
     let date_time = OffsetDateTime::from_unix_timestamp(time.seconds).ok()?.replace_nanosecond(nanos).ok()?;

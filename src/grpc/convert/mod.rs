@@ -19,7 +19,7 @@ pub use listing::{job_query, jobs_page, task_query, tasks_page};
 pub use progress::{progress, progress_result};
 pub use report::{report_response, results};
 
-/// The maximum number of jobs in one batch read. Keeps the response below 4 MiB, the default limit of clients.
+/// The maximum number of jobs in one batch read. It keeps the response below 4 MiB, the default limit of clients.
 const MAX_BATCH: usize = 500;
 
 /// Parses the field `job_id`.
@@ -51,7 +51,7 @@ fn parse_job_id(text: &str) -> Result<JobId, Violation> {
 }
 
 fn timestamp(time: OffsetDateTime) -> Timestamp {
-    // Never out of range: the nanoseconds of a second fit into an i32.
+    // The conversion never fails, because the nanoseconds of a second fit into an i32.
     Timestamp { seconds: time.unix_timestamp(), nanos: i32::try_from(time.nanosecond()).unwrap_or_default() }
 }
 

@@ -1,10 +1,10 @@
-//! Conversions of progress. Unknown counts are absent, never zero (invariants I5, I7).
+//! Conversions of progress. Unknown counts are omitted; they are never zero (invariants I5, I7).
 
 use super::{pb, timestamp};
 use crate::domain::{Counts, Definition, Errors, JobId, MarkSummary, Progress, Rate, Source, SourceReason, StageKey};
 use crate::gateway::{JobProgress, ReadResult};
 
-/// The progress of a job.
+/// Converts the progress of a job.
 pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
     let Progress { state, source, lower_bound, observe_time, marks, rate, errors, cancel_reason, claimable } = progress;
@@ -25,7 +25,7 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
         task_count: i64::from(definition.task_count),
         pending_task_count: counts.map(|counts| number(counts.pending(counts.last()))),
         succeeded_task_count: last.map(|last| last.succeeded.into()),
-        // Tasks that skipped the last stage failed at an earlier one.
+        // A task that skipped the last stage failed at an earlier stage.
         failed_task_count: last.map(|last| i64::from(last.failed) + i64::from(last.skipped)),
         stages: stages(definition, counts),
         fraction,
@@ -39,7 +39,7 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
     }
 }
 
-/// The progress of one of several jobs, or the error of reading it.
+/// Converts the result of reading one of several jobs: its progress, or the error.
 pub fn progress_result(id: &JobId, read: ReadResult) -> pb::ProgressResult {
     use pb::progress_result::Result;
     let result = match read {
@@ -151,7 +151,7 @@ mod tests {
         MarkSummary { counts, revision: Some(13), last_progress_time: None, restore_time: None }
     }
 
-    /// A task has the status that it has at the last stage.
+    /// The overall status of a task is its status at the last stage.
     #[test]
     fn tasks_are_counted_at_the_last_stage_where_skipped_means_failed() {
         let converted = convert(running(Some(marks())));

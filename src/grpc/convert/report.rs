@@ -1,4 +1,4 @@
-//! Conversions of reports: their results and dispositions.
+//! Conversions of the results in a report, and of their dispositions.
 
 use super::pb;
 use crate::domain::{Disposition, Failure, Outcome, TaskResult};
@@ -9,7 +9,7 @@ pub fn results(results: Vec<pb::TaskResult>) -> impl ExactSizeIterator<Item = Ta
     results.into_iter().map(TaskResult::from)
 }
 
-/// The response with the outcome of a report.
+/// Converts the outcome of a report.
 pub fn report_response(reported: &ReportOutcome) -> pb::ReportResultsResponse {
     pb::ReportResultsResponse {
         dispositions: reported.dispositions.iter().map(|disposition| disposition_of(*disposition).into()).collect(),
@@ -23,7 +23,7 @@ impl From<pb::TaskResult> for TaskResult {
         let outcome = match result.outcome() {
             pb::Outcome::Succeeded => Some(Outcome::Succeeded),
             pb::Outcome::Failed => Some(Outcome::Failed),
-            // Includes values of a newer version of the interface.
+            // The value is missing, or is from a newer version of the interface.
             pb::Outcome::Unspecified => None,
         };
         let failure = result.error.map(|error| Failure { code: error.code, message: error.message });
