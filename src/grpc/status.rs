@@ -159,7 +159,7 @@ fn internal(error: &str) -> Status {
         "a call failed with an unexpected error. This is a bug: please report it with this line"
     );
     let message = format!(
-        "internal error; the gateway's log contains the cause under error ID {error_id}. Report it to the operator"
+        "internal error; the gateway's log contains the cause under error ID {error_id}; report this ID to the operator"
     );
     let metadata = HashMap::from([("error_id".to_owned(), error_id)]);
     with_metadata(Code::Internal, ErrorReason::Internal, metadata, &message, |_| ())
