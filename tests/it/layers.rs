@@ -119,7 +119,7 @@ fn assert_acyclic(may_use: &[(&str, &[&str])]) {
         let before = settled.len();
         let ready = may_use.iter().filter(|(_, uses)| uses.iter().all(|used| settled.contains(used)));
         settled.extend(ready.map(|(layer, _)| *layer).collect::<Vec<_>>());
-        assert!(settled.len() > before, "a cycle, or an unknown layer; layers without either: {settled:?}");
+        assert!(settled.len() > before, "a layer is in a cycle or unknown; it is none of {settled:?}");
     }
 }
 

@@ -177,7 +177,7 @@ async fn missing_tracker_is_neither_zero_nor_complete() {
         assert_eq!(
             (stage_counts(&progress), progress.lower_bound),
             (vec![first, [6, 0, 0, 0]], true),
-            "from the mirror"
+            "the counts come from the mirror"
         );
         assert_no_counts(&wait_for_fallback(&stack[1], id, SourceReason::TrackerMissing).await);
         for gateway in stack.gateways() {

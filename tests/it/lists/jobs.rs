@@ -11,8 +11,7 @@ use crate::support::{
     Client, Stack, code_and_reason, eventually, holds_for, job, pb, stage_counts, succeeded, system_time,
 };
 
-/// SQL for ten thousand jobs. A quarter each is pending, running, cancelled and succeeded. Every
-/// tenth job is red.
+/// SQL for ten thousand jobs. A quarter each is pending, running, cancelled and succeeded. Every tenth job is red.
 const TEN_THOUSAND: &str = r#"
     INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, create_time)
     SELECT 'job-' || n, '', jsonb_build_object('color', CASE WHEN n % 10 = 0 THEN 'red' ELSE 'blue' END, 'n', n::text),

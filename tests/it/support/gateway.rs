@@ -90,7 +90,7 @@ impl Gateway {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a complete response");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("the response is complete");
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 

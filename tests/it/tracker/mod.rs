@@ -96,7 +96,7 @@ impl TestRedis {
     /// The remaining time to live of a key.
     async fn ttl(&self, key: &str) -> Duration {
         let millis: i64 = self.query(&[b"PTTL", key.as_bytes()]).await;
-        Duration::from_millis(millis.try_into().expect("a key with a time to live"))
+        Duration::from_millis(millis.try_into().expect("the key has a time to live"))
     }
 
     /// All keys of the job.

@@ -113,8 +113,8 @@ fn lost_mark_is_excused_only_if_redis_lost_data_and_its_gateway_was_down() {
     let violation = (vec![Rule::LostMark], 0);
     assert_eq!(findings_with(&[flushed]), violation);
     assert_eq!(findings_with(&[killed(0, 0, 3_700_000)]), violation);
-    assert_eq!(findings_with(&[flushed, killed(1, 0, 3_700_000)]), violation, "another gateway");
-    assert_eq!(findings_with(&[flushed, killed(0, 1, 3_700_000)]), violation, "a later process");
+    assert_eq!(findings_with(&[flushed, killed(1, 0, 3_700_000)]), violation, "another gateway was killed");
+    assert_eq!(findings_with(&[flushed, killed(0, 1, 3_700_000)]), violation, "a later process was killed");
     assert_eq!(findings_with(&[flushed, killed(0, 0, 3_400_000)]), violation, "killed before the report");
     assert_eq!(findings_with(&[flushed, killed(0, 0, 20 * SECOND)]), violation, "merged long before the kill");
     assert_eq!(findings_with(&[flushed, stalled(0, 5_000_000)]), violation, "resumed in time");
@@ -292,8 +292,8 @@ fn live_answer_may_miss_ledger_rows_of_other_gateways_within_the_feed_delay() {
             history.calls.push(read);
         })
     };
-    assert_eq!(recorded(0, 2_100_000), [Rule::LiveTooLow], "the same gateway's row");
-    assert_eq!(recorded(1, 2_100_000), [], "within the delay of the feed");
+    assert_eq!(recorded(0, 2_100_000), [Rule::LiveTooLow], "a gateway knows its own row");
+    assert_eq!(recorded(1, 2_100_000), [], "the feed may still lag");
     assert_eq!(recorded(1, 4_500_000), [Rule::LiveTooLow]);
 }
 
