@@ -15,7 +15,7 @@ pub fn job_query(request: pb::ListJobsRequest) -> Result<(JobQuery, PageRequest)
     let mut violations = Vec::new();
     let ended_after = request.ended_after.map(|time| {
         date_time(time).ok_or_else(|| {
-            violations.push(Violation::new("ended_after", "must be a valid time in the years 1 to 9999"))
+            violations.push(Violation::new("ended_after", "must be a valid time in the years 1 to 9999"));
         })
     });
     let ended_after = ended_after.and_then(Result::ok);
