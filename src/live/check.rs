@@ -21,7 +21,7 @@ const REHEARSAL_INCARNATION: Incarnation = Incarnation::new(1);
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// Redis cannot be reached.
-    #[error("{0}; check that it runs and that --redis-url is right")]
+    #[error("{0}; check that Redis runs and that --redis-url is right")]
     Unreachable(#[from] Error),
     /// The version of Redis is not supported.
     #[error("Redis {0} is too old: version {OLDEST_MAJOR_VERSION}.0 or newer is needed")]

@@ -1,8 +1,8 @@
 //! Calls on pooled connections: a statement, a series of statements, or a transaction.
 //!
-//! Each statement must end by the deadline of its call, and fails as soon as the breaker knows that Postgres is away. The
-//! connection returns to the pool only if the whole call succeeded; after an error, a timeout or a cancelled call it is
-//! closed.
+//! Each statement must end by the deadline of its call. It fails at once when the circuit breaker detects that Postgres
+//! is unreachable. The connection returns to the pool only if the whole call succeeded. After an error, a timeout or a
+//! cancellation, the connection is closed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::{Error, LONG_CALL_LIMIT, Store};
 use crate::breaker::CallBudget;
 use crate::deadline::Deadline;
 
-/// A connection on loan to one call, with the budget of that call.
+/// The connection of one call, with the time budget of that call.
 pub(super) struct Session<'a> {
     connection: &'a mut PgConnection,
     budget: &'a CallBudget,
 }
 
-/// How a transaction is closed, with the result of the call.
+/// How a transaction ends, with the result of the call.
 pub(super) enum Close<T> {
     Commit(T),
     RollBack(T),
@@ -36,7 +36,7 @@ impl Session<'_> {
 }
 
 impl Store {
-    /// Runs one statement, which may take the store's timeout.
+    /// Runs one statement. The statement may take at most the store's timeout.
     pub(super) fn call<T>(
         &self,
         deadline: Deadline,
@@ -45,7 +45,7 @@ impl Store {
         self.call_within(self.timeout, deadline, statement)
     }
 
-    /// Runs one statement that may carry megabytes, so that it may take [`LONG_CALL_LIMIT`].
+    /// Runs one statement that may transfer megabytes. The statement may take at most [`LONG_CALL_LIMIT`].
     pub(super) fn long_call<T>(
         &self,
         deadline: Deadline,
@@ -61,14 +61,14 @@ impl Store {
         statement: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
         let mut lease = self.lease(limit, deadline).await?;
-        // Boxed, here and below, because the future would be part of the future of every caller, several times its size.
+        // The future is boxed, here and below. Otherwise it would make the future of every caller several times larger.
         let statement = Box::pin(statement(&mut lease.connection));
         let value = lease.budget.bound(statement).await??;
         lease.give_back();
         Ok(value)
     }
 
-    /// Runs several statements on one connection, which together may take the store's timeout.
+    /// Runs several statements on one connection. Together they may take at most the store's timeout.
     pub(super) async fn session<T>(
         &self,
         deadline: Deadline,
@@ -81,8 +81,8 @@ impl Store {
         Ok(value)
     }
 
-    /// Runs a transaction, which may take [`LONG_CALL_LIMIT`]. `work` decides whether it is committed; an error of `work`
-    /// closes the connection, which rolls the transaction back.
+    /// Runs a transaction, which may take at most [`LONG_CALL_LIMIT`]. The result of `work` decides between commit and
+    /// rollback. If `work` returns an error, the connection is closed, and Postgres rolls the transaction back.
     pub(super) async fn transaction<T>(
         &self,
         deadline: Deadline,

@@ -1,31 +1,31 @@
-//! Checks at the start of a gateway: whether jobs can be stored in this Postgres.
+//! Checks whether a gateway can store jobs in this Postgres. The check runs at the start of the gateway.
 
 use super::call::Session;
 use super::migrate::MIGRATIONS;
 use super::{Error, Store};
 use crate::deadline::Deadline;
 
-/// The oldest major version that the statements were tested with.
+/// The oldest major version of Postgres with which the statements were tested.
 const OLDEST_MAJOR_VERSION: i32 = 14;
 
 /// Why this Postgres cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// Postgres did not answer, or not as expected.
-    #[error("{0}; check that it runs and that --postgres-url is right")]
+    /// Postgres did not answer, or its answer was unexpected.
+    #[error("{0}; check that Postgres runs and that --postgres-url is right")]
     Unreachable(#[from] Error),
     /// The server is older than the oldest supported version.
-    #[error("Postgres {0} is too old: version {OLDEST_MAJOR_VERSION} or newer is needed")]
+    #[error("Postgres {0} is too old; upgrade it to version {OLDEST_MAJOR_VERSION} or newer")]
     TooOld(i32),
     /// The server accepts no writes.
-    #[error("this Postgres is read-only (a standby?): --postgres-url must name the primary")]
+    #[error("this Postgres is read-only, probably a standby; set --postgres-url to the address of the primary")]
     ReadOnly,
-    /// Migrations are missing. A newer schema is accepted.
-    #[error("the schema is not up to date (version {found}, version {needed} is needed): run `highwater migrate`")]
+    /// The schema lacks migrations. A schema that is newer than this gateway is accepted.
+    #[error("the schema has version {found}, but this gateway needs version {needed}; run `highwater migrate`")]
     Schema {
-        /// Version of the newest migration that was applied; 0 if none was.
+        /// The version of the newest applied migration; 0 if there is none.
         found: i64,
-        /// Version that this gateway needs.
+        /// The version that this gateway needs.
         needed: i64,
     },
 }
@@ -34,14 +34,14 @@ pub enum CheckError {
 struct Server {
     major: i32,
     read_only: bool,
-    /// A commit is acknowledged only once it is on disk.
+    /// Whether a commit is acknowledged only after it is on disk.
     durable: bool,
-    /// The table of applied migrations exists.
+    /// Whether the table of applied migrations exists.
     migrated: bool,
 }
 
 impl Store {
-    /// Checks version, role, durability and schema of the server. Returns warnings for the log, about settings that work
+    /// Checks version, role, durability and schema of the server. Returns warnings for the log about settings that work
     /// but can lose data.
     pub async fn check(&self, deadline: Deadline) -> Result<Vec<String>, CheckError> {
         let inspection = async |session: &mut Session<'_>| {
@@ -57,7 +57,8 @@ impl Store {
             _ if found < needed => Err(CheckError::Schema { found, needed }),
             _ if server.durable => Ok(Vec::new()),
             _ => Ok(vec![
-                "synchronous_commit is off: a crash of Postgres may lose ends that were acknowledged; set it to on"
+                "synchronous_commit is off, so a crash of Postgres may lose acknowledged ends; set synchronous_commit \
+                 to on"
                     .to_owned(),
             ]),
         }
@@ -76,7 +77,7 @@ async fn inspect(session: &mut Session<'_>) -> Result<Server, Error> {
 }
 
 async fn schema_version(session: &mut Session<'_>) -> Result<i64, Error> {
-    // Not checked at compile time, because sqlx creates this table, not the schema.
+    // sqlx creates this table, not our migrations. Therefore the query is not checked at compile time.
     let query = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success");
     session.run(|connection| query.fetch_one(connection)).await
 }

@@ -1,4 +1,4 @@
-//! Ends of jobs: guarded transactions with one winner (invariant I1), and the snapshots that are served afterwards.
+//! Ends jobs in guarded transactions, so that one end wins (invariant I1), and reads the stored snapshots and cells.
 
 use std::collections::HashMap;
 
@@ -27,14 +27,14 @@ pub struct Snapshot {
     /// Time of the tracker's last restore; absent if it was never restored.
     #[serde(with = "time::serde::rfc3339::option", default)]
     pub restore_time: Option<OffsetDateTime>,
-    /// Acknowledged marks may be missing. Stored in a column of its own, not in the snapshot's JSON.
+    /// Whether acknowledged marks may be missing. A separate column stores this flag, not the snapshot's JSON.
     #[serde(skip)]
     pub lower_bound: bool,
     /// Errors that were reported: counts and samples.
     pub errors: Errors,
 }
 
-/// The end of a job, to be committed.
+/// The end of a job, as it is to be committed.
 #[derive(Debug, Clone)]
 pub struct FinalRecord {
     /// The final state.
@@ -48,13 +48,13 @@ pub struct FinalRecord {
 }
 
 impl Snapshot {
-    /// The snapshot of a job without any report.
+    /// Creates the snapshot of a job without any report.
     pub fn blank(counts: Counts) -> Self {
         let errors = Errors::default();
         Self { counts, revision: 0, last_progress_time: None, restore_time: None, lower_bound: false, errors }
     }
 
-    /// Counts, revision and times, without the errors.
+    /// Returns counts, revision and times, without the errors.
     pub fn mark_summary(&self) -> MarkSummary {
         MarkSummary {
             counts: self.counts.clone(),
@@ -66,11 +66,13 @@ impl Snapshot {
 }
 
 impl Store {
-    /// Ends a RUNNING job with this incarnation (of the seal, or of the row that was read). Returns the snapshot that was
-    /// committed; `None` if the job has already ended or has another incarnation, or if `draft` returns no end.
+    /// Ends a job that is RUNNING with this incarnation, and returns the committed snapshot. Returns `None` if the job
+    /// is not RUNNING with this incarnation, or if `draft` returns `None`. `incarnation` is the incarnation of the
+    /// tracker that the caller sealed. Without a seal, it is the incarnation that the caller last read from Postgres.
     ///
-    /// `draft` computes the end from the marks that the ledger adds. It is called with none before the transaction, and
-    /// again within the transaction if the ledger has rows of the job.
+    /// `draft` adds the given marks of the ledger to the marks that the caller knows, and computes the end. It returns
+    /// `None` if the job cannot end with these marks. `draft` is called before the transaction, without marks. If the
+    /// ledger has rows of the job, it is called again within the transaction, with their marks.
     pub async fn commit_end(
         &self,
         id: &JobId,
@@ -84,7 +86,8 @@ impl Store {
             if !lock_running(session, id, incarnation).await? {
                 return Ok(Close::RollBack(None));
             }
-            // A separate statement: a statement that waited for the row lock sees other tables as of before the wait.
+            // This must be a separate statement: one that waits for a row lock reads other tables as they were before
+            // the wait.
             let recorded = sqlx::query_scalar!("SELECT marks FROM ledger WHERE job_id = $1", id.as_str());
             let recorded = session.run(|connection| recorded.fetch_all(connection)).await?;
             if !recorded.is_empty() {
@@ -100,11 +103,11 @@ impl Store {
         self.transaction(deadline, end).await
     }
 
-    /// Ends a PENDING job: one that is cancelled, or that has no tasks and so succeeds at its start. Returns whether this
-    /// call ended it.
+    /// Ends a PENDING job: a cancelled job, or a job without tasks, which succeeds at its start. Returns whether this
+    /// call ended the job.
     ///
-    /// `draft` computes the end from the number of tasks, `None` if there is no end. It is called while the row is locked,
-    /// because tasks may be added until then.
+    /// `draft` computes the end from the number of tasks, or returns `None` to leave the job PENDING. It is called
+    /// while the job's row is locked, because tasks can be added until then.
     pub async fn end_pending(
         &self,
         id: &JobId,
@@ -137,7 +140,7 @@ impl Store {
         self.transaction(deadline, end).await
     }
 
-    /// The snapshots of these jobs, without those that have not ended.
+    /// Reads the snapshots of these jobs. Jobs that have not ended are absent from the result.
     pub async fn snapshots(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Snapshot>, Error> {
         let query = sqlx::query!(
             r#"SELECT job_id, snapshot AS "snapshot!: Json<Snapshot>", lower_bound FROM jobs
@@ -151,7 +154,8 @@ impl Store {
         snapshots.collect()
     }
 
-    /// The cells of an ended job; `None` if it has not ended. `layout` must be the layout of the job.
+    /// Reads the cells of an ended job. Returns `None` if the job has not ended or does not exist. `layout` must be the
+    /// layout of the job.
     pub async fn cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
         let query = sqlx::query_scalar!(
             r#"SELECT cells AS "cells!" FROM jobs WHERE job_id = $1 AND cells IS NOT NULL"#,
@@ -162,8 +166,8 @@ impl Store {
         decompress(compressed, layout).await.map(Some)
     }
 
-    /// Ended jobs whose snapshots are lower bounds, with their incarnations: at most `limit`, in random order, so that
-    /// repeated calls reach all of them.
+    /// Reads the IDs and incarnations of at most `limit` ended jobs whose snapshots are lower bounds. The order is
+    /// random, so that repeated calls reach all of these jobs.
     pub async fn lower_bounds(&self, limit: u32, deadline: Deadline) -> Result<Vec<(JobId, Incarnation)>, Error> {
         let query = sqlx::query!(
             "SELECT job_id, incarnation FROM jobs WHERE lower_bound ORDER BY random() LIMIT $1",
@@ -173,14 +177,15 @@ impl Store {
         rows.into_iter().map(|row| Ok((parse(&row.job_id)?, to_incarnation(row.incarnation)?))).collect()
     }
 
-    /// Whether the job's end is a lower bound; `None` if the job does not exist.
+    /// Reads whether the job's end is a lower bound. Returns `None` if the job does not exist.
     pub async fn is_lower_bound(&self, id: &JobId, deadline: Deadline) -> Result<Option<bool>, Error> {
         let query = sqlx::query_scalar!("SELECT lower_bound FROM jobs WHERE job_id = $1", id.as_str());
         self.call(deadline, async |connection| query.fetch_optional(connection).await).await
     }
 
-    /// Replaces snapshot and cells of an end that is a lower bound by those of `end`, which include the marks of its
-    /// remaining tracker. Returns whether this call did: it happens once, because the end is no lower bound afterwards.
+    /// Amends an end that is a lower bound: replaces its snapshot and cells with the snapshot and cells of `end`.
+    /// Returns whether this call replaced them. An end is amended only once, because it is then no longer a lower
+    /// bound.
     pub async fn amend(&self, id: &JobId, end: FinalRecord, deadline: Deadline) -> Result<bool, Error> {
         let Some((end, cells)) = compress(Some(end)).await? else { return Ok(false) };
         let write = sqlx::query!(
@@ -194,7 +199,7 @@ impl Store {
     }
 }
 
-/// Locks the job's row; whether the job runs with this incarnation.
+/// Locks the job's row. Returns whether the job is RUNNING with this incarnation.
 async fn lock_running(session: &mut Session<'_>, id: &JobId, incarnation: i64) -> Result<bool, Error> {
     let lock = sqlx::query!("SELECT state, incarnation FROM jobs WHERE job_id = $1 FOR UPDATE", id.as_str());
     let row = session.run(|connection| lock.fetch_optional(connection)).await?;
@@ -202,7 +207,7 @@ async fn lock_running(session: &mut Session<'_>, id: &JobId, incarnation: i64) -
     Ok(row.is_some_and(|row| row.state == JobState::Running.as_str() && row.incarnation == incarnation))
 }
 
-/// Writes the end of a job that runs and is locked.
+/// Writes the end of a RUNNING job whose row is locked.
 async fn write_end(session: &mut Session<'_>, id: &JobId, end: &FinalRecord, cells: &[u8]) -> Result<(), Error> {
     let write = sqlx::query!(
         "UPDATE jobs SET state = $2, end_time = greatest(now(), start_time), cancel_reason = $3, snapshot = $4,
@@ -219,7 +224,7 @@ async fn write_end(session: &mut Session<'_>, id: &JobId, end: &FinalRecord, cel
     Ok(())
 }
 
-/// Compresses the cells of an end.
+/// Compresses the cells of an end, if there is an end.
 async fn compress(end: Option<FinalRecord>) -> Result<Option<(FinalRecord, Vec<u8>)>, Error> {
     let Some(end) = end else { return Ok(None) };
     let compressed = zlib::off_runtime(move || {

@@ -6,16 +6,16 @@ use crate::deadline::Elapsed;
 /// A call to Postgres failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Postgres cannot be reached, cannot process statements now, or did not answer in time. A write may have been
+    /// Postgres cannot be reached, cannot run statements now, or did not answer in time. A write may have been
     /// committed. The call can be retried.
     #[error("Postgres cannot be reached: {0}")]
     Unreachable(String),
-    /// Postgres answered in a way that it never should: a bug of the gateway, or a row that another program wrote.
+    /// Postgres returned an unexpected error or value. Either the gateway has a bug, or another program wrote the row.
     #[error("unexpected answer from Postgres: {0}")]
     Unexpected(String),
 }
 
-/// Prefixes of the SQLSTATE codes that depend on the state of the server or the connection rather than on the statement.
+/// Prefixes of the SQLSTATE codes that report the state of the server or of the connection, not a wrong statement.
 const UNREACHABLE_CODES: [&str; 12] = [
     "08",    // connection exception
     "28",    // invalid authorization

@@ -1,8 +1,8 @@
 //! The feed: a LISTEN/NOTIFY connection on which Postgres announces which jobs run, which have ended, and which have new
 //! or deleted ledger rows.
 //!
-//! It fails closed: any error of the connection ends the session, and everything learned from it becomes invalid. A new
-//! session begins with the complete list of running jobs.
+//! The feed fails closed: any error of the connection ends the session, and everything learned from the session becomes
+//! invalid. A new session begins with the complete list of running jobs.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::domain::{Incarnation, JobId, RunningJob};
 /// The notification channel of the triggers.
 const CHANNEL: &str = "highwater";
 
-/// A session of the feed. It ends when it is dropped.
+/// A session of the feed. Dropping this value ends the session.
 pub struct Feed {
     listener: PgListener,
 }
@@ -25,7 +25,7 @@ pub struct Feed {
 /// A change that the feed announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FeedEvent {
-    /// The job runs, with this incarnation and, if it has one of its own, this stall timeout.
+    /// The job runs with this incarnation. The duration is the job's own stall timeout, or `None` if it has none.
     Running(JobId, Incarnation, Option<Duration>),
     /// The job has ended.
     Ended(JobId),
@@ -42,13 +42,14 @@ impl Store {
     }
 
     async fn open_feed(&self) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
-        // A separate pool: a listener keeps its connection, and a dead one must not block the next session.
+        // Each session has a separate pool: a listener keeps its connection, and a dead connection must not block the
+        // next session.
         let options = self.pool.connect_options().as_ref().clone();
         let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_lazy_with(options);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
-        // After LISTEN, so that no change falls between the list and the first event.
+        // The jobs are listed after LISTEN, so that no change is missed between the list and the first event.
         let rows = sqlx::query!(
             r#"SELECT job_id, incarnation, stall_timeout,
                       EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
@@ -67,7 +68,7 @@ impl Store {
 }
 
 impl Feed {
-    /// Waits for the next event; `None` if none arrives within `patience`. An error ends the session.
+    /// Waits for the next event. Returns `None` if no event arrives within `patience`. An error ends the session.
     pub async fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, Error> {
         let Ok(received) = tokio::time::timeout(patience, self.listener.try_recv()).await else { return Ok(None) };
         match received? {
@@ -76,15 +77,17 @@ impl Feed {
         }
     }
 
-    /// Makes a round trip and returns the events that have arrived and that `next` has not returned. Together they include
-    /// every change that was committed before the call. An error ends the session.
+    /// Makes a round trip, and returns the events that have arrived and were not returned before. After this call,
+    /// every change that was committed before it has been returned, by `next` or by this method. An error ends the
+    /// session.
     pub async fn confirm(&mut self, deadline: Deadline) -> Result<Vec<FeedEvent>, Error> {
         deadline.bound(sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&mut self.listener)).await??;
         std::iter::from_fn(|| self.listener.next_buffered()).map(|notification| event(notification.payload())).collect()
     }
 
-    /// Whether the job has ledger rows, or no longer runs: the commit of an end deletes its rows, and the feed announces
-    /// the end later.
+    /// Reads whether the job has ledger rows or is not RUNNING. The commit of an end deletes the ledger rows, and the
+    /// feed announces this deletion before the end. In between, the result is true, so that the job is not taken for a
+    /// running job without ledger rows.
     pub async fn has_ledger(&mut self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
         let query = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM ledger WHERE job_id = $1)
@@ -95,9 +98,9 @@ impl Feed {
     }
 }
 
-/// Parses a notification; the triggers in `migrations/0001_schema.sql` define the format.
+/// Parses a notification. The triggers in `migrations/0001_schema.sql` define the format.
 fn event(payload: &str) -> Result<FeedEvent, Error> {
-    let invalid = || Error::Unexpected(format!("not a notification of the feed: {payload:?}"));
+    let invalid = || Error::Unexpected(format!("the feed received a malformed notification: {payload:?}"));
     let number = |word: &str| word.parse::<u64>().map_err(|_| invalid());
     match *payload.split(' ').collect::<Vec<_>>() {
         ["running", incarnation, stall_timeout, id] => {

@@ -1,4 +1,4 @@
-//! Jobs: create, read, start. Each write is a guarded statement that reports whether it took effect.
+//! Creates, reads and starts jobs. Each write is a guarded statement that reports whether it took effect.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +34,7 @@ struct JobRow {
 }
 
 impl Store {
-    /// Creates a PENDING job. Returns whether it did: not if a job with this ID exists or was deleted.
+    /// Creates a PENDING job. Returns false if a job with this ID exists or was deleted.
     pub async fn create(&self, new: &Definition, deadline: Deadline) -> Result<bool, Error> {
         let stages: Vec<String> = new.stages.iter().map(ToString::to_string).collect();
         let insert = sqlx::query!(
@@ -55,7 +55,7 @@ impl Store {
         Ok(inserted.rows_affected() == 1)
     }
 
-    /// Reads jobs. Each that exists is returned once, in no particular order.
+    /// Reads jobs. Each existing job is returned once, in no particular order.
     pub async fn jobs(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Job>, Error> {
         let query = sqlx::query_as!(
             JobRow,
@@ -72,8 +72,9 @@ impl Store {
         rows.into_iter().map(Job::try_from).collect()
     }
 
-    /// Issues the next incarnation to a start of a PENDING job. Returns it with the job's number of tasks, which cannot
-    /// change under this incarnation (adding tasks issues another one); `None` if the job is not PENDING.
+    /// Issues the next incarnation to a start of a PENDING job. Returns the incarnation and the job's number of tasks,
+    /// or `None` if the job is not PENDING. The number of tasks cannot change under this incarnation, because adding
+    /// tasks increases the incarnation.
     pub async fn issue_incarnation(&self, id: &JobId, deadline: Deadline) -> Result<Option<(Incarnation, u32)>, Error> {
         let update = sqlx::query!(
             "UPDATE jobs SET incarnation = incarnation + 1 WHERE job_id = $1 AND state = 'PENDING'
@@ -84,8 +85,8 @@ impl Store {
         issued.map(|row| Ok((to_incarnation(row.incarnation)?, from_integer(row.task_count)?))).transpose()
     }
 
-    /// Issues the next incarnation to a restore of a RUNNING job. Returns `None` if the job's incarnation is not `seen`:
-    /// the job has ended, or another restore was faster.
+    /// Issues the next incarnation to a restore of a RUNNING job whose incarnation is `seen`. Returns `None` if the job
+    /// has ended or another restore was faster.
     pub async fn reissue_incarnation(
         &self,
         id: &JobId,
@@ -103,11 +104,13 @@ impl Store {
         issued.map(to_incarnation).transpose()
     }
 
-    /// Commits PENDING → RUNNING for the start that owns `incarnation`. Returns whether it did: not after a later start,
-    /// added tasks, a cancel, or an earlier commit of the same start.
+    /// Commits the transition from PENDING to RUNNING for the start that owns `incarnation`. Returns whether this call
+    /// committed it. It returns false after a later start, after added tasks, after a cancel, and after an earlier
+    /// commit of the same start.
     ///
-    /// `tracked`: a tracker was opened for this incarnation. If it is false, because that is not known, the job runs with
-    /// the next incarnation, so that a tracker which was opened does not belong to the job.
+    /// `tracked` is true if a tracker was opened for this incarnation, and false if the caller does not know. If it is
+    /// false, the job runs with the next incarnation. A tracker that was opened after all then does not belong to the
+    /// job.
     pub async fn start(
         &self,
         id: &JobId,
@@ -164,7 +167,8 @@ pub(super) fn texts(ids: &[JobId]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 
-/// Parses a stored value. An invalid one is [`Error::Unexpected`], because another program may have written the row.
+/// Parses a stored value. Returns [`Error::Unexpected`] if the value is invalid, because another program may have
+/// written the row.
 pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T, Error> {
     word.parse().map_err(|error| Error::Unexpected(format!("{word:?}: {error}")))
 }

@@ -1,7 +1,7 @@
-//! A connection on loan from the pool, and the probe of the breaker.
+//! Lends connections of the pool to calls, and probes Postgres for the circuit breaker.
 //!
-//! A connection whose call hung, failed or was cancelled may be dead (sqlx sets no TCP keepalive). So it is closed, and
-//! only a connection whose call succeeded returns to the pool.
+//! A connection whose call hung, failed or was cancelled may be dead, because sqlx sets no TCP keepalive. Such a
+//! connection is closed. Only a connection whose call succeeded returns to the pool.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use super::{Error, Store};
 use crate::breaker::{Breaker, CallBudget};
 use crate::deadline::Deadline;
 
-/// How long the pool may check a returned connection before it is closed.
+/// The time limit for the check of a returned connection. After this time the connection is closed.
 const RETURN_WITHIN: Duration = Duration::from_secs(2);
 
 /// A pooled connection for one call. It is closed on drop, unless [`Lease::give_back`] was called.
 pub(super) struct Lease {
     pub connection: PoolConnection<Postgres>,
-    /// Limits the statements of the call: by the caller's deadline, by the limit of the call, and by the breaker.
+    /// Bounds each statement by the caller's deadline, by the time limit of the call, and by the circuit breaker.
     pub budget: CallBudget,
     sound: bool,
 }
 
 impl Store {
-    /// Takes a connection for a call that may take `limit` once it has the connection. The wait for the connection may
-    /// take the store's timeout.
+    /// Takes a connection from the pool for one call. The wait for the connection may take the store's timeout, and
+    /// then the call may take `limit`. `deadline` bounds both.
     pub(super) async fn lease(&self, limit: Duration, deadline: Deadline) -> Result<Lease, Error> {
-        // Boxed because sqlx's future, which can also open a connection, has five kilobytes. Inline it would enlarge the
-        // future of every call that might ask Postgres.
+        // sqlx's future has five kilobytes, because it can also open a connection. It is boxed, so that it does not
+        // enlarge the future of every call that may query Postgres.
         let acquire = Box::pin(self.pool.acquire());
         let acquired = self.breaker.budget(deadline.at_most(self.timeout)).bound(acquire).await?;
         let connection = acquired.inspect_err(|_| self.breaker.report_failure())?;
@@ -37,10 +37,11 @@ impl Store {
 }
 
 impl Lease {
-    /// Returns the connection to the pool. Only for a call that succeeded.
+    /// Returns the connection to the pool. This is allowed only after the whole call succeeded.
     pub fn give_back(mut self) {
         self.sound = true;
-        // The pool pings the connection. Without the timeout, a ping that hangs would occupy its slot forever.
+        // The pool pings the connection. Without the timeout, a ping that hangs would occupy a slot of the pool
+        // forever.
         tokio::spawn(tokio::time::timeout(RETURN_WITHIN, self.connection.return_to_pool()));
     }
 }
@@ -53,14 +54,14 @@ impl Drop for Lease {
     }
 }
 
-/// The breaker of Postgres. It probes over a connection of its own, because all connections of the pool may be in use or
-/// dead.
+/// Creates the circuit breaker of Postgres. The breaker probes Postgres over a separate connection, because all
+/// connections of the pool may be in use or dead.
 pub(super) fn breaker(pool: &PgPool, timeout: Duration) -> Breaker {
     let pool = pool.clone();
     Breaker::new("postgres", timeout, move || probe(pool.clone()))
 }
 
-/// Connects and pings; the error says why Postgres is away.
+/// Connects to Postgres and pings it. The error says why Postgres is unreachable.
 async fn probe(pool: PgPool) -> Result<(), String> {
     let mut cleanup = IdleCleanup { pool: &pool, away: true };
     let answer = async {
@@ -70,7 +71,8 @@ async fn probe(pool: PgPool) -> Result<(), String> {
     };
     let answer = answer.await;
     cleanup.away = match &answer {
-        // 57P: Postgres is starting or shutting down. After any other error it can answer, and calls report the error.
+        // 57P: Postgres is starting or shutting down. Any other database error shows that Postgres answers, and the
+        // calls themselves report that error.
         Err(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.starts_with("57P")),
         other => other.is_err(),
     };
@@ -80,8 +82,8 @@ async fn probe(pool: PgPool) -> Result<(), String> {
     }
 }
 
-/// Closes the idle connections of the pool when a probe found Postgres away or timed out. Otherwise each call would have
-/// to discover one dead connection.
+/// Closes the idle connections of the pool if a probe found Postgres unreachable or timed out. If they stayed open,
+/// each of the next calls would fail on a dead connection.
 struct IdleCleanup<'a> {
     pool: &'a PgPool,
     away: bool,

@@ -1,5 +1,6 @@
-//! The ledger: rows that store reports while the tracker cannot take them. Each batch of reports inserts one row. A row is deleted once
-//! its marks are in the tracker (here) or in the snapshot (`ends`).
+//! The ledger: rows that store marks while the tracker cannot take them. Each batch of reports inserts one row, and so
+//! does each chunk of a recorded mirror. [`Store::drained`] deletes a row after its marks are in the tracker;
+//! [`Store::commit_end`] deletes it when it stores the marks in the snapshot.
 
 use std::collections::HashMap;
 
@@ -8,21 +9,22 @@ use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Mark, Outcome};
 
-/// Size of an encoded mark.
+/// The size of an encoded mark, in bytes.
 const MARK_BYTES: usize = 6;
 
 /// A row of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// Number of the row. Later rows of a job have higher numbers.
+    /// The number of the row. Later rows of a job have higher numbers.
     pub number: u64,
-    /// The marks that were reported.
+    /// The marks in the row.
     pub marks: Vec<Mark>,
 }
 
 impl Store {
-    /// Inserts a row with marks of a RUNNING job. Returns whether the job runs. The statement takes a share lock on the
-    /// job's row, so the commit of an end either reads this row, or comes first and prevents it.
+    /// Inserts a row with marks of a RUNNING job. Returns whether the row was inserted. The statement takes a share
+    /// lock on the job's row. Therefore the commit of an end either includes these marks, or precedes this call, which
+    /// then inserts nothing.
     pub async fn record(&self, id: &JobId, marks: &[Mark], deadline: Deadline) -> Result<bool, Error> {
         let insert = sqlx::query!(
             "INSERT INTO ledger (job_id, marks)
@@ -34,7 +36,7 @@ impl Store {
         Ok(inserted.rows_affected() == 1)
     }
 
-    /// The oldest rows of a job, at most `limit`.
+    /// Reads the oldest rows of a job, at most `limit`.
     pub async fn ledger(&self, id: &JobId, limit: u32, deadline: Deadline) -> Result<Vec<LedgerEntry>, Error> {
         let query = sqlx::query!(
             "SELECT entry, marks FROM ledger WHERE job_id = $1 ORDER BY entry LIMIT $2",
@@ -46,7 +48,7 @@ impl Store {
         rows.into_iter().map(|row| entry(row.entry, row.marks)).collect()
     }
 
-    /// All marks that the ledger holds of these jobs. Jobs without rows are absent; normally that is most of them.
+    /// Reads all marks of these jobs in the ledger. Jobs without rows, normally most jobs, are absent from the result.
     pub async fn recorded(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Vec<Mark>>, Error> {
         let query = sqlx::query!("SELECT job_id, marks FROM ledger WHERE job_id = ANY($1)", &texts(ids));
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
@@ -80,7 +82,7 @@ fn encode(marks: &[Mark]) -> Vec<u8> {
     bytes
 }
 
-/// Decodes the marks of rows.
+/// Decodes the marks in these values of the column `ledger.marks`.
 pub(super) fn decode(rows: &[Vec<u8>]) -> Result<Vec<Mark>, Error> {
     let marks = rows.iter().flat_map(|row| row.chunks(MARK_BYTES));
     let mark = |bytes: &[u8]| match *bytes {
@@ -88,7 +90,9 @@ pub(super) fn decode(rows: &[Vec<u8>]) -> Result<Vec<Mark>, Error> {
             let outcome = if outcome == 1 { Outcome::Failed } else { Outcome::Succeeded };
             Ok(Mark { task: u32::from_be_bytes([a, b, c, d]), stage: usize::from(stage), outcome })
         }
-        _ => Err(Error::Unexpected(format!("not a mark in the ledger: {bytes:?}"))),
+        _ => Err(Error::Unexpected(format!(
+            "a ledger row holds the invalid mark {bytes:?}; another program may have written it"
+        ))),
     };
     marks.map(mark).collect()
 }

@@ -1,4 +1,5 @@
-//! Lists of jobs, in pages (keyset pagination). The keys never change: the time of creation or of the end, then the ID.
+//! Lists jobs in pages (keyset pagination). A key is the time of creation or of the end, then the ID. Keys never
+//! change.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +13,13 @@ use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{JobId, JobOrder, JobQuery, JobState};
 
-/// Sort before and after every ID, byte by byte.
+/// Sorts before every ID, byte by byte.
 const FIRST_ID: &str = "";
+/// Sorts after every ID, byte by byte.
 const LAST_ID: &str = "~";
-/// Before and after every time of a job.
+/// A time before every time of a job.
 const FIRST_TIME: OffsetDateTime = datetime!(0001-01-01 0:00 UTC);
+/// A time after every time of a job.
 const LAST_TIME: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
 
 /// The position of a job in a list.
@@ -34,19 +37,19 @@ struct KeyRow {
     time: OffsetDateTime,
 }
 
-/// A page of a list that is to be read.
+/// The parameters of a page.
 struct Page<'a> {
     /// Only jobs in these states.
     states: Vec<String>,
-    /// Only jobs with all of these labels; `None`: any job.
+    /// Only jobs with all of these labels; `None` for jobs with any labels.
     labels: Option<Json<&'a BTreeMap<String, String>>>,
-    /// The key before the first one of the page.
+    /// The key after which the page begins.
     after: (OffsetDateTime, &'a str),
     limit: i64,
 }
 
 impl Store {
-    /// Lists jobs from after `after`, or from the beginning; at most `limit`.
+    /// Lists at most `limit` jobs that follow `after`. The list starts at its beginning if `after` is `None`.
     pub async fn list(
         &self,
         query: &JobQuery,
@@ -72,7 +75,8 @@ impl Store {
         rows.into_iter().map(JobKey::try_from).collect()
     }
 
-    /// Reads each state separately, so that each is one index scan of at most `limit` rows, however rare the state is.
+    /// Lists by creation time. Reads each state separately, so that each state takes one index scan, which stops after
+    /// `limit` matching rows. A rare state therefore does not cost a scan of all jobs.
     async fn newest_first(&self, page: Page<'_>, deadline: Deadline) -> Result<Vec<KeyRow>, Error> {
         let query = sqlx::query_as!(
             KeyRow,
@@ -93,10 +97,11 @@ impl Store {
         self.call(deadline, async |connection| query.fetch_all(connection).await).await
     }
 
-    /// Reads each state separately, and only ends before the time up to which all ends are visible.
+    /// Lists by end time. Reads each state separately, and only ends before the time up to which every end is visible.
     async fn earliest_end_first(&self, page: Page<'_>, deadline: Deadline) -> Result<Vec<KeyRow>, Error> {
         let list = async move |session: &mut Session<'_>| {
-            // A separate statement: only a statement that begins later sees every end that was committed by then.
+            // This must be a separate statement: only a statement that begins after this one sees every end before the
+            // returned time.
             let visible_before = sqlx::query_scalar!(r#"SELECT ends_visible_before() AS "visible_before!""#);
             let visible_before = session.run(|connection| visible_before.fetch_one(connection)).await?;
             let query = sqlx::query_as!(

@@ -1,4 +1,4 @@
-//! Migrations: brings the schema up to date. Each file of `migrations/` is applied once, under an advisory lock.
+//! Brings the schema up to date. Each file of `migrations/` is applied once, under an advisory lock.
 
 use sqlx::migrate::Migrator;
 
@@ -21,10 +21,11 @@ impl Store {
         Ok(new.map(|migration| format!("{:04} {}", migration.version, migration.description)).collect())
     }
 
-    /// Versions of the migrations that were applied.
+    /// Reads the versions of the applied migrations.
     async fn applied(&self) -> Result<Vec<i64>, MigrateError> {
         let failed = |error: sqlx::Error| MigrateError(error.to_string());
-        // Not checked at compile time, because sqlx creates this table, and it may not exist yet.
+        // sqlx creates this table, and the table may not exist yet. Therefore the queries are not checked at compile
+        // time.
         let exists = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL");
         if !exists.fetch_one(&self.pool).await.map_err(failed)? {
             return Ok(Vec::new());

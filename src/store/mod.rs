@@ -1,8 +1,8 @@
-//! Postgres: stores jobs, their ends, the ledger and the names of tasks. The only module that uses SQL. It knows nothing
-//! about trackers.
+//! The store in Postgres: jobs, their ends, the ledger and the names of tasks. This is the only module that uses SQL.
+//! It knows nothing about trackers.
 //!
 //! Every write is a guarded statement that reports whether it took effect. The triggers of the schema (`migrations/`)
-//! enforce invariant I1 for every other client too.
+//! enforce invariant I1 for all clients of the database, not only for gateways.
 
 mod call;
 mod check;
@@ -38,20 +38,21 @@ pub use retries::{Retry, RetryPlan};
 use crate::breaker::Breaker;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
-/// Time limit of a call that may carry megabytes of cells or names, and the server's limit for every statement. The cells
-/// of the largest job have 20 MB before compression.
+/// The time limit of a call that may transfer megabytes of cells or names. It is also the server's limit for every
+/// statement. The cells of the largest job have 20 MB before compression.
 const LONG_CALL_LIMIT: Duration = Duration::from_secs(30);
-/// The server's limit for a transaction in which the gateway sends nothing.
+/// The time after which Postgres closes a connection whose transaction is idle.
 const IDLE_TRANSACTION_LIMIT: Duration = Duration::from_secs(5);
 
-/// How to reach Postgres.
+/// The settings of the store.
 #[derive(Clone)]
 pub struct Settings {
     /// `postgres://user:password@host:port/database`. For a Unix socket, `?host=/directory`.
     pub url: String,
-    /// Maximum number of connections in the pool. The feed and the breaker's probe each use one more.
+    /// The maximum number of connections in the pool. The feed and the breaker's probe each use one more.
     pub max_connections: u32,
-    /// Time limit of a call, and of the wait for a connection. Calls that may carry megabytes have a longer, fixed limit.
+    /// The time limit of a call, and of the wait for a connection. Calls that may transfer megabytes have a longer,
+    /// fixed limit.
     pub timeout: Duration,
 }
 
@@ -68,7 +69,7 @@ impl fmt::Debug for Settings {
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// The store in Postgres. Cheap to clone; all clones share one pool and one breaker.
+/// The store in Postgres. A clone is cheap: all clones share one pool and one circuit breaker.
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
@@ -77,16 +78,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// Creates the store. Connections are opened when they are first needed, so this succeeds while Postgres is away.
+    /// Creates the store. Connections are opened when they are first needed, so this call succeeds while Postgres is
+    /// unreachable.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
-        // sqlx accepts any scheme, and would connect to the server of another protocol.
+        // sqlx accepts any scheme, so it would also connect to a server that does not speak the protocol of Postgres.
         if !SCHEMES.iter().any(|scheme| settings.url.starts_with(scheme)) {
             return Err(ConfigError(format!("the address must begin with {}", SCHEMES[0])));
         }
         let options = PgConnectOptions::from_str(&settings.url).map_err(|error| ConfigError(error.to_string()))?;
         let options = options.application_name("highwater").options([
-            // Postgres stops the statements of a gateway that is gone, and a gateway that stalls within a transaction
-            // does not keep a job's row locked.
+            // With these limits, Postgres stops the statements of a gateway that has died, and unlocks the job's row of
+            // a gateway that stalls within a transaction.
             ("statement_timeout", LONG_CALL_LIMIT.as_millis()),
             ("idle_in_transaction_session_timeout", IDLE_TRANSACTION_LIMIT.as_millis()),
         ]);

@@ -1,7 +1,7 @@
-//! Names of tasks (the manifest), and tasks that are added to PENDING jobs.
+//! Stores the names of tasks (the manifest), and adds tasks to PENDING jobs.
 //!
-//! Names are stored in blocks, each compressed as a whole, so that a name takes a fraction of its length. Names that are
-//! added are merged with the small blocks at the end, so that the number of blocks does not depend on the number of calls.
+//! Names are stored in blocks. Each block is compressed as a whole, so that a name takes a fraction of its length. New
+//! names are merged with the small blocks at the end, so that many small calls do not leave many small blocks.
 
 use sqlx::PgConnection;
 
@@ -13,13 +13,15 @@ use crate::deadline::Deadline;
 use crate::domain::{JobId, MAX_TASKS, Names};
 use crate::fault;
 
-/// Names in a full block. Larger blocks compress no better, and reading a single name means reading its block.
+/// The number of names in a full block. Larger blocks do not compress better, and reading one name requires reading its
+/// block.
 const BLOCK_NAMES: usize = 4096;
-/// Blocks that are read by one call: a few megabytes.
+/// The maximum number of blocks that one call reads. They take a few megabytes.
 const BLOCKS_PER_READ: i64 = 32;
-/// Upper limit for the number of small blocks at the end: each has more names than all blocks after it together.
+/// An upper limit for the number of small blocks at the end. Each small block has more names than all blocks after it
+/// together, so 12 blocks reach [`BLOCK_NAMES`].
 const SMALL_BLOCKS: i64 = 16;
-/// Terminates each name in a block. Names do not contain it.
+/// The terminator of each name in a block. No name contains it.
 const TERMINATOR: &str = "\n";
 
 /// Names of consecutive tasks.
@@ -34,23 +36,24 @@ pub struct NameBlock {
 /// The result of adding tasks to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddOutcome {
-    /// The number of tasks before and after the call.
+    /// The call succeeded. The values are the numbers of tasks before and after it.
     From(u32, u32),
     /// Nothing was added: the job does not exist or is not PENDING.
     NotPending,
-    /// Nothing was added: the job has fewer tasks than the caller knows of, so Postgres has lost some (a failover).
+    /// Nothing was added: the job has fewer tasks than the caller knows. Postgres has lost tasks, for example in a
+    /// failover.
     Forgotten,
-    /// Nothing was added: the job would have this many tasks, which is too many.
+    /// Nothing was added: the job would have this number of tasks, which exceeds the limit.
     TooMany(usize),
 }
 
 impl NameBlock {
-    /// The task after the last one of the block.
+    /// Returns the task that follows the last task of the block.
     pub fn end(&self) -> u32 {
         self.first.saturating_add(u32::try_from(self.names.len()).unwrap_or(u32::MAX))
     }
 
-    /// The name of a task, if the block contains it.
+    /// Returns the name of a task, if the block contains it.
     pub fn name(&self, task: u32) -> Option<&str> {
         self.names.get(task.checked_sub(self.first)? as usize)
     }
@@ -63,7 +66,7 @@ struct BlockRow {
 }
 
 impl Store {
-    /// Sets the number of tasks of a PENDING job to `total`, unless it has as many or more.
+    /// Raises the number of tasks of a PENDING job to `total`. The number never decreases.
     pub async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<AddOutcome, Error> {
         let grow = async |session: &mut Session<'_>| {
             let outcome = match lock(session, id).await? {
@@ -78,8 +81,8 @@ impl Store {
         Ok(outcome)
     }
 
-    /// Adds names to a PENDING job. `choose` gets the names after the first `known`, which the caller knows, and returns
-    /// the names to add. It is called while the job's row is locked.
+    /// Adds named tasks to a PENDING job. The caller knows the first `known` names. `choose` receives all later names,
+    /// and returns the names to add. It is called while the job's row is locked.
     pub async fn add_names(
         &self,
         id: &JobId,
@@ -104,7 +107,7 @@ impl Store {
         Ok(outcome)
     }
 
-    /// The number of names of the job, and their total length in bytes.
+    /// Reads the number of names of the job, and their total length in bytes.
     pub async fn names_size(&self, id: &JobId, deadline: Deadline) -> Result<(usize, usize), Error> {
         let query = sqlx::query!(
             r#"SELECT coalesce(sum(task_count), 0) AS "count!", coalesce(sum(name_bytes), 0) AS "bytes!"
@@ -116,15 +119,16 @@ impl Store {
         Ok((number(row.count)?, number(row.bytes)?))
     }
 
-    /// Consecutive blocks, of which the first contains the name of the task `from`; as many as one call reads. Empty if
-    /// the job has no name of that task or a later one.
+    /// Reads consecutive blocks, up to a fixed number per call. The first block contains the name of the task `from`.
+    /// The result is empty if this task has no name.
     pub async fn names_from(&self, id: &JobId, from: u32, deadline: Deadline) -> Result<Vec<NameBlock>, Error> {
         let from = to_integer(from)?;
         let read = async |connection: &mut PgConnection| read(connection, id, from, BLOCKS_PER_READ).await;
         decompress(self.long_call(deadline, read).await?).await
     }
 
-    /// The blocks that contain the names of these tasks, in the order of the tasks; as many as one call reads.
+    /// Reads the blocks that contain the names of these tasks, in the order of the tasks, up to a fixed number per
+    /// call.
     pub async fn names_of(&self, id: &JobId, tasks: &[u32], deadline: Deadline) -> Result<Vec<NameBlock>, Error> {
         let tasks: Vec<i32> = tasks.iter().map(|task| to_integer(*task)).collect::<Result<_, _>>()?;
         let query = sqlx::query_as!(
@@ -143,7 +147,7 @@ impl Store {
     }
 }
 
-/// Locks the row of a PENDING job; returns its number of tasks.
+/// Locks the row of a PENDING job. Returns its number of tasks, or `None` if the job is not PENDING.
 async fn lock(session: &mut Session<'_>, id: &JobId) -> Result<Option<u32>, Error> {
     let lock = sqlx::query_scalar!(
         "SELECT task_count FROM jobs WHERE job_id = $1 AND state = 'PENDING' FOR UPDATE",
@@ -154,8 +158,8 @@ async fn lock(session: &mut Session<'_>, id: &JobId) -> Result<Option<u32>, Erro
     total.map(from_integer).transpose()
 }
 
-/// Writes the new number of tasks, if tasks were added. The incarnation increases, so that a start that opened a tracker
-/// for fewer tasks loses its commit.
+/// Writes the new number of tasks, if tasks were added. It also increases the incarnation, so that a start which opened
+/// a tracker for fewer tasks cannot commit.
 async fn set_total(session: &mut Session<'_>, id: &JobId, outcome: AddOutcome) -> Result<(), Error> {
     if let AddOutcome::From(before, after) = outcome
         && before < after
@@ -173,14 +177,15 @@ async fn set_total(session: &mut Session<'_>, id: &JobId, outcome: AddOutcome) -
     Ok(())
 }
 
-/// Reads the names of the tasks `from..total`, and checks that there are as many. The job's row must be locked by an
-/// earlier statement: a statement that waits for the lock sees other tables as of before the wait.
+/// Reads the names of the tasks `from..total`. Fails if the stored names do not end at `total`. An earlier statement
+/// must have locked the job's row, because a statement that waits for a row lock reads other tables as they were before
+/// the wait.
 async fn read_between(session: &mut Session<'_>, id: &JobId, from: u32, total: u32) -> Result<Vec<NameBlock>, Error> {
     let first = to_integer(from)?;
     let blocks = decompress(session.run(|connection| read(connection, id, first, i64::MAX)).await?).await?;
     let end = blocks.last().map_or(from, NameBlock::end);
     if end != total {
-        return Err(Error::Unexpected(format!("{total} tasks of job {id} have {end} names")));
+        return Err(Error::Unexpected(format!("job {id} has {total} tasks, but {end} names are stored")));
     }
     Ok(blocks)
 }
@@ -199,7 +204,7 @@ async fn read(connection: &mut PgConnection, id: &JobId, from: i32, limit: i64) 
     query.fetch_all(connection).await
 }
 
-/// Appends names to those of the first `before` tasks, unless the job would have too many.
+/// Appends names after the names of the first `before` tasks, unless the job would have too many tasks.
 async fn append_within_limit(
     session: &mut Session<'_>,
     id: &JobId,
@@ -216,7 +221,8 @@ async fn append_within_limit(
     }
 }
 
-/// Appends names to those of the first `before` tasks. Small blocks at the end are rewritten together with the new names.
+/// Appends names after the names of the first `before` tasks. Small blocks at the end are rewritten together with the
+/// new names.
 pub(super) async fn append(session: &mut Session<'_>, id: &JobId, before: u32, new: Names) -> Result<(), Error> {
     let first = first_to_rewrite(session, id, before, new.len()).await?;
     let delete = sqlx::query_as!(
@@ -243,8 +249,8 @@ pub(super) async fn append(session: &mut Session<'_>, id: &JobId, before: u32, n
     Ok(())
 }
 
-/// The first task of the blocks at the end that are merged with `added` new names: each that is not full, and has no more
-/// names than all names after it.
+/// Returns the first task of the blocks to merge with `added` new names. Going backwards from the end, a block is
+/// merged if it is not full and does not have more names than follow it, new names included.
 async fn first_to_rewrite(session: &mut Session<'_>, id: &JobId, before: u32, added: usize) -> Result<i32, Error> {
     let last = sqlx::query!(
         "SELECT first_task, task_count FROM task_names WHERE job_id = $1 ORDER BY first_task DESC LIMIT $2",
@@ -263,7 +269,7 @@ async fn first_to_rewrite(session: &mut Session<'_>, id: &JobId, before: u32, ad
     Ok(first)
 }
 
-/// Blocks to be stored, in columns.
+/// Blocks to store, with one vector per column.
 #[derive(Default)]
 struct Packed {
     counts: Vec<i32>,
@@ -271,7 +277,7 @@ struct Packed {
     names: Vec<Vec<u8>>,
 }
 
-/// Packs names into full blocks and a last one that may be smaller.
+/// Packs names into blocks. All blocks are full, except that the last one may be smaller.
 async fn compress(before: Vec<NameBlock>, new: Names) -> Result<Packed, Error> {
     let packed = zlib::off_runtime(move || {
         let names: Vec<&str> = before.iter().flat_map(|block| block.names.iter()).chain(new.iter()).collect();
@@ -292,7 +298,9 @@ async fn decompress(rows: Vec<BlockRow>) -> Result<Vec<NameBlock>, Error> {
         return Ok(Vec::new());
     }
     let block = |row: BlockRow| {
-        let invalid = |error: &dyn std::fmt::Display| Error::Unexpected(format!("block of task names: {error}"));
+        let invalid = |error: &dyn std::fmt::Display| {
+            Error::Unexpected(format!("a block of task names cannot be decoded: {error}"))
+        };
         let bytes = zlib::decompress(&row.names, 0).map_err(|error| invalid(&error))?;
         let text = String::from_utf8(bytes).map_err(|error| invalid(&error))?;
         Ok(NameBlock { first: from_integer(row.first_task)?, names: text.split_terminator(TERMINATOR).collect() })

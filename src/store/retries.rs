@@ -1,4 +1,4 @@
-//! Retries: jobs that retry tasks of an ended job. The link between the two never changes.
+//! Stores retries: jobs that repeat tasks of an ended job. The link between a retry and its ended job never changes.
 
 use super::call::{Close, Session};
 use super::jobs::parse;
@@ -13,16 +13,16 @@ use crate::domain::{JobId, Names, Origins};
 pub struct Retry {
     /// The job that retries.
     pub id: JobId,
-    /// It also retries outstanding tasks, not only failed ones.
+    /// Whether the job also retries outstanding tasks, not only failed tasks.
     pub outstanding: bool,
 }
 
-/// A retry to be created.
+/// A retry that is to be created.
 #[derive(Debug, Clone)]
 pub struct RetryPlan {
     /// The new job.
     pub id: JobId,
-    /// It also retries outstanding tasks, not only failed ones.
+    /// Whether the job also retries outstanding tasks, not only failed tasks.
     pub outstanding: bool,
     /// The tasks that are retried.
     pub origins: Origins,
@@ -31,15 +31,16 @@ pub struct RetryPlan {
 }
 
 impl Store {
-    /// The retry of a job; `None` if it was not retried.
+    /// Reads the retry of a job. Returns `None` if the job was not retried.
     pub async fn retry_of(&self, id: &JobId, deadline: Deadline) -> Result<Option<Retry>, Error> {
         let query = sqlx::query!("SELECT job_id, outstanding FROM retries WHERE retry_of = $1", id.as_str());
         let row = self.call(deadline, async |connection| query.fetch_optional(connection).await).await?;
         row.map(|row| Ok(Retry { id: parse(&row.job_id)?, outstanding: row.outstanding })).transpose()
     }
 
-    /// Creates a PENDING job that is the retry of `old`, with its link and its names, in one transaction. Returns whether
-    /// it did: not if a job with the new ID exists or was deleted, nor if the old job already has a retry.
+    /// Creates a PENDING job that is the retry of `old`, together with its link and its names, in one transaction.
+    /// Returns false if a job with the new ID exists or was deleted, if `old` has not ended, or if `old` already has a
+    /// retry.
     pub async fn create_retry(&self, old: &JobId, plan: RetryPlan, deadline: Deadline) -> Result<bool, Error> {
         let RetryPlan { id: new, outstanding, origins, names } = plan;
         let task_count = i32::try_from(origins.count()).map_err(|error| Error::Unexpected(error.to_string()))?;
@@ -58,7 +59,8 @@ impl Store {
         self.transaction(deadline, create).await
     }
 
-    /// Maps each task of a retry to its task in the first job of the chain of retries; `None` if the job is not a retry.
+    /// Reads the map from each task of a retry to its task in the first job of the chain of retries. Returns `None` if
+    /// the job is not a retry.
     pub async fn origins(&self, id: &JobId, deadline: Deadline) -> Result<Option<Origins>, Error> {
         let query = sqlx::query_scalar!("SELECT origins FROM retries WHERE job_id = $1", id.as_str());
         let compressed = self.long_call(deadline, async |connection| query.fetch_optional(connection).await).await?;
@@ -67,7 +69,8 @@ impl Store {
     }
 }
 
-/// Inserts the row of a retry, with the definition of the old job; whether the ID was free and the old job has ended.
+/// Inserts the row of a retry, with the definition of the old job. Returns whether the new ID was free and the old job
+/// has ended.
 async fn insert_job(session: &mut Session<'_>, new: &JobId, old: &JobId, task_count: i32) -> Result<bool, Error> {
     let insert = sqlx::query!(
         "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, stall_timeout,
@@ -84,7 +87,7 @@ async fn insert_job(session: &mut Session<'_>, new: &JobId, old: &JobId, task_co
     Ok(session.run(|connection| insert.execute(connection)).await?.rows_affected() == 1)
 }
 
-/// Links a retry to the old job; whether that had no retry.
+/// Links a retry to the old job. Returns false if the old job already has a retry.
 async fn insert_link(
     session: &mut Session<'_>,
     new: &JobId,

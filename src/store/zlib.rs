@@ -1,5 +1,5 @@
-//! Compression of stored blobs. The format is zlib, which every language can read. Work runs off the runtime, because a
-//! blob of millions of tasks takes a while.
+//! Compresses stored blobs with zlib, a format that every language can read. The work runs on the blocking thread pool,
+//! because the blob of a job with millions of tasks would block the async runtime.
 
 use std::io::{Read, Write};
 
@@ -23,7 +23,7 @@ pub fn compress(bytes: &[u8], level: Compression) -> Result<Vec<u8>, Error> {
     written.map_err(|error| Error::Unexpected(error.to_string()))
 }
 
-/// Decompresses stored bytes. `expected` is the initial capacity for the result.
+/// Decompresses stored bytes. `expected` is the initial capacity of the result.
 pub fn decompress(compressed: &[u8], expected: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(expected);
     let read = ZlibDecoder::new(compressed).read_to_end(&mut bytes);

@@ -73,14 +73,14 @@ async fn gateway_starts_without_stores_and_becomes_ready_once_both_answer() {
     assert_eq!(stack[0].get("a").await.unwrap_err().code(), tonic::Code::Unavailable);
     for gateway in &stack.gateways()[..2] {
         logs(gateway, "not ready: Redis cannot be reached").await;
-        logs(gateway, "check that it runs and that --redis-url is right").await;
+        logs(gateway, "check that Redis runs and that --redis-url is right").await;
         gateway.links().redis.set(Link::Open);
     }
     stack[1].wait_until_ready().await;
     stay_unready(&stack[0]).await;
     for number in [0, 2] {
         logs(&stack[number], "not ready: Postgres cannot be reached").await;
-        logs(&stack[number], "check that it runs and that --postgres-url is right").await;
+        logs(&stack[number], "check that Postgres runs and that --postgres-url is right").await;
         stack[number].links().postgres.set(Link::Open);
         stack[number].wait_until_ready().await;
     }
@@ -100,7 +100,8 @@ async fn missing_or_old_tables_are_reported_with_the_migrate_command() {
     for (sql, found) in [(old, -1), (none, 0)] {
         stack.postgres.run(sql).await.unwrap();
         stack[0].restart().await;
-        let wrong = format!("not up to date (version {found}, version {newest} is needed): run `highwater migrate`");
+        let wrong =
+            format!("the schema has version {found}, but this gateway needs version {newest}; run `highwater migrate`");
         logs(&stack[0], &wrong).await;
         assert!(!stack[0].is_ready().await.unwrap());
     }
