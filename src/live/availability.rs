@@ -1,6 +1,6 @@
-//! The availability of the stores: whether Redis takes writes now, and since when gateways have reached both stores
-//! without a gap. The latter is one key that all gateways renew, so that it outlives each of them; a stalled job is
-//! revoked only for idle time since then.
+//! The availability of the stores: whether Redis accepts writes now, and since when gateways have reached both stores
+//! without a gap. All gateways renew one key with this time, so that the time outlives each gateway. A stalled job is
+//! revoked only for idle time after it.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::{Error, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{Availability, JobId};
 
-/// The minimum time for which the last record is kept, so that a gap is recognized as one.
+/// The minimum time for which the last record is kept.
 const RECORD_TTL: Duration = Duration::from_hours(24);
 
 impl Live {
-    /// Checks that Redis takes writes to the job's keys now; returns an error if it does not.
+    /// Checks that Redis accepts writes to the job's keys now. Returns an error if it does not.
     pub async fn check_writable(&self, id: &JobId, deadline: Deadline) -> Result<(), Error> {
         let mut commands = redis::pipe();
         commands.cmd("SET").arg(keys::probe(id)).arg("").arg("PX").arg(1);
@@ -26,9 +26,9 @@ impl Live {
         }
     }
 
-    /// Records that this gateway can reach both stores, and returns since when some gateway always could. `broken`:
-    /// this gateway could not reach them at some time since its last record. `max_gap`: the time without any gateway's
-    /// record that counts as a gap.
+    /// Records that this gateway can reach both stores, and returns since when some gateway could always reach both.
+    /// `broken` is true if this gateway could not reach them at some time since its last record. `max_gap` is the
+    /// longest time without a record of any gateway that does not count as a gap.
     pub async fn record_availability(
         &self,
         broken: bool,
@@ -40,7 +40,9 @@ impl Live {
         let (since, now): (u64, u64) = self.connection.script(&call, deadline).await?;
         match (time_from_millis(since), time_from_millis(now)) {
             (Some(since), Some(now)) => Ok(Availability { since, now }),
-            _ => Err(Error::Unexpected(format!("available since {since}, now {now}"))),
+            _ => Err(Error::Unexpected(format!(
+                "record_availability.lua returned times out of range: since {since}, now {now}"
+            ))),
         }
     }
 }

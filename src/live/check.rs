@@ -1,4 +1,5 @@
-//! The start-up and readiness check of Redis: version, role, settings, and whether it runs Highwater's scripts.
+//! Checks Redis at start-up and for readiness: its version, its role, its settings, and whether it runs Highwater's
+//! scripts.
 
 use std::time::Duration;
 
@@ -9,40 +10,41 @@ use super::{Error, Live, MarkReply, Seal, StepWrite};
 use crate::deadline::Deadline;
 use crate::domain::{ErrorSample, Incarnation, JobId, Layout, Mark, MarkStep, Outcome};
 
-/// The oldest Redis with `INFO` for several sections at once and with the script features that are used here.
+/// The oldest major version of Redis that accepts several sections in `INFO` and has the script features that Highwater
+/// uses.
 const OLDEST_MAJOR_VERSION: u32 = 7;
-/// The time to live of a rehearsal's keys: while it runs, in case it is interrupted, and after its end.
+/// The time to live of a rehearsal's keys while the rehearsal runs, in case it is interrupted.
 const REHEARSAL_TTL: Duration = Duration::from_secs(10);
+/// The time to live of a rehearsal's keys after its end.
 const REHEARSAL_SEALED_TTL: Duration = Duration::from_millis(1);
-/// The incarnation of a rehearsal's tracker. It belongs to no job, so any number works.
+/// The incarnation of a rehearsal's tracker. This tracker belongs to no job, so the number does not matter.
 const REHEARSAL_INCARNATION: Incarnation = Incarnation::new(1);
 
-/// Why this Redis cannot be used, and what to do.
+/// Why this Redis cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// Redis cannot be reached.
     #[error("{0}; check that Redis runs and that --redis-url is right")]
     Unreachable(#[from] Error),
     /// The version of Redis is not supported.
-    #[error("Redis {0} is too old: version {OLDEST_MAJOR_VERSION}.0 or newer is needed")]
+    #[error("Redis {0} is too old; upgrade it to version {OLDEST_MAJOR_VERSION}.0 or newer")]
     TooOld(String),
-    /// The server's answer to `INFO` names no Redis version.
-    #[error("the answer to INFO names no redis_version; is --redis-url the address of a Redis?")]
+    /// The server's answer to `INFO` does not contain the version of Redis.
+    #[error("the server's answer to INFO has no redis_version; set --redis-url to the address of a Redis server")]
     NotRedis,
-    /// The server is a replica, which takes no writes.
+    /// The server is a replica, which accepts no writes.
     #[error(
-        "this Redis is a replica: it takes no writes, and its data is not trusted; set --redis-url to the address of \
+        "this Redis is a replica: it accepts no writes, and its data is not trusted; set --redis-url to the address of \
          the primary"
     )]
     Replica,
     /// Redis answers, but a script that jobs need fails or is refused.
-    #[error("Redis does not run our scripts: {0}; check its ACL, its memory, and that it is a primary")]
+    #[error("Redis does not run our scripts: {0}; check its ACL and its free memory, and that it is a primary")]
     Scripts(String),
 }
 
 impl Live {
-    /// Checks that the Redis that answers can be used. Returns warnings for the log, about settings that work now but
-    /// can lose data.
+    /// Checks that Redis can be used. Returns warnings for the log about settings that work now but can lose data.
     pub async fn check(&self, deadline: Deadline) -> Result<Vec<String>, CheckError> {
         let mut commands = redis::pipe();
         commands.cmd("INFO").arg("server").arg("memory").arg("replication");
@@ -62,7 +64,8 @@ impl Live {
         }
     }
 
-    /// Runs the scripts of a job's life on a tracker that belongs to no job. Returns which step was refused, if any.
+    /// Runs the scripts of a job's life on a tracker that belongs to no job. Returns which step was refused, or `None`
+    /// if all steps succeeded.
     async fn rehearse(&self, deadline: Deadline) -> Result<Option<String>, Error> {
         let live = Self { tracker_ttl: REHEARSAL_TTL, sealed_ttl: REHEARSAL_SEALED_TTL, ..self.clone() };
         let (id, layout) = (JobId::unassignable(), Layout { total: 1, stages: 1 });
@@ -78,7 +81,7 @@ impl Live {
             let blank = step.blank();
             let change = step
                 .apply(&blank)
-                .ok_or_else(|| Error::Unexpected("the step does not fit its own bytes".to_owned()))?;
+                .ok_or_else(|| Error::Unexpected("a step does not fit its own blank bytes".to_owned()))?;
             let write = StepWrite { step: &step, expected: &blank, change: &change };
             match live.apply_marks(&id, incarnation, true, write, deadline).await? {
                 MarkReply::Applied(_) => {}
@@ -103,7 +106,7 @@ impl Live {
     }
 }
 
-/// Checks the answer to `INFO`; returns warnings.
+/// Checks the answer to `INFO`. Returns warnings.
 fn check_info(info: &str) -> Result<Vec<String>, CheckError> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let version = field("redis_version").ok_or(CheckError::NotRedis)?;
@@ -115,7 +118,7 @@ fn check_info(info: &str) -> Result<Vec<String>, CheckError> {
     let policy = field("maxmemory_policy").unwrap_or("unknown");
     if policy != "noeviction" {
         warnings.push(format!(
-            "Redis may evict trackers when its memory is full: maxmemory-policy is {policy}; \
+            "maxmemory-policy is {policy}, so Redis may evict trackers when its memory is full; \
              set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
         ));
     }

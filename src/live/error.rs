@@ -5,13 +5,14 @@ use crate::breaker::NoResponse;
 /// A call to Redis failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Redis could not be reached or did not answer in time. The call may have taken effect.
+    /// Redis could not be reached, or did not answer in time. The call may have taken effect.
     #[error("Redis cannot be reached: {0}")]
     Unreachable(String),
-    /// Redis answered with an error: out of memory, read-only, loading, too few replicas.
-    #[error("Redis refuses: {0}")]
+    /// Redis answered with an error, for example because it is out of memory, read-only or loading, or has too few
+    /// replicas.
+    #[error("Redis refused the call: {0}")]
     Refused(String),
-    /// The reply is not one that the command or script can return.
+    /// The command or script never returns such a reply.
     #[error("unexpected reply from Redis: {0}")]
     Unexpected(String),
 }

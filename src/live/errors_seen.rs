@@ -1,5 +1,5 @@
-//! The errors of a job: the newest samples, and a count of each code. Best effort: they are stored separately from the
-//! marks, nothing depends on their accuracy, and a failure here never fails a report or a read.
+//! Stores the errors of a job: the newest samples, and a count of each code. Errors are best effort: they are stored
+//! separately from the marks, and nothing depends on their accuracy. A failure here never fails a report or a read.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,15 +11,15 @@ use super::{Error, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{ErrorSample, Errors, JobId, MAX_ERROR_SAMPLES};
 
-/// The most distinct codes that are counted separately.
+/// The maximum number of distinct codes that are counted separately.
 const COUNTED_CODES: usize = 64;
-/// The code that all further codes count as, here and in `record_errors.lua`.
+/// The code under which all further codes are counted, here and in `record_errors.lua`.
 const OTHER_CODES: &str = "OTHER";
 /// The number of replies to the commands that [`ask`] adds to a pipeline.
 pub(super) const ANSWERS: usize = 2;
 
 impl Live {
-    /// Records new errors, given oldest first.
+    /// Records new errors. `errors` are ordered from oldest to newest.
     pub async fn record_errors(&self, id: &JobId, errors: &[ErrorSample], deadline: Deadline) -> Result<(), Error> {
         let counts = counts(errors);
         let newest = &errors[errors.len().saturating_sub(MAX_ERROR_SAMPLES)..];
@@ -35,8 +35,8 @@ impl Live {
     }
 }
 
-/// Counts the errors by code, most frequent first. Codes beyond [`COUNTED_CODES`] are summed up as [`OTHER_CODES`],
-/// which bounds the work of the script.
+/// Counts the errors by code, most frequent first. Codes beyond the first [`COUNTED_CODES`] are summed up as
+/// [`OTHER_CODES`], which bounds the work of the script.
 fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
     let mut by_code: BTreeMap<&str, u64> = BTreeMap::new();
     for error in errors {
@@ -53,13 +53,13 @@ fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
 
 /// Adds commands that read a job's errors, with at most `samples` of the newest samples.
 pub(super) fn ask(commands: &mut Pipeline, id: &JobId, samples: usize) {
-    // LRANGE cannot ask for no elements; beyond the end of the list there are none.
+    // Without samples, the range begins after its end, so that LRANGE returns no elements.
     let first = if samples == 0 { MAX_ERROR_SAMPLES } else { 0 };
     commands.cmd("LRANGE").arg(keys::error_samples(id)).arg(first).arg(samples.max(1) - 1);
     commands.cmd("HGETALL").arg(keys::error_counts(id));
 }
 
-/// Parses the replies to the commands of [`ask`]; leaves out what cannot be parsed.
+/// Parses the replies to the commands of [`ask`]. Leaves out values that cannot be parsed.
 pub(super) fn read(mut answers: impl Iterator<Item = Value>) -> Errors {
     let mut next = || answers.next().unwrap_or_default();
     let samples: Vec<Vec<u8>> = redis::from_redis_value(next()).unwrap_or_default();

@@ -2,12 +2,12 @@
 
 use crate::domain::Generation;
 
-/// Parses the generation from the reply to `INFO replication`. `generation()` in `header.lua` must agree with it.
+/// Parses the generation from the reply to `INFO replication`. `generation()` in `header.lua` must return the same.
 ///
-/// The generation is the start of `master_replid`, which Redis chooses at random when it starts, whatever data it
-/// loads, and when it becomes a primary. The run ID would add nothing, as it changes only on a start. The result is
-/// `None` for a replica: its data is not trusted (it may be a demoted primary that still answers), and it has its
-/// primary's ID.
+/// The generation is the start of `master_replid`. Redis chooses this ID at random when it starts, whatever data it
+/// loads, and when it becomes a primary. The run ID would add nothing, because it changes only at a start. The result
+/// is `None` for a replica. A replica has the ID of its primary, but its data is not trusted, because the replica may
+/// be a demoted primary that still answers.
 pub(super) fn parse(info: &str) -> Option<Generation> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("role")? != "master" {

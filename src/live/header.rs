@@ -1,26 +1,27 @@
-//! The tracker's header: 256 bytes before the cells, big-endian. A header with any change since it was written is
-//! rejected. `scripts/header.lua` implements the same format; `tests/it/tracker/header.rs` tests that both agree.
+//! The tracker's header: 256 bytes before the cells, with big-endian numbers. Its checksum detects every change by
+//! another program. `scripts/header.lua` implements the same format, and `tests/it/tracker/header.rs` tests that the
+//! two implementations agree.
 //!
 //! | bytes | field |
 //! |---|---|
 //! | 0 | `HWM` |
 //! | 3 | format version: 1 |
-//! | 4 | stages |
+//! | 4 | number of stages |
 //! | 5 | adopted: 0 or 1 |
 //! | 6 | seal: 0 open, 1 complete, 2 cancelled, 3 revoked |
 //! | 7 | restored: 0 or 1 |
-//! | 8 | total (4 bytes) |
+//! | 8 | number of tasks (4 bytes) |
 //! | 12 | incarnation (8) |
 //! | 20 | generation (16 hexadecimal digits) |
-//! | 36 | times in milliseconds since 1970 by Redis's clock, 0 for none: opened, adopted, last new mark (8 each) |
+//! | 36 | times in milliseconds since 1970 by Redis's clock, 0 if absent: opened, adopted, last new mark (8 each) |
 //! | 60 | revision (8) |
 //! | 68 | time of the seal (8) |
 //! | 76 | for each of 8 stages: succeeded, failed, skipped (4 each) |
 //! | 172 | number of the newest bucket of the rate: time / 4 s (8) |
-//! | 180 | 15 buckets, oldest first: results within 4 s each (4 each) |
+//! | 180 | 15 buckets of the rate, oldest first: the number of results within 4 s (4 each) |
 //! | 240 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 240 bytes before |
 //!
-//! The magic and the version keep their positions in all future versions.
+//! The magic bytes `HWM` and the format version keep their positions in all future versions.
 
 use std::time::Duration;
 
@@ -37,16 +38,16 @@ const MAGIC: &[u8] = b"HWM";
 const VERSION: u8 = 1;
 const BUCKETS: usize = 15;
 const BUCKET_MS: u64 = 4000;
-/// The largest 8-byte number in a header: the last millisecond of the year 9999. Lua computes with doubles, which are
-/// exact up to there.
+/// The largest 8-byte number in a header: the last millisecond of the year 9999. Lua computes with doubles, which hold
+/// all integers up to this number exactly.
 const LARGEST: u64 = 253_402_300_799_999;
 
-/// The header of a tracker. Times are by Redis's clock.
+/// The header of a tracker. All times are by Redis's clock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     /// The incarnation of the tracker.
     pub incarnation: Incarnation,
-    /// The generation under which the tracker was opened, reopened or adopted.
+    /// The generation under which the tracker was opened or reopened.
     pub generation: Generation,
     /// Whether the tracker was confirmed against Postgres under that generation.
     pub adopted: bool,
@@ -74,7 +75,7 @@ pub struct Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// The bytes are a damaged header or something else.
-    #[error("not a tracker header, or a damaged one")]
+    #[error("the bytes are not a tracker header, or the header is damaged")]
     Corrupt,
     /// The header has a format version that this gateway does not know.
     #[error("tracker format version {0} is not known to this gateway")]
@@ -82,7 +83,7 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// The header of a tracker that is opened at `now`, without marks and not adopted.
+    /// Creates the header of a tracker that is opened at `now`. The tracker has no marks and is not adopted.
     pub fn open(layout: Layout, incarnation: Incarnation, generation: Generation, now: OffsetDateTime) -> Self {
         Self {
             incarnation,
@@ -121,7 +122,8 @@ impl Header {
         }
     }
 
-    /// The speed of the job within the window of at most 60 seconds that ends at `now`, by Redis's clock.
+    /// Computes the speed of the job within a window of at most 60 seconds. The window ends at `now`, which is by
+    /// Redis's clock.
     pub fn rate(&self, now: OffsetDateTime) -> Rate {
         let now_ms = millis(Some(now));
         let oldest = (now_ms / BUCKET_MS).saturating_sub(BUCKETS as u64 - 1);
@@ -165,7 +167,7 @@ impl Header {
         header
     }
 
-    /// Decodes a header; rejects bytes that neither `encode` nor the scripts can have written.
+    /// Decodes a header. Rejects bytes that neither `encode` nor a script can have written.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let mut reader = Reader::checked(bytes)?;
         let [stages, adopted, seal, restored] = reader.take()?;
@@ -213,7 +215,7 @@ impl Header {
     }
 }
 
-/// The first 16 hexadecimal digits of the SHA-1, the only hash that Redis scripts offer.
+/// Computes the checksum: the first 16 hexadecimal digits of the SHA-1. Redis scripts offer no other hash.
 fn checksum(body: &[u8]) -> [u8; HEADER_BYTES - BODY_BYTES] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = sha1_smol::Sha1::from(body).digest().bytes();
@@ -221,12 +223,12 @@ fn checksum(body: &[u8]) -> [u8; HEADER_BYTES - BODY_BYTES] {
     std::array::from_fn(digit)
 }
 
-/// Converts a time to milliseconds since 1970; 0 for no time.
+/// Converts a time to milliseconds since 1970. Returns 0 if there is no time.
 pub(super) fn millis(time: Option<OffsetDateTime>) -> u64 {
     time.and_then(|time| u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()).unwrap_or(0)
 }
 
-/// Converts milliseconds since 1970 to a time; `None` if it is out of range.
+/// Converts milliseconds since 1970 to a time. Returns `None` if the time is out of range.
 pub(super) fn time_from_millis(millis: u64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()
 }

@@ -1,4 +1,5 @@
-//! The names of all keys in Redis. The braces are the cluster hash tag: all keys of a job hash to one slot.
+//! The names of all keys in Redis. The braces mark the hash tag of Redis Cluster, so that all keys of a job hash to one
+//! slot.
 
 use crate::domain::{Incarnation, JobId};
 
@@ -17,27 +18,27 @@ pub fn probe(id: &JobId) -> String {
     format!("hw:{{{id}}}:probe")
 }
 
-/// The time since which gateways have reached both stores without a gap: one key for all gateways.
+/// The time since which gateways have reached both stores without a gap. All gateways share this key.
 pub fn availability() -> &'static str {
     "hw:availability"
 }
 
-/// The key to which a corrupt tracker is renamed, for inspection by a person.
+/// The key to which a corrupt tracker is renamed, so that an operator can inspect it.
 pub fn quarantine(id: &JobId) -> String {
     format!("hw:{{{id}}}:corrupt")
 }
 
-/// The reason of a cancel that is sealed but not committed yet.
+/// The reason of a cancel. It is stored with the seal and read for the commit.
 pub fn reason(id: &JobId) -> String {
     format!("hw:{{{id}}}:reason")
 }
 
-/// The newest error samples of the job, a list.
+/// The list of the job's newest error samples.
 pub fn error_samples(id: &JobId) -> String {
     format!("hw:{{{id}}}:error_samples")
 }
 
-/// How often each error code of the job was reported, a hash.
+/// The hash with the number of reports of each error code of the job.
 pub fn error_counts(id: &JobId) -> String {
     format!("hw:{{{id}}}:error_counts")
 }

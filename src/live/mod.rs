@@ -1,5 +1,5 @@
-//! The live store: trackers and errors in Redis. The only module that knows Redis. It must not know the rows in
-//! Postgres, and it makes no decisions about jobs: it reports what Redis holds and runs the scripts that change it.
+//! The live store: trackers and errors in Redis. This is the only module that knows Redis. It must not know the rows in
+//! Postgres. It makes no decisions about jobs: it only reads from Redis and runs the scripts that change trackers.
 
 mod availability;
 mod check;
@@ -41,7 +41,7 @@ pub struct Settings {
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// A client of Redis. Cheap to clone; all clones share one connection.
+/// A client of Redis. A clone is cheap: all clones share one connection.
 #[derive(Clone)]
 pub struct Live {
     connection: Connection,
@@ -50,14 +50,14 @@ pub struct Live {
 }
 
 impl Live {
-    /// Makes a client without connecting, so it succeeds while Redis is down.
+    /// Creates a client without connecting, so this call succeeds while Redis is down.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
         let connection =
             Connection::new(&settings.url, settings.timeout).map_err(|error| ConfigError(error.to_string()))?;
         Ok(Self { connection, tracker_ttl: settings.tracker_ttl, sealed_ttl: settings.sealed_ttl })
     }
 
-    /// How long a tracker is kept without renewal.
+    /// Returns how long a tracker is kept without renewal.
     pub fn tracker_ttl(&self) -> Duration {
         self.tracker_ttl
     }

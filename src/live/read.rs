@@ -1,6 +1,6 @@
-//! Reads trackers. Each read is one pipeline for any number of trackers that ends with the generation, so that a
-//! tracker is trusted only if the Redis that returned it is the one under which it was adopted, even if the connection
-//! was reopened since the last read.
+//! Reads trackers. Each read is one pipeline for any number of trackers, and its last command reads the generation of
+//! Redis. A tracker is trusted only if it was adopted under this generation. The pipeline uses one connection, so the
+//! generation and the trackers are from the same Redis, even if the connection was reopened since the last read.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Errors, Generation, JobId, Layout, MAX_ERROR_SAMPLES, TrackerStatus};
 
-/// The cells that one command reads at most, in bytes: well under a millisecond of Redis's time.
+/// The maximum size of the cells that one command reads, in bytes. Redis needs well under a millisecond for it.
 const CHUNK_BYTES: usize = 512 * 1024;
 
 /// The content of a job's tracker key.
@@ -32,7 +32,7 @@ pub enum Tracker {
         header: Header,
         /// Whether the tracker is adopted under the generation that answered this read.
         trusted: bool,
-        /// Whether the tracker was opened, reopened or adopted under the generation that answered this read.
+        /// Whether the tracker was opened or reopened under the generation that answered this read.
         current: bool,
     },
 }
@@ -53,14 +53,14 @@ pub struct TrackerReading {
 pub struct TrackerBatch {
     /// The tracker of each job, in the order of the jobs.
     pub trackers: Vec<Tracker>,
-    /// The generation of the Redis that answered; `None` for a replica.
+    /// The generation of the Redis that answered; `None` if it is a replica.
     pub generation: Option<Generation>,
     /// The time of the reading, by Redis's clock.
     pub time: OffsetDateTime,
 }
 
 impl Tracker {
-    /// The status of the tracker, from which domain decisions are made.
+    /// Returns the status of the tracker, on which domain decisions are based.
     pub fn status(&self) -> TrackerStatus {
         match self {
             Self::Missing => TrackerStatus::Missing,
@@ -77,7 +77,7 @@ impl Tracker {
         }
     }
 
-    /// The header, if the tracker is intact.
+    /// Returns the header, if the tracker is intact.
     pub fn into_header(self) -> Option<Header> {
         match self {
             Self::Present { header, .. } => Some(header),
@@ -94,8 +94,8 @@ impl Live {
         reading.ok_or_else(|| unexpected(None))
     }
 
-    /// Reads the trackers and errors of many jobs in one round trip, in the order of `ids`, with at most `samples`
-    /// error samples for each job.
+    /// Reads the trackers and errors of many jobs in one round trip. The readings have the order of `ids`, and at most
+    /// `samples` error samples each.
     pub async fn read_trackers_with_errors(
         &self,
         ids: &[JobId],
@@ -127,24 +127,25 @@ impl Live {
         Ok(TrackerBatch { trackers, generation: answers.generation, time: answers.time })
     }
 
-    /// The generation of the Redis that answers, and the time by its clock. Returns [`Error::Refused`] on a replica.
+    /// Reads the generation of Redis and the time by its clock. Returns [`Error::Refused`] if this Redis is a replica.
     pub async fn generation(&self, deadline: Deadline) -> Result<(Generation, OffsetDateTime), Error> {
         let answers = self.ask(redis::pipe(), deadline).await?;
-        let generation = answers.generation.ok_or_else(|| Error::Refused("it is a replica".to_owned()))?;
+        let generation = answers.generation.ok_or_else(|| Error::Refused("this Redis is a replica".to_owned()))?;
         Ok((generation, answers.time))
     }
 
-    /// Reads all cells of the sealed tracker with this header. The cells are consistent, since a seal freezes them;
-    /// `None` if the tracker's header is another one.
+    /// Reads all cells of a tracker whose header is `header`. Returns `None` if the tracker has another header when the
+    /// cells have been read. The cells are consistent, because every change of the marks changes the header.
     pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Cells>, Error> {
         let Some(cells) = self.read_cells(id, header.layout(), deadline).await? else { return Ok(None) };
-        // A seal freezes header and cells. If the header is unchanged after the last chunk, so were all cells.
+        // Every change of the marks increases the revision in the header. If the header is unchanged after the last
+        // chunk, no mark was set meanwhile.
         let tracker = self.read_tracker(id, deadline).await?.tracker;
         Ok(tracker.into_header().is_some_and(|now| now == *header).then_some(cells))
     }
 
-    /// Reads a range of bytes of a tracker's cells, as offsets from the first cell; `None` if the tracker is missing or
-    /// too short.
+    /// Reads a range of bytes of a tracker's cells. `bytes` are offsets from the first cell. Returns `None` if the
+    /// tracker is missing or too short.
     pub async fn cells_at(
         &self,
         id: &JobId,
@@ -160,8 +161,8 @@ impl Live {
         }
     }
 
-    /// Reads all cells of a tracker, in chunks between which marks may change; `None` if the tracker is missing, too
-    /// short or holds bits that no mark sets.
+    /// Reads all cells of a tracker, in chunks. Marks may be set between two chunks. Returns `None` if the tracker is
+    /// missing, is too short, or holds bits that no mark sets.
     pub async fn read_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
         let length = layout.bytes();
         let mut cells = Vec::with_capacity(length);
@@ -175,7 +176,7 @@ impl Live {
         Ok(Cells::new(layout, cells).ok())
     }
 
-    /// Sends commands, followed by those for the time and the generation.
+    /// Sends commands in one pipeline, followed by commands that read the time and the generation.
     async fn ask(&self, mut commands: Pipeline, deadline: Deadline) -> Result<Answers, Error> {
         commands.cmd("TIME").cmd("INFO").arg("replication");
         let mut values = self.connection.pipeline(&mut commands, deadline).await?;
@@ -191,7 +192,7 @@ impl Live {
     }
 }
 
-/// The replies to a pipeline of [`Live::ask`]. `values` holds those to the caller's commands.
+/// The replies to a pipeline of [`Live::ask`]. `values` holds the replies to the caller's commands.
 struct Answers {
     values: std::vec::IntoIter<Value>,
     generation: Option<Generation>,
@@ -202,7 +203,7 @@ struct Answers {
 fn ask_header(commands: &mut Pipeline, id: &JobId) {
     commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(0).arg(HEADER_BYTES - 1);
     commands.cmd("STRLEN").arg(keys::tracker(id));
-    // The replies above are the same for an empty string and a missing key.
+    // GETRANGE and STRLEN return the same for an empty string and a missing key.
     commands.cmd("EXISTS").arg(keys::tracker(id));
 }
 
@@ -233,11 +234,11 @@ impl Answers {
     }
 }
 
-/// The error for a reply that is missing, an error, or of an unexpected type.
+/// Returns the error for a reply that is missing, is an error, or has an unexpected type.
 fn unexpected(value: Option<Value>) -> Error {
     match value {
         Some(Value::ServerError(error)) => Error::Refused(error.to_string()),
-        Some(_) => Error::Unexpected("the reply has another type than the command returns".to_owned()),
-        None => Error::Unexpected("fewer replies than commands".to_owned()),
+        Some(_) => Error::Unexpected("a reply has a type that its command never returns".to_owned()),
+        None => Error::Unexpected("there are fewer replies than commands".to_owned()),
     }
 }

@@ -1,5 +1,7 @@
-//! Changes trackers: opens, adopts, marks, seals, repairs and expires them. Each change is one script that either
-//! checks everything before its first write or undoes the write.
+//! Changes trackers: opens, adopts, marks, seals, repairs and expires them. One script makes each change of a tracker's
+//! content. The script checks everything before its first write, or undoes the write. Only [`Live::renew`] runs no
+//! script: it sends a pipeline of PEXPIRE. [`Live::open`] uploads the new tracker with SET to another key, which its
+//! script then renames.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,14 +14,16 @@ use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_m
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Change, Incarnation, JobId, Layout, MarkStep, StallCondition};
 
-/// Runs of at most this many bytes are set as fields, byte by byte, by one command for all of them. A field costs Redis
-/// half as much time as a run.
+/// The maximum length of a run that is sent as fields. A run is a range of consecutive bytes that a step touches, and a
+/// field is one byte that changes. One BITFIELD command writes all fields of a call, so that a field costs Redis half
+/// as much time as a run.
 const FIELD_BYTES: usize = 2;
-/// The most arguments that Lua passes to one command. A field takes four.
+/// The limit for the number of arguments that Lua passes to one command (the limit of `unpack`). A field takes four
+/// arguments.
 const MAX_ARGUMENTS: usize = 8_000;
 const _: () = assert!(4 * FIELD_BYTES * MarkStep::MAX_RUNS + 2 < MAX_ARGUMENTS, "a step has too many fields");
 
-/// Why a script refused to change a tracker. The tracker is as it was.
+/// Why a script refused to change a tracker. The script changed nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
     /// The tracker does not exist.
@@ -38,27 +42,29 @@ pub enum Refusal {
     NotSealed,
     /// The tracker has pending tasks.
     Incomplete,
-    /// The tracker, or the uploaded image of a new one, is of another generation than the current one.
+    /// The tracker has another generation than the current one. For [`Live::open`]: the uploaded image of the new
+    /// tracker has another generation or is missing.
     Stale,
-    /// The tracker has not settled yet or has not been idle for long enough.
+    /// The tracker has not settled yet, or it was not idle for long enough to be revoked.
     Settling,
     /// The header or the revision of the tracker has changed since it was read.
     Changed,
-    /// The counts in the header contradict the cells.
+    /// The change does not fit the counts in the header, so the header contradicts the cells.
     CountsWrong,
 }
 
-/// The decision of a script: its result, in most cases the tracker's header after the change, or the reason why it
-/// changed nothing. Methods return it inside a `Result` whose error means that no decision was received, for example
-/// because Redis could not be reached; the script may have run all the same.
+/// The decision of a script. `Ok` holds the result of the change, in most cases the tracker's header after it. `Err`
+/// holds the reason why the script changed nothing. Methods return this type inside another `Result`. An error of the
+/// outer `Result` means that no decision was received, for example because Redis is unreachable. The script may have
+/// run nevertheless.
 pub type ScriptOutcome<T = Header> = Result<T, Refusal>;
 
 /// A step to write to a tracker, as a compare-and-set.
 #[derive(Debug, Clone, Copy)]
 pub struct StepWrite<'a> {
-    /// The step.
+    /// The marks to set, and the runs of bytes that hold them.
     pub step: &'a MarkStep,
-    /// The bytes that the step's runs must hold, concatenated.
+    /// The bytes that the step's runs must hold before the change, concatenated.
     pub expected: &'a [u8],
     /// The change that the step makes to the expected bytes.
     pub change: &'a Change,
@@ -67,37 +73,38 @@ pub struct StepWrite<'a> {
 /// The result of setting marks in a tracker.
 #[derive(Debug, Clone)]
 pub enum MarkReply {
-    /// The change was applied; the header is the new one.
+    /// The change was applied. The header is the tracker's header after the change.
     Applied(Header),
-    /// Nothing was changed, because the runs hold other bytes than expected: these, concatenated. Compute the change
-    /// from them and try again.
+    /// Nothing was changed, because the step's runs hold other bytes than expected. The value holds the actual bytes of
+    /// the runs, concatenated. Compute the change from the actual bytes and call again.
     Conflict(Vec<u8>),
-    /// Nothing was changed, and a repetition would be refused as well.
+    /// Nothing was changed. The refusal says what must change first.
     Refused(Refusal),
 }
 
-/// The cause for which a tracker is sealed: the end that is to be committed.
+/// Why a tracker is sealed. The cause decides which end is to be committed.
 #[derive(Debug, Clone, Copy)]
 pub enum Seal<'a> {
     /// Nothing is pending.
     Complete,
     /// A caller cancelled the job, for this reason.
     Cancelled(&'a str),
-    /// The job made no progress. Refused unless the condition holds; a complete tracker is sealed as complete instead.
+    /// The job made no progress. The seal is refused unless the condition holds. A complete tracker is sealed as
+    /// complete instead.
     Revoked(StallCondition),
 }
 
-/// A run of bytes that a step changes.
+/// A run: a range of consecutive bytes that a step touches.
 struct Run<'a> {
     /// The offsets of the bytes, from the first cell.
     bytes: Range<usize>,
     expected: &'a [u8],
     new: &'a [u8],
-    /// Whether the bytes are sent as fields, each by itself.
+    /// Whether each byte is sent as a field.
     is_fields: bool,
 }
 
-/// The reply of a script: its status, mostly with the tracker's header.
+/// The reply of a script: a status, in most cases the tracker's header, and further values of some scripts.
 struct Reply {
     status: String,
     header: Option<Header>,
@@ -105,8 +112,8 @@ struct Reply {
 }
 
 impl Live {
-    /// Opens a tracker for the start or restore to which Postgres issued `incarnation`. The tracker is not adopted. It
-    /// has no marks, or those of `restored`.
+    /// Opens a tracker for the start or restore to which Postgres issued `incarnation`. The new tracker is not adopted.
+    /// It holds the marks of `restored`, or no marks if `restored` is `None`.
     pub async fn open(
         &self,
         id: &JobId,
@@ -123,7 +130,8 @@ impl Live {
         let mut image = header.encode().to_vec();
         image.extend(restored.map(Cells::bytes).unwrap_or_default());
         image.resize(HEADER_BYTES + layout.bytes(), 0);
-        // Uploaded to another key and renamed, since creating twenty megabytes of zeros would block Redis for 26 ms.
+        // The image is uploaded to another key and renamed. If the script created twenty megabytes of zeros, it would
+        // block Redis for 26 ms.
         let mut upload = redis::pipe();
         let image_ttl = ttl_millis(deadline.remaining()).max(1000);
         upload.cmd("SET").arg(keys::image(id, incarnation)).arg(image).arg("PX").arg(image_ttl);
@@ -138,9 +146,9 @@ impl Live {
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
 
-    /// Puts a tracker that may have lost marks under the current generation, where it settles before it is adopted.
-    /// `found` is its present incarnation, `incarnation` its new one. If they differ, as for a tracker that is not the
-    /// job's own, the seal is removed.
+    /// Reopens a tracker that may have lost marks: gives it the current generation and the new `incarnation`. `found`
+    /// is its present incarnation. The marks stay, and the tracker must settle before it is adopted. If the
+    /// incarnations differ, the seal is removed. If they are equal, a sealed tracker is refused.
     pub async fn reopen(
         &self,
         id: &JobId,
@@ -153,16 +161,18 @@ impl Live {
         self.call(&call, deadline).await?.header_if("REOPENED")
     }
 
-    /// Renames a corrupt tracker key out of the way, for inspection by a person. Returns whether it did; an intact
-    /// tracker or one of a newer version stays.
+    /// Renames a corrupt tracker key, so that a restored tracker can take its place and an operator can inspect the
+    /// value. Returns whether the key was renamed. An intact tracker and a tracker of a newer version are never
+    /// renamed.
     pub async fn quarantine(&self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
         let mut call = Call::of(&scripts::QUARANTINE, &[keys::tracker(id), keys::quarantine(id)]);
         call.arg(ttl_millis(self.tracker_ttl));
         Ok(self.call(&call, deadline).await?.status == "QUARANTINED")
     }
 
-    /// Adopts the tracker of a job that runs with this incarnation according to Postgres. A restored tracker is adopted
-    /// only after it has settled for `settle`.
+    /// Adopts a tracker. The caller must know from Postgres that the job runs with this incarnation, or that the job's
+    /// end is a lower bound that this tracker can amend. A restored tracker is adopted only after it has settled for
+    /// `settle`.
     pub async fn adopt(
         &self,
         id: &JobId,
@@ -175,8 +185,9 @@ impl Live {
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
 
-    /// Applies a report's change to a tracker. `require_adopted` is false for a caller that checks with Postgres, before
-    /// and after, that the job runs with this incarnation.
+    /// Applies the change of a report to a tracker. If `require_adopted` is true, a tracker that is not adopted is
+    /// refused. If it is false, the caller must check with Postgres, before and after this call, that the job runs with
+    /// this incarnation.
     pub async fn apply_marks(
         &self,
         id: &JobId,
@@ -189,8 +200,8 @@ impl Live {
         self.mark(id, incarnation, require_adopted, write, done, deadline).await
     }
 
-    /// Applies a change that restores marks which were acknowledged earlier. It is not progress, so the rate does not
-    /// count it. The tracker need not be adopted.
+    /// Merges marks that were acknowledged earlier into a tracker. These marks are not progress, so the rate does not
+    /// count them. The tracker need not be adopted.
     pub async fn merge_marks(
         &self,
         id: &JobId,
@@ -210,8 +221,8 @@ impl Live {
         done: u64,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
-        // The script writes fields before it compares them, so unchanged bytes are not sent as fields; and it rejects
-        // fields with unchanged counts, which cells with bits that no mark sets can lead to.
+        // The script writes fields before it compares them, so unchanged bytes are not sent as fields. It also rejects
+        // fields if no count changes. Bytes can change without a count if the cells have bits that no mark sets.
         let counts_change = !change.delta.is_none();
         let runs: Vec<_> = step
             .split(expected)
@@ -240,8 +251,8 @@ impl Live {
         })
     }
 
-    /// Freezes a tracker. The returned header names the cause, which is that of the first seal if the tracker was
-    /// already sealed.
+    /// Seals a tracker, which freezes its marks. The returned header names the cause of the seal. If the tracker was
+    /// sealed before this call, it names the cause of the first seal.
     pub async fn seal(
         &self,
         id: &JobId,
@@ -259,24 +270,25 @@ impl Live {
         if let Seal::Revoked(StallCondition { revision, timeout, not_before }) = seal {
             call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
         }
-        // While Redis is down, callers end jobs from the marks that they find elsewhere, possibly as a lower bound. A
-        // single broken connection must not have that effect.
+        // This call is retried on a broken connection. Callers treat a failure as an unreachable Redis, and may end the
+        // job as a lower bound.
         Reply::of(self.connection.idempotent(&call, deadline).await?)?.header_if("SEALED")
     }
 
-    /// The reason that was stored with the seal of a cancel; empty if there is none.
+    /// Reads the reason that was stored with the seal of a cancel. The reason is empty if none was stored.
     pub async fn reason(&self, id: &JobId, deadline: Deadline) -> Result<String, Error> {
         let mut commands = redis::pipe();
         commands.cmd("GET").arg(keys::reason(id));
         match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
             Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            // Not treated as an empty reason, which would be committed and lose the reason for good.
+            // If an error were treated as an empty reason, the empty reason would be committed, and the real one would
+            // be lost.
             Some(Value::ServerError(error)) if error.code() != "WRONGTYPE" => Err(Error::Refused(error.to_string())),
             _ => Ok(String::new()),
         }
     }
 
-    /// Sets the time to live of the sealed tracker of a job whose end is committed, and of its other keys.
+    /// Sets the time to live of a sealed tracker and of the job's other keys. The job's end must have been committed.
     pub async fn expire(
         &self,
         id: &JobId,
@@ -291,7 +303,7 @@ impl Live {
         self.call(&call, deadline).await?.header_if("EXPIRES")
     }
 
-    /// Replaces the header `found` by `correct`, which is `found` with other counts or without the seal.
+    /// Replaces the header `found` with `correct`, which has correct counts and may lack the seal.
     pub async fn repair(
         &self,
         id: &JobId,
@@ -304,7 +316,7 @@ impl Live {
         self.call(&call, deadline).await?.header_if("REPAIRED")
     }
 
-    /// Renews the time to live of the trackers and errors of running jobs.
+    /// Renews the time to live of the trackers and errors of running jobs, in one pipeline.
     pub async fn renew(&self, ids: &[JobId], deadline: Deadline) -> Result<(), Error> {
         let mut commands = redis::pipe();
         for id in ids {
@@ -337,7 +349,8 @@ impl Reply {
     }
 
     fn header(self) -> Result<Header, Error> {
-        self.header.ok_or_else(|| Error::Unexpected(format!("the status {} without a header", self.status)))
+        self.header
+            .ok_or_else(|| Error::Unexpected(format!("a script returned the status {} without a header", self.status)))
     }
 
     fn header_if(self, status: &str) -> Result<ScriptOutcome, Error> {
@@ -358,13 +371,13 @@ impl Reply {
             "SETTLING" => Refusal::Settling,
             "CHANGED" => Refusal::Changed,
             "COUNTS_WRONG" => Refusal::CountsWrong,
-            _ => return Err(Error::Unexpected(format!("the status {:?}", self.status))),
+            _ => return Err(Error::Unexpected(format!("a script returned the unexpected status {:?}", self.status))),
         })
     }
 }
 
-/// Extracts the bytes of all runs, in order, from the reply to a conflict: the bytes of all fields, followed by those
-/// of each other run.
+/// Extracts the bytes of all runs, in order, from the reply to a conflict. Its first value holds the bytes of all
+/// fields, and each further value holds the bytes of one run that was not sent as fields.
 fn conflicting_bytes(runs: &[Run<'_>], answer: Vec<Vec<u8>>) -> Vec<u8> {
     let mut answer = answer.into_iter();
     let mut fields = answer.next().unwrap_or_default().into_iter();
@@ -379,13 +392,13 @@ fn conflicting_bytes(runs: &[Run<'_>], answer: Vec<Vec<u8>>) -> Vec<u8> {
     bytes
 }
 
-/// Encodes the change of the counts as the script takes it.
+/// Encodes the change of the counts as `report.lua` expects it.
 fn delta(change: &Change) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(change.delta.0.len() * 12);
     for stage in &change.delta.0 {
         for count in [stage.succeeded, stage.failed, stage.skipped] {
             let count = i32::try_from(count)
-                .map_err(|_| Error::Unexpected("the counts change by more than 32 bits".to_owned()))?;
+                .map_err(|_| Error::Unexpected("a change of the counts exceeds 32 bits".to_owned()))?;
             bytes.extend_from_slice(&count.to_be_bytes());
         }
     }

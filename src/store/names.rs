@@ -19,7 +19,7 @@ const BLOCK_NAMES: usize = 4096;
 /// The maximum number of blocks that one call reads. They take a few megabytes.
 const BLOCKS_PER_READ: i64 = 32;
 /// An upper limit for the number of small blocks at the end. Each small block has more names than all blocks after it
-/// together, so 12 blocks reach [`BLOCK_NAMES`].
+/// together, so there are at most 12 of them.
 const SMALL_BLOCKS: i64 = 16;
 /// The terminator of each name in a block. No name contains it.
 const TERMINATOR: &str = "\n";

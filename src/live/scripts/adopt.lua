@@ -1,12 +1,12 @@
--- Adopts a tracker. From then on it is trusted alone, until the generation changes.
+-- Adopts a tracker. Reads and reports then trust it without Postgres, until the generation changes.
 --
 -- KEYS[1]  the tracker
--- ARGV[1]  the incarnation that Postgres names for the RUNNING job
+-- ARGV[1]  the incarnation, which the caller has confirmed with Postgres
 -- ARGV[2]  how long a restored tracker must settle, in milliseconds
--- Returns {status, header}: ADOPTED (also if it was adopted before); SEALED; NOT_ADOPTED (the tracker is of another
---          generation and may have lost marks); SETTLING (restored less than ARGV[2] ago); OTHER_INCARNATION, MISSING,
---          CORRUPT, UNKNOWN_VERSION.
--- Guarantees: idempotent. Neither the marks nor the time to live change.
+-- Returns {status, header}: ADOPTED (also if the tracker was adopted before); SEALED; NOT_ADOPTED (the tracker has
+--          another generation, so it may have lost marks); SETTLING (the tracker was restored less than ARGV[2] ago).
+-- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: the script is idempotent, and changes neither the marks nor the time to live.
 
 local key, incarnation, settle = KEYS[1], ARGV[1], tonumber(ARGV[2])
 

@@ -1,13 +1,14 @@
--- Sets the time to live of the sealed tracker of a job whose end is committed, and of the job's other keys. The tracker
--- is not deleted at once: if Postgres fails over and loses the end, the seal remains, and the job is ended again with
--- the same result.
+-- Sets the time to live of a sealed tracker and of the job's other keys, after the job's end is committed. The tracker
+-- is not deleted at once: if Postgres fails over and loses the end, the seal is still there, and the job is ended again
+-- with the same result.
 --
 -- KEYS[1]  the tracker
 -- KEYS[2…] the other keys of the job
 -- ARGV[1]  the incarnation
 -- ARGV[2]  the time to live, in milliseconds
--- Returns {status, header}: EXPIRES; NOT_SEALED; OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
--- Guarantees: idempotent. Only a sealed tracker of this incarnation expires.
+-- Returns {status, header}: EXPIRES; NOT_SEALED.
+-- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: the script is idempotent. It affects only a sealed tracker with this incarnation.
 
 local incarnation, ttl = ARGV[1], ARGV[2]
 

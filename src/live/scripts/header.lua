@@ -1,26 +1,27 @@
--- Prepended to every script: reads, checks and writes the tracker's header (layout: src/live/header.rs).
+-- Reads, checks and writes the tracker's header (layout: src/live/header.rs). This file is prepended to every script.
 --
--- parse(bytes)           the header that the bytes encode, or nil and a status (CORRUPT, UNKNOWN_VERSION). Rejects
---                        exactly what `Header::decode` rejects.
--- load(key)              the header of the intact tracker in the key, or nil and a status (also MISSING).
--- own(key, incarnation)  like load(key), but a tracker of another incarnation is nil and OTHER_INCARNATION.
--- size(h)                the size of the tracker with this header, in bytes.
--- pending(h)             the pending results over all stages, and whether every task succeeded at every stage.
--- write(key, h)          writes the header with its checksum, and updates h.raw to its bytes.
--- generation()           the current generation; '' on a replica, so that no tracker on a replica is ever adopted.
--- trusted(h)             whether the tracker is adopted under the current generation.
--- now()                  the time by Redis's clock, in milliseconds since 1970.
+-- parse(bytes)           returns the header that the bytes encode, or nil and a status (CORRUPT, UNKNOWN_VERSION). It
+--                        rejects exactly the bytes that `Header::decode` rejects.
+-- load(key)              returns the header of the intact tracker in the key, or nil and a status (also MISSING).
+-- own(key, incarnation)  like load(key), but returns nil and OTHER_INCARNATION for a tracker of another incarnation.
+-- size(h)                returns the size of the tracker with this header, in bytes.
+-- pending(h)             returns the number of pending results over all stages, and whether every task succeeded at
+--                        every stage.
+-- write(key, h)          writes the header with its checksum, and sets h.raw to the written bytes.
+-- generation()           returns the current generation, or '' on a replica, where no tracker is ever trusted.
+-- trusted(h)             returns whether the tracker is adopted under the current generation.
+-- now()                  returns the time by Redis's clock, in milliseconds since 1970.
 
 local HEADER, BODY = 256, 240
 local STAGES, BUCKETS = 8, 15
 local COMPLETE, REVOKED = 1, 3
--- The format of the fields before the counts; the positions of the counts and, after them, of the rate's buckets.
+-- The format of the header before the counts, the position of the counts, and the position of the rate's buckets.
 local PREFIX, COUNTS_AT, ROLLING_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173
 local NO_COUNTS = string.rep('\0', 12 * STAGES)
--- The largest number in a header: the last millisecond of the year 9999. Lua's numbers are exact up to there.
+-- The largest number in a header: the last millisecond of the year 9999. Lua's numbers are exact up to this number.
 local LARGEST = 253402300799999
 
--- The format of the counts: succeeded, failed, skipped of each stage, each number in the format `each`.
+-- Returns the format of the counts: succeeded, failed and skipped of each stage. `each` is the format of one number.
 local function counts_of(stages, each)
   return '>' .. string.rep(each, 3 * stages)
 end
@@ -39,7 +40,7 @@ local function pending(h)
   return sum, perfect
 end
 
--- Whether the fields are within their ranges and do not contradict each other.
+-- Returns whether the numbers in the header are within their ranges and do not contradict each other.
 local function possible(h, body)
   local stages, total, counts = h.stages, h.total, h.counts
   if h.adopted > 1 or h.seal > 3 or h.restored > 1 then
@@ -54,7 +55,7 @@ local function possible(h, body)
     end
   end
   if string.find(body, h.unused, COUNTS_AT + 12 * stages, true) ~= COUNTS_AT + 12 * stages then
-    return false -- counts of a stage that the job does not have
+    return false -- a stage that the job does not have is counted
   end
   return not string.find(h.generation, '[^0-9a-f]') and (h.seal ~= COMPLETE or pending(h) == 0)
 end
@@ -114,7 +115,7 @@ local function own(key, incarnation)
 end
 
 local function write(key, h)
-  -- In one expression, since Lua hashes every byte of each intermediate string.
+  -- The body is built in one expression, because Lua hashes every byte of each intermediate string.
   local body = struct.pack(PREFIX, 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
     h.generation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time)
     .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. struct.pack('>I8', h.bucket) .. h.buckets

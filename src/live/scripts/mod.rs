@@ -1,13 +1,13 @@
-//! The Lua scripts, one per operation. `header.lua`, which holds the functions that all scripts share, is prepended to
-//! each.
+//! The Lua scripts, one per operation. `header.lua` holds the functions that all scripts share, and is prepended to
+//! each script.
 
 use std::sync::LazyLock;
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs};
 
-/// A call of a script by its hash. Unlike the type for this in redis-rs, it does not allocate each argument separately
-/// before it copies it into the command; a report can have thousands of arguments.
+/// A call of a script by its hash. The type of redis-rs for such calls allocates each argument separately and then
+/// copies it into the command. This type does not, because a report can have thousands of arguments.
 pub(super) struct Call {
     script: &'static Script,
     command: Cmd,
@@ -21,7 +21,7 @@ impl Call {
         Self { script, command }
     }
 
-    /// Adds an argument, or several for a value that redis-rs encodes as several.
+    /// Adds an argument. A value that redis-rs encodes as several arguments adds all of them.
     pub fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
         self.command.arg(argument);
         self
@@ -53,17 +53,17 @@ script!(
     "open.lua"
 );
 script!(
-    /// Puts a tracker that may have lost marks under the current generation, to settle there.
+    /// Gives a tracker that may have lost marks the current generation, so that it can settle.
     REOPEN,
     "reopen.lua"
 );
 script!(
-    /// Renames a corrupt tracker key out of the way.
+    /// Renames a corrupt tracker key.
     QUARANTINE,
     "quarantine.lua"
 );
 script!(
-    /// Adopts a tracker, which is trusted alone from then on.
+    /// Adopts a tracker, so that it is trusted without Postgres.
     ADOPT,
     "adopt.lua"
 );

@@ -1,12 +1,12 @@
--- Records that a gateway can reach both stores, and returns since when some gateway always could. Idle time before that
--- does not count towards a job's stall timeout.
+-- Records that a gateway can reach both stores, and returns since when some gateway could always reach both. Idle time
+-- before that does not count towards a job's stall timeout.
 --
 -- KEYS[1]  the availability: since when, and the time of the last record, in milliseconds by this Redis's clock
--- ARGV[1]  the time without a record that counts as a gap, in milliseconds
+-- ARGV[1]  the longest time between two records that is not a gap, in milliseconds
 -- ARGV[2]  1: the caller could not reach a store at some time since its last record, which is a gap too
 -- ARGV[3]  the key's time to live, in milliseconds
 -- Returns {since, now}, in milliseconds by this Redis's clock.
--- Guarantees: a missing or malformed record, and a clock that was set back, count as a gap.
+-- Guarantees: a missing record, a malformed record, and a clock that was set back count as a gap.
 
 local key, max_gap, broken, ttl = KEYS[1], tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 

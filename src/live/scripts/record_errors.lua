@@ -1,14 +1,15 @@
--- Adds errors to the newest error samples of a job and to its count of each error code. Best effort: independent of the
--- marks.
+-- Adds errors to the newest error samples of a job and to its count of each error code. Errors are best effort, and
+-- independent of the marks.
 --
--- KEYS[1]  the samples, a list, newest first
--- KEYS[2]  how often each code was reported, a hash
+-- KEYS[1]  the list of samples, newest first
+-- KEYS[2]  the hash with the number of reports of each code
 -- ARGV[1]  the maximum number of samples that are kept
--- ARGV[2]  the maximum number of distinct codes that are counted separately; further ones count as OTHER
+-- ARGV[2]  the maximum number of distinct codes that are counted separately; further codes count as OTHER
 -- ARGV[3]  the time to live of both keys, in milliseconds
--- ARGV[4]  the number of samples that follow, oldest first; after them code and count, alternating
--- Returns {status}: RECORDED; CORRUPT (a key holds another type; nothing is changed).
--- Guarantees: not idempotent; a repeated call counts its errors again.
+-- ARGV[4]  the number of samples
+-- ARGV[5…] the samples, oldest first; then each code, followed by its count
+-- Returns {status}: RECORDED; CORRUPT (a key holds another type, and nothing is changed).
+-- Guarantees: none. The script is not idempotent: a repeated call counts its errors again.
 
 local samples_key, counts_key = KEYS[1], KEYS[2]
 local kept, codes, ttl, samples = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])

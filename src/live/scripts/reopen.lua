@@ -1,14 +1,15 @@
--- Puts a tracker that may have lost marks under the current generation, and under a new incarnation if it is not the
--- job's own. It then settles, while every gateway merges its mirror into it, before it is adopted.
+-- Gives a tracker that may have lost marks the current generation, and a new incarnation if its own is not the job's
+-- incarnation. The tracker then settles: every gateway merges its mirror into it before it is adopted.
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  its present incarnation
--- ARGV[2]  its new incarnation: the one that Postgres issued to this restore, or one that is never announced
+-- ARGV[2]  its new incarnation, which Postgres issued to this restore; for an ended job, one that is never announced
 -- ARGV[3]  its time to live, in milliseconds
--- Returns {status, header}: REOPENED (also if it was reopened before, under this generation); SEALED (the incarnation
---          stays and the tracker is sealed: the job is about to end); NOT_ADOPTED (this Redis is a replica);
---          OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
--- Guarantees: the marks stay. A new incarnation removes the seal, whose end Postgres rejects from then on.
+-- Returns {status, header}: REOPENED (also if the tracker already has this incarnation and the current generation);
+--          SEALED (the tracker is sealed and its incarnation would not change: the job is about to end); NOT_ADOPTED
+--          (this Redis is a replica).
+-- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: the marks stay. A new incarnation removes the seal, and Postgres rejects an end with the old incarnation.
 
 local key, present, incarnation, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 

@@ -1,11 +1,13 @@
--- Replaces a header whose counts contradict the cells, and removes the seal if the job turned out not to be complete.
--- Needed only after a bug, which it keeps from ending a job with a wrong result (invariant I2).
+-- Replaces a header whose counts contradict the cells. The new header lacks the seal if the job turned out not to be
+-- complete. A repair is needed only after a bug or a write by another program. It prevents a job from ending with a
+-- wrong result (invariant I2).
 --
--- KEYS[1]  the tracker, sealed
+-- KEYS[1]  the tracker
 -- ARGV[1]  the header as it was read
 -- ARGV[2]  the correct header
--- Returns {status, header}: REPAIRED; CHANGED (the header has changed since it was read); INVALID (ARGV[2] is not a
---          header, or that of another tracker); MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Returns {status, header}: REPAIRED; CHANGED (the header has changed since it was read).
+-- Returns {status}: INVALID (ARGV[2] is not a header, or the header of another tracker); MISSING, CORRUPT,
+--          UNKNOWN_VERSION.
 -- Guarantees: compare-and-set on the whole header.
 
 local key, found, correct = KEYS[1], ARGV[1], ARGV[2]

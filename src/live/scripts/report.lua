@@ -1,22 +1,30 @@
--- Sets marks, as a compare-and-set: compares the affected bytes with those that the caller expects, writes the new
--- ones, and adds to the counts. The caller computes both (src/domain/mark_step.rs), so this script has no counting
--- rules.
+-- Sets marks by compare-and-set: compares the affected bytes with the bytes that the caller expects, writes the new
+-- bytes, and adds to the counts. The caller computes the new bytes and the change of the counts
+-- (src/domain/mark_step.rs), so this script has no counting rules.
+--
+-- A run is a range of consecutive bytes of the tracker. A field is one byte that changes. One BITFIELD command writes
+-- all fields, so that a field costs Redis less than a run. Fields and runs do not overlap.
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  the incarnation
--- ARGV[2]  1: only if the tracker is adopted; 0: the caller checks with Postgres before and after
+-- ARGV[2]  1: the tracker must be adopted; 0: it need not be. 0 is safe for a merge, because acknowledged marks are true
+--          under any incarnation, and for a report whose caller checks the incarnation with Postgres before and after
 -- ARGV[3]  the tracker's time to live, in milliseconds
--- ARGV[4]  the change of the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers
+-- ARGV[4]  the change of the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers, big-endian
 -- ARGV[5]  the number of results that leave pending, which the rate counts
--- ARGV[6]  the expected bytes of all fields, one byte each, fewer than 2,000; empty if the counts do not change
--- ARGV[7…] for each field: its first bit (from the start of the key; ascending), its new byte as a number;
---          then for each run of bytes: first byte, last byte (from the start of the key), expected bytes, new bytes
--- Returns {status, header, …}: APPLIED; CONFLICT, followed by the actual bytes of all fields and of every run (compute
---          the change from them and call again); SEALED; STALE (the tracker is of another generation, so a seal may
---          have been lost: it takes no marks before it has another incarnation); NOT_ADOPTED; INVALID (the arguments
---          contradict each other or the tracker); COUNTS_WRONG (the change does not fit the header's counts);
---          OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
--- Guarantees: marks, counts and rate change together or, for every status but APPLIED, not at all.
+-- ARGV[6]  the expected bytes of all fields, concatenated; empty if the counts do not change. There must be fewer than
+--          2,000 fields: Lua's unpack passes at most 8,000 arguments to BITFIELD, and a field takes four of them
+-- ARGV[7…] for each field, in ascending order: its first bit (counted from the start of the key), its new byte as a
+--          number; then for each run: its first byte, its last byte (both counted from the start of the key), its
+--          expected bytes, its new bytes
+-- Returns {status, header}: APPLIED; SEALED; STALE (the tracker has another generation, so it may have lost a seal; it
+--          takes no marks until it is reopened); NOT_ADOPTED; COUNTS_WRONG (the change does not fit the
+--          header's counts).
+-- Returns {status, header, fields, run…}: CONFLICT, with the actual bytes of all fields and of each run (compute the
+--          change from these bytes and call again).
+-- Returns {status}: INVALID (the arguments contradict each other or the tracker); OTHER_INCARNATION, MISSING, CORRUPT,
+--          UNKNOWN_VERSION.
+-- Guarantees: with APPLIED, marks, counts and rate change together. With any other status, nothing changes.
 
 local key, fields = KEYS[1], ARGV[6]
 local incarnation, require_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -38,7 +46,7 @@ if require_adopted and h.adopted == 0 then
 end
 
 local valid = ttl and done and #delta == 12 * h.stages
--- `free` is the first bit after the previous field: fields must not overlap.
+-- `free` is the first bit after the previous field. Fields must not overlap.
 local set_fields, free = { key }, 8 * HEADER
 for i = 1, #fields do
   local bit, new = ARGV[2 * i + 5], ARGV[2 * i + 6]
@@ -73,8 +81,8 @@ if #fields > 0 then
   if not changed then
     return { 'INVALID' }
   end
-  -- One command for all fields returns the previous bytes, so the comparison comes after the write, which is undone on
-  -- a conflict. Scripts are atomic, so no reader sees the state in between.
+  -- BITFIELD writes all fields and returns their previous bytes, so this script compares them after the write. On a
+  -- conflict, a second BITFIELD undoes the write. A script is atomic, so no reader sees the state in between.
   local held = redis.call('BITFIELD', unpack(set_fields))
   found[3] = string.char(unpack(held))
   conflict = conflict or found[3] ~= fields
@@ -109,7 +117,7 @@ if changed then
   h.last_mark, h.revision = time, h.revision + 1
   write(key, h)
 end
--- Not renewed by every report: PEXPIRE costs Redis, and its log, more than PTTL.
+-- The time to live is not renewed by every report, because PEXPIRE costs Redis, and its log, more than PTTL.
 if redis.call('PTTL', key) < ttl - math.min(BUCKET_MS, ttl / 2) then
   redis.call('PEXPIRE', key, ttl)
 end

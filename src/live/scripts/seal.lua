@@ -1,21 +1,21 @@
--- Freezes a tracker before its job ends. No further mark is set, and any gateway can commit the end that the seal
+-- Seals a tracker, which freezes its marks before the job ends. Any gateway can then commit the end that the seal
 -- names.
 --
 -- KEYS[1]  the tracker
 -- KEYS[2]  the reason of a cancel, stored with the seal so that any gateway can commit it
 -- ARGV[1]  the incarnation
--- ARGV[2]  the cause: 1 complete, 2 cancelled, 3 revoked (becomes 1 if the tracker is complete)
--- ARGV[3]  the reason of a cancel, else empty
+-- ARGV[2]  the cause: 1 complete, 2 cancelled, 3 revoked; 3 becomes 1 if the tracker is complete
+-- ARGV[3]  the reason of a cancel; empty for any other cause
 -- ARGV[4]  the reason's time to live, in milliseconds
 -- ARGV[5…] for a revocation: the revision that the caller read; the minimum idle time, in milliseconds; the time before
 --          which idle time does not count, in milliseconds since 1970
--- Returns {status, header}: SEALED (also if the tracker was sealed before, perhaps for another cause: the first one
---          counts); INCOMPLETE (tasks are pending, so the tracker cannot be sealed as complete); NOT_ADOPTED (lost
---          marks may still return: of a complete tracker with failures they could change the verdict, of one to be
---          revoked they could be progress); CHANGED (marked since the caller read it, so not revoked); SETTLING (not
---          idle for long enough since its last mark, its adoption and ARGV[7], so not revoked); OTHER_INCARNATION,
---          MISSING, CORRUPT, UNKNOWN_VERSION.
--- Guarantees: idempotent. Once SEALED, the marks do not change any more under this incarnation.
+-- Returns {status, header}: SEALED (also if the tracker was sealed before; the first cause stays); INCOMPLETE (tasks
+--          are pending, so the tracker cannot be sealed as complete); NOT_ADOPTED (lost marks may still return: they
+--          could change the verdict of a complete tracker with failures, and they would be progress of a job that is
+--          to be revoked); CHANGED (not revoked, because the tracker was marked since the caller read it); SETTLING
+--          (not revoked, because the idle time since the last mark, the adoption and ARGV[7] is too short).
+-- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Guarantees: the script is idempotent. After SEALED, the marks never change under this incarnation.
 
 local key, reason_key = KEYS[1], KEYS[2]
 local incarnation, cause, reason, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -55,11 +55,11 @@ end
 if reason ~= '' then
   redis.call('SET', reason_key, reason, 'PX', ttl)
 else
-  redis.call('DEL', reason_key) -- may remain from an earlier seal that was removed
+  redis.call('DEL', reason_key) -- an earlier seal that was removed may have left a reason
 end
 h.seal, h.seal_time = cause, now()
--- From here on marks can be lost only together with the seal. A tracker that was not trusted when it was sealed stays a
--- lower bound, so its header must not claim that it is adopted.
+-- From now on, Redis can lose marks only together with the seal. A tracker that was not trusted when it was sealed
+-- stays a lower bound, so its header must not say that it is adopted.
 if h.adopted == 1 and h.generation ~= generation() then
   h.adopted = 0
 end
