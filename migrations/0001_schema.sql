@@ -1,6 +1,6 @@
 -- The schema of Highwater. The triggers enforce invariant I1 (a job ends once, and its end never changes) for every
--- client: each gateway, one that stalled and resumes late, and a person in psql. They are ENABLE ALWAYS, so that
--- session_replication_role = replica, which disables ordinary triggers, does not disable them.
+-- client: for gateways, including a gateway that resumes after a stall, and for operators in psql. The triggers are
+-- ENABLE ALWAYS, so that they also fire with session_replication_role = replica, which disables ordinary triggers.
 
 ------------------------------------------------------------------------------------------------------------------
 -- Jobs
@@ -14,20 +14,23 @@ CREATE TABLE jobs (
     labels             jsonb NOT NULL,
     stages             text[] NOT NULL,
     task_count         integer NOT NULL,
-    -- The task_count given to CreateJob; NULL if no tasks were added since. A repeated CreateJob is compared with it.
+    -- The task_count of the CreateJob call; NULL if no tasks were added later. A repeated CreateJob call is compared
+    -- with it.
     created_task_count integer,
-    -- Tasks have names, which are in task_names.
+    -- Whether the tasks have names. The names are in task_names.
     named_tasks        boolean NOT NULL DEFAULT false,
     failure_threshold  double precision NOT NULL,
-    -- Time without progress after which the job is revoked, in milliseconds; NULL: the gateways' default applies.
+    -- The time without progress after which the job is revoked, in milliseconds. If NULL, the gateways' setting
+    -- applies.
     stall_timeout      bigint,
 
     state              text NOT NULL DEFAULT 'PENDING',
-    -- Identifies which tracker in Redis belongs to the job (a fencing token); 0: none was issued. It is issued before
-    -- the tracker is opened, so that no two trackers of a job have the same one, and a commit can reject the seal of an
-    -- older tracker.
+    -- Identifies which tracker in Redis belongs to the job (a fencing token); 0 if no incarnation was issued. An
+    -- incarnation is issued before its tracker is opened. No two trackers of a job therefore have the same incarnation,
+    -- and a commit can reject the seal of an older tracker.
     incarnation        bigint NOT NULL DEFAULT 0,
-    -- A tracker was opened for the job, so Redis may hold marks that Postgres does not. If false, the ledger holds all.
+    -- Whether a tracker was opened for the job, so that Redis may hold marks that Postgres lacks. If false, the ledger
+    -- holds all marks.
     tracked            boolean NOT NULL DEFAULT false,
     create_time        timestamptz NOT NULL DEFAULT now(),
     start_time         timestamptz,
@@ -38,10 +41,10 @@ CREATE TABLE jobs (
     snapshot           jsonb,
     -- The marks that the snapshot counts: the tracker's cells, compressed with zlib.
     cells              bytea,
-    -- The snapshot may miss marks of a tracker that could not be reached. They may be added to it once.
+    -- Whether the snapshot may miss acknowledged marks. Missing marks can be added to it once.
     lower_bound        boolean NOT NULL DEFAULT false,
 
-    -- These limits equal those in src/domain/job.rs; here they also bind clients other than the gateway.
+    -- These limits equal the limits in src/domain/. Here they also apply to clients other than gateways.
     CONSTRAINT job_id_format CHECK (job_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$'),
     CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'),
     CONSTRAINT stage_count_in_range CHECK (cardinality(stages) BETWEEN 1 AND 8),
@@ -53,7 +56,7 @@ CREATE TABLE jobs (
     CONSTRAINT state_is_known
         CHECK (state IN ('PENDING', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'REVOKED')),
 
-    -- An ended job has an end time, a snapshot and cells; any other job has none of them (invariant I1).
+    -- An ended job has an end time, a snapshot and cells. Any other job has none of the three (invariant I1).
     CONSTRAINT ended_has_end_time CHECK ((state IN ('PENDING', 'RUNNING')) = (end_time IS NULL)),
     CONSTRAINT ended_has_snapshot CHECK ((state IN ('PENDING', 'RUNNING')) = (snapshot IS NULL)),
     CONSTRAINT ended_has_cells CHECK ((state IN ('PENDING', 'RUNNING')) = (cells IS NULL)),
@@ -66,12 +69,12 @@ CREATE TABLE jobs (
     CONSTRAINT lower_bound_only_if_cancelled_or_revoked CHECK (NOT lower_bound OR state IN ('CANCELLED', 'REVOKED'))
 );
 
--- Cells are already compressed; a second compression only costs time.
+-- Cells are already compressed, so a second compression would only cost time.
 ALTER TABLE jobs ALTER COLUMN cells SET STORAGE EXTERNAL;
 
--- For the feed, which lists the running jobs: its cost does not depend on the number of ended jobs.
+-- The feed lists the running jobs with this index, so that the cost does not depend on the number of ended jobs.
 CREATE INDEX jobs_running ON jobs (job_id) WHERE state = 'RUNNING';
--- For the reconciler, which adds the missing marks to these ends.
+-- The reconciler uses this index to find ends to which it can add missing marks.
 CREATE INDEX jobs_lower_bound ON jobs (job_id) WHERE lower_bound;
 
 ------------------------------------------------------------------------------------------------------------------
@@ -81,7 +84,7 @@ CREATE INDEX jobs_lower_bound ON jobs (job_id) WHERE lower_bound;
 CREATE FUNCTION guard_job_update() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.state NOT IN ('PENDING', 'RUNNING') THEN
-        -- The only change to an ended job: marks that its end missed are added once, which clears lower_bound. State,
+        -- An ended job can change only once: marks that its end missed are added, which clears lower_bound. State,
         -- times and cancel reason stay the same.
         IF OLD.lower_bound AND NOT NEW.lower_bound
             AND to_jsonb(NEW) - ARRAY['snapshot', 'cells', 'lower_bound']
@@ -100,8 +103,8 @@ BEGIN
         RAISE EXCEPTION 'job %: its definition cannot change', OLD.job_id
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
-    -- An added task requires a new incarnation, so that an incarnation has one total: a start that opened a tracker for
-    -- fewer tasks then loses its commit.
+    -- Adding tasks requires a new incarnation, so that each incarnation has one number of tasks. A start that opened a
+    -- tracker for fewer tasks then cannot commit.
     IF (NEW.task_count, NEW.created_task_count) IS DISTINCT FROM (OLD.task_count, OLD.created_task_count)
         AND NOT (OLD.state = 'PENDING' AND NEW.state = 'PENDING' AND NEW.task_count > OLD.task_count
             AND NEW.created_task_count = coalesce(OLD.created_task_count, OLD.task_count)
@@ -147,8 +150,8 @@ ALTER TABLE jobs ENABLE ALWAYS TRIGGER guard_job_truncate;
 -- Tombstones: a job ID cannot be reused
 ------------------------------------------------------------------------------------------------------------------
 
--- Gateways cache ended jobs, and workers may still report to them. A second job with the same ID would be answered with
--- the end of the first, so the ID of a deleted job is kept.
+-- Gateways cache ended jobs, and workers may still report to a deleted job. If a second job had the same ID, calls for
+-- it could be answered with the end of the first job. Therefore the ID of a deleted job is kept.
 CREATE TABLE tombstones (
     job_id      text PRIMARY KEY,
     delete_time timestamptz NOT NULL DEFAULT now()
@@ -177,12 +180,13 @@ ALTER TABLE jobs ENABLE ALWAYS TRIGGER guard_job_insert;
 -- Ledger
 ------------------------------------------------------------------------------------------------------------------
 
--- Reports that were accepted while the tracker could not take them, one row per batch. Rows are inserted, never updated,
--- and deleted once their marks are in the tracker or in the snapshot.
+-- Marks that were accepted while the tracker could not take them: one row for each batch of reports, and one row for
+-- each chunk of a recorded mirror. Rows are never updated. A row is deleted after its marks are in the tracker or in
+-- the snapshot.
 CREATE TABLE ledger (
     job_id      text NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
     entry       bigint GENERATED ALWAYS AS IDENTITY,
-    -- Six bytes per mark, big-endian: task (4), stage (1), outcome (1: 1 failed, 2 succeeded).
+    -- Six bytes per mark, big-endian: task (4 bytes), stage (1 byte), outcome (1 byte: 1 failed, 2 succeeded).
     marks       bytea NOT NULL,
     record_time timestamptz NOT NULL DEFAULT now(),
 
@@ -197,7 +201,8 @@ ALTER TABLE ledger ALTER COLUMN marks SET STORAGE EXTERNAL;
 
 -- The transaction that makes the change also sends its notification, whichever client runs it.
 
--- `running INCARNATION STALL_TIMEOUT JOB` (milliseconds; 0: the job has no stall timeout of its own) and `ended JOB`.
+-- Sends `running INCARNATION STALL_TIMEOUT JOB` and `ended JOB`. The stall timeout is in milliseconds; 0 if the job has
+-- none of its own.
 CREATE FUNCTION announce_job() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.state = 'RUNNING' THEN
@@ -209,7 +214,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- `recorded JOB` for each ledger row that is inserted, `drained JOB` for each that is deleted.
+-- Sends `recorded JOB` for each inserted ledger row, and `drained JOB` for each deleted ledger row.
 CREATE FUNCTION announce_ledger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
@@ -229,14 +234,15 @@ ALTER TABLE ledger ENABLE ALWAYS TRIGGER announce_ledger;
 -- Task names (the manifest)
 ------------------------------------------------------------------------------------------------------------------
 
--- Task names and their indexes: consecutive blocks of names, in the order of the tasks, without a gap.
+-- The names of tasks, in consecutive blocks, in the order of the tasks, without gaps.
 CREATE TABLE task_names (
     job_id     text NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
     first_task integer NOT NULL,
     task_count integer NOT NULL,
-    -- Total length of the names before compression, without newlines: the memory that a gateway needs to hold them.
+    -- The total length of the names before compression, without newlines. A gateway needs this memory to hold the
+    -- names.
     name_bytes integer NOT NULL,
-    -- Each name followed by a newline (a name contains none), compressed with zlib.
+    -- The names, each followed by a newline, compressed with zlib. A name contains no newline.
     names      bytea NOT NULL,
 
     PRIMARY KEY (job_id, first_task),
@@ -271,13 +277,13 @@ ALTER TABLE task_names ENABLE ALWAYS TRIGGER guard_task_names;
 -- job never changes. A job has at most one retry, so that a repeated RetryJob call finds the retry of the first call.
 CREATE TABLE retries (
     job_id      text PRIMARY KEY REFERENCES jobs (job_id) ON DELETE CASCADE,
-    -- Not a foreign key: the old job may be deleted first, and the link stays valid.
+    -- This is not a foreign key: the old job may be deleted first, and the link then stays valid.
     retry_of    text NOT NULL UNIQUE,
-    -- The retry also contains the tasks that were outstanding, not only the failed ones.
+    -- Whether the retry also contains the outstanding tasks, not only the failed tasks.
     outstanding boolean NOT NULL,
-    -- Maps each task to its task in the first job of a chain of retries. For each run of consecutive tasks: the gap
-    -- between the previous run and this one, then the length, both as varints (seven bits per byte, least significant
-    -- first); compressed with zlib.
+    -- Maps each task to its task in the first job of a chain of retries. Each run of consecutive tasks is stored as two
+    -- varints: the gap to the previous run, and the length. A varint has seven bits per byte, the least significant
+    -- bits first. The value is compressed with zlib.
     origins     bytea NOT NULL,
 
     CONSTRAINT retry_of_another_job CHECK (retry_of <> job_id)
@@ -298,16 +304,17 @@ ALTER TABLE retries ENABLE ALWAYS TRIGGER guard_retry;
 ------------------------------------------------------------------------------------------------------------------
 
 -- Lists of jobs are ordered by creation (newest first) or by end (earliest first). Each index begins with the state, so
--- that a list of the few running jobs does not scan the many ended ones. COLLATE "C" compares IDs byte by byte,
+-- that a list of the few running jobs does not scan the many ended jobs. COLLATE "C" compares IDs byte by byte,
 -- whatever the collation of the database.
 CREATE INDEX jobs_by_creation ON jobs (state, create_time, job_id COLLATE "C");
 CREATE INDEX jobs_by_end ON jobs (state, end_time, job_id COLLATE "C") WHERE end_time IS NOT NULL;
 CREATE INDEX jobs_by_labels ON jobs USING gin (labels jsonb_path_ops);
 
--- A transaction that ends a job early and commits late must not be skipped by a client that lists ends in order. So the
--- trigger sets end_time while its transaction holds an advisory lock whose key is a second that is not later than
--- end_time; ends_visible_before() finds the earliest of these locks. A trigger covers every client, including psql.
--- 4841 is the class of these locks. Seconds are counted from 2020-01-01, so that they fit an integer until 2088.
+-- A client that lists ends in order must not miss an end that commits late. Therefore this trigger takes an advisory
+-- lock and then sets end_time. The key of the lock is a second that is not later than end_time, and the transaction
+-- holds the lock until its end. ends_visible_before() finds the earliest of these locks. The trigger applies to every
+-- client, including psql. 4841 is the class of the locks. Seconds are counted from 2020-01-01, so that they fit an
+-- integer until 2088.
 CREATE FUNCTION date_end() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(4841, floor(extract(epoch FROM clock_timestamp()) - 1577836800)::integer);
@@ -320,7 +327,7 @@ CREATE TRIGGER date_end BEFORE UPDATE OF state ON jobs FOR EACH ROW
     EXECUTE FUNCTION date_end();
 ALTER TABLE jobs ENABLE ALWAYS TRIGGER date_end;
 
--- The time before which every end is committed and visible to each statement that begins after this call returns.
+-- Returns a time before which every end is committed, and visible to each statement that begins after this call.
 -- (Postgres releases locks only after the commit is visible.)
 CREATE FUNCTION ends_visible_before() RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,12 +1,12 @@
-//! Decides whether a job is claimable (invariant I8): only a running job of which nothing indicates that all its tasks
-//! are done may be handed out. `NextJob`, the job lists and the diagram in the docs all use this one decision.
+//! Decides whether a job is claimable (invariant I8): a job may be handed out only if it runs and nothing indicates
+//! that all its tasks are done. `NextJob`, the job lists and the diagram in the docs all use this decision.
 
 use super::{Incarnation, RowStatus, SourceReason, TrackerStatus};
 
 /// Whether a job can be handed out to a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claimability {
-    /// The job has not been started, has ended, is about to end, or has no pending tasks.
+    /// The job is not known to run, is about to end, or has no pending tasks.
     NotClaimable,
     /// The job runs and has pending tasks.
     Claimable,
@@ -22,7 +22,7 @@ pub fn claimability(row: RowStatus, tracker: TrackerStatus) -> Claimability {
         RowStatus::NotAsked { known_running: Some(incarnation) } => {
             claimability_of_running(incarnation, false, tracker)
         }
-        // Without Postgres, an adopted, open tracker is the best evidence there is that the job runs.
+        // Without Postgres, an adopted and open tracker is the best evidence that the job runs.
         RowStatus::Unreachable => match tracker {
             TrackerStatus::Present { incarnation, .. }
                 if claimability_of_running(incarnation, false, tracker) == Claimability::Claimable =>
@@ -39,7 +39,8 @@ pub fn claimability(row: RowStatus, tracker: TrackerStatus) -> Claimability {
 
 fn claimability_of_running(own: Incarnation, ledger: bool, tracker: TrackerStatus) -> Claimability {
     match tracker {
-        // Marks are valid in any tracker of the job, whatever its incarnation, and are never revoked.
+        // Marks are valid under any incarnation and are never removed, so a complete tracker proves that the job is
+        // complete.
         TrackerStatus::Present { complete: true, .. } => Claimability::NotClaimable,
         TrackerStatus::Present { incarnation, sealed: true, .. } if incarnation == own => Claimability::NotClaimable,
         TrackerStatus::Present { incarnation, adopted: true, .. } if incarnation == own && !ledger => {

@@ -9,7 +9,7 @@ pub struct StageCounts {
     pub succeeded: u32,
     /// Tasks that failed at this stage.
     pub failed: u32,
-    /// Tasks that were not reported at this stage and failed at an earlier one.
+    /// Tasks that were not reported at this stage and failed at an earlier stage.
     pub skipped: u32,
 }
 
@@ -22,12 +22,12 @@ pub struct Counts {
     pub stages: Vec<StageCounts>,
 }
 
-/// The change of a job's counts that a change of marks causes, stage by stage.
+/// The change of a job's counts, stage by stage, when marks change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CountsDelta(pub Vec<StageDelta>);
 
-/// The change of one stage's counts that a change of marks causes. Values can be negative: a success after a failure
-/// removes that failure and the skips that followed from it.
+/// The change of one stage's counts when marks change. Values can be negative: a success after a failure removes the
+/// failure and the skips that it caused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StageDelta {
     /// Added to `succeeded`.
@@ -36,83 +36,84 @@ pub struct StageDelta {
     pub failed: i64,
     /// Added to `skipped`.
     pub skipped: i64,
-    /// Added to the pending tasks: minus the sum of the other fields.
+    /// Added to the pending tasks. It is the negated sum of the other fields.
     pub pending: i64,
 }
 
 impl StageCounts {
-    /// The number of tasks that are not pending at this stage.
+    /// Returns the number of tasks that are not pending at this stage.
     pub fn done(self) -> u64 {
         u64::from(self.succeeded) + u64::from(self.failed) + u64::from(self.skipped)
     }
 }
 
 impl Counts {
-    /// The counts of a job without any report: every task is pending at every stage.
+    /// Creates the counts of a job without any report: every task is pending at every stage.
     pub fn none(total: u32, stages: usize) -> Self {
         Self { total, stages: vec![StageCounts::default(); stages] }
     }
 
-    /// The number of tasks that are pending at `stage`, one of this job's stages.
+    /// Returns the number of tasks that are pending at a stage. `stage` must be an element of `stages`.
     pub fn pending(&self, stage: StageCounts) -> u64 {
         u64::from(self.total).saturating_sub(stage.done())
     }
 
-    /// The counts of the last stage, whose status is the status of the whole task.
+    /// Returns the counts of the last stage.
     pub fn last(&self) -> StageCounts {
         self.stages.last().copied().unwrap_or_default()
     }
 
-    /// The number of pending results: pending tasks summed over all stages.
+    /// Returns the number of pending results: the pending tasks, summed over all stages.
     pub fn total_pending(&self) -> u64 {
         self.stages.iter().map(|stage| self.pending(*stage)).sum()
     }
 
-    /// Whether nothing is pending at any stage.
+    /// Returns whether nothing is pending at any stage.
     pub fn is_complete(&self) -> bool {
         self.total_pending() == 0
     }
 
-    /// Whether every task succeeded at every stage. No further mark can change that.
+    /// Returns whether every task succeeded at every stage. No further mark can change such counts.
     pub fn all_succeeded(&self) -> bool {
         self.stages.iter().all(|stage| stage.succeeded == self.total)
     }
 
-    /// The share of all tasks × stages that is not pending, 0 to 1; 1 only when the job is complete.
+    /// Returns the share of all tasks × stages that is not pending, from 0 to 1. It is 1 only if the job is complete.
     pub fn fraction(&self) -> f64 {
         let expected = self.expected_results();
         #[expect(clippy::cast_precision_loss, reason = "at most 80 million, exact in a double")]
         if expected == 0 { 1.0 } else { (expected - self.total_pending()) as f64 / expected as f64 }
     }
 
-    /// The share of all tasks × stages that is not pending, in percent, rounded down; 100 only when the job is
-    /// complete.
+    /// Returns the share of all tasks × stages that is not pending, in percent, rounded down. It is 100 only if the job
+    /// is complete.
     pub fn percent(&self) -> u8 {
         let expected = self.expected_results();
         let percent = ((expected - self.total_pending()) * 100).checked_div(expected).unwrap_or(100);
         u8::try_from(percent).unwrap_or(100)
     }
 
-    /// Tasks × stages.
+    /// Returns tasks × stages.
     fn expected_results(&self) -> u64 {
         u64::from(self.total) * self.stages.len() as u64
     }
 }
 
 impl CountsDelta {
-    /// No change, for a job with this number of stages.
+    /// Creates a delta of zeros for a job with this number of stages.
     pub fn none(stages: usize) -> Self {
         Self(vec![StageDelta::default(); stages])
     }
 
-    /// The number of results that leave pending, which is what the rate counts. A success that replaces a failure
-    /// makes the skipped stages pending again; the result is then 0, not negative.
+    /// Returns the number of results that leave pending. The rate counts this number. A success that replaces a failure
+    /// makes skipped stages pending again. If more results become pending than leave pending, the number is 0, not
+    /// negative.
     pub fn done(&self) -> u64 {
         let pending: i64 = self.0.iter().map(|stage| stage.pending).sum();
         u64::try_from(-pending).unwrap_or(0)
     }
 
-    /// Whether no count changes.
+    /// Returns whether no count changes.
     pub fn is_none(&self) -> bool {
         self.0.iter().all(|stage| *stage == StageDelta::default())
     }

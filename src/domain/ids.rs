@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The most stages that a job can have: a cell holds two bits per stage and must fit into 16 bits.
+/// The maximum number of stages of a job. A cell holds two bits per stage and must fit into 16 bits.
 pub const MAX_STAGES: usize = 8;
 
 /// The text is not a valid ID. The error message is the pattern that an ID must match.
@@ -25,7 +25,7 @@ impl JobId {
     /// The maximum length of a job ID, in bytes.
     pub const MAX_BYTES: usize = 128;
 
-    /// Generates a new ID, a UUIDv7, which sorts by creation time.
+    /// Generates a new ID: a UUIDv7, so that IDs sort by creation time.
     pub fn generate() -> Self {
         Self(uuid::Uuid::now_v7().to_string())
     }
@@ -35,7 +35,7 @@ impl JobId {
         Self(format!(".{}", uuid::Uuid::new_v4()))
     }
 
-    /// The ID as text.
+    /// Returns the ID as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -45,7 +45,7 @@ impl StageKey {
     /// The maximum length of a stage key, in bytes.
     pub const MAX_BYTES: usize = 64;
 
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

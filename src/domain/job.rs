@@ -1,5 +1,5 @@
-//! The definition of a job and its validation, and the job as Postgres stores it. A definition does not change once the
-//! job has been started.
+//! The definition of a job and its validation, and the job as Postgres stores it. A definition does not change after
+//! the job has been started.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -22,7 +22,7 @@ const LONGEST_STALL_TIMEOUT: Duration = Duration::from_hours(3660 * 24);
 /// The definition of a job as a caller sent it, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct NewJob {
-    /// The job's ID; empty to have one generated.
+    /// The job's ID. If it is empty, an ID is generated.
     pub job_id: String,
     /// A name for people.
     pub display_name: String,
@@ -32,11 +32,11 @@ pub struct NewJob {
     pub stages: Vec<String>,
     /// The number of tasks; 0 with `named_tasks`.
     pub task_count: i64,
-    /// The largest share of failed tasks with which the job still succeeds, 0 to 1; 0.5 when absent.
+    /// The largest share of failed tasks with which the job still succeeds, from 0 to 1; 0.5 if absent.
     pub failure_threshold: Option<f64>,
-    /// How long the job may make no progress before it is revoked; the gateways' setting when absent.
+    /// How long the job may make no progress before it is revoked. If absent, the gateways' setting applies.
     pub stall_timeout: Option<time::Duration>,
-    /// Whether the tasks have names; they are all added after the creation.
+    /// Whether the tasks have names. Named tasks are all added after the creation of the job.
     pub named_tasks: bool,
     /// Whether the job is started when it is created.
     pub start: bool,
@@ -56,12 +56,12 @@ pub struct Definition {
     pub stages: Vec<StageKey>,
     /// The number of tasks, at most [`MAX_TASKS`]. It can grow while the job is PENDING and is final afterwards.
     pub task_count: u32,
-    /// The largest share of failed tasks with which the job still succeeds, 0 to 1.
+    /// The largest share of failed tasks with which the job still succeeds, from 0 to 1.
     pub failure_threshold: f64,
-    /// How long the job may make no progress before it is revoked, in whole milliseconds; the gateways' setting when
-    /// absent.
+    /// How long the job may make no progress before it is revoked, in whole milliseconds. If absent, the gateways'
+    /// setting applies.
     pub stall_timeout: Option<Duration>,
-    /// The ended job whose tasks this job tries again, if it is a retry.
+    /// The ended job whose tasks this job repeats, if this job is a retry.
     pub retry_of: Option<JobId>,
     /// Whether the tasks have names.
     pub named_tasks: bool,
@@ -76,8 +76,8 @@ pub struct Job {
     pub created_task_count: u32,
     /// The job's state.
     pub state: JobState,
-    /// The incarnation of the job's own tracker; 0, which no tracker has, before the first attempt to start the job or
-    /// to add tasks.
+    /// The incarnation of the job's own tracker. It is 0, which no tracker has, until the job is first started or tasks
+    /// are first added.
     pub incarnation: Incarnation,
     /// Whether a tracker was ever opened for the job, so that Redis may hold marks that Postgres cannot see.
     pub tracked: bool,
@@ -85,30 +85,30 @@ pub struct Job {
     pub ledger: bool,
     /// When the job was created, by the clock of Postgres.
     pub create_time: OffsetDateTime,
-    /// When the job was started, by the clock of Postgres; absent before.
+    /// When the job was started, by the clock of Postgres; absent if it was not started.
     pub start_time: Option<OffsetDateTime>,
-    /// When the job ended, by the clock of Postgres; absent before.
+    /// When the job ended, by the clock of Postgres; absent if it has not ended.
     pub end_time: Option<OffsetDateTime>,
     /// Why the job was cancelled; empty in every other state.
     pub cancel_reason: String,
-    /// The job that tries this job's tasks again, if there is one.
+    /// The job that retries this job's tasks, if there is one.
     pub retried_by: Option<JobId>,
 }
 
 /// A running job as the feed announces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunningJob {
-    /// The incarnation of the job's own tracker. `None` for a job that is known only from a ledger row: the feed has
-    /// not announced that it runs.
+    /// The incarnation of the job's own tracker. It is `None` for a job that is known only from a ledger row, because
+    /// the feed has not announced that the job runs.
     pub incarnation: Option<Incarnation>,
     /// Whether the ledger holds reports of the job.
     pub ledger: bool,
-    /// How long the job may make no progress before it is revoked; the gateways' setting when absent.
+    /// How long the job may make no progress before it is revoked. If absent, the gateways' setting applies.
     pub stall_timeout: Option<Duration>,
 }
 
 impl NewJob {
-    /// Checks every field; the error names all malformed fields, not only the first.
+    /// Checks every field. The error lists all malformed fields, not only the first.
     pub fn validate(self) -> Result<Definition, Vec<Violation>> {
         let mut violations = Vec::new();
         let mut require = |holds: bool, field: &str, description: String| {
@@ -187,17 +187,17 @@ impl NewJob {
 }
 
 impl Definition {
-    /// The layout of the cells that hold the job's marks.
+    /// Returns the layout of the cells that hold the job's marks.
     pub fn layout(&self) -> Layout {
         Layout { total: self.task_count, stages: self.stages.len() }
     }
 
-    /// The index of the stage with this key.
+    /// Returns the index of the stage with this key.
     pub fn stage_index(&self, key: &str) -> Option<usize> {
         self.stages.iter().position(|stage| stage.as_str() == key)
     }
 
-    /// The index of the stage with this key; if there is none, the error lists the job's stages.
+    /// Returns the index of the stage with this key. If there is none, the error lists the job's stages.
     pub fn known_stage(&self, key: &str) -> Result<usize, String> {
         self.stage_index(key).ok_or_else(|| {
             let known: Vec<_> = self.stages.iter().map(ToString::to_string).collect();
@@ -208,8 +208,8 @@ impl Definition {
 }
 
 impl Job {
-    /// The names of the fields in which `given` differs from the definition with which this job was created. Tasks that
-    /// were added since do not count, so that repeating the creation stays idempotent.
+    /// Returns the names of the fields in which `given` differs from the definition with which this job was created.
+    /// Tasks that were added later are ignored, so that a repeated creation stays idempotent.
     pub fn differences(&self, given: &Definition) -> Vec<&'static str> {
         let own = &self.definition;
         [
@@ -220,7 +220,7 @@ impl Job {
             ("failure_threshold", own.failure_threshold.to_bits() != given.failure_threshold.to_bits()),
             ("stall_timeout", own.stall_timeout != given.stall_timeout),
             ("named_tasks", own.named_tasks != given.named_tasks),
-            // Only RetryJob sets it.
+            // Only RetryJob sets this field.
             ("retry_of", own.retry_of != given.retry_of),
         ]
         .into_iter()
@@ -229,14 +229,14 @@ impl Job {
     }
 }
 
-/// Checks labels; returns a description of each fault, none for valid labels.
+/// Checks labels. Returns a description of each fault; valid labels have none.
 pub fn invalid_labels(labels: &BTreeMap<String, String>) -> Vec<String> {
     let mut faults = Vec::new();
     if labels.len() > MAX_LABELS {
-        faults.push(format!("must be at most {MAX_LABELS}"));
+        faults.push(format!("must have at most {MAX_LABELS} entries"));
     }
     for (key, value) in labels {
-        // NUL cannot be stored in Postgres, neither in text nor in jsonb.
+        // Postgres cannot store NUL, neither in text nor in jsonb.
         let valid =
             check(key, JobId::MAX_BYTES).is_ok() && value.len() <= MAX_LABEL_VALUE_BYTES && !value.contains('\0');
         if !valid {
@@ -249,7 +249,7 @@ pub fn invalid_labels(labels: &BTreeMap<String, String>) -> Vec<String> {
     faults
 }
 
-/// Rounds down to whole milliseconds, the precision that is stored; `None` below zero.
+/// Rounds down to whole milliseconds, the precision that is stored. Returns `None` for a negative duration.
 fn whole_milliseconds(duration: time::Duration) -> Option<Duration> {
     u64::try_from(duration.whole_milliseconds()).ok().map(Duration::from_millis)
 }

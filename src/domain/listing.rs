@@ -10,9 +10,9 @@ use super::JobState;
 /// The filter and order of a list of jobs. Page tokens are bound to its serialized form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobQuery {
-    /// Lists jobs in these states only; empty for every state.
+    /// Only jobs in these states are listed. If it is empty, jobs in every state are listed.
     pub states: Vec<JobState>,
-    /// Lists jobs that have all these labels with exactly these values.
+    /// Only jobs that have all these labels, with exactly these values, are listed.
     pub labels: BTreeMap<String, String>,
     /// The order of the list.
     pub order: JobOrder,
@@ -23,15 +23,15 @@ pub struct JobQuery {
 pub enum JobOrder {
     /// By creation time, newest first.
     NewestFirst,
-    /// By end time, earliest first. Lists only jobs that have ended.
+    /// By end time, earliest first. Only jobs that have ended are listed.
     EarliestEndFirst {
-        /// Lists only jobs that ended later than this; all ended jobs when `None`.
+        /// Only jobs that ended after this time are listed. If it is `None`, all ended jobs are listed.
         ended_after: Option<OffsetDateTime>,
     },
 }
 
 impl JobQuery {
-    /// Whether the list contains jobs in this state.
+    /// Returns whether the list contains jobs in this state.
     pub fn wants(&self, state: JobState) -> bool {
         let in_order = match self.order {
             JobOrder::NewestFirst => true,

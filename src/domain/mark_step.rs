@@ -2,25 +2,26 @@
 //! change.
 //!
 //! A report is a compare-and-set. This module computes the new bytes and the change of the counts from the bytes that
-//! the gateway expects. The script `report.lua` compares, writes and adds, or returns the actual bytes, from which the
-//! gateway computes again. The counting rules therefore exist once, in Rust, and no script runs long.
+//! the gateway expects in the tracker. If the tracker holds these bytes, the script `report.lua` writes the new bytes
+//! and adds to the counts. Otherwise it returns the actual bytes, and the gateway computes the change again. The
+//! counting rules therefore exist only once, in Rust, and no script runs for long.
 
 use std::ops::Range;
 
 use super::{Cell, CountsDelta, Disposition, Layout, Mark};
 
-/// Runs of bytes with a smaller gap in bytes are joined into one. Each run costs Redis, with its log, about as much
-/// time as comparing and copying a few hundred more bytes (1.3 µs on one machine), but false conflicts and network
-/// traffic grow with the gap.
+/// The largest gap, in bytes, across which two runs are joined. One more run costs Redis, with its log, about as much
+/// time as comparing and copying a few hundred more bytes (1.3 µs on one machine). A larger gap would cause more
+/// network traffic, and more conflicts with marks that the step does not set.
 const JOIN_GAP: usize = 256;
-/// The most bytes that one script touches.
+/// The maximum number of bytes that one script call touches.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Marks that one call of a script sets.
+/// Marks that one script call sets.
 #[derive(Debug, Clone)]
 pub struct MarkStep {
     layout: Layout,
-    /// Each task once, ascending, with the bits to set.
+    /// The tasks in ascending order, each once, with the bits to set.
     tasks: Vec<(u32, Cell)>,
     /// The runs of bytes that hold the cells of the tasks, ascending and disjoint.
     runs: Vec<Range<usize>>,
@@ -28,14 +29,14 @@ pub struct MarkStep {
     size: usize,
 }
 
-/// An upper bound of the runs and bytes that marks take of a [`MarkStep`], whatever other marks the step sets.
+/// An upper bound for the runs and bytes that certain marks add to a [`MarkStep`], whatever other marks it sets.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StepSize {
     runs: usize,
     bytes: usize,
 }
 
-/// The change that a [`MarkStep`] makes to certain bytes.
+/// The change that a [`MarkStep`] makes to the bytes of its runs.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The new bytes of all runs, concatenated.
@@ -47,12 +48,12 @@ pub struct Change {
 }
 
 impl MarkStep {
-    /// The most runs of bytes that one script touches. With the most bytes, this takes at worst about 2 ms, well under
-    /// the 10 ms for which a script may block Redis.
+    /// The maximum number of runs that one script call touches. A call with the maximum numbers of runs and bytes takes
+    /// about 2 ms at worst. A script may block Redis for 10 ms.
     pub const MAX_RUNS: usize = 900;
 
-    /// Plans the marks as steps. Usually there is one; more if the marks are so scattered that a single script would
-    /// block Redis for too long. There is at least one step, which may touch nothing.
+    /// Plans the marks as steps. Usually one step is enough. There are more if the marks are so scattered that a single
+    /// script call would block Redis for too long. Without marks, there is one step that touches nothing.
     pub fn plan(layout: Layout, marks: impl Iterator<Item = Mark>) -> Vec<Self> {
         let mut bits: Vec<(u32, Cell)> = marks.map(|mark| (mark.task, mark.bits(layout.stages))).collect();
         // Most reports list tasks in ascending order, and a stable sort of sorted input is fast.
@@ -78,7 +79,7 @@ impl MarkStep {
         full
     }
 
-    /// Makes one step that sets all marks of the cells in `bytes`, which hold the consecutive `tasks`.
+    /// Creates one step that sets all marks in `bytes`, which hold the cells of the consecutive `tasks`.
     pub fn from_cells(layout: Layout, tasks: Range<u32>, bytes: &[u8]) -> Self {
         let run = layout.span(tasks.start).start..layout.span(tasks.end - 1).end;
         let cells = tasks.map(|task| (task, layout.cell(task, bytes, run.start)));
@@ -86,7 +87,7 @@ impl MarkStep {
         Self { layout, tasks, size: run.len(), runs: vec![run] }
     }
 
-    /// Adds a task that comes after all others; returns false, without adding it, if the step is full.
+    /// Adds a task that follows all tasks of the step. If the step is full, returns false and does not add the task.
     fn add(&mut self, task: u32, cell: Cell) -> bool {
         let span = self.layout.span(task);
         let runs = self.runs.len();
@@ -104,17 +105,19 @@ impl MarkStep {
         true
     }
 
-    /// The runs of bytes that the step touches, as offsets from the first cell; ascending and disjoint.
+    /// Returns the runs of bytes that the step touches, as offsets from the first cell. They are ascending and
+    /// disjoint.
     pub fn runs(&self) -> &[Range<usize>] {
         &self.runs
     }
 
-    /// The bytes of all runs in a tracker without marks, concatenated. Most reports of a new job find these.
+    /// Returns the bytes of all runs in a tracker without marks, concatenated. They are the first guess for a tracker
+    /// whose bytes are not known.
     pub fn blank(&self) -> Vec<u8> {
         vec![0; self.size]
     }
 
-    /// Splits the concatenated bytes of all runs into those of each run.
+    /// Splits the concatenated bytes of all runs into the bytes of each run.
     pub fn split<'a>(&'a self, mut bytes: &'a [u8]) -> impl Iterator<Item = (&'a Range<usize>, &'a [u8])> + 'a {
         self.runs.iter().map_while(move |run| {
             let (run_bytes, rest) = bytes.split_at_checked(run.len())?;
@@ -123,13 +126,14 @@ impl MarkStep {
         })
     }
 
-    /// The cell of each task after `change`: the marks that were set, merged with those that were there before.
+    /// Returns the cell of each task after `change`: the marks of the step, merged with the marks that the cell held
+    /// before.
     pub fn marked<'a>(&'a self, change: &'a Change) -> impl Iterator<Item = (u32, Cell)> + 'a {
         self.tasks.iter().zip(&change.old).map(|((task, bits), (_, old))| (*task, old.merge(*bits)))
     }
 
-    /// Computes the change for runs that hold the bytes `current`, concatenated; `None` if `current` has another length
-    /// than the runs.
+    /// Computes the change of runs that hold the bytes `current`, concatenated. Returns `None` if `current` has another
+    /// length than the runs.
     pub fn apply(&self, current: &[u8]) -> Option<Change> {
         if current.len() != self.size {
             return None;
@@ -153,8 +157,8 @@ impl MarkStep {
 }
 
 impl StepSize {
-    /// Computes the upper bound for these marks. They are taken in the given order; a mark of an earlier task than its
-    /// predecessor counts as a run of its own.
+    /// Computes the upper bound for these marks, in the given order. A mark whose task precedes the task of the
+    /// previous mark counts as a separate run.
     pub fn of(layout: Layout, marks: impl Iterator<Item = Mark>) -> Self {
         let mut size = Self::default();
         let mut last: Option<Range<usize>> = None;
@@ -175,20 +179,22 @@ impl StepSize {
         size
     }
 
-    /// The upper bound for the marks of both sizes together.
+    /// Returns the upper bound for the marks of both sizes together.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self { runs: self.runs + other.runs, bytes: self.bytes + other.bytes }
     }
 
-    /// Whether one step is certain to hold the marks, even if runs get joined so that the gaps between them count too.
+    /// Returns whether one step can hold the marks for certain. Runs that are joined include the bytes of the gap
+    /// between them, so each run counts with the largest gap.
     pub fn fits(self) -> bool {
         self.runs <= MarkStep::MAX_RUNS && self.bytes + self.runs * JOIN_GAP <= MAX_BYTES
     }
 }
 
-/// The disposition of each result of a report, after `changes` were applied. Results are taken in the order of the
-/// request: of two equal results, the first is APPLIED and the second a DUPLICATE.
+/// Returns the disposition of each result of a report after `changes` were applied. The order of the results is the
+/// order of the request. If two results of a report are equal and new, the first is APPLIED and the second is
+/// DUPLICATE.
 pub fn dispositions(
     layout: Layout,
     marks: impl IntoIterator<Item = Option<Mark>>,
@@ -196,7 +202,7 @@ pub fn dispositions(
 ) -> Vec<Disposition> {
     // Steps ascend by task, so the concatenation is sorted.
     let mut cells: Vec<(u32, Cell)> = changes.iter().flat_map(|change| change.old.iter().copied()).collect();
-    // Most reports list tasks in ascending order, so the next cell is tried before a search.
+    // Most reports list tasks in ascending order, so the next cell is tried before a binary search.
     let mut next = 0;
     let mut dispose = |mark: Mark| {
         let index = if cells.get(next).is_some_and(|(task, _)| *task == mark.task) {
@@ -209,7 +215,7 @@ pub fn dispositions(
         cells[index].1 = old.merge(mark.bits(layout.stages));
         Some(if cells[index].1 == old { Disposition::Duplicate } else { Disposition::Applied })
     };
-    // A task without a change belongs to a step that was not applied: the job ended in between.
+    // A task without a change belongs to a step that was not applied, because the job ended after an earlier step.
     let disposition = |mark: Option<Mark>| {
         mark.map_or(Disposition::UnknownTask, |mark| dispose(mark).unwrap_or(Disposition::Superseded))
     };

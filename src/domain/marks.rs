@@ -1,8 +1,9 @@
-//! Marks: two bits for each task and stage, `processed` and `succeeded`. A failure sets the first and a success both,
-//! so pending (00) < failed (01) < succeeded (11). Marks merge by bitwise OR and only grow (invariant I3).
+//! Marks: two bits for each task and stage, `succeeded` and `processed`. A failure sets only `processed`, and a success
+//! sets both. So a mark only grows: not reported (00) < failed (01) < succeeded (11). Marks merge by bitwise OR
+//! (invariant I3).
 //!
-//! A *cell* holds the bits of one task: its stages one after the other, the first stage in the highest bits. Cells are
-//! packed without gaps, starting at the highest bit of each byte.
+//! A *cell* holds the bits of one task for all stages in order. The first stage has the highest bits. Cells are packed
+//! without gaps, from the highest bit of each byte to the lowest.
 
 use serde::Serialize;
 
@@ -33,8 +34,8 @@ pub enum Status {
     Failed,
     /// The task succeeded at this stage.
     Succeeded,
-    /// The task was not reported at this stage and failed at an earlier one. Derived, never stored: storing it would
-    /// not commute with a retry.
+    /// The task was not reported at this stage and failed at an earlier stage. This status is derived from the marks
+    /// and never stored, because stored skips would make the result depend on the order of reports.
     Skipped,
 }
 
@@ -51,7 +52,7 @@ pub struct Layout {
     pub stages: usize,
 }
 
-/// The cells of a whole job. Constructed only from bytes that marks can have written.
+/// The cells of a whole job. They hold only bits that marks can have set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cells {
     layout: Layout,
@@ -61,7 +62,7 @@ pub struct Cells {
 /// Why bytes are not the cells of a job with a certain layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CellsError {
-    /// Too many or too few bytes.
+    /// There are too many or too few bytes.
     #[error("{found} bytes, but the cells of the job take {expected}")]
     Length {
         /// The number of bytes that the layout requires.
@@ -69,16 +70,16 @@ pub enum CellsError {
         /// The number of bytes that were given.
         found: usize,
     },
-    /// A cell has a `succeeded` bit without its `processed` bit, which no mark sets.
+    /// A cell has a `succeeded` bit without its `processed` bit. No mark sets such bits.
     #[error("the cell of task {task} has bits that no mark sets")]
     Impossible {
-        /// The first such task.
+        /// The first task with such a cell.
         task: u32,
     },
 }
 
 impl Mark {
-    /// The bits that the mark sets in its task's cell, for a job with this number of stages.
+    /// Returns the bits that the mark sets in its task's cell. `stages` is the job's number of stages.
     pub fn bits(self, stages: usize) -> Cell {
         let bits = match self.outcome {
             Outcome::Succeeded => SUCCEEDED,
@@ -95,7 +96,7 @@ impl Cell {
         Self(self.0 | other.0)
     }
 
-    /// The status of the task at each stage, in order.
+    /// Returns the status of the task at each stage, in order.
     pub fn statuses(self, stages: usize) -> impl Iterator<Item = Status> {
         let mut failed_earlier = false;
         (0..stages).map(move |stage| match (self.0 >> shift(stage, stages)) & SUCCEEDED {
@@ -109,7 +110,7 @@ impl Cell {
         })
     }
 
-    /// The marks that the cell holds, as marks of the task with the index `task`.
+    /// Returns the marks in the cell, as marks of the task with the index `task`.
     pub fn marks(self, task: u32, stages: usize) -> impl Iterator<Item = Mark> {
         self.statuses(stages).enumerate().filter_map(move |(stage, status)| match status {
             Status::Succeeded => Some(Mark { task, stage, outcome: Outcome::Succeeded }),
@@ -118,7 +119,7 @@ impl Cell {
         })
     }
 
-    /// Whether marks can have produced this cell: every `succeeded` bit has its `processed` bit.
+    /// Returns whether marks can have produced this cell: every `succeeded` bit must have its `processed` bit.
     fn is_possible(self) -> bool {
         const EACH_PROCESSED: u16 = 0x5555;
         (self.0 >> 1) & EACH_PROCESSED & !self.0 == 0
@@ -130,7 +131,7 @@ fn shift(stage: usize, stages: usize) -> usize {
 }
 
 impl Layout {
-    /// The number of bytes that all cells take.
+    /// Returns the number of bytes that all cells take.
     pub fn bytes(self) -> usize {
         (self.total as usize * self.cell_bits()).div_ceil(8)
     }
@@ -139,7 +140,8 @@ impl Layout {
         BITS_PER_STAGE * self.stages
     }
 
-    /// The bytes that hold bits of the task's cell, as offsets from the first cell; at most three bytes.
+    /// Returns the range of bytes that hold bits of the task's cell, as offsets from the first cell. It has at most
+    /// three bytes.
     pub fn span(self, task: u32) -> std::ops::Range<usize> {
         let first_bit = task as usize * self.cell_bits();
         first_bit / 8..(first_bit + self.cell_bits()).div_ceil(8)
@@ -160,8 +162,8 @@ impl Layout {
         }
     }
 
-    /// The three bytes that start with the task's first byte, as one number, and by how many bits the cell is shifted
-    /// left in it.
+    /// Returns two numbers: the three bytes that start with the task's first byte, as one number, and the number of
+    /// bits by which the cell is shifted left in it.
     fn word(self, task: u32, bytes: &[u8], offset: usize) -> (u32, usize) {
         let first_bit = task as usize * self.cell_bits();
         let start = first_bit / 8 - offset;
@@ -174,16 +176,16 @@ impl Layout {
     }
 }
 
-/// The low 16 bits: a cell has no more.
+/// Returns the low 16 bits. A cell has no more bits.
 fn truncate(word: u32) -> u16 {
     (word & 0xffff) as u16
 }
 
 impl CountsDelta {
-    /// The change of the counts when cells change; `transitions` holds the old and the new cell of each task.
+    /// Computes the change of the counts when cells change. `transitions` holds the old and the new cell of each task.
     pub fn of(stages: usize, transitions: impl IntoIterator<Item = (Cell, Cell)>) -> Self {
         let mut delta = Self::none(stages);
-        // Equal transitions in a row, which most reports consist of, are counted once.
+        // Most reports consist of equal transitions in a row. A sequence of equal transitions is added in one step.
         let mut repeated = ((Cell::default(), Cell::default()), 0);
         for transition in transitions {
             if transition == repeated.0 {
@@ -197,7 +199,7 @@ impl CountsDelta {
         delta
     }
 
-    /// Adds the change that `times` transitions from `old` to `new` make.
+    /// Adds the change that is caused by `times` transitions from `old` to `new`.
     fn add(&mut self, ((old, new), times): ((Cell, Cell), i64)) {
         let stages = self.0.len();
         for (delta, (before, after)) in self.0.iter_mut().zip(old.statuses(stages).zip(new.statuses(stages))) {
@@ -210,7 +212,7 @@ impl CountsDelta {
 }
 
 impl StageDelta {
-    /// The field that counts `status`.
+    /// Returns the field that counts `status`.
     fn of(&mut self, status: Status) -> &mut i64 {
         match status {
             Status::Succeeded => &mut self.succeeded,
@@ -222,7 +224,7 @@ impl StageDelta {
 }
 
 impl Cells {
-    /// Takes the cells of a job as bytes; rejects bytes that marks cannot have written.
+    /// Creates the cells of a job from bytes. Rejects bytes that marks cannot have written.
     pub fn new(layout: Layout, bytes: Vec<u8>) -> Result<Self, CellsError> {
         if bytes.len() != layout.bytes() {
             return Err(CellsError::Length { expected: layout.bytes(), found: bytes.len() });
@@ -239,12 +241,12 @@ impl Cells {
         self.layout.cell(task, &self.bytes, 0)
     }
 
-    /// Cells without any mark.
+    /// Creates cells without any mark.
     pub fn blank(layout: Layout) -> Self {
         Self { layout, bytes: vec![0; layout.bytes()] }
     }
 
-    /// Sets marks. Marks of tasks or stages that the job does not have are ignored.
+    /// Sets marks. Ignores marks of tasks or stages that the job does not have.
     pub fn mark(&mut self, marks: &[Mark]) {
         let Layout { total, stages } = self.layout;
         for mark in marks.iter().filter(|mark| mark.task < total && mark.stage < stages) {
@@ -253,7 +255,7 @@ impl Cells {
         }
     }
 
-    /// Adds all marks of `other`, cells of the same job.
+    /// Adds all marks of `other`, which must be cells of the same job.
     pub fn merge(&mut self, other: &Self) {
         for (ours, theirs) in self.bytes.iter_mut().zip(&other.bytes) {
             *ours |= theirs;
@@ -272,7 +274,8 @@ impl Cells {
 
     /// Counts all tasks by stage and status.
     pub fn count(&self) -> Counts {
-        // Statuses are computed once per distinct cell: ten million tasks have at most 6,561 distinct cells.
+        // The statuses are computed once per distinct cell, because ten million tasks have at most 6,561 distinct
+        // cells.
         let mut histogram = vec![0_u32; 1 << (BITS_PER_STAGE * MAX_STAGES.min(self.layout.stages))];
         for task in 0..self.layout.total {
             histogram[usize::from(self.cell(task).0)] += 1;
@@ -293,7 +296,8 @@ impl Cells {
 }
 
 impl StageCounts {
-    /// The counts after a change, for a job with `total` tasks; `None` if no marks can produce them.
+    /// Returns the counts after a change, for a job with `total` tasks. Returns `None` if no marks can produce these
+    /// counts.
     pub fn after(self, delta: StageDelta, total: u32) -> Option<Self> {
         let add = |count: u32, delta: i64| u32::try_from(i64::from(count) + delta).ok();
         let after = Self {

@@ -1,5 +1,5 @@
-//! The pure core: the types for jobs, marks and progress, and every decision that needs no store.
-//! It must not know Redis, SQL, gRPC or a clock; times are passed in.
+//! The pure core: the types for jobs, marks and progress, and every decision that needs no store. It must not know
+//! Redis, SQL, gRPC or a clock. Callers pass times as arguments.
 
 mod claim;
 mod counts;

@@ -17,7 +17,7 @@ pub struct Names {
     ends: Vec<u32>,
 }
 
-/// Tasks to add as a caller sent them, before validation.
+/// The tasks to add, as a caller sent them, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct NewTasks {
     /// The names of the new tasks, for a job with named tasks.
@@ -26,17 +26,17 @@ pub struct NewTasks {
     pub task_count: i64,
 }
 
-/// Validated tasks to add.
+/// The tasks to add, after validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskAddition {
-    /// Adds a task for each of these distinct names that the job does not have yet.
+    /// Add a task for each of these distinct names that the job does not have yet.
     Names(Vec<String>),
-    /// Adds tasks until the job has this many.
+    /// Add tasks until the job has this number of tasks.
     Total(u32),
 }
 
 impl Names {
-    /// An empty list with capacity for `count` names of `bytes` bytes in total.
+    /// Creates an empty list with capacity for `count` names of `bytes` bytes in total.
     pub fn with_capacity(count: usize, bytes: usize) -> Self {
         Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(count) }
     }
@@ -44,33 +44,33 @@ impl Names {
     /// Appends a name.
     pub fn push(&mut self, name: &str) {
         self.text.push_str(name);
-        // Ten million names of 256 bytes are below 4 GiB.
+        // Ten million names of 256 bytes take less than 4 GiB.
         self.ends.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
     }
 
-    /// The name at `index` of the list.
+    /// Returns the name at `index` of the list.
     pub fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)?;
         let start = index.checked_sub(1).map_or(0, |previous| self.ends[previous]);
         self.text.get(start as usize..end as usize)
     }
 
-    /// All names, in order.
+    /// Returns all names, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    /// The number of names.
+    /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether the list has no names.
+    /// Returns whether the list has no names.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The memory that the list has allocated, in bytes.
+    /// Returns the memory that the list has allocated, in bytes.
     pub fn memory(&self) -> usize {
         self.text.capacity() + self.ends.capacity() * size_of::<u32>()
     }
@@ -85,7 +85,7 @@ impl<'a> FromIterator<&'a str> for Names {
 }
 
 impl NewTasks {
-    /// Checks the tasks against the job's definition; the error names at most [`MAX_VIOLATIONS`] malformed fields.
+    /// Checks the tasks against the job's definition. The error lists at most [`MAX_VIOLATIONS`] malformed fields.
     pub fn validate(self, definition: &Definition) -> Result<TaskAddition, Vec<Violation>> {
         let wrong = |field, description: String| Err(vec![Violation::new(field, description)]);
         if !definition.named_tasks {
@@ -123,7 +123,7 @@ fn invalid_names(names: &[String]) -> Vec<Violation> {
     violations.take(MAX_VIOLATIONS).collect()
 }
 
-/// Checks that a task can have this name; the error says what a name must be.
+/// Checks that a task can have this name. The error says what a name must be.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
         return Err(format!("must be 1 to {MAX_NAME_BYTES} bytes without control characters"));

@@ -1,5 +1,6 @@
-//! The origins of a retry: which task of the original job each task of the retry repeats. Stored as runs of consecutive
-//! tasks, so that retries of contiguous ranges take little space and no retry takes more than a few bytes per task.
+//! The origins of a retry: which task of the original job each task of the retry repeats. They are stored as runs of
+//! consecutive tasks. A retry of contiguous ranges therefore takes little space, and no retry takes more than a few
+//! bytes per task.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ struct Run {
     count: u32,
 }
 
-/// The origin of each task of a retry: an index in the original job. Origins ascend with the tasks.
+/// The origin of each task of a retry: its index in the original job. Origins ascend with the tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origins {
     runs: Vec<Run>,
@@ -25,8 +26,8 @@ pub struct Origins {
 pub struct InvalidOrigins;
 
 impl Origins {
-    /// The origins of a retry of `tasks`. `earlier`: the origins of the retried job, if it is itself a retry; the
-    /// result then refers to the tasks of the first job.
+    /// Creates the origins of a retry of `tasks`. If the retried job is itself a retry, `earlier` holds its origins,
+    /// and the result refers to the tasks of the first job.
     pub fn of(tasks: &[Range<u32>], earlier: Option<&Self>) -> Self {
         let mut origins = Self::default();
         for range in tasks {
@@ -42,12 +43,13 @@ impl Origins {
         origins
     }
 
-    /// The number of tasks of the retry.
+    /// Returns the number of tasks of the retry.
     pub fn count(&self) -> u32 {
         self.runs.last().map_or(0, |run| run.first + run.count)
     }
 
-    /// Splits `tasks` of the retry into ranges with consecutive origins; each comes with the origin of its first task.
+    /// Splits `tasks` of the retry into ranges with consecutive origins. Each item is a range and the origin of its
+    /// first task.
     pub fn pieces(&self, tasks: Range<u32>) -> impl Iterator<Item = (Range<u32>, u32)> {
         let begin = self.runs.partition_point(|run| run.first + run.count <= tasks.start);
         let runs = self.runs[begin..].iter().take_while(move |run| run.first < tasks.end);
@@ -65,8 +67,9 @@ impl Origins {
         }
     }
 
-    /// Encodes the origins: for each run, the gap between the end of the previous run's origins and its own first
-    /// origin, then its length; both as variable-length numbers with seven bits per byte, lowest bits first.
+    /// Encodes the origins. Each run is encoded as two variable-length numbers: the gap between the end of the previous
+    /// run's origins and its own first origin, and its length. Each byte of a number has seven bits, the lowest bits
+    /// first.
     pub fn encode(&self) -> Vec<u8> {
         let (mut bytes, mut previous_end) = (Vec::new(), 0);
         for run in &self.runs {
@@ -97,7 +100,7 @@ impl Origins {
     }
 }
 
-/// Decodes one variable-length number; `None` if it is incomplete or too large.
+/// Decodes one variable-length number. Returns `None` if the number is incomplete or too large.
 fn number<'a>(bytes: &mut impl Iterator<Item = &'a u8>) -> Option<u32> {
     let mut number = 0_u32;
     for shift in (0..32).step_by(7) {

@@ -7,12 +7,12 @@ use time::OffsetDateTime;
 
 use super::{Counts, JobState};
 
-/// The maximum number of error samples that are kept, the newest ones.
+/// The maximum number of error samples that are kept. The newest samples are kept.
 pub const MAX_ERROR_SAMPLES: usize = 20;
 
 /// The shortest span for which a rate is computed.
 const RATE_NEEDS: Duration = Duration::from_secs(4);
-/// The shortest span, and the fewest results, for which the remaining time is estimated.
+/// The shortest span and the smallest number of results for which the remaining time is estimated.
 const ETA_NEEDS: (Duration, u64) = (Duration::from_secs(10), 10);
 
 /// The source of a job's progress.
@@ -20,9 +20,9 @@ const ETA_NEEDS: (Duration, u64) = (Duration::from_secs(10), 10);
 pub enum Source {
     /// An adopted tracker, which holds every acknowledged report.
     Live,
-    /// Postgres: the final counts of an ended job, or a job that was not started.
+    /// Postgres: the final counts of an ended job, or a job that has not been started.
     Snapshot,
-    /// The sources that could be reached and trusted, for this reason.
+    /// The sources that could be read. The reason says why the answer is not LIVE.
     Fallback(SourceReason),
 }
 
@@ -37,7 +37,7 @@ pub enum SourceReason {
     TrackerCorrupt,
     /// A newer gateway wrote the tracker.
     TrackerUnknownVersion,
-    /// The tracker has not been confirmed since Redis lost, or may have lost, data.
+    /// The tracker has not been confirmed against Postgres since Redis lost, or may have lost, data.
     TrackerNotAdopted,
     /// Postgres could not be reached or did not answer in time.
     PostgresUnreachable,
@@ -50,7 +50,7 @@ pub enum SourceReason {
 pub struct MarkSummary {
     /// The number of tasks by stage and status.
     pub counts: Counts,
-    /// A number that grows with every change of the marks; absent if they do not come from a tracker.
+    /// A number that grows with every change of the marks; absent if the counts are not from a tracker.
     pub revision: Option<u64>,
     /// When the last new mark was set, by Redis's clock; absent if unknown or if there is none.
     pub last_progress_time: Option<OffsetDateTime>,
@@ -59,7 +59,7 @@ pub struct MarkSummary {
 }
 
 impl MarkSummary {
-    /// A summary of counts that do not come from a tracker: without a revision and times.
+    /// Creates a summary of counts that are not from a tracker. It has no revision and no times.
     pub fn of_counts(counts: Counts) -> Self {
         Self { counts, revision: None, last_progress_time: None, restore_time: None }
     }
@@ -70,7 +70,7 @@ impl MarkSummary {
 pub struct ErrorSample {
     /// The index of the task.
     pub task: u32,
-    /// The name of the task; empty if it has none or the name could not be read.
+    /// The name of the task; empty if the task has no name or the name could not be read.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub task_name: String,
     /// The index of the stage.
@@ -84,10 +84,10 @@ pub struct ErrorSample {
     pub report_time: OffsetDateTime,
 }
 
-/// The errors of a job. Best effort: they are stored separately from the marks and may be incomplete.
+/// The errors of a job. They are best effort: stored separately from the marks, and possibly incomplete.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Errors {
-    /// How often each code was reported, most frequent first.
+    /// The number of reports of each code, most frequent first.
     pub counts: Vec<(String, u64)>,
     /// The newest errors, newest first, at most [`MAX_ERROR_SAMPLES`].
     pub samples: Vec<ErrorSample>,
@@ -96,9 +96,10 @@ pub struct Errors {
 /// The recent speed of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rate {
-    /// The results within the window: marks that took a task out of pending at a stage, skips included.
+    /// The number of results within the window. A result is a task that is no longer pending at a stage; skips count
+    /// too.
     pub results: u64,
-    /// The length of the window, or the time that the job has run if that is shorter.
+    /// The length of the window, or the time since the tracker was opened if this time is shorter.
     pub span: Duration,
 }
 
@@ -109,11 +110,11 @@ pub struct Progress {
     pub state: JobState,
     /// The source of the counts.
     pub source: Source,
-    /// Whether the counts are a lower bound: correct, but acknowledged marks may be missing.
+    /// Whether the counts are a lower bound: they are correct, but may miss acknowledged marks.
     pub lower_bound: bool,
     /// The time at which the counts were read.
     pub observe_time: OffsetDateTime,
-    /// The summary of the marks; absent when they are unknown. Unknown counts are never zero (I5).
+    /// The summary of the marks; absent if the counts are unknown. Unknown counts are never reported as zero (I5).
     pub marks: Option<MarkSummary>,
     /// The recent speed; present only for a running job.
     pub rate: Option<Rate>,
@@ -126,33 +127,34 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The share of all tasks × stages that is not pending, 0 to 1; 1 only when the job is complete. Absent when the
-    /// counts are unknown.
+    /// Returns the share of all tasks × stages that is not pending, from 0 to 1. It is 1 only if the job is complete,
+    /// and absent if the counts are unknown.
     pub fn fraction(&self) -> Option<f64> {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0.0 } else { marks.counts.fraction() })
     }
 
-    /// The share of all tasks × stages that is not pending, in percent, rounded down; 100 only when the job is
-    /// complete. Absent when the counts are unknown.
+    /// Returns the share of all tasks × stages that is not pending, in percent, rounded down. It is 100 only if the job
+    /// is complete, and absent if the counts are unknown.
     pub fn percent(&self) -> Option<u8> {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.percent() })
     }
 
-    /// Whether the job has no tasks and has not been started. It has nothing pending, but only its start completes it.
+    /// Returns whether the job has no tasks and has not succeeded. Such a job has nothing pending, but is complete only
+    /// after its start.
     fn has_nothing_done(&self) -> bool {
         self.marks.as_ref().is_some_and(|marks| marks.counts.total == 0) && self.state != JobState::Succeeded
     }
 }
 
 impl Rate {
-    /// Results per second; absent while the span is shorter than 4 seconds.
+    /// Returns the results per second, or `None` if the span is shorter than 4 seconds.
     pub fn per_second(self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "at most 80 million results")]
         (self.span >= RATE_NEEDS).then(|| self.results as f64 / self.span.as_secs_f64())
     }
 
-    /// The estimated time until `pending` more results; absent while the span is shorter than 10 seconds or has fewer
-    /// than 10 results, and when nothing is pending.
+    /// Returns the estimated time until `pending` more results. Returns `None` if the span is shorter than 10 seconds
+    /// or has fewer than 10 results, or if nothing is pending.
     pub fn eta(self, pending: u64) -> Option<Duration> {
         let (span, results) = ETA_NEEDS;
         let enough = self.span >= span && self.results >= results && pending > 0;

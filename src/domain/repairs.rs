@@ -1,62 +1,62 @@
 //! The rules of the reconciler: which repairs a job's tracker needs. Every repair is idempotent and depends only on the
-//! observed state, so any number of gateways may run the same repairs at once, and the next round repeats an unfinished
-//! one.
+//! observed state. Any number of gateways may therefore run the same repair at once, and the next round repeats a
+//! repair that was not finished.
 
 use super::{Incarnation, TrackerStatus};
 
-/// A job as the reconciler observes it: a running job, or an ended one whose end is a lower bound.
+/// A job as the reconciler observes it: a running job, or an ended job whose end is a lower bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "independent observations, each of which can occur with any other")]
 pub struct JobObservation {
-    /// The incarnation of the job's own tracker, according to Postgres. `None` without a feed, or if the feed has not
-    /// announced the job.
+    /// The incarnation of the job's own tracker, according to Postgres. For an ended job whose tracker was reopened, it
+    /// is the incarnation after the end. It is `None` if the feed is down or has not announced the job.
     pub incarnation: Option<Incarnation>,
     /// The status of the job's tracker.
     pub tracker: TrackerStatus,
     /// Whether the ledger holds reports of the job.
     pub ledger: bool,
-    /// Whether this gateway's mirror may hold marks that the tracker does not. For an unreachable tracker: whether it
-    /// was restored under a later incarnation than any into which the mirror was merged.
+    /// Whether this gateway's mirror may hold marks that the tracker lacks. If the tracker is unreachable: whether it
+    /// was restored under a later incarnation than the last one into which the mirror was merged.
     pub mirror_ahead: bool,
-    /// Whether the job has ended with a snapshot that is a lower bound. Its tracker is maintained as long as marks can
-    /// be added from it.
+    /// Whether the job has ended with a snapshot that is a lower bound. Its tracker is maintained as long as its marks
+    /// can be added to the end.
     pub ended: bool,
-    /// Whether the tracker had no new mark for longer than the job's stall timeout although reports were possible.
+    /// Whether the tracker had no new mark for longer than the job's stall timeout, although reports were possible.
     pub stalled: bool,
 }
 
-/// A repair that the reconciler can make.
+/// A repair that the reconciler can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RepairAction {
-    /// Rename a corrupt tracker key out of the way.
+    /// Rename a corrupt tracker key, so that the tracker can be restored.
     Quarantine,
-    /// Rebuild the tracker under a new incarnation: it is missing, may have lost marks or a seal, or is not the job's
-    /// own.
+    /// Rebuild or reopen the tracker under a new incarnation. It is missing, may have lost marks or a seal, or has
+    /// another incarnation than the job.
     Restore,
-    /// Let the tracker of an ended job settle under the current generation, and under an incarnation that is never
-    /// announced: its seal no longer matters, and a gateway that does not know of the end must not use it.
+    /// Let the tracker of an ended job settle under the current generation. The tracker gets an incarnation that is
+    /// never announced, so that a gateway that does not know the end does not use the tracker.
     Reopen,
     /// Add the marks of this gateway's mirror to the tracker.
     MergeMirror,
     /// Add the reports in the ledger to the tracker and delete them from the ledger.
     DrainLedger,
-    /// Trust the tracker alone again, if it was opened for this run or has settled.
+    /// Adopt the tracker, so that it is trusted without Postgres. A restored tracker must have settled.
     Adopt,
-    /// Seal the tracker, commit the end and let the tracker expire: the tracker is sealed or complete, and the gateway
+    /// Seal the tracker, commit the end and let the tracker expire. The tracker is sealed or complete, and the gateway
     /// that began the finish may have died.
     Finish,
-    /// Record the mirror's marks in the ledger: Redis cannot be reached, and another gateway restored the job's
+    /// Record the mirror's marks in the ledger. This gateway cannot reach Redis, and another gateway restored the job's
     /// tracker.
     RecordMirror,
     /// End a complete job whose tracker cannot be reached.
     FinishWithoutTracker,
-    /// Add marks that the tracker of an ended job still holds to its end.
+    /// Add the marks in the tracker of an ended job to the job's end.
     Amend,
-    /// End a job that makes no progress, if that still holds when its tracker is sealed.
+    /// End a job that makes no progress, if it still makes none when its tracker is sealed.
     Revoke,
 }
 
-/// The repairs that a job needs now, in the order in which to make them.
+/// Returns the repairs that a job needs now, in the order in which they must run.
 pub fn due_repairs(job: &JobObservation) -> Vec<RepairAction> {
     match job.tracker {
         TrackerStatus::Present { incarnation, sealed, adopted, .. } if Some(incarnation) == job.incarnation => {
@@ -67,11 +67,11 @@ pub fn due_repairs(job: &JobObservation) -> Vec<RepairAction> {
             } else if adopted {
                 vec![RepairAction::Amend]
             } else {
-                // Sealed before every mirror was merged: the end stays a lower bound.
+                // The tracker was sealed before every mirror was merged, so the end stays a lower bound.
                 Vec::new()
             }
         }
-        // Marks of an ended job that Redis has lost cannot be restored.
+        // If Redis has lost marks of an ended job, they cannot be restored.
         _ if job.ended => Vec::new(),
         TrackerStatus::Unreachable if job.mirror_ahead => {
             vec![RepairAction::RecordMirror, RepairAction::FinishWithoutTracker]
@@ -84,15 +84,15 @@ pub fn due_repairs(job: &JobObservation) -> Vec<RepairAction> {
         }
         TrackerStatus::Missing | TrackerStatus::Present { .. } => vec![RepairAction::Restore],
         TrackerStatus::Corrupt => vec![RepairAction::Quarantine],
-        // A newer gateway maintains it; until then reports go to the ledger.
+        // Only a newer gateway can maintain this tracker. Reports to this gateway go to the ledger.
         TrackerStatus::UnknownVersion => Vec::new(),
     }
 }
 
-/// The repairs that a job needs now whose own tracker is open.
+/// Returns the repairs that a job needs now, if its own tracker is open.
 fn due_for_open_tracker(job: &JobObservation) -> Vec<RepairAction> {
     let TrackerStatus::Present { adopted, current, complete, .. } = job.tracker else { return Vec::new() };
-    // As far as this gateway can see, the tracker holds every mark.
+    // `whole` is true if this gateway knows of no mark that the tracker lacks.
     let whole = !job.mirror_ahead && !job.ledger;
     if !current {
         return vec![if job.ended { RepairAction::Reopen } else { RepairAction::Restore }];
@@ -101,10 +101,11 @@ fn due_for_open_tracker(job: &JobObservation) -> Vec<RepairAction> {
         (job.mirror_ahead, RepairAction::MergeMirror),
         (job.ledger, RepairAction::DrainLedger),
         (!adopted && whole, RepairAction::Adopt),
-        // After the adoption, without which a tracker with failures cannot end.
+        // The finish follows the adoption, because a complete tracker with failures cannot be sealed before it is
+        // adopted.
         (complete && !job.ended, RepairAction::Finish),
         (job.ended && adopted && whole, RepairAction::Amend),
-        // Only with nothing left to merge, which could be progress.
+        // A job is revoked only if nothing is left to merge, because merged marks could be progress.
         (job.stalled && adopted && whole && !complete && !job.ended, RepairAction::Revoke),
     ]
     .into_iter()

@@ -1,4 +1,4 @@
-//! A report: task results from a worker. A report is validated as a whole before anything is marked.
+//! A report: task results from a worker. The whole report is validated before any result is marked.
 
 use super::names::check_name;
 use super::{Definition, MAX_VIOLATIONS, Mark, Violation};
@@ -37,7 +37,7 @@ pub struct TaskResult {
     pub task_name: String,
     /// The key of the stage.
     pub stage: String,
-    /// The outcome; a result without one is malformed.
+    /// The outcome. A result without an outcome is malformed.
     pub outcome: Option<Outcome>,
     /// Why the task failed; allowed only with [`Outcome::Failed`].
     pub failure: Option<Failure>,
@@ -48,22 +48,23 @@ pub struct TaskResult {
 pub enum Disposition {
     /// The result was new and is marked.
     Applied,
-    /// The mark already had this outcome or a higher one; nothing changed.
+    /// The mark already had this outcome, or a success was marked before. Nothing changed.
     Duplicate,
-    /// The job has ended; nothing changed.
+    /// The job has ended. Nothing changed.
     Superseded,
-    /// The job has no such task; nothing changed.
+    /// The job has no such task. Nothing changed.
     UnknownTask,
-    /// The result is stored in the ledger while Redis cannot take it. Whether it is new is not known yet.
+    /// The result is stored in the ledger, because Redis cannot take it now. It is not known yet whether the result is
+    /// new.
     Recorded,
 }
 
-/// A well-formed report in which tasks that were reported by name have no index yet.
+/// A valid report whose task names have not been resolved to indexes yet.
 #[derive(Debug, Clone)]
 pub struct Report(ResolvedReport);
 
-/// A validated report whose results can be marked. Names and failures, which few results have, are stored separately,
-/// each with the index of its result; the indexes ascend.
+/// A validated report whose results can be marked. Few results have names or failures, so these are stored separately,
+/// each with the index of its result. The indexes ascend.
 #[derive(Debug, Clone, Default)]
 pub struct ResolvedReport {
     /// The mark of each result; `None` for a task that the job does not have.
@@ -75,7 +76,7 @@ pub struct ResolvedReport {
 }
 
 impl Report {
-    /// Checks every result against the job's definition; the error names at most [`MAX_VIOLATIONS`] malformed fields.
+    /// Checks every result against the job's definition. The error lists at most [`MAX_VIOLATIONS`] malformed fields.
     pub fn new(
         definition: &Definition,
         results: impl IntoIterator<Item = TaskResult, IntoIter: ExactSizeIterator>,
@@ -99,13 +100,13 @@ impl Report {
         if violations.is_empty() { Ok(Self(report)) } else { Err(violations) }
     }
 
-    /// The names of the tasks that are reported by name, in the order of the request.
+    /// Returns the names of the tasks that are reported by name, in the order of the request.
     pub fn names(&self) -> Vec<&str> {
         self.0.names.iter().map(|(_, name)| name.as_str()).collect()
     }
 
-    /// Makes the report that can be marked. `tasks`: the task index of each of the report's [`names`](Self::names), in
-    /// their order; `None` for a name that the job does not have.
+    /// Creates the report that can be marked. `tasks` holds the task index of each of the report's
+    /// [`names`](Self::names), in the same order, or `None` for a name that the job does not have.
     pub fn resolve(self, tasks: impl IntoIterator<Item = Option<u32>>) -> ResolvedReport {
         let Self(mut report) = self;
         let mut tasks = tasks.into_iter();
@@ -123,18 +124,18 @@ impl ResolvedReport {
         &self.marks
     }
 
-    /// The failures, each with the index of its result; ascending.
+    /// The failures, each with the index of its result, in ascending order.
     pub fn failures(&self) -> &[(usize, Failure)] {
         &self.failures
     }
 
-    /// The task name in the result with this index, if the task was reported by name.
+    /// Returns the task name in the result with this index, if the task was reported by name.
     pub fn name(&self, index: usize) -> Option<&str> {
         let position = self.names.binary_search_by_key(&index, |(index, _)| *index).ok()?;
         Some(&self.names[position].1)
     }
 
-    /// Adds a result; the error names the malformed field. A task that is given by name gets its index later, in
+    /// Adds a result. The error names the malformed field. A task that is given by name gets its index later, in
     /// [`Report::resolve`].
     fn add(&mut self, result: TaskResult, definition: &Definition) -> Result<(), (&'static str, String)> {
         let index = self.marks.len();
@@ -152,8 +153,8 @@ impl ResolvedReport {
 }
 
 impl TaskResult {
-    /// The mark of the result; `None` for a task that the job does not have. The task of a named result is a
-    /// placeholder.
+    /// Returns the mark of the result, or `None` for a task that the job does not have. If the task is given by name,
+    /// the task index in the mark is a placeholder.
     fn mark(&self, definition: &Definition) -> Result<Option<Mark>, (&'static str, String)> {
         let named = !self.task_name.is_empty();
         if named && !definition.named_tasks {
@@ -182,7 +183,8 @@ impl Default for Failure {
 }
 
 impl Failure {
-    /// The failure as it is stored: with a default code and a truncated message. A code that is too long is an error.
+    /// Returns the failure as it is stored: a missing code is replaced by a default, and the message is truncated. A
+    /// code that is too long is an error.
     fn truncated(mut self) -> Result<Self, (&'static str, String)> {
         if self.code.len() > MAX_CODE_BYTES {
             return Err(("error.code", format!("must have at most {MAX_CODE_BYTES} bytes")));
@@ -191,7 +193,7 @@ impl Failure {
             NO_CODE.clone_into(&mut self.code);
         }
         self.message.truncate(self.message.floor_char_boundary(MAX_MESSAGE_BYTES));
-        // Postgres cannot store NUL, and a sample must not prevent a snapshot from being stored.
+        // Postgres cannot store NUL. An error sample must not prevent a snapshot from being stored.
         self.code = self.code.replace('\0', "\u{fffd}");
         self.message = self.message.replace('\0', "\u{fffd}");
         Ok(self)

@@ -1,15 +1,14 @@
-//! The read table: decides what a read returns from the status of the job's tracker and of its row. No other code
+//! The read table. It decides what a read returns, from the status of the job's tracker and of its row. No other code
 //! decides this.
 
 use super::{Incarnation, Job, JobState, Source, SourceReason, TrackerStatus};
 
-/// The status of a job in Postgres: of its row and of its reports in the ledger.
+/// The status of a job in Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RowStatus {
     /// Postgres was not queried in this read.
     NotAsked {
-        /// The job's incarnation, if the feed in its present session says that the job runs and that the ledger holds
-        /// no reports of it.
+        /// The job's incarnation, if the feed (in its present session) says that the job runs without ledger rows.
         known_running: Option<Incarnation>,
     },
     /// Postgres could not be reached or did not answer in time.
@@ -30,7 +29,7 @@ pub enum RowStatus {
 }
 
 impl RowStatus {
-    /// The status that the answer of Postgres means; `None` if there is no such job.
+    /// Returns the status of the row that Postgres returned. `job` is `None` if Postgres has no such job.
     pub fn of(job: Option<&Job>) -> Self {
         match job {
             None => Self::Absent,
@@ -46,16 +45,18 @@ impl RowStatus {
 /// The answer to a read, before its counts are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// Cannot be decided without the job's row: query Postgres and resolve again.
+    /// The answer depends on the job's row: query Postgres and resolve again.
     AskPostgres,
-    /// The tracker's counts, merged with the ledger; the job is RUNNING.
+    /// The job is RUNNING, with the tracker's counts. For the reasons IN_LEDGER and TRACKER_NOT_ADOPTED, the reader
+    /// merges the marks of its mirror and of the ledger into these counts.
     Tracker {
         /// LIVE, or FALLBACK with its reason.
         source: Source,
         /// Whether acknowledged marks may be missing from the counts.
         lower_bound: bool,
     },
-    /// The counts of this gateway's mirror, merged with the ledger, as a lower bound; the job is RUNNING.
+    /// The job is RUNNING, with the counts of this gateway's mirror and of the ledger, as a lower bound. The ledger is
+    /// missing from them if Postgres is unreachable.
     Mirror(SourceReason),
     /// The job is RUNNING and its counts are unknown.
     Unknown(SourceReason),
@@ -69,11 +70,11 @@ pub enum Resolution {
     Unavailable,
 }
 
-/// Decides what a read returns. `mirror`: whether this gateway's mirror holds marks of the job.
+/// Decides what a read returns. `mirror` is true if this gateway's mirror holds marks of the job.
 pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resolution {
     use TrackerStatus::Present;
     match (row, tracker) {
-        // The only case in which the tracker is trusted without Postgres.
+        // This is the only case in which the tracker is trusted without Postgres.
         (
             RowStatus::NotAsked { known_running: Some(own) },
             Present { incarnation, adopted: true, sealed: false, .. },
@@ -82,7 +83,8 @@ pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resoluti
         (RowStatus::Absent, _) => Resolution::NotFound,
         (RowStatus::Pending, _) => Resolution::Pending,
         (RowStatus::Ended, _) => Resolution::Snapshot,
-        // Sealed or not: the job still runs, so no end is committed and the tracker's marks are the job's marks.
+        // It does not matter whether the tracker is sealed: the job still runs, so no end is committed, and the
+        // tracker's marks are the job's marks.
         (RowStatus::Running { incarnation: own, ledger }, Present { incarnation, adopted: true, .. })
             if own == incarnation =>
         {
@@ -95,7 +97,7 @@ pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resoluti
         (RowStatus::Running { .. }, Present { .. }) => fallback(SourceReason::TrackerNotAdopted),
         (RowStatus::Running { ledger, .. }, unreadable) if mirror || ledger => Resolution::Mirror(reason(unreadable)),
         (RowStatus::Running { .. }, unreadable) => Resolution::Unknown(reason(unreadable)),
-        // An adoption or a mark proves that the job was started. Ledger rows cannot be read, so the counts are a lower
+        // An adoption or a mark proves that the job was started. The ledger cannot be read, so the counts are a lower
         // bound.
         (RowStatus::Unreachable, Present { adopted, marked, .. }) if adopted || marked => {
             fallback(SourceReason::PostgresUnreachable)
@@ -109,7 +111,7 @@ fn fallback(reason: SourceReason) -> Resolution {
     Resolution::Tracker { source: Source::Fallback(reason), lower_bound: true }
 }
 
-/// Why the tracker of a running job cannot be read.
+/// Returns why the tracker of a running job cannot be read.
 fn reason(tracker: TrackerStatus) -> SourceReason {
     match tracker {
         TrackerStatus::Unreachable => SourceReason::RedisUnreachable,
@@ -152,8 +154,8 @@ mod tests {
         RowStatus::Running { incarnation: Incarnation::new(incarnation), ledger: false }
     }
 
-    /// I6, I7: without Postgres, a tracker is trusted only if it is adopted, not sealed, and of the incarnation that
-    /// the feed names.
+    /// I6, I7: without Postgres, a tracker is trusted only if it is adopted, not sealed, and has the incarnation that
+    /// the feed announced.
     #[test]
     fn without_postgres_only_an_adopted_open_tracker_of_a_job_known_to_run_is_live() {
         for status in every_status() {

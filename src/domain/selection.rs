@@ -9,7 +9,8 @@ use super::{Cell, Definition, Layout, Status, Violation};
 /// The filter of a list of tasks. Page tokens are bound to its serialized form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TaskQuery {
-    /// The key of the stage at which tasks are selected; empty to select by the status of the whole task.
+    /// The key of the stage at which tasks are selected. If it is empty, tasks are selected by the status of the whole
+    /// task.
     pub stage: String,
     /// The status of the selected tasks.
     pub status: Status,
@@ -18,22 +19,22 @@ pub struct TaskQuery {
 /// A filter of a certain job's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selection {
-    /// The index of the stage at which tasks are selected. `None` selects by the status of the whole task, which is its
-    /// status at the last stage, except that a task which was skipped there has failed.
+    /// The index of the stage at which tasks are selected. `None` selects by the status of the whole task. This is its
+    /// status at the last stage, but a task that was skipped at the last stage has failed.
     pub stage: Option<usize>,
     /// The status of the selected tasks.
     pub status: Status,
 }
 
 impl TaskQuery {
-    /// Applies the query to a job; the error names the malformed field.
+    /// Applies the query to a job. The error names the malformed field.
     pub fn selection(&self, definition: &Definition) -> Result<Selection, Violation> {
         let status = self.status;
         if self.stage.is_empty() {
             if status == Status::Skipped {
                 return Err(Violation::new(
                     "status",
-                    "must not be SKIPPED without a stage: as a whole, a skipped task has failed",
+                    "must not be SKIPPED without a stage: as a whole, a skipped task has failed; use FAILED",
                 ));
             }
             return Ok(Selection { stage: None, status });
@@ -44,7 +45,7 @@ impl TaskQuery {
 }
 
 impl Selection {
-    /// Whether the task with these marks is selected.
+    /// Returns whether the task with these marks is selected.
     pub fn selects(self, cell: Cell, stages: usize) -> bool {
         let at = |stage| cell.statuses(stages).nth(stage);
         match self.stage {
@@ -56,9 +57,9 @@ impl Selection {
         }
     }
 
-    /// Appends the selected tasks among `tasks` to `ranges`, until there are `max_ranges`. Returns the task with which
-    /// to continue, or the end of `tasks`. `bytes` hold the cells of the tasks; the first is byte `offset` of all
-    /// cells.
+    /// Appends the selected tasks among `tasks` to `ranges`, until there are `max_ranges` ranges. Returns the task with
+    /// which to continue, or the end of `tasks`. `bytes` holds the cells of the tasks. Its first byte is byte `offset`
+    /// of all cells.
     pub fn collect(
         self,
         layout: Layout,

@@ -1,13 +1,13 @@
-//! How long a job has made no progress. Only time in which reports were possible counts.
+//! Computes how long a job has made no progress. Only time in which reports were possible counts.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-/// The time in which some gateway could always reach both stores, by Redis's clock.
+/// The latest period in which some gateway could always reach both stores, by Redis's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Availability {
-    /// The time since which there was no gap: some gateway always reached both stores.
+    /// The start of the period.
     pub since: OffsetDateTime,
     /// The time of this observation.
     pub now: OffsetDateTime,
@@ -25,8 +25,8 @@ pub struct StallCondition {
 }
 
 impl Availability {
-    /// How long a tracker has been idle: the time since its last mark, its adoption or the last gap in availability,
-    /// whichever is latest. `seal.lua` computes the same.
+    /// Returns how long a tracker has been idle: the time since its last mark, its adoption or the last gap in
+    /// availability, whichever is latest. `seal.lua` computes the same time.
     pub fn idle(&self, adopt_time: Option<OffsetDateTime>, last_mark_time: Option<OffsetDateTime>) -> Duration {
         let last = adopt_time.max(last_mark_time).map_or(self.since, |last| last.max(self.since));
         Duration::try_from(self.now - last).unwrap_or_default()

@@ -24,10 +24,10 @@ pub enum JobState {
     Revoked,
 }
 
-/// Why a job ends. A sealed tracker names the cause.
+/// Why a job ends. The seal of a tracker contains the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EndCause {
-    /// Nothing is pending; the verdict decides between SUCCEEDED and FAILED.
+    /// Nothing is pending. The verdict decides between SUCCEEDED and FAILED.
     Complete,
     /// A caller cancelled the job.
     Cancelled,
@@ -40,12 +40,12 @@ impl JobState {
     pub const ALL: [Self; 6] =
         [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Revoked];
 
-    /// Whether the state is final.
+    /// Returns whether the state is final.
     pub const fn is_ended(self) -> bool {
         !matches!(self, Self::Pending | Self::Running)
     }
 
-    /// Whether a job in this state may become `next`. A final state is never left (I1).
+    /// Returns whether the state of a job may change from this state to `next`. A final state never changes (I1).
     pub const fn can_become(self, next: Self) -> bool {
         match self {
             // A job without tasks succeeds at its start.
@@ -55,12 +55,12 @@ impl JobState {
         }
     }
 
-    /// Whether reports can change the outcome of a job in this state, that is, whether it is running.
+    /// Returns whether the job is running, so that reports can change its outcome.
     pub const fn takes_reports(self) -> bool {
         self.can_become(Self::Failed)
     }
 
-    /// The name of the state in Postgres, in messages and, with a prefix, in the API.
+    /// Returns the name of the state in Postgres and in messages. The API adds a prefix to the name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -92,12 +92,13 @@ impl fmt::Display for JobState {
     }
 }
 
-/// The final state of a complete job: FAILED if the share of failed tasks is greater than `threshold`, else SUCCEEDED.
-/// `last` are the counts of the last stage; a task that was skipped there failed earlier and counts as failed.
+/// Returns the final state of a complete job: FAILED if the share of failed tasks is greater than `threshold`, else
+/// SUCCEEDED. `last` holds the counts of the last stage. A task that was skipped at the last stage failed at an earlier
+/// stage, so it counts as failed.
 pub fn complete_state(last: StageCounts, total: u32, threshold: f64) -> JobState {
     let failed = last.failed + last.skipped;
-    // Comparing quotients is exact for decimal thresholds: failed / total and a threshold such as 0.29 round to the
-    // same double when they are equal, whereas threshold × total may differ from failed.
+    // The comparison of quotients is exact for decimal thresholds. If failed / total equals a threshold such as 0.29,
+    // both round to the same double, but threshold × total may differ from failed.
     if total > 0 && f64::from(failed) / f64::from(total) > threshold { JobState::Failed } else { JobState::Succeeded }
 }
 

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-/// Identifies which tracker belongs to a job: a fencing token. Postgres issues incarnations in ascending order, from 1
-/// on, to starts and restores of the job. Every script and every commit names the incarnation for which it acts, and
-/// has no effect if the tracker, or the job's row, has another one. A writer that was delayed can therefore not change
-/// the tracker of a later start or restore.
+/// Identifies which tracker belongs to a job: a fencing token. Postgres issues incarnations in ascending order, from 1,
+/// to starts and restores of the job. Every script and every commit contains an incarnation, and has no effect if the
+/// tracker or the job's row has another one. A delayed writer therefore cannot change the tracker of a later start or
+/// restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(u64);
 
-/// The bit that [`Incarnation::after_end`] sets. It is above every incarnation that Postgres issues, and within the
-/// numbers that a tracker's header can hold, which Lua computes exactly.
+/// The bit that [`Incarnation::after_end`] sets. It is above every incarnation that Postgres issues. It is small enough
+/// for a tracker's header, whose numbers Lua computes exactly.
 const AFTER_END: u64 = 1 << 46;
 
 /// Identifies the history of the Redis server: the first 16 hexadecimal digits of its `master_replid`. It changes on a
@@ -29,19 +29,20 @@ pub struct TrackerEpoch {
 }
 
 impl Incarnation {
-    /// The incarnation with this number. No tracker has 0.
+    /// Creates the incarnation with this number. No tracker has the incarnation 0.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number, as Postgres and the tracker's header store it.
+    /// Returns the number, as Postgres and the tracker's header store it.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The incarnation under which the tracker of an ended job is reopened, so that it can settle and its marks can
-    /// amend the end. It is never announced: a gateway that does not know of the end neither trusts the tracker nor
-    /// reports to it. Idempotent: a reopened tracker keeps its incarnation if it has to be reopened again.
+    /// Returns the incarnation under which the tracker of an ended job is reopened, so that the tracker can settle and
+    /// its marks can amend the end. This incarnation is never announced. A gateway that does not know the end therefore
+    /// neither trusts the tracker nor reports to it. The function is idempotent: a tracker that is reopened again keeps
+    /// its incarnation.
     #[must_use]
     pub const fn after_end(self) -> Self {
         Self(self.0 | AFTER_END)
@@ -59,11 +60,11 @@ impl fmt::Display for Incarnation {
 pub enum TrackerStatus {
     /// Redis could not be reached or did not answer in time.
     Unreachable,
-    /// The key does not exist. This says nothing about the job's progress (I5).
+    /// The key does not exist. A missing key says nothing about the job's progress (I5).
     Missing,
     /// The key holds a damaged tracker or something else.
     Corrupt,
-    /// A newer gateway wrote the tracker, in a format that this one does not know.
+    /// A newer gateway wrote the tracker, in a format that this gateway does not know.
     UnknownVersion,
     /// The tracker is intact.
     Present {
@@ -71,7 +72,8 @@ pub enum TrackerStatus {
         incarnation: Incarnation,
         /// Whether the tracker is adopted and of the current generation.
         adopted: bool,
-        /// Whether the tracker is of the current generation, so that nothing was lost since it was opened or reopened.
+        /// Whether the tracker is of the current generation. If so, it has lost nothing since it was opened or
+        /// reopened.
         current: bool,
         /// Whether the tracker is frozen because the job is about to end or has ended.
         sealed: bool,

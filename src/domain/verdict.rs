@@ -1,8 +1,9 @@
-//! The verdict: the final state that the counts of a job lead to, and whether the counts may miss marks (invariant I2).
+//! The verdict: the final state of a job, computed from its counts, and whether the counts may miss marks (invariant
+//! I2).
 
 use super::{Counts, EndCause, JobState, complete_state};
 
-/// The final state of a job that may be committed.
+/// The final state that may be committed for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Verdict {
     /// The final state.
@@ -11,11 +12,11 @@ pub struct Verdict {
     pub lower_bound: bool,
 }
 
-/// Computes the verdict on `counts`; `None` if the job cannot end yet.
+/// Computes the verdict on `counts`. Returns `None` if the job cannot end yet.
 ///
-/// `unseen`: whether acknowledged marks may be missing from `counts`. A job can then end as complete only if every task
-/// succeeded at every stage, which no further mark can change. A cancel or revocation does not wait: its verdict is a
-/// lower bound. A job that turns out to be complete is not revoked.
+/// `unseen` is true if acknowledged marks may be missing from `counts`. The job can then end as complete only if every
+/// task succeeded at every stage, because no further mark can change this result. A cancel or a revocation does not
+/// wait for missing marks: its verdict is then a lower bound. A job that turns out to be complete is not revoked.
 pub fn verdict(cause: EndCause, counts: &Counts, unseen: bool, failure_threshold: f64) -> Option<Verdict> {
     let lower_bound = unseen && !counts.all_succeeded();
     let state = match cause {

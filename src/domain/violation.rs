@@ -1,6 +1,6 @@
 //! A malformed field of a request.
 
-/// The maximum number of violations that an error lists; more would only make it long.
+/// The maximum number of violations that an error lists. It keeps the error message short.
 pub const MAX_VIOLATIONS: usize = 20;
 
 /// A malformed field of a request, and the requirement that it violates.
@@ -14,7 +14,7 @@ pub struct Violation {
 }
 
 impl Violation {
-    /// Makes a violation; `description` completes the sentence that begins with the field: "must …".
+    /// Creates a violation. `description` completes a sentence that begins with the field: "must …".
     pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self { field: field.into(), description: description.into() }
     }

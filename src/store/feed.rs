@@ -1,5 +1,5 @@
-//! The feed: a LISTEN/NOTIFY connection on which Postgres announces which jobs run, which have ended, and which have new
-//! or deleted ledger rows.
+//! The feed: a LISTEN/NOTIFY connection on which Postgres announces which jobs run or have ended, and which jobs have
+//! new or deleted ledger rows.
 //!
 //! The feed fails closed: any error of the connection ends the session, and everything learned from the session becomes
 //! invalid. A new session begins with the complete list of running jobs.
