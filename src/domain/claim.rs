@@ -10,8 +10,7 @@ pub enum Claimability {
     NotClaimable,
     /// The job runs and has pending tasks.
     Claimable,
-    /// The job runs and nothing indicates that it is complete, but its pending tasks could not be confirmed, for this
-    /// reason.
+    /// Nothing indicates that the job has ended or is complete. The reason says why this could not be confirmed.
     Unconfirmed(SourceReason),
 }
 

@@ -72,7 +72,7 @@ pub struct Definition {
 pub struct Job {
     /// The job's definition.
     pub definition: Definition,
-    /// The number of tasks with which the job was created, before more were added.
+    /// The number of tasks with which the job was created, before more tasks were added.
     pub created_task_count: u32,
     /// The job's state.
     pub state: JobState,
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     impl Job {
-        /// The job as it is just after its creation.
+        /// Creates the job as it is just after its creation.
         pub fn created(definition: Definition) -> Self {
             Self {
                 created_task_count: definition.task_count,

@@ -10,7 +10,7 @@ use super::JobState;
 /// The filter and order of a list of jobs. Page tokens are bound to its serialized form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobQuery {
-    /// Only jobs in these states are listed. If it is empty, jobs in every state are listed.
+    /// Only jobs in these states are listed. If `states` is empty, jobs in every state are listed.
     pub states: Vec<JobState>,
     /// Only jobs that have all these labels, with exactly these values, are listed.
     pub labels: BTreeMap<String, String>,
@@ -25,7 +25,7 @@ pub enum JobOrder {
     NewestFirst,
     /// By end time, earliest first. Only jobs that have ended are listed.
     EarliestEndFirst {
-        /// Only jobs that ended after this time are listed. If it is `None`, all ended jobs are listed.
+        /// Only jobs that ended after this time are listed. If `None`, all ended jobs are listed.
         ended_after: Option<OffsetDateTime>,
     },
 }

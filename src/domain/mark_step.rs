@@ -309,7 +309,8 @@ mod tests {
         }
     }
 
-    /// Batches of tasks at various places of a job and distances from each other, some ascending and some shuffled.
+    /// Generates batches of tasks with various first tasks and distances. Some batches are ascending, others are
+    /// shuffled.
     fn batches() -> impl Strategy<Value = (Layout, Vec<Vec<Mark>>)> {
         let distance = prop_oneof![Just(1_u32), Just(3), 100_u32..140, 250_u32..260, 900_u32..1100, Just(5_000)];
         let batch = (0_u32..5_000_000, distance, 1_u32..400, any::<bool>());
@@ -341,8 +342,8 @@ mod tests {
     #[test]
     fn gaps_between_joined_runs_count_as_bytes() {
         let layout = Layout { total: 10_000_000, stages: 8 };
-        // Cells of two bytes. Each of the first two batches alone has separate runs, but together they form one run;
-        // the third is a single run.
+        // Each cell has two bytes. The runs of each of the first two batches are separate, but the two batches together
+        // form one run. The third batch is one run.
         let batch = |first: u32, distance: u32, count: u32| {
             (0..count).map(move |index| mark(first + distance * index, 0, true))
         };

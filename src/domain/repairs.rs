@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(with_ledger, [RepairAction::DrainLedger]);
     }
 
-    /// A tracker with failures cannot end before its adoption; one without can, even if it cannot be adopted.
+    /// A complete job with failures cannot end before its tracker is adopted. A job without failures can.
     #[test]
     fn complete_unadopted_tracker_is_adopted_and_finished() {
         assert_eq!(

@@ -91,8 +91,8 @@ mod tests {
     use super::*;
     use crate::domain::{Cells, Mark, Outcome};
 
-    /// Ten tasks with two stages: 0 to 3 succeeded at both, 4 only at the first, 5 failed at the first, 6 at the
-    /// second.
+    /// Returns ten tasks with two stages. Tasks 0 to 3 succeeded at both stages, and task 4 only at the first stage.
+    /// Task 5 failed at the first stage, and task 6 at the second.
     fn cells() -> Cells {
         let mark = |task, stage, outcome| Mark { task, stage, outcome };
         let mut cells = Cells::blank(Layout { total: 10, stages: 2 });
@@ -106,7 +106,7 @@ mod tests {
         cells
     }
 
-    /// The first and the last task of each selected range.
+    /// Returns the first and the last task of each selected range.
     fn selected(stage: Option<usize>, status: Status) -> Vec<(u32, u32)> {
         let (cells, mut ranges) = (cells(), Vec::new());
         let next = Selection { stage, status }.collect(cells.layout(), 0..10, (cells.bytes(), 0), &mut ranges, 100);

@@ -1,6 +1,6 @@
 //! The availability of the stores: whether Redis accepts writes now, and since when gateways have reached both stores
-//! without a gap. All gateways renew one key with this time, so that the time outlives each gateway. A stalled job is
-//! revoked only for idle time after it.
+//! without a gap. All gateways renew one key with this time, so that the time outlives each gateway. Idle time before
+//! it does not count when a stalled job is revoked.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ impl Live {
     }
 
     /// Records that this gateway can reach both stores, and returns since when some gateway could always reach both.
-    /// `broken` is true if this gateway could not reach them at some time since its last record. `max_gap` is the
-    /// longest time without a record of any gateway that does not count as a gap.
+    /// `broken` is true if this gateway could not reach them at some time since its last record. A time longer than
+    /// `max_gap` without a record of any gateway counts as a gap.
     pub async fn record_availability(
         &self,
         broken: bool,

@@ -2,7 +2,8 @@
 
 use crate::domain::Generation;
 
-/// Parses the generation from the reply to `INFO replication`. `generation()` in `header.lua` must return the same.
+/// Parses the generation from the reply to `INFO replication`. `generation()` in `header.lua` must return the same
+/// value.
 ///
 /// The generation is the start of `master_replid`. Redis chooses this ID at random when it starts, whatever data it
 /// loads, and when it becomes a primary. The run ID would add nothing, because it changes only at a start. The result

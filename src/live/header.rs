@@ -1,6 +1,6 @@
-//! The tracker's header: 256 bytes before the cells, with big-endian numbers. Its checksum detects every change by
-//! another program. `scripts/header.lua` implements the same format, and `tests/it/tracker/header.rs` tests that the
-//! two implementations agree.
+//! The tracker's header: 256 bytes before the cells, with big-endian numbers. A header with a wrong checksum is
+//! rejected. `scripts/header.lua` implements the same format, and `tests/it/tracker/header.rs` tests that the two
+//! implementations agree.
 //!
 //! | bytes | field |
 //! |---|---|

@@ -30,9 +30,9 @@ pub enum Tracker {
     Present {
         /// The tracker's header.
         header: Header,
-        /// Whether the tracker is adopted under the generation that answered this read.
+        /// Whether the tracker is adopted under the generation that this read returned.
         trusted: bool,
-        /// Whether the tracker was opened or reopened under the generation that answered this read.
+        /// Whether the tracker was opened or reopened under the generation that this read returned.
         current: bool,
     },
 }

@@ -252,7 +252,7 @@ impl Live {
     }
 
     /// Seals a tracker, which freezes its marks. The returned header names the cause of the seal. If the tracker was
-    /// sealed before this call, it names the cause of the first seal.
+    /// sealed before this call, the header names the cause of the first seal.
     pub async fn seal(
         &self,
         id: &JobId,
@@ -376,8 +376,8 @@ impl Reply {
     }
 }
 
-/// Extracts the bytes of all runs, in order, from the reply to a conflict. Its first value holds the bytes of all
-/// fields, and each further value holds the bytes of one run that was not sent as fields.
+/// Extracts the bytes of all runs, in order, from the reply to a conflict. The first value after the header holds the
+/// bytes of all fields. Each further value holds the bytes of one run that was not sent as fields.
 fn conflicting_bytes(runs: &[Run<'_>], answer: Vec<Vec<u8>>) -> Vec<u8> {
     let mut answer = answer.into_iter();
     let mut fields = answer.next().unwrap_or_default().into_iter();

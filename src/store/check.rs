@@ -1,4 +1,4 @@
-//! Checks whether a gateway can store jobs in this Postgres. The check runs at the start of the gateway.
+//! Checks whether a gateway can store jobs in this Postgres. The check runs at start-up and for readiness.
 
 use super::call::Session;
 use super::migrate::MIGRATIONS;

@@ -2,7 +2,7 @@
 -- before that does not count towards a job's stall timeout.
 --
 -- KEYS[1]  the availability: since when, and the time of the last record, in milliseconds by this Redis's clock
--- ARGV[1]  the longest time between two records that is not a gap, in milliseconds
+-- ARGV[1]  the maximum time between two records, in milliseconds; a longer time is a gap
 -- ARGV[2]  1: the caller could not reach a store at some time since its last record, which is a gap too
 -- ARGV[3]  the key's time to live, in milliseconds
 -- Returns {since, now}, in milliseconds by this Redis's clock.

@@ -3,7 +3,8 @@
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  its present incarnation
--- ARGV[2]  its new incarnation, which Postgres issued to this restore; for an ended job, one that is never announced
+-- ARGV[2]  its new incarnation, which Postgres issued to this restore; for an ended job, a number that is never
+--          announced
 -- ARGV[3]  its time to live, in milliseconds
 -- Returns {status, header}: REOPENED (also if the tracker already has this incarnation and the current generation);
 --          SEALED (the tracker is sealed and its incarnation would not change: the job is about to end); NOT_ADOPTED

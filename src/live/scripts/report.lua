@@ -7,8 +7,9 @@
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  the incarnation
--- ARGV[2]  1: the tracker must be adopted; 0: it need not be. 0 is safe for a merge, because acknowledged marks are true
---          under any incarnation, and for a report whose caller checks the incarnation with Postgres before and after
+-- ARGV[2]  1: the tracker must be adopted; 0: it need not be. 0 is safe for a merge, because acknowledged marks are
+--          true under any incarnation, and for a report whose caller checks the incarnation with Postgres before and
+--          after this script
 -- ARGV[3]  the tracker's time to live, in milliseconds
 -- ARGV[4]  the change of the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers, big-endian
 -- ARGV[5]  the number of results that leave pending, which the rate counts
