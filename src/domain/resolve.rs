@@ -47,8 +47,9 @@ impl RowStatus {
 pub enum Resolution {
     /// The answer depends on the job's row: query Postgres and resolve again.
     AskPostgres,
-    /// The job is RUNNING, with the tracker's counts. For the reasons IN_LEDGER and TRACKER_NOT_ADOPTED, the reader
-    /// merges the marks of its mirror and of the ledger into these counts.
+    /// The job is RUNNING, with the tracker's counts. For the reasons [`SourceReason::InLedger`] and
+    /// [`SourceReason::TrackerNotAdopted`], the reader merges the marks of its mirror and of the ledger into these
+    /// counts.
     Tracker {
         /// LIVE, or FALLBACK with its reason.
         source: Source,
