@@ -87,7 +87,7 @@ pub enum Unavailable {
     #[error("Postgres cannot be reached or does not respond in time; retry the call")]
     Postgres,
     /// The tracker of the running job is missing, damaged, of another incarnation, or of an unknown version.
-    #[error("the job's marks in Redis are missing or cannot be trusted; nothing was acknowledged, so retry the call")]
+    #[error("the job's marks in Redis are missing, cannot be trusted, or changed during the call; retry the call")]
     Tracker,
     /// Every attempt to write conflicted with concurrent writes.
     #[error("too much write contention; nothing was acknowledged, so retry the call")]

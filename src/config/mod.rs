@@ -251,8 +251,8 @@ impl Serving {
 
     /// Returns the settings of the reconciler. Fails if the settle time is too short.
     pub fn reconciler(&self) -> Result<gateway::ReconcilerSettings, SettleTimeTooShort> {
-        // A report that began before a restore may be acknowledged as late as its deadline, `request_timeout` later.
-        // Its gateway then merges the marks in one of its next two rounds.
+        // A report that began before a restore may still be acknowledged up to `request_timeout` after the restore. Its
+        // gateway then merges the marks in one of its next two rounds.
         let rounds = self.reconcile_interval.mul_f64(2.0 * (1.0 + gateway::RECONCILE_JITTER));
         // In the same time, a gateway that cannot reach Redis learns of the restore and records its mirror in the
         // ledger. The minimum includes the time for which a lagging feed is trusted. Suppose that a job ends, Redis

@@ -35,7 +35,7 @@ pub enum RepairAction {
     Restore,
     /// Let the tracker of an ended job settle under the current generation. The tracker gets an incarnation that is
     /// never announced, so that a gateway that does not know the end does not use the tracker.
-    Reopen,
+    ReopenEnded,
     /// Add the marks of this gateway's mirror to the tracker.
     MergeMirror,
     /// Add the reports in the ledger to the tracker and delete them from the ledger.
@@ -95,7 +95,7 @@ fn due_for_open_tracker(job: &JobObservation) -> Vec<RepairAction> {
     // `whole` is true if this gateway knows of no mark that the tracker lacks.
     let whole = !job.mirror_ahead && !job.ledger;
     if !current {
-        return vec![if job.ended { RepairAction::Reopen } else { RepairAction::Restore }];
+        return vec![if job.ended { RepairAction::ReopenEnded } else { RepairAction::Restore }];
     }
     [
         (job.mirror_ahead, RepairAction::MergeMirror),
@@ -160,7 +160,7 @@ mod tests {
         let rolled_back = tracker(false, false, false, true);
         let all = with(|job| (job.tracker, job.ledger, job.mirror_ahead) = (rolled_back, true, true));
         assert_eq!(all, [RepairAction::Restore], "a seal of it may have been forgotten");
-        assert_eq!(with(|job| (job.tracker, job.ended) = (rolled_back, true)), [RepairAction::Reopen]);
+        assert_eq!(with(|job| (job.tracker, job.ended) = (rolled_back, true)), [RepairAction::ReopenEnded]);
         assert_eq!(with(|job| job.tracker = TrackerStatus::UnknownVersion), []);
     }
 

@@ -67,11 +67,12 @@ pub enum Resolution {
     Pending,
     /// There is no such job.
     NotFound,
-    /// Neither store has information about the job.
+    /// Postgres is unreachable, and Redis does not show that the job was ever started.
     Unavailable,
 }
 
-/// Decides what a read returns. `mirror` is true if this gateway's mirror holds marks of the job.
+/// Decides what a read returns. `mirror` is true if this gateway has a mirror of the job to which cells
+/// were added.
 pub fn resolve(tracker: TrackerStatus, row: RowStatus, mirror: bool) -> Resolution {
     use TrackerStatus::Present;
     match (row, tracker) {

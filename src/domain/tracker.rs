@@ -24,7 +24,7 @@ pub struct Generation(pub [u8; 16]);
 pub struct TrackerEpoch {
     /// The incarnation of the tracker.
     pub incarnation: Incarnation,
-    /// The generation that the tracker's header names.
+    /// The generation under which the tracker is current.
     pub generation: Generation,
 }
 

@@ -14,11 +14,11 @@ pub struct Verdict {
 
 /// Computes the verdict on `counts`. Returns `None` if the job cannot end yet.
 ///
-/// `unseen` is true if acknowledged marks may be missing from `counts`. The job can then end as complete only if every
+/// `marks_missing` is true if acknowledged marks may be missing from `counts`. The job can then end as complete only if every
 /// task succeeded at every stage, because no further mark can change this result. A cancel or a revocation does not
 /// wait for missing marks: its verdict is then a lower bound. A job that turns out to be complete is not revoked.
-pub fn verdict(cause: EndCause, counts: &Counts, unseen: bool, failure_threshold: f64) -> Option<Verdict> {
-    let lower_bound = unseen && !counts.all_succeeded();
+pub fn verdict(cause: EndCause, counts: &Counts, marks_missing: bool, failure_threshold: f64) -> Option<Verdict> {
+    let lower_bound = marks_missing && !counts.all_succeeded();
     let state = match cause {
         EndCause::Complete if lower_bound || !counts.is_complete() => return None,
         EndCause::Complete => complete_state(counts.last(), counts.total, failure_threshold),
@@ -37,9 +37,9 @@ mod tests {
     use super::*;
     use crate::domain::StageCounts;
 
-    fn ends(cause: EndCause, succeeded: u32, failed: u32, unseen: bool) -> Option<(JobState, bool)> {
+    fn ends(cause: EndCause, succeeded: u32, failed: u32, marks_missing: bool) -> Option<(JobState, bool)> {
         let counts = Counts { total: 4, stages: vec![StageCounts { succeeded, failed, skipped: 0 }] };
-        verdict(cause, &counts, unseen, 0.5).map(|end| (end.state, end.lower_bound))
+        verdict(cause, &counts, marks_missing, 0.5).map(|end| (end.state, end.lower_bound))
     }
 
     #[test]
@@ -49,7 +49,7 @@ mod tests {
         assert_eq!(ends(EndCause::Complete, 3, 0, false), None);
     }
 
-    /// An unseen upgrade from failed to succeeded could still change the verdict.
+    /// An marks_missing upgrade from failed to succeeded could still change the verdict.
     #[test]
     fn with_unseen_marks_a_job_is_complete_only_if_every_task_succeeded() {
         assert_eq!(ends(EndCause::Complete, 3, 1, true), None);

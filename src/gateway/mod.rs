@@ -9,7 +9,7 @@
 //! | `state` | the memory of the gateway: job cache, running jobs, mirrors, manifests, coalescing (I4, I6) |
 //! | `jobs`, `names` | look up jobs and task names |
 //! | `feed` | follows the notifications of Postgres (I6) |
-//! | `finish` | ends jobs: seal, commit, expire; also amend, recount, revoke (I1, I2) |
+//! | `finish` | ends jobs: seal, recount, commit, expire; also amend, revoke (I1, I2) |
 //! | `reconcile` | repairs jobs in rounds; also restore, mirror sync, shutdown merge (I4) |
 //! | `report` | accepts reports (I3, I4, I10) |
 //! | `read` | reads, watches and inspects progress (I5, I6, I7) |

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status, async_trait};
 
 use super::deadline::call_deadline;
-use super::tasks::{spawn_cancellable, spawn_detached};
+use super::spawn::{spawn_cancellable, spawn_detached};
 use super::{convert, pb};
 use crate::gateway::Gateway;
 

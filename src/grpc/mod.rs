@@ -15,9 +15,9 @@ mod methods;
 mod metrics_layer;
 mod progress;
 mod reports;
+mod spawn;
 mod status;
 mod stream_shutdown;
-mod tasks;
 
 pub use deadline::DeadlineLayer;
 pub use error_details::ErrorDetailsLayer;

@@ -5,7 +5,7 @@ mod availability;
 mod check;
 mod connection;
 mod error;
-mod errors_seen;
+mod error_samples;
 mod generation;
 mod header;
 mod keys;

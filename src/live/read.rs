@@ -7,7 +7,7 @@ use std::ops::Range;
 use redis::{Pipeline, Value};
 use time::OffsetDateTime;
 
-use super::errors_seen::{self, ANSWERS as ERROR_ANSWERS};
+use super::error_samples::{self, ANSWERS as ERROR_ANSWERS};
 use super::header::time_from_millis;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
 use crate::deadline::Deadline;
@@ -105,12 +105,12 @@ impl Live {
         let mut commands = redis::pipe();
         for id in ids {
             ask_header(&mut commands, id);
-            errors_seen::ask(&mut commands, id, samples);
+            error_samples::ask(&mut commands, id, samples);
         }
         let mut answers = self.ask(commands, deadline).await?;
         let reading = |_| {
             let tracker = answers.tracker()?;
-            let errors = errors_seen::read(answers.values.by_ref().take(ERROR_ANSWERS));
+            let errors = error_samples::read(answers.values.by_ref().take(ERROR_ANSWERS));
             Ok(TrackerReading { tracker, errors, time: answers.time })
         };
         ids.iter().map(reading).collect()

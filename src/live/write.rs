@@ -1,5 +1,5 @@
-//! Changes trackers: opens, adopts, marks, seals, repairs and expires them. One script makes each change of a tracker's
-//! content. The script checks everything before its first write, or undoes the write. Only [`Live::renew`] runs no
+//! Changes trackers: opens, adopts, marks, seals, repairs and expires them. Each kind of change of a tracker's content
+//! is made by a script of its own, in one call. The script checks everything before its first write, or undoes the write. Only [`Live::renew`] runs no
 //! script: it sends a pipeline of PEXPIRE. [`Live::open`] uploads the new tracker with SET to another key, which its
 //! script then renames.
 
@@ -15,7 +15,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Cells, Change, Incarnation, JobId, Layout, MarkStep, StallCondition};
 
 /// The maximum length of a run that is sent as fields. A run is a range of consecutive bytes that a step touches, and a
-/// field is one byte that changes. One BITFIELD command writes all fields of a call, so that a field costs Redis half
+/// field is one byte of a short run that changes. One BITFIELD command writes all fields of a call, so that a field costs Redis half
 /// as much time as a run.
 const FIELD_BYTES: usize = 2;
 /// The limit for the number of arguments that Lua passes to one command (the limit of `unpack`). A field takes four
@@ -146,9 +146,9 @@ impl Live {
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
 
-    /// Reopens a tracker that may have lost marks: gives it the current generation and the new `incarnation`. `found`
-    /// is its present incarnation. The marks stay, and the tracker must settle before it is adopted. If the
-    /// incarnations differ, the seal is removed. If they are equal, a sealed tracker is refused.
+    /// Reopens a tracker that may have lost marks: gives it the current generation and `incarnation`. `found` is its
+    /// present incarnation. The marks stay, and the tracker must settle before it is adopted. If the incarnations
+    /// differ, the seal is removed. If they are equal, the seal would stay, so a sealed tracker is refused.
     pub async fn reopen(
         &self,
         id: &JobId,
@@ -200,8 +200,8 @@ impl Live {
         self.mark(id, incarnation, require_adopted, write, done, deadline).await
     }
 
-    /// Merges marks that were acknowledged earlier into a tracker. These marks are not progress, so the rate does not
-    /// count them. The tracker need not be adopted.
+    /// Merges marks that were acknowledged earlier into a tracker. The rate does not count these marks, but they
+    /// restart the stall time. The tracker need not be adopted.
     pub async fn merge_marks(
         &self,
         id: &JobId,
@@ -221,8 +221,9 @@ impl Live {
         done: u64,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
-        // The script writes fields before it compares them, so unchanged bytes are not sent as fields. It also rejects
-        // fields if no count changes. Bytes can change without a count if the cells have bits that no mark sets.
+        // The script writes fields before it compares them. A run that does not change is therefore not sent as fields:
+        // the script compares such a run without writing it. The script also rejects fields if no count changes. Bytes
+        // change without a change of the counts only if a cell holds a bit pattern that no mark produces.
         let counts_change = !change.delta.is_none();
         let runs: Vec<_> = step
             .split(expected)

@@ -250,7 +250,8 @@ pub(super) async fn append(session: &mut Session<'_>, id: &JobId, before: u32, n
 }
 
 /// Returns the first task of the blocks to merge with `added` new names. Going backwards from the end, a block is
-/// merged if it is not full and does not have more names than follow it, new names included.
+/// merged if it is not full and has at most as many names as all later blocks and the new names together. The first
+/// other block ends the search.
 async fn first_to_rewrite(session: &mut Session<'_>, id: &JobId, before: u32, added: usize) -> Result<i32, Error> {
     let last = sqlx::query!(
         "SELECT first_task, task_count FROM task_names WHERE job_id = $1 ORDER BY first_task DESC LIMIT $2",

@@ -204,7 +204,7 @@ fn explain(found: &Inspection, job: Option<&Job>, header: Option<&Header>) -> (S
     }
 }
 
-/// Returns why a readable tracker of a running job is not the job's adopted tracker.
+/// Returns why a running job's tracker cannot be trusted although it can be read.
 fn why_not_adopted(found: &Inspection, job: Option<&Job>, header: Option<&Header>) -> &'static str {
     let current = matches!(&found.view, Ok(view) if matches!(view.tracker, Tracker::Present { current: true, .. }));
     match (job, header) {

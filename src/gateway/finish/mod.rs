@@ -1,4 +1,4 @@
-//! Ends jobs in three steps: seal the tracker, commit the end in Postgres, and let the tracker expire.
+//! Ends jobs in four steps: seal the tracker, recount its cells, commit the end in Postgres, and let the tracker expire.
 //!
 //! A finish is level-triggered: every caller that sees a complete or sealed tracker may finish its job, and any number
 //! of callers may do so at once. After a crash between two steps, the next caller continues. The module upholds

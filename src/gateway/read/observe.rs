@@ -4,7 +4,7 @@
 //! A job is observed in at most three steps. The observation ends with the first step that decides:
 //! - If this gateway knows that the job has ended, the decision is the job's snapshot. No store is asked.
 //! - If the feed lists the job as running without ledger rows, its tracker is read. The tracker may be enough.
-//! - Postgres is asked first, and the tracker is read afterwards.
+//! - Otherwise, Postgres is asked, and then the tracker is read (again).
 //!
 //! The order in the last step matters. When Postgres says that the ledger has no rows of the job, the marks of drained
 //! rows are in the tracker. A reading of the tracker from before that answer may lack these marks.

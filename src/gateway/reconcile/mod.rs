@@ -50,8 +50,8 @@ const UNTRACKED_PER_ROUND: usize = 100;
 /// of clients need connections as well.
 const CONCURRENCY: usize = 8;
 /// The time without a record of availability that counts as a gap, or three reconcile intervals if these are longer. A
-/// gap restarts the idle time of all jobs. The time must be longer than the replacement of one gateway by another
-/// takes. If a gateway cannot reach a store, this is a gap at once.
+/// gap restarts the idle time of all jobs. The time must be longer than it takes to replace the only gateway by another
+/// one. If a gateway cannot reach a store, this is a gap at once.
 const AVAILABILITY_GAP: Duration = Duration::from_secs(10);
 /// The fraction of the interval by which the pause before a round varies in either direction. Jitter spreads out the
 /// rounds of gateways that were started together.
@@ -229,8 +229,8 @@ impl Reconciler {
     }
 
     /// Observes and repairs a page of jobs. Adds the observations to `observed` even if a repair fails, so that the
-    /// round still pulls marks into mirrors. A Redis that refuses writes can be read, and it may hold the only copy of
-    /// the marks of a gateway that stops meanwhile.
+    /// round still pulls marks into mirrors. A Redis that refuses writes can still be read. If another gateway stops
+    /// meanwhile, this Redis holds the only copy of that gateway's marks until a mirror pulls them.
     async fn page(
         &self,
         page: &[(JobId, RunningJob)],

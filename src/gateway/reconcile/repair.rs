@@ -66,7 +66,7 @@ impl Repairer {
             (_, None) => {}
             (RepairAction::Quarantine, Some(_)) => self.quarantine(id, deadline).await?,
             (RepairAction::Restore, Some(incarnation)) => self.restorer.restore(id, incarnation, deadline).await?,
-            (RepairAction::Reopen, Some(incarnation)) => {
+            (RepairAction::ReopenEnded, Some(incarnation)) => {
                 let reopened = self.live.reopen(id, incarnation, incarnation.after_end(), deadline).await?;
                 tracing::warn!(
                     job = %id,

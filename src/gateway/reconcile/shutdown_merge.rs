@@ -52,8 +52,8 @@ impl ShutdownMerge {
     /// that could not be merged by the deadline.
     pub async fn run(&self, deadline: Deadline) -> Vec<JobId> {
         let mut remaining = self.mirrors.jobs();
-        // Jobs that are known to have ended are skipped, because their ends hold all marks, except ends that are lower
-        // bounds. Jobs that the feed does not list are not skipped, because the feed may lag.
+        // Jobs that are known to have ended are skipped: their ends hold all marks, or are lower bounds that say so. Jobs
+        // that the feed does not list are not skipped, because the feed may lag.
         remaining.retain(|id| self.cache.final_state(id).is_none());
         loop {
             let mut failed = Vec::new();

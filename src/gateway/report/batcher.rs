@@ -26,8 +26,8 @@ use crate::fault;
 /// into several steps. A report that exceeds either limit is marked alone.
 const MAX_RESULTS_TOGETHER: usize = 3_000;
 
-/// The maximum number of results of a report that marks a batch on the task of its connection. If a larger report
-/// starts a batch, the batch is marked on a task of its own, because it would delay the other calls of the connection.
+/// A report that starts a batch and has at most this many results runs the batch on the task of its connection. For a
+/// larger report, the batch runs on a task of its own, because it would delay the other calls of the connection.
 const MAX_RESULTS_INLINE: usize = 100;
 
 /// The result of marking one report of a batch.

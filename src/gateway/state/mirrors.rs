@@ -57,12 +57,12 @@ struct Mirror {
     version: u64,
     /// Whether the mirror is as it was created: no cells were added, not even cells without marks.
     blank: bool,
-    /// The incarnation up to which a restore cannot have left out marks of the mirror. A tracker that was restored
-    /// under a later incarnation may lack marks. The first addition of marks sets the value to the incarnation under
+    /// A tracker that was restored under this or an earlier incarnation lacks no marks of the mirror. A tracker that was
+    /// restored under a later incarnation may lack marks. The first addition of marks sets the value to the incarnation under
     /// which the marks were acknowledged or read. A later addition lowers the value if its incarnation is lower. A
-    /// complete merge into a tracker raises the value to that tracker's incarnation. A complete recording in the ledger
-    /// raises it as well, without a merge. `None` is lower than every incarnation; an addition under an unknown
-    /// incarnation sets it.
+    /// complete merge into a tracker raises the value to that tracker's incarnation. Recording the whole
+    /// mirror in the ledger raises it to the incarnation of the tracker that will take the ledger rows. `None` is lower
+    /// than every incarnation. Marks that are added under an unknown incarnation set the value to `None`.
     based: Option<Incarnation>,
     /// The tracker that the last completed pass over all chunks has read: its epoch, and its revision when the pass
     /// began.
@@ -431,7 +431,8 @@ mod tests {
         assert!(mirrors.may_exceed(&one, epoch(1)), "the last mark was added after the merge");
     }
 
-    /// If they did, a job under load would not be adopted again before its workers pause.
+    /// If such marks invalidated the merge, the tracker of a job under load would not be adopted again before its
+    /// workers pause.
     #[test]
     fn marks_taken_by_the_tracker_itself_do_not_invalidate_a_merge_into_it() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));

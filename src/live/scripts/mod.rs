@@ -53,7 +53,8 @@ script!(
     "open.lua"
 );
 script!(
-    /// Gives a tracker that may have lost marks the current generation, so that it can settle.
+    /// Gives a tracker that may have lost marks the current generation and usually a new incarnation, so that it can
+    /// settle.
     REOPEN,
     "reopen.lua"
 );

@@ -2,17 +2,17 @@
 -- bytes, and adds to the counts. The caller computes the new bytes and the change of the counts
 -- (src/domain/mark_step.rs), so this script has no counting rules.
 --
--- A run is a range of consecutive bytes of the tracker. A field is one byte that changes. One BITFIELD command writes
--- all fields, so that a field costs Redis less than a run. Fields and runs do not overlap.
+-- A run is a range of consecutive bytes of the tracker. A field is one byte of a short run that changes. One
+-- BITFIELD command writes all fields, so that a field costs Redis less than a run. Fields and runs do not overlap.
 --
 -- KEYS[1]  the tracker
 -- ARGV[1]  the incarnation
--- ARGV[2]  1: the tracker must be adopted; 0: it need not be. 0 is safe for a merge, because acknowledged marks are
---          true under any incarnation, and for a report whose caller checks the incarnation with Postgres before and
---          after this script
+-- ARGV[2]  1: the tracker must be adopted; 0: it need not be. 0 is safe in two cases. In a merge, acknowledged
+--          marks are true under any incarnation. In a report, the caller checks the incarnation with Postgres before
+--          and after this script
 -- ARGV[3]  the tracker's time to live, in milliseconds
 -- ARGV[4]  the change of the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers, big-endian
--- ARGV[5]  the number of results that leave pending, which the rate counts
+-- ARGV[5]  by how much the numbers of pending tasks decrease in total over all stages; the rate counts this number
 -- ARGV[6]  the expected bytes of all fields, concatenated; empty if the counts do not change. There must be fewer than
 --          2,000 fields: Lua's unpack passes at most 8,000 arguments to BITFIELD, and a field takes four of them
 -- ARGV[7…] for each field, in ascending order: its first bit (counted from the start of the key), its new byte as a
@@ -118,7 +118,8 @@ if changed then
   h.last_mark, h.revision = time, h.revision + 1
   write(key, h)
 end
--- The time to live is not renewed by every report, because PEXPIRE costs Redis, and its log, more than PTTL.
+-- The time to live is not renewed by every report, because PEXPIRE costs more than PTTL, and is also
+-- written to the append-only file and sent to replicas.
 if redis.call('PTTL', key) < ttl - math.min(BUCKET_MS, ttl / 2) then
   redis.call('PEXPIRE', key, ttl)
 end

@@ -15,7 +15,8 @@
 --          to be revoked); CHANGED (not revoked, because the tracker was marked since the caller read it); SETTLING
 --          (not revoked, because the idle time since the last mark, the adoption and ARGV[7] is too short).
 -- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
--- Guarantees: the script is idempotent. After SEALED, the marks never change under this incarnation.
+-- Guarantees: the script is idempotent. After SEALED, the marks do not change under
+-- this incarnation, unless repair.lua removes the seal of a tracker that turned out to be incomplete.
 
 local key, reason_key = KEYS[1], KEYS[2]
 local incarnation, cause, reason, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]

@@ -74,7 +74,7 @@ async fn finish_with_a_stale_seal_does_not_end_the_job() {
         assert_eq!(sealing.await.unwrap().unwrap().job_state(), JobState::Running);
         if point == "finish.read" {
             // At this point the finish reaches the commit, which refuses the seal.
-            let refused = "the tracker was superseded";
+            let refused = "the job did not end: marks are missing, or the job has another incarnation";
             eventually("the seal is refused", async || stack[0].log().contains(refused).then_some(())).await;
         }
         for gateway in stack.gateways() {

@@ -94,7 +94,7 @@ impl<const N: usize> Executor<'_, N> {
                 Step::CheckBeforeRevoke { observed }
             }
             RepairAction::Restore => Step::ReadTracker { expected: incarnation },
-            RepairAction::Reopen => Step::Reopen,
+            RepairAction::ReopenEnded => Step::Reopen,
             RepairAction::MergeMirror => Step::MergeMirror,
             RepairAction::DrainLedger => Step::DrainRead,
             RepairAction::Adopt if self.scenario.follows(Rule::CheckLedgerBeforeAdopting) => Step::CheckBeforeAdopt,
