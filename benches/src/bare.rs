@@ -1,5 +1,5 @@
-//! The limit: a tonic service with its defaults, and the gateway's allocator and codec, that answers messages of the same
-//! shape from memory. It does what no service over tonic can leave out, and nothing else.
+//! The bare service: a tonic service with default settings, and with the gateway's allocator and codec, that answers
+//! from memory with messages of the same shape. It does only the work that every tonic service must do.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,60 +15,57 @@ use tonic::{Request, Response, Status, async_trait};
 use crate::Result;
 use crate::jobs::STAGES;
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
+type Reply<T> = std::result::Result<Response<T>, Status>;
 
-/// Serves on a free port, and says which.
+/// Serves on a free port, and prints the address.
 pub async fn serve() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on {}", listener.local_addr()?);
     Server::builder()
-        .add_service(ProgressServiceServer::new(Bare { progress: progress() }))
-        .add_service(ReportServiceServer::new(Bare { progress: progress() }))
+        .add_service(ProgressServiceServer::new(BareService { progress: progress() }))
+        .add_service(ReportServiceServer::new(BareService { progress: progress() }))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await?;
     Ok(())
 }
 
-struct Bare {
+struct BareService {
     progress: pb::Progress,
 }
 
 #[async_trait]
-impl ProgressService for Bare {
-    async fn get_progress(&self, request: Request<pb::GetProgressRequest>) -> Answer<pb::GetProgressResponse> {
+impl ProgressService for BareService {
+    async fn get_progress(&self, request: Request<pb::GetProgressRequest>) -> Reply<pb::GetProgressResponse> {
         let progress = pb::Progress { job_id: request.into_inner().job_id, ..self.progress.clone() };
         Ok(Response::new(pb::GetProgressResponse { progress: Some(progress) }))
     }
 
-    async fn batch_get_progress(
-        &self,
-        _: Request<pb::BatchGetProgressRequest>,
-    ) -> Answer<pb::BatchGetProgressResponse> {
+    async fn batch_get_progress(&self, _: Request<pb::BatchGetProgressRequest>) -> Reply<pb::BatchGetProgressResponse> {
         Err(Status::unimplemented("not measured"))
     }
 
     type WatchProgressStream = futures_util::stream::Empty<std::result::Result<pb::WatchProgressResponse, Status>>;
 
-    async fn watch_progress(&self, _: Request<pb::WatchProgressRequest>) -> Answer<Self::WatchProgressStream> {
+    async fn watch_progress(&self, _: Request<pb::WatchProgressRequest>) -> Reply<Self::WatchProgressStream> {
         Err(Status::unimplemented("not measured"))
     }
 }
 
 #[async_trait]
-impl ReportService for Bare {
-    async fn report_results(&self, request: Request<pb::ReportResultsRequest>) -> Answer<pb::ReportResultsResponse> {
+impl ReportService for BareService {
+    async fn report_results(&self, request: Request<pb::ReportResultsRequest>) -> Reply<pb::ReportResultsResponse> {
         let applied = i32::from(pb::Disposition::Applied);
         let dispositions = vec![applied; request.get_ref().results.len()];
         let job_state = pb::JobState::Running.into();
         Ok(Response::new(pb::ReportResultsResponse { dispositions, job_state, stop: false }))
     }
 
-    async fn next_job(&self, _: Request<pb::NextJobRequest>) -> Answer<pb::NextJobResponse> {
+    async fn next_job(&self, _: Request<pb::NextJobRequest>) -> Reply<pb::NextJobResponse> {
         Err(Status::unimplemented("not measured"))
     }
 }
 
-/// As a job that is half done.
+/// The progress of a job that is half done.
 fn progress() -> pb::Progress {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp { seconds: now.as_secs().cast_signed(), nanos: 0 };

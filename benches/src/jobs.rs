@@ -1,4 +1,4 @@
-//! Jobs to measure with.
+//! Creates, starts and cancels the jobs that are measured.
 
 use highwater::grpc::pb;
 use pb::job_service_client::JobServiceClient;
@@ -6,9 +6,9 @@ use tonic::transport::Channel;
 
 use crate::Result;
 
-/// The stages of a job, unless it is said how many.
+/// The stages of a job by default.
 pub const STAGES: [&str; 3] = [ALL_STAGES[0], ALL_STAGES[1], ALL_STAGES[2]];
-/// As many stages as a job can have; the first are those of any job here.
+/// As many stages as a job can have. A job with fewer stages has the first ones.
 pub const ALL_STAGES: [&str; 8] = ["fetch", "process", "upload", "verify", "index", "notify", "archive", "close"];
 
 /// Creates a job and starts it.
@@ -16,7 +16,7 @@ pub async fn start(channel: &Channel, id: &str, tasks: i64) -> Result<()> {
     start_staged(channel, id, tasks, STAGES.len()).await
 }
 
-/// Creates a job of so many stages and starts it.
+/// Creates a job with the first `stages` stages and starts it.
 pub async fn start_staged(channel: &Channel, id: &str, tasks: i64, stages: usize) -> Result<()> {
     let mut jobs = JobServiceClient::new(channel.clone());
     jobs.create_job(pb::CreateJobRequest {
@@ -30,14 +30,14 @@ pub async fn start_staged(channel: &Channel, id: &str, tasks: i64, stages: usize
     Ok(())
 }
 
-/// Cancels a job, so that it has a snapshot.
+/// Cancels a job, which stores its snapshot.
 pub async fn cancel(channel: &Channel, id: &str) -> Result<()> {
-    let request = pb::CancelJobRequest { job_id: id.to_owned(), reason: "measured".to_owned() };
+    let request = pb::CancelJobRequest { job_id: id.to_owned(), reason: "benchmark".to_owned() };
     JobServiceClient::new(channel.clone()).cancel_job(request).await?;
     Ok(())
 }
 
-/// That a task succeeded at a stage.
+/// The result of a task that succeeded at a stage.
 pub fn success(task: u64, stage: &str) -> pb::TaskResult {
     pb::TaskResult {
         task: task.cast_signed(),

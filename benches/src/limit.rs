@@ -1,174 +1,206 @@
-//! Against a bare tonic service: how much of the wire the gateway leaves to its callers. Rounds of both alternate, and
-//! the middle ratio counts, so that a moment in which the machine is busy with something else decides nothing.
+//! Compares the gateway with a bare tonic service that answers from memory, and with `BITFIELD` commands on the same Redis.
+//!
+//! Rounds of gateway and reference alternate, and the median ratio counts, so that a moment in which the machine is busy
+//! affects both sides, and one bad round does not change the result.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use highwater::grpc::pb;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::effort::{Effort, median, step};
-use crate::load::Seen;
-use crate::load::reads::{self, CONNECTIONS, STREAMS, is_live};
-use crate::load::reports::{Load, Order, Tasks, report};
-use crate::page::{Page, count};
-use crate::stand::{Server, Stand};
-use crate::{Result, jobs, plot};
+use crate::effort::{Effort, announce, median};
+use crate::environment::{Environment, Server};
+use crate::format::count;
+use crate::load::LoadResult;
+use crate::load::reads::{self, CONNECTIONS, STREAMS, check_live};
+use crate::load::reports::{JobTasks, Load, Order, report};
+use crate::page::{Page, Run};
+use crate::{Result, jobs, plot, usage};
 
-/// The largest job that there may be: enough for one round.
+/// The largest job that is allowed; enough tasks for one round.
 const TASKS: u64 = 10_000_000;
 const REPORTERS: usize = 64;
-const SPREAD: usize = 100;
+/// The number of jobs that reports are spread over.
+const JOBS: usize = 100;
 const LIVE: &str = "live";
 const ENDED: &str = "ended";
+/// The changes of one `BITFIELD` command, as many as a large report has results.
+const CHANGES: u64 = 100;
+/// The distance of the cells that a command sets.
+const CELL_DISTANCE: u64 = 97;
+/// The number of `BITFIELD` commands per second of the measurement. Redis runs about as many.
+const COMMANDS_PER_SECOND: f64 = 25_000.0;
 
-/// One comparison: what is measured, against what, and the goal.
-#[derive(Serialize)]
-struct Line {
-    what: &'static str,
-    against: &'static str,
-    /// None for what only says what the others stand beside.
+/// The names of the comparisons in figures and in the plot, in the order of [`Comparison::all`].
+const NAMES: [(&str, &str); 7] = [
+    ("read_live", "live"),
+    ("read_ended", "ended"),
+    ("hot_job", "hot"),
+    ("many_jobs", "spread"),
+    ("in_pages", "100 in pages"),
+    ("scattered", "100 scattered"),
+    ("bare_marks", ""),
+];
+
+/// The comparisons of all rounds.
+#[derive(Serialize, Deserialize)]
+pub struct Comparisons {
+    lines: Vec<Comparison>,
+}
+
+/// One load, measured with the gateway and with its reference.
+#[derive(Serialize, Deserialize)]
+struct Comparison {
+    what: String,
+    /// The reference.
+    against: String,
+    /// The smallest ratio that is acceptable; absent if the comparison only explains others.
     goal: Option<f64>,
     rounds: Vec<Round>,
 }
 
-/// What both reached in one round: calls, or marks, a second.
-#[derive(Serialize)]
+/// One round of a comparison.
+#[derive(Serialize, Deserialize)]
 struct Round {
-    ours: Figures,
-    limit: Figures,
+    ours: Measurement,
+    limit: Measurement,
 }
 
-#[derive(Serialize, Clone, Copy)]
-struct Figures {
+#[derive(Serialize, Deserialize, Clone, Copy)]
+struct Measurement {
+    /// Calls or marks per second.
     rate: f64,
-    /// CPU time of the server alone for one call, in microseconds.
+    /// CPU time of the server per call, in microseconds.
     cpu_micros: f64,
     p50_millis: f64,
     p99_millis: f64,
 }
 
-/// What is measured.
-struct Measured {
-    stand: Stand,
+/// The servers and jobs of the benchmark.
+struct Setup {
+    environment: Environment,
     gateway: Server,
     bare: Server,
-    spread: Vec<Tasks>,
+    spread: Vec<JobTasks>,
     length: Duration,
 }
 
-/// Measures all of it.
-pub async fn run(effort: Effort, rounds: u32) -> Result<Page> {
-    let measured = Measured::start(effort.seconds(4)).await?;
-    let mut lines = Line::all();
+/// Measures all comparisons.
+pub async fn measure(effort: Effort, rounds: u32) -> Result<Comparisons> {
+    let setup = Setup::start(effort.seconds(4)).await?;
+    let mut lines = Comparison::all();
     for round in 1..=effort.pick(rounds.max(1), 1) {
-        step(format_args!("round {round}"));
-        measured.round(round, &mut lines).await?;
+        announce(format_args!("round {round}"));
+        setup.round(round, &mut lines).await?;
     }
-    page(&lines)
+    Ok(Comparisons { lines })
 }
 
-impl Measured {
+impl Setup {
     async fn start(length: Duration) -> Result<Self> {
-        let stand = Stand::start().await?;
-        let (gateway, bare) = (stand.gateway(&[]).await?, stand.bare().await?);
+        let environment = Environment::start().await?;
+        let (gateway, bare) = (environment.gateway(&[]).await?, environment.bare().await?);
         let channel = gateway.channel()?;
         for (id, tasks) in [(LIVE, 1_000_000), (ENDED, 1000)] {
             jobs::start(&channel, id, tasks).await?;
         }
         jobs::cancel(&channel, ENDED).await?;
         let mut spread = Vec::new();
-        for number in 0..SPREAD {
+        for number in 0..JOBS {
             let id = format!("spread-{number}");
             jobs::start(&channel, &id, 1_000_000).await?;
-            spread.push(Tasks::of(&id, 1_000_000));
+            spread.push(JobTasks::of(&id, 1_000_000));
         }
-        let measured = Self { stand, gateway, bare, spread, length };
-        // Under way, as what the bare service answers.
+        let setup = Self { environment, gateway, bare, spread, length };
+        // The job has marks, like the one that the bare service describes.
         let load = Load { reporters: 1, results: 500, order: Order::InPages, length: Duration::from_millis(100) };
-        report(&measured.gateway, &[Tasks::of(LIVE, 1_000_000)], &load).await?;
-        Ok(measured)
+        report(&setup.gateway, &[JobTasks::of(LIVE, 1_000_000)], &load).await?;
+        Ok(setup)
     }
 
-    async fn round(&self, round: u32, lines: &mut [Line]) -> Result<()> {
-        let [live, ended, hot, spread, paged, scattered, by_bare] = lines else { return Err("seven lines".into()) };
-        let limit = self.reads(&self.bare, LIVE, is_live).await?;
-        live.add(self.reads(&self.gateway, LIVE, is_live).await?, limit);
-        ended.add(self.reads(&self.gateway, ENDED, is_ended).await?, limit);
-        let limit = self.reports(&self.bare, &[Tasks::of("bare", u64::MAX / 4)]).await?;
-        hot.add(self.reports(&self.gateway, &[self.job("hot", round).await?]).await?, limit);
+    async fn round(&self, round: u32, lines: &mut [Comparison]) -> Result<()> {
+        let [live, ended, hot, spread, paged, scattered, bare] = lines else { return Err("seven comparisons".into()) };
+        let limit = self.reads(&self.bare, LIVE, check_live).await?;
+        live.add(self.reads(&self.gateway, LIVE, check_live).await?, limit);
+        ended.add(self.reads(&self.gateway, ENDED, check_ended).await?, limit);
+        let limit = self.reports(&self.bare, &[JobTasks::of("bare", u64::MAX / 4)]).await?;
+        hot.add(self.reports(&self.gateway, &[self.new_job("hot", round).await?]).await?, limit);
         spread.add(self.reports(&self.gateway, &self.spread).await?, limit);
-        let limit = self.bitfields().await?;
-        paged.add(self.marks(&self.gateway, &self.job("paged", round).await?, Order::InPages).await?, limit);
-        scattered.add(self.marks(&self.gateway, &self.job("scattered", round).await?, Order::Scattered).await?, limit);
-        by_bare.add(self.marks(&self.bare, &Tasks::of("bare", u64::MAX / 4), Order::InPages).await?, limit);
+        let limit = self.bitfield_commands().await?;
+        paged.add(self.marks(&self.gateway, &self.new_job("paged", round).await?, Order::InPages).await?, limit);
+        let job = self.new_job("scattered", round).await?;
+        scattered.add(self.marks(&self.gateway, &job, Order::Scattered).await?, limit);
+        bare.add(self.marks(&self.bare, &JobTasks::of("bare", u64::MAX / 4), Order::InPages).await?, limit);
         Ok(())
     }
 
-    /// A job that nobody has reported to.
-    async fn job(&self, name: &str, round: u32) -> Result<Tasks> {
+    /// Starts a job without marks.
+    async fn new_job(&self, name: &str, round: u32) -> Result<JobTasks> {
         let id = format!("{name}-{round}");
         jobs::start(&self.gateway.channel()?, &id, TASKS.cast_signed()).await?;
-        Ok(Tasks::of(&id, TASKS))
+        Ok(JobTasks::of(&id, TASKS))
     }
 
-    async fn reads(&self, server: &Server, id: &str, right: fn(&pb::Progress) -> Option<String>) -> Result<Figures> {
-        let seen = reads::read(&self.stand, server, id, CONNECTIONS, STREAMS, self.length, right).await?;
-        Ok(Figures::of(&seen, 1))
+    async fn reads(&self, server: &Server, id: &str, check: reads::Check) -> Result<Measurement> {
+        let load = reads::read(&self.environment, server, id, CONNECTIONS, STREAMS, self.length, check);
+        Ok(Measurement::of(&load.await?, 1))
     }
 
-    /// Reports of 10 results.
-    async fn reports(&self, server: &Server, jobs: &[Tasks]) -> Result<Figures> {
-        Ok(Figures::of(&report(server, jobs, &self.load(10, Order::InPages)).await?, 1))
+    /// Calls per second, by reports of 10 results.
+    async fn reports(&self, server: &Server, jobs: &[JobTasks]) -> Result<Measurement> {
+        Ok(Measurement::of(&report(server, jobs, &self.load(10, Order::InPages)).await?, 1))
     }
 
-    /// Marks by reports of 100 results.
-    async fn marks(&self, server: &Server, job: &Tasks, order: Order) -> Result<Figures> {
-        Ok(Figures::of(&report(server, std::slice::from_ref(job), &self.load(100, order)).await?, 100))
+    /// Marks per second, by reports of 100 results.
+    async fn marks(&self, server: &Server, job: &JobTasks, order: Order) -> Result<Measurement> {
+        let load = self.load(CHANGES, order);
+        Ok(Measurement::of(&report(server, std::slice::from_ref(job), &load).await?, CHANGES))
     }
 
     fn load(&self, results: u64, order: Order) -> Load {
         Load { reporters: REPORTERS, results, order, length: self.length }
     }
 
-    /// What Redis does when it is asked for nothing but 100 marks at a time: pipelined BITFIELD, by redis-benchmark.
-    async fn bitfields(&self) -> Result<Figures> {
+    /// Marks per second, by pipelined `BITFIELD` commands of `redis-benchmark`.
+    async fn bitfield_commands(&self) -> Result<Measurement> {
+        let commands = (self.length.as_secs_f64() * COMMANDS_PER_SECOND) as u64;
         let mut command = Command::new("redis-benchmark");
-        command.arg("-s").arg(self.stand.redis.socket()).args(["--csv", "-c", "8", "-P", "16", "-n"]);
-        // At the 20,000 or 30,000 a second that it does.
-        command.arg(count_for(self.length).to_string()).args(["BITFIELD", "bench:bits"]);
-        for task in 0..100 {
-            command.args(["SET".to_owned(), "u2".to_owned(), format!("#{}", task * 97), "3".to_owned()]);
+        command.arg("-s").arg(self.environment.redis.socket()).args(["--csv", "-c", "8", "-P", "16", "-n"]);
+        command.arg(commands.to_string()).args(["BITFIELD", "bench:bits"]);
+        for cell in 0..CHANGES {
+            command.args(["SET", "u2", &format!("#{}", cell * CELL_DISTANCE), "3"]);
         }
-        let before = crate::usage::cpu(self.stand.redis.pid())?;
+        let cpu_before = usage::cpu_time(self.environment.redis.pid())?;
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
-        let cpu = crate::usage::cpu(self.stand.redis.pid())?.saturating_sub(before);
+        let cpu = usage::cpu_time(self.environment.redis.pid())?.saturating_sub(cpu_before);
         let text = String::from_utf8_lossy(&output.stdout);
         let fields: Vec<f64> = text
             .lines()
             .last()
             .map(|line| line.rsplit("\",\"").filter_map(|field| field.trim_matches('"').parse().ok()).collect())
             .unwrap_or_default();
-        // From the end: max, p99, p95, p50, min and mean latency in milliseconds, and the rate.
+        // Reversed, the columns are: latencies in milliseconds (max, p99, p95, p50, min, mean), then the rate.
         let [.., rate] = fields[..] else { return Err(format!("redis-benchmark: {text}").into()) };
-        Ok(Figures {
-            rate: rate * 100.0,
-            cpu_micros: cpu.as_secs_f64() * 1e6 / count_for(self.length) as f64,
+        Ok(Measurement {
+            rate: rate * CHANGES as f64,
+            cpu_micros: cpu.as_secs_f64() * 1e6 / commands as f64,
             p50_millis: fields.get(3).copied().unwrap_or_default(),
             p99_millis: fields.get(1).copied().unwrap_or_default(),
         })
     }
 }
 
-fn count_for(length: Duration) -> u64 {
-    (length.as_secs_f64() * 25_000.0) as u64
-}
-
-impl Line {
+impl Comparison {
     fn all() -> Vec<Self> {
         let bare = "bare";
-        let line = |what, against, goal| Self { what, against, goal, rounds: Vec::new() };
+        let line = |what: &str, against: &str, goal| Self {
+            what: what.to_owned(),
+            against: against.to_owned(),
+            goal,
+            rounds: Vec::new(),
+        };
         vec![
             line("GetProgress of a running job", bare, Some(0.95)),
             line("GetProgress of an ended job", bare, Some(0.97)),
@@ -180,79 +212,88 @@ impl Line {
         ]
     }
 
-    fn add(&mut self, ours: Figures, limit: Figures) {
+    fn add(&mut self, ours: Measurement, limit: Measurement) {
         self.rounds.push(Round { ours, limit });
     }
 
-    fn middle(&self, figure: fn(&Round) -> f64) -> f64 {
+    fn median(&self, figure: fn(&Round) -> f64) -> f64 {
         median(self.rounds.iter().map(figure).collect())
     }
 
     fn ratio(&self) -> f64 {
-        self.middle(|round| round.ours.rate / round.limit.rate)
+        self.median(|round| round.ours.rate / round.limit.rate)
+    }
+
+    fn row(&self) -> [String; 7] {
+        [
+            self.what.clone(),
+            count(self.median(|round| round.ours.rate)),
+            format!("{} ({})", count(self.median(|round| round.limit.rate)), self.against),
+            format!("**{:.2}**", self.ratio()),
+            self.goal.map_or_else(String::new, |goal| format!("{goal:.2}")),
+            format!(
+                "{:.1} / {:.1}",
+                self.median(|round| round.ours.cpu_micros),
+                self.median(|round| round.limit.cpu_micros)
+            ),
+            format!(
+                "{:.1} / {:.1}",
+                self.median(|round| round.ours.p50_millis),
+                self.median(|round| round.ours.p99_millis)
+            ),
+        ]
     }
 }
 
-impl Figures {
-    /// Of a load in whose calls there are so many of what counts.
-    fn of(seen: &Seen, each: u64) -> Self {
+impl Measurement {
+    /// The measurement of a load whose calls have `units` marks, or count once each.
+    fn of(load: &LoadResult, units: u64) -> Self {
         Self {
-            rate: seen.rate() * each as f64,
-            cpu_micros: seen.cpu_micros(),
-            p50_millis: seen.millis(50.0),
-            p99_millis: seen.millis(99.0),
+            rate: load.rate() * units as f64,
+            cpu_micros: load.cpu_micros(),
+            p50_millis: load.millis(50.0),
+            p99_millis: load.millis(99.0),
         }
     }
 }
 
-fn is_ended(progress: &pb::Progress) -> Option<String> {
-    (progress.state() != pb::JobState::Cancelled).then(|| "not ended".to_owned())
+fn check_ended(progress: &pb::Progress) -> Option<String> {
+    (progress.state() != pb::JobState::Cancelled).then(|| "the job has not ended".to_owned())
 }
 
-fn page(lines: &[Line]) -> Result<Page> {
-    let mut page = Page::new("limit", "How much of the wire is left");
-    page.say(format!(
-        "What no service over tonic can leave out is measured by a bare one, which answers messages of the same shape \
-         from memory: same build, same client, same machine, and on two cores the client takes its share of both. \
-         Reads come from h2load, over {CONNECTIONS} connections with {STREAMS} calls open on each; reports from \
-         {REPORTERS} reporters, each of which reports what nobody has reported before and looks at what became of \
-         it. Marks are compared with what `redis-benchmark` reaches on the same Redis with pipelined `BITFIELD` \
-         commands of 100 `SET u2`, which after the first change no byte, so that Redis logs nothing for them as it does \
-         for every mark. What the bare service leaves of that, which sets no mark anywhere, stands in the \
-         last line: nothing over tonic, with this client on the same cores, comes nearer. Each line is the middle of \
-         {} rounds, in which both alternate.",
-        lines[0].rounds.len()
-    ));
-    let row = |line: &Line| {
-        [
-            line.what.to_owned(),
-            count(line.middle(|round| round.ours.rate)),
-            format!("{} ({})", count(line.middle(|round| round.limit.rate)), line.against),
-            format!("**{:.2}**", line.ratio()),
-            line.goal.map_or_else(String::new, |goal| format!("{goal:.2}")),
-            format!(
-                "{:.1} / {:.1}",
-                line.middle(|round| round.ours.cpu_micros),
-                line.middle(|round| round.limit.cpu_micros)
-            ),
-            format!(
-                "{:.1} / {:.1}",
-                line.middle(|round| round.ours.p50_millis),
-                line.middle(|round| round.ours.p99_millis)
-            ),
-        ]
-    };
-    let rows: Vec<_> = lines.iter().map(row).collect();
+/// Renders the page.
+pub fn render(run: &Run<Comparisons>) -> Result<Page> {
+    let mut page = Page::new("limit", run);
+    let lines = &run.results.lines;
+    let rows: Vec<_> = lines.iter().map(Comparison::row).collect();
     page.table(
-        ["", "a second", "the limit", "ratio", "goal", "server CPU a call, µs (ours / limit)", "ms (p50 / p99)"],
+        "ratios",
+        [
+            "",
+            "per second",
+            "reference",
+            "ratio",
+            "goal",
+            "server CPU per call, µs (ours / reference)",
+            "ms (p50 / p99)",
+        ],
         &rows,
     );
-    let bars: Vec<_> = ["live", "ended", "hot", "spread", "100 in pages", "100 scattered"]
+    let bars: Vec<_> = NAMES
         .iter()
         .zip(lines)
-        .map(|(name, line)| ((*name).to_owned(), line.ratio()))
+        .filter(|((_, label), _)| !label.is_empty())
+        .map(|((_, label), line)| ((*label).to_owned(), line.ratio()))
         .collect();
-    page.plot("ratios", "Share of the limit that is reached", plot::bars("Share of the limit", "ratio", &bars)?);
-    page.data("lines", &lines)?;
+    page.plot(
+        "ratios",
+        "Throughput as a share of the reference",
+        plot::bars("Throughput as a share of the reference", "ratio", &bars)?,
+    );
+    for ((name, _), line) in NAMES.iter().zip(lines) {
+        page.figure(format!("{name}.ratio"), line.ratio());
+        page.figure(format!("{name}.cpu"), line.median(|round| round.ours.cpu_micros));
+    }
+    page.figure("rounds", lines[0].rounds.len() as f64);
     Ok(page)
 }

@@ -1,9 +1,9 @@
-//! Which machine it was, for the page.
+//! The machine and the date of a run, for the pages.
 
 use std::fs;
 use std::process::Command;
 
-/// One line: processor, cores, memory, kernel, the servers' versions.
+/// One line: processor, cores, memory, kernel, Redis version, and the load before the run.
 pub fn describe() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
@@ -22,7 +22,7 @@ pub fn describe() -> String {
     )
 }
 
-/// The day, as it is written on the page.
+/// Today's date, as `2026-11-28`.
 pub fn today() -> String {
     first_line(Command::new("date").arg("+%Y-%m-%d"))
 }

@@ -1,32 +1,37 @@
-//! `./dev bench`: Highwater measured. Every figure is a ratio, or stands beside what it is to be compared with, from the
-//! same run on the same machine; what was answered is checked, so that a fast error is no fast answer.
+//! `./dev bench`: benchmarks of Highwater. Every figure is compared with another one from the same run on the same
+//! machine. Responses are checked, so an error that is returned fast does not count as a fast response.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `limit` | against a bare tonic service: how much of the wire is left |
-//! | `designs` | against the designs that it replaces: how fast, and what goes wrong |
-//! | `scale` | what more tasks, jobs, callers and gateways cost, and the slow paths |
-//! | `load` | who loads: h2load for reads, our own reporters for reports |
+//! | `limit` | comparison with a bare tonic service that answers from memory |
+//! | `designs` | comparison with the designs that Highwater replaces: throughput, and wrong counts |
+//! | `scale` | cost of more tasks, jobs, callers and gateways; speed of the fallback paths |
+//! | `load` | load generators: h2load for reads, our own client for paced reads and for reports |
 //! | `bare` | the bare service |
-//! | `stand` | the private Redis and Postgres, and the processes that are measured |
-//! | `jobs` | jobs to measure with |
-//! | `usage` | what a process used of the machine |
-//! | `until` | waiting for what comes by itself |
-//! | `page`, `plot` | what is written to docs/benchmarks |
+//! | `environment` | the private Redis and Postgres, and the processes that are measured |
+//! | `redis_admin` | statistics and administration of that Redis |
+//! | `jobs` | creates, starts and cancels jobs |
+//! | `usage` | CPU time and memory of a process |
+//! | `effort`, `wait`, `machine` | full run or smoke test; waiting for a condition; description of the machine |
+//! | `page`, `regions` | pages in docs/benchmarks: generated regions, and figures that the text cites |
+//! | `plot`, `format` | plots; numbers as text |
 
 mod bare;
 mod designs;
 mod effort;
+mod environment;
+mod format;
 mod jobs;
 mod limit;
 mod load;
 mod machine;
 mod page;
 mod plot;
+mod redis_admin;
+mod regions;
 mod scale;
-mod stand;
-mod until;
 mod usage;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,59 +39,68 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use mimalloc::MiMalloc;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use effort::Effort;
+use page::{Page, Run};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// What goes wrong here is told to a person, and ends the run.
+/// Any error ends the run and is printed.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Measures Highwater, and writes what it finds to docs/benchmarks
+/// Measures Highwater and updates docs/benchmarks
+///
+/// A run rewrites the data files, the plots, and the regions of the pages between `generated` markers. Other text of the
+/// pages is written by hand. Figures that it cites and that have changed are listed at the end of a run.
 #[derive(Debug, Parser)]
 #[command(name = "./dev bench")]
 struct Flags {
-    /// Which ones; all of them if none is named
+    /// The benchmarks to run; all if none is named
     names: Vec<Name>,
-    /// One short turn of each, which asserts that every answer is right and writes nothing: for the CI
+    /// Run each benchmark once for a short time, check every response, and write no file; used in CI
     #[arg(long)]
     smoke: bool,
-    /// How many rounds of what is measured in rounds; fewer are quicker, and noisier
+    /// Measure nothing; rewrite the plots and the generated regions from the data files
+    #[arg(long, conflicts_with = "smoke")]
+    render: bool,
+    /// The number of rounds of `limit`, and of `designs` up to 3; fewer are faster, and noisier
     #[arg(long, value_name = "COUNT", default_value = "5")]
     rounds: u32,
-    /// Where the pages, plots and raw data go
+    /// The directory of pages, plots and data files
     #[arg(long, value_name = "DIRECTORY", default_value = "docs/benchmarks")]
     out: PathBuf,
-    /// Be the bare service, until killed
+    /// Serve the bare service until killed
     #[arg(long, hide = true)]
     bare: bool,
     #[command(flatten)]
-    other: designs::Serve,
+    design: designs::Serve,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Name {
-    /// Reads and reports as a share of what a bare tonic service answers
+    /// Reads and reports, compared with a bare tonic service that answers from memory
     Limit,
-    /// One hot job, and the ends of small ones, by the designs that Highwater replaces
+    /// One hot job, and the ends of small jobs, compared with the designs that Highwater replaces
     Designs,
-    /// What more tasks, jobs, callers and gateways cost, and the slow paths
+    /// The cost of more tasks, jobs, callers and gateways, and the speed of the fallback paths
     Scale,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let flags = Flags::parse();
-    let ran = match &flags.other.kind {
-        Some(kind) => flags.other.serve(*kind).await,
+    let ran = match &flags.design.kind {
+        Some(kind) => flags.design.serve(*kind).await,
         None if flags.bare => bare::serve().await,
         None => run(&flags).await,
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", explained(&*error));
+            eprintln!("error: {}", error_message(&*error));
             ExitCode::FAILURE
         }
     }
@@ -98,23 +112,44 @@ async fn run(flags: &Flags) -> Result<()> {
         if !flags.names.is_empty() && !flags.names.contains(name) {
             continue;
         }
-        let began = Instant::now();
         eprintln!("{}", headline(*name));
-        let page = match name {
-            Name::Limit => limit::run(effort, flags.rounds).await?,
-            Name::Designs => designs::run(effort, flags.rounds).await?,
-            Name::Scale => scale::run(effort).await?,
-        };
-        let seconds = began.elapsed().as_secs();
-        if flags.smoke {
-            eprintln!("  every answer was right ({seconds} s)");
-        } else {
-            print!("{}", page.text());
-            let written = page.write(&flags.out)?;
-            eprintln!("  {} ({seconds} s)", written.display());
+        match name {
+            Name::Limit => flags.update("limit", limit::measure(effort, flags.rounds), limit::render).await?,
+            Name::Designs => flags.update("designs", designs::measure(effort, flags.rounds), designs::render).await?,
+            Name::Scale => flags.update("scale", scale::measure(effort), scale::render).await?,
         }
     }
     Ok(())
+}
+
+impl Flags {
+    /// Runs a benchmark, or reads its data, and renders its page. A smoke test writes nothing.
+    async fn update<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        benchmark: impl Future<Output = Result<T>>,
+        render: fn(&Run<T>) -> Result<Page>,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let run = if self.render { page::read_data(&self.out, name)? } else { Run::of(benchmark).await? };
+        let page = render(&run)?;
+        let seconds = began.elapsed().as_secs();
+        if self.smoke {
+            eprintln!("  every response was correct ({seconds} s)");
+            return Ok(());
+        }
+        if !self.render {
+            print!("{}", page.text());
+            page::write_data(&self.out, name, &run)?;
+        }
+        let (path, outdated) = page.write(&self.out)?;
+        eprintln!("  wrote {} ({seconds} s)", path.display());
+        if !outdated.is_empty() {
+            eprintln!("  Correct its text by hand:");
+            outdated.iter().for_each(|problem| eprintln!("    {problem}"));
+        }
+        Ok(())
+    }
 }
 
 fn headline(name: Name) -> String {
@@ -124,8 +159,8 @@ fn headline(name: Name) -> String {
     })
 }
 
-/// What a person needs to know of an error: of a call its message, without what else a status carries.
-fn explained(error: &(dyn std::error::Error + 'static)) -> String {
+/// The message of an error; for a gRPC status, its code and message without metadata.
+fn error_message(error: &(dyn std::error::Error + 'static)) -> String {
     let status = error.downcast_ref::<tonic::Status>();
     status.map_or_else(|| error.to_string(), |status| format!("{:?}: {}", status.code(), status.message()))
 }

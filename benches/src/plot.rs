@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use crate::Result;
 
 const SIZE: (u32, u32) = (760, 400);
-/// Apart also for who sees fewer colours.
+/// Distinguishable with colour blindness.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -15,10 +15,10 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
-/// A line of a plot: its name, and its points.
+/// A line of a plot: name and points.
 pub type Line = (String, Vec<(f64, f64)>);
 
-/// Bars side by side, each with its name and value.
+/// A bar chart: each bar has a name and a value.
 pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<String> {
     let most = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max) * 1.1;
     draw(|root| {
@@ -38,7 +38,7 @@ pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<String> {
     })
 }
 
-/// Bars of several series, side by side by what they have in common; some may go down.
+/// A bar chart with several series, grouped by `names`. Values may be negative.
 pub fn groups(title: &str, unit: &str, names: &[String], series: &[(String, Vec<f64>)]) -> Result<String> {
     let values = || series.iter().flat_map(|(_, values)| values.iter().copied());
     let (least, most) = (values().fold(0.0, f64::min), values().fold(f64::MIN_POSITIVE, f64::max));
@@ -46,7 +46,7 @@ pub fn groups(title: &str, unit: &str, names: &[String], series: &[(String, Vec<
     draw(|root| {
         let mut chart =
             frame(root, title).build_cartesian_2d(-0.5..names.len() as f64 - 0.5, least - room..most + room)?;
-        // Half of the labels stand between two groups, and say nothing.
+        // Half of the labels are between two groups; they stay empty.
         let name = |place: &f64| names.get(place.round() as usize).filter(|_| place.fract() == 0.0).cloned();
         chart
             .configure_mesh()
@@ -71,7 +71,7 @@ pub fn groups(title: &str, unit: &str, names: &[String], series: &[(String, Vec<
     })
 }
 
-/// Lines over a scale that grows tenfold.
+/// A line chart with a logarithmic x axis.
 pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
     let points = || lines.iter().flat_map(|(_, points)| points.iter().copied());
     let (least, most) = points().fold((f64::MAX, 1.0_f64), |(least, most), (x, _)| (least.min(x), most.max(x)));
@@ -94,17 +94,17 @@ pub fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String> {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
         }
-        // Where what grows has not got to yet.
+        // The corner that growing lines leave free.
         let place = SeriesLabelPosition::UpperLeft;
         chart.configure_series_labels().position(place).background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
         Ok(())
     })
 }
 
-/// What is painted on.
+/// The drawing area.
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// What every plot has around it.
+/// The margins, caption and axis areas that every plot has.
 fn frame<'a, 'b>(canvas: &'a Canvas<'b>, title: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
     let mut frame = ChartBuilder::on(canvas);
     frame.caption(title, ("sans-serif", 18)).margin(12).x_label_area_size(40).y_label_area_size(72);

@@ -1,16 +1,16 @@
-//! What a process used of the machine.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
 
 use crate::Result;
 
-/// What `/proc` counts CPU time in: a hundredth of a second, on every Linux that Rust's std knows.
+/// The unit of CPU time in `/proc`: 10 ms on every Linux that Rust's std supports.
 const TICK: Duration = Duration::from_millis(10);
 const PAGE_BYTES: u64 = 4096;
 
-/// The CPU time that a process has used, with its children, also those that have ended.
-pub fn cpu(pid: u32) -> Result<Duration> {
+/// The CPU time of a process and its children, including children that have ended.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
     let mut ticks = 0;
     for entry in fs::read_dir("/proc")?.filter_map(std::result::Result::ok) {
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
@@ -25,18 +25,18 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     Ok(TICK * u32::try_from(ticks)?)
 }
 
-/// The memory that a process holds, in bytes.
-pub fn resident(pid: u32) -> Result<u64> {
+/// The resident memory (RSS) of a process, in bytes.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm"))?;
     let pages: u64 = statm.split(' ').nth(1).ok_or("statm has no second field")?.parse()?;
     Ok(pages * PAGE_BYTES)
 }
 
-/// The fields behind the name, which may have spaces: the first is the state, the second the parent.
+/// The fields after the process name, which may contain spaces. The first is the state, the second the parent.
 fn fields(stat: &str) -> Vec<&str> {
-    stat.rsplit_once(')').map(|(_, behind)| behind.split_whitespace().collect()).unwrap_or_default()
+    stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().collect()).unwrap_or_default()
 }
 
-fn number(fields: &[&str], place: usize) -> u64 {
-    fields.get(place).and_then(|field| field.parse().ok()).unwrap_or(0)
+fn number(fields: &[&str], index: usize) -> u64 {
+    fields.get(index).and_then(|field| field.parse().ok()).unwrap_or(0)
 }

@@ -1,5 +1,5 @@
-//! Progress as one blob of JSON that each handler reads, changes and writes back: without a lock, under one, or as an
-//! ORM's `save()` does it, which writes back the state as well.
+//! Progress as one JSON blob that each handler reads, changes and writes back: without a lock, under a row lock, or like an
+//! ORM's `save()`, which also writes back the state.
 
 use highwater::grpc::pb;
 use sqlx::types::Json;
@@ -8,41 +8,41 @@ use tonic::async_trait;
 
 use super::pools::Pools;
 use super::row::{self, Row};
-use super::service::{Design, Told};
+use super::service::{Design, ReportOutcome};
 use super::tally::Tally;
 use crate::Result;
 
-/// How a handler sees to it that nobody else writes between its read and its write.
+/// How a handler writes the blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Care {
-    /// Not at all, and it writes back the state that it has read.
-    Saved,
-    /// Not at all, but a job that has ended is written no more.
+pub enum WriteMode {
+    /// Without a lock, together with the state that it has read.
+    SaveWhole,
+    /// Without a lock, unless the job has ended.
     Unlocked,
-    /// It locks the row.
+    /// Under a row lock from the read to the commit.
     Locked,
 }
 
-/// The design.
+/// The designs with a blob.
 pub struct Blob {
     pools: Pools,
-    care: Care,
+    write_mode: WriteMode,
 }
 
 const READ: &str = "SELECT state, task_count, progress FROM jobs WHERE job_id = $1";
 const LOCK: &str = "SELECT state, task_count, progress FROM jobs WHERE job_id = $1 FOR UPDATE";
 const SAVE: &str = "UPDATE jobs SET progress = $2::json, state = $3 WHERE job_id = $1";
-/// The transition is guarded in the statement that makes it.
+/// The state guards the transition in the same statement.
 const WRITE: &str = "UPDATE jobs SET progress = $2::json, state = $3 WHERE job_id = $1 AND state = 'RUNNING'";
 const CANCEL: &str = "UPDATE jobs SET state = 'CANCELLED' WHERE job_id = $1 AND state = 'RUNNING'";
 
 impl Blob {
-    /// Over these pools, with so much care.
-    pub fn new(pools: Pools, care: Care) -> Self {
-        Self { pools, care }
+    /// A design that writes the blob in this mode.
+    pub fn new(pools: Pools, write_mode: WriteMode) -> Self {
+        Self { pools, write_mode }
     }
 
-    async fn locked(&self, id: &str, added: &Tally) -> Result<Told> {
+    async fn locked(&self, id: &str, added: &Tally) -> Result<ReportOutcome> {
         let mut transaction = self.pools.reports.begin().await?;
         let mut job = fetch(&mut *transaction, LOCK, id).await?.ok_or("no such job")?;
         let counted = count(&mut job, added);
@@ -50,19 +50,19 @@ impl Blob {
             write(&mut *transaction, WRITE, id, &job).await?;
         }
         transaction.commit().await?;
-        if counted { self.pools.told(job.state).await } else { Ok(Told { counted, state: job.state }) }
+        if counted { self.pools.counted(job.state).await } else { Ok(ReportOutcome { counted, state: job.state }) }
     }
 
-    async fn unlocked(&self, id: &str, added: &Tally, statement: &'static str) -> Result<Told> {
-        // One connection for both, so that a report waits for one only once.
+    async fn unlocked(&self, id: &str, added: &Tally, statement: &'static str) -> Result<ReportOutcome> {
+        // Both statements use one connection, so that a report waits for a connection only once.
         let mut connection = self.pools.reports.acquire().await?;
         let mut job = fetch(&mut *connection, READ, id).await?.ok_or("no such job")?;
         let counted = count(&mut job, added) && write(&mut *connection, statement, id, &job).await?;
         if counted {
-            return self.pools.told(job.state).await;
+            return self.pools.counted(job.state).await;
         }
         let job = fetch(&mut *connection, READ, id).await?.ok_or("no such job")?;
-        Ok(Told { counted, state: job.state })
+        Ok(ReportOutcome { counted, state: job.state })
     }
 }
 
@@ -79,12 +79,12 @@ impl Design for Blob {
         Ok(())
     }
 
-    async fn report(&self, id: &str, results: &[pb::TaskResult]) -> Result<Told> {
+    async fn report(&self, id: &str, results: &[pb::TaskResult]) -> Result<ReportOutcome> {
         let added = Tally::of(results).ok_or("no such stage")?;
-        match self.care {
-            Care::Saved => self.unlocked(id, &added, SAVE).await,
-            Care::Unlocked => self.unlocked(id, &added, WRITE).await,
-            Care::Locked => self.locked(id, &added).await,
+        match self.write_mode {
+            WriteMode::SaveWhole => self.unlocked(id, &added, SAVE).await,
+            WriteMode::Unlocked => self.unlocked(id, &added, WRITE).await,
+            WriteMode::Locked => self.locked(id, &added).await,
         }
     }
 
@@ -93,7 +93,7 @@ impl Design for Blob {
     }
 
     async fn cancel(&self, id: &str) -> Result<pb::JobState> {
-        if self.care == Care::Saved {
+        if self.write_mode == WriteMode::SaveWhole {
             let mut job = self.read(id).await?.ok_or("no such job")?;
             if !row::is_end(job.state) {
                 job.state = pb::JobState::Cancelled;
@@ -106,7 +106,7 @@ impl Design for Blob {
     }
 }
 
-/// Adds a report to a job, and ends it if it is complete now; not to one that has ended.
+/// Adds a report to a running job, and ends the job if it is complete. Returns whether the job was running.
 fn count(job: &mut Row, added: &Tally) -> bool {
     let runs = !row::is_end(job.state);
     if runs {
@@ -123,7 +123,7 @@ async fn fetch(connection: impl PgExecutor<'_>, statement: &'static str, id: &st
     Ok(Some(Row { state, tasks: found.try_get("task_count")?, tally }))
 }
 
-/// Whether there was something to write to.
+/// Writes a job. Returns whether the statement found its row.
 async fn write(connection: impl PgExecutor<'_>, statement: &'static str, id: &str, job: &Row) -> Result<bool> {
     let statement = sqlx::query(statement).bind(id).bind(serde_json::to_string(&job.tally)?).bind(row::name(job.state));
     Ok(statement.execute(connection).await?.rows_affected() == 1)

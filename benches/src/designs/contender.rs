@@ -1,34 +1,34 @@
-//! Who is measured: Highwater, and the designs that it replaces.
+//! The contenders: Highwater, and the designs that it replaces.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Kind, rendered};
+use super::{Kind, single_writer};
 use crate::Result;
-use crate::stand::{Server, Stand};
+use crate::environment::{Environment, Server};
 
-/// One of them.
+/// A design that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contender {
     Highwater,
     Design(Kind),
-    /// One whose reports are on disk before they are answered.
+    /// A design that acknowledges a report after it is on disk.
     Durable(Kind),
 }
 
-/// Those that are measured with every load.
+/// The contenders of every load.
 pub const ALL: [Contender; 6] = [
     Contender::Design(Kind::Blob),
     Contender::Design(Kind::Locked),
     Contender::Design(Kind::Counters),
     Contender::Design(Kind::Receipts),
-    Contender::Design(Kind::Rendered),
+    Contender::Design(Kind::SingleWriter),
     Contender::Highwater,
 ];
 
-/// Those of them that can have a report on disk before it is answered.
+/// The designs that are also measured with reports on disk. The others keep reports in Redis.
 pub const DURABLE: [Contender; 4] = [
     Contender::Durable(Kind::Blob),
     Contender::Durable(Kind::Locked),
@@ -36,13 +36,16 @@ pub const DURABLE: [Contender; 4] = [
     Contender::Durable(Kind::Receipts),
 ];
 
+/// The design that is measured with small jobs only.
+pub const SAVED: Contender = Contender::Design(Kind::Saved);
+
 impl Contender {
-    /// Starts it over these servers.
-    pub async fn start(self, stand: &Stand) -> Result<Server> {
+    /// Starts a server of it.
+    pub async fn start(self, environment: &Environment) -> Result<Server> {
         match self {
-            Self::Highwater => stand.gateway(&[]).await,
-            Self::Design(kind) => stand.design(kind.name(), &[]).await,
-            Self::Durable(kind) => stand.design(kind.name(), &["--durable"]).await,
+            Self::Highwater => environment.gateway(&[]).await,
+            Self::Design(kind) => environment.design(kind.name(), &[]).await,
+            Self::Durable(kind) => environment.design(kind.name(), &["--durable"]).await,
         }
     }
 
@@ -53,29 +56,29 @@ impl Contender {
         }
     }
 
-    /// Where its tables are.
+    /// The schema of its tables in Postgres.
     pub fn schema(self) -> &'static str {
         self.kind().map_or("public", Kind::name)
     }
 
-    /// Whether nothing of a report may be lost when nothing is reported twice.
+    /// Whether concurrent reports lose no marks.
     fn is_race_free(self) -> bool {
         !matches!(self.kind(), Some(Kind::Saved | Kind::Blob))
     }
 
-    /// Whether a report that comes twice may count once only.
-    pub fn is_repeatable(self) -> bool {
-        matches!(self.kind(), None | Some(Kind::Receipts | Kind::Rendered))
+    /// Whether reports are idempotent: a redelivered report is counted once.
+    fn is_idempotent(self) -> bool {
+        matches!(self.kind(), None | Some(Kind::Receipts | Kind::SingleWriter))
     }
 
-    /// Whether a run in which it is wrong measured something else.
-    pub fn is_right(self, redelivered: u64) -> bool {
-        if redelivered == 0 { self.is_race_free() } else { self.is_repeatable() }
+    /// Whether its counts must be exact with this percentage of redelivered reports. If they are not, the run fails.
+    pub fn must_be_exact(self, redelivered: u64) -> bool {
+        if redelivered == 0 { self.is_race_free() } else { self.is_idempotent() }
     }
 
-    /// How long it may take until a read shows all that was reported.
-    pub fn shows_within(self) -> Duration {
-        if self.kind() == Some(Kind::Rendered) { rendered::EVERY * 2 } else { Duration::ZERO }
+    /// How long it may take until a read contains all acknowledged marks.
+    pub fn max_lag(self) -> Duration {
+        if self.kind() == Some(Kind::SingleWriter) { single_writer::INTERVAL * 2 } else { Duration::ZERO }
     }
 }
 
@@ -88,7 +91,7 @@ impl fmt::Display for Contender {
             Some(Kind::Locked) => "blob, FOR UPDATE",
             Some(Kind::Counters) => "counter columns",
             Some(Kind::Receipts) => "counters, receipts",
-            Some(Kind::Rendered) => "rendered by one",
+            Some(Kind::SingleWriter) => "single writer",
         })?;
         if matches!(self, Self::Durable(_)) { formatter.write_str(" (on disk)") } else { Ok(()) }
     }
@@ -97,5 +100,14 @@ impl fmt::Display for Contender {
 impl Serialize for Contender {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Contender {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let mut all = [SAVED].into_iter().chain(ALL).chain(DURABLE);
+        all.find(|contender| contender.to_string() == name)
+            .ok_or_else(|| de::Error::custom(format!("there is no contender `{name}`")))
     }
 }

@@ -1,92 +1,91 @@
-//! Against the designs that Highwater replaces: the same jobs, on the same Redis and Postgres, by the same loads.
+//! Compares Highwater with the designs that it replaces: the same jobs and loads, on the same Redis and Postgres.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `blob`, `counters`, `receipts`, `rendered` | the designs; `schema/` and `pools`: how they are tuned |
-//! | `service` | Highwater's interface in front of each, `row` and `tally`: what they have in common |
-//! | `load`, `truth` | one hot job: reporters, people who look, and what was really reported |
-//! | `ends`, `small` | small jobs reported to their end, with a cancel that races it |
-//! | `judge` | what went wrong with them |
-//! | `run`, `contender` | who is measured, and in which order |
-//! | `figures`, `tables`, `outcome` | what is kept of it |
-//! | `page`, `prose` | what is told of it |
+//! | `blob`, `counters`, `receipts`, `single_writer` | the designs; their tables are in `schema/`, their connections in `pools` |
+//! | `service`, `row`, `tally` | Highwater's gRPC interface for all designs; the row and the counts of a job |
+//! | `hot_job`, `acknowledged` | one hot job: reporters, readers, and the acknowledged marks |
+//! | `small_job`, `small_jobs` | small jobs that are reported completely, with a concurrent cancel |
+//! | `end_errors` | the errors of small jobs |
+//! | `run`, `contender` | the contenders, and the order of measurements |
+//! | `measurement`, `postgres_stats`, `results` | the results |
+//! | `page` | tables, plots and figures of the page |
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the designs' tables are no part of the schema that queries are checked against"
+    reason = "the designs' tables are not part of the schema that the query macros check"
 )]
 
+mod acknowledged;
 mod blob;
 mod contender;
 mod counters;
-mod ends;
-mod figures;
-mod judge;
-mod load;
-mod outcome;
+mod end_errors;
+mod hot_job;
+mod measurement;
 mod page;
 mod pools;
-mod prose;
-
+mod postgres_stats;
 mod receipts;
-mod rendered;
+mod results;
 mod row;
 mod run;
 mod service;
-mod small;
-mod tables;
+mod single_writer;
+mod small_job;
+mod small_jobs;
 mod tally;
-mod truth;
 
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use crate::Result;
-use blob::{Blob, Care};
+use blob::{Blob, WriteMode};
 use counters::Counters;
 use pools::{Commit, Pools};
 use receipts::Receipts;
-use rendered::Rendered;
 use service::Design;
+use single_writer::SingleWriter;
 
-pub use run::run;
+pub use page::render;
+pub use run::measure;
 
 /// A design.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// A blob, read, changed and written back, state and all
+    /// A JSON blob that is read, changed and written back together with the state
     Saved,
-    /// The same, but nothing is written to a job that has ended
+    /// A JSON blob that is read, changed and written back unless the job has ended
     Blob,
-    /// The same, under a lock
+    /// A JSON blob that is read, changed and written back under a row lock
     Locked,
-    /// A column for each count
+    /// A column per count
     Counters,
-    /// The same, with a row for each result that was counted
+    /// A column per count, and a row per result
     Receipts,
-    /// Bits in Redis, rendered by a single writer every second
-    Rendered,
+    /// Bits in Redis, which a single writer counts every second
+    #[value(name = "writer")]
+    SingleWriter,
 }
 
-/// Which design to be, over what.
+/// Flags of the hidden mode in which the program serves a design.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Be a design, until killed
+    /// Serve this design until killed
     #[arg(long = "design", hide = true)]
     pub kind: Option<Kind>,
     #[arg(long, hide = true, default_value = "")]
     redis_url: String,
     #[arg(long, hide = true, default_value = "")]
     postgres_url: String,
-    /// Answer no report that is not on disk
+    /// Acknowledge reports after they are on disk
     #[arg(long, hide = true)]
     durable: bool,
 }
 
 impl Kind {
-    /// In one word; it is also its schema in Postgres.
+    /// The name of its schema in Postgres, and of the `--design` flag.
     pub fn name(self) -> &'static str {
         match self {
             Self::Saved => "saved",
@@ -94,15 +93,15 @@ impl Kind {
             Self::Locked => "locked",
             Self::Counters => "counters",
             Self::Receipts => "receipts",
-            Self::Rendered => "rendered",
+            Self::SingleWriter => "writer",
         }
     }
 
-    /// What it keeps in Postgres.
+    /// The statements that create its tables.
     fn schema(self) -> String {
         match self {
             Self::Saved | Self::Blob | Self::Locked => include_str!("schema/blob.sql").to_owned(),
-            Self::Counters | Self::Rendered => include_str!("schema/counters.sql").to_owned(),
+            Self::Counters | Self::SingleWriter => include_str!("schema/counters.sql").to_owned(),
             Self::Receipts => receipts::schema(),
         }
     }
@@ -111,15 +110,15 @@ impl Kind {
 impl Serve {
     /// Serves a design.
     pub async fn serve(&self, kind: Kind) -> Result<()> {
-        let commit = if self.durable { Commit::Now } else { Commit::Soon };
+        let commit = if self.durable { Commit::Synchronous } else { Commit::Asynchronous };
         let pools = Pools::connect(&self.postgres_url, kind, commit).await?;
         let design: Arc<dyn Design> = match kind {
-            Kind::Saved => Arc::new(Blob::new(pools, Care::Saved)),
-            Kind::Blob => Arc::new(Blob::new(pools, Care::Unlocked)),
-            Kind::Locked => Arc::new(Blob::new(pools, Care::Locked)),
+            Kind::Saved => Arc::new(Blob::new(pools, WriteMode::SaveWhole)),
+            Kind::Blob => Arc::new(Blob::new(pools, WriteMode::Unlocked)),
+            Kind::Locked => Arc::new(Blob::new(pools, WriteMode::Locked)),
             Kind::Counters => Arc::new(Counters::new(pools)),
             Kind::Receipts => Arc::new(Receipts::new(pools)),
-            Kind::Rendered => Rendered::begin(pools, &self.redis_url).await?,
+            Kind::SingleWriter => SingleWriter::start(pools, &self.redis_url).await?,
         };
         service::serve(design).await
     }

@@ -1,203 +1,228 @@
-//! The page: how it was measured, tables, plots. What it comes to is told by `prose`, from the same figures.
+//! The page of the benchmark: tables, plots, and the figures that its text cites.
 
-use super::contender::{ALL, Contender, DURABLE};
-use super::ends;
-use super::judge::Wrongs;
-use super::load::Load;
-use super::outcome::Outcome;
+use super::Kind;
+use super::contender::{ALL, Contender, DURABLE, SAVED};
+use super::end_errors::EndErrors;
+use super::hot_job::Load;
+use super::measurement::Measurement;
+use super::postgres_stats::TableStats;
+use super::results::Results;
 use super::run::REPORTERS;
-use super::{Kind, prose};
 use crate::Result;
-use crate::page::{Page, count};
+use crate::format::count;
+use crate::page::{Page, Run};
 use crate::plot;
 
-/// Where the loads are told apart most.
-const HOT: Load = Load { reporters: 64, redelivered: 0, results: 1 };
-const TEN: Load = Load { reporters: 16, redelivered: 0, results: 10 };
+/// The load for which latencies, reads and costs are shown.
+const HOT: Load = Load::of(64, 0);
+const TEN_RESULTS: Load = Load { reporters: 16, redelivered: 0, results: 10 };
 
-/// Writes all of it.
-pub fn write(outcome: &Outcome) -> Result<Page> {
-    let mut page = Page::new("designs", "The designs that it replaces");
-    page.say(prose::MEASURED);
-    page.say(prose::TUNED);
-    for answer in prose::answers(outcome) {
-        page.heading(answer.question);
-        for paragraph in answer.paragraphs {
-            page.say(paragraph);
-        }
+/// The names of the designs in figures.
+const NAMES: [(&str, Contender); 6] = [
+    ("blob", Contender::Design(Kind::Blob)),
+    ("locked", Contender::Design(Kind::Locked)),
+    ("counters", Contender::Design(Kind::Counters)),
+    ("receipts", Contender::Design(Kind::Receipts)),
+    ("writer", Contender::Design(Kind::SingleWriter)),
+    ("highwater", Contender::Highwater),
+];
+
+/// Renders the page.
+pub fn render(run: &Run<Results>) -> Result<Page> {
+    let mut page = Page::new("designs", run);
+    let results = &run.results;
+    rates(&mut page, results)?;
+    reads(&mut page, results);
+    costs(&mut page, results);
+    wrong_counts(&mut page, results)?;
+    ends(&mut page, results);
+    for (name, contender) in NAMES {
+        load_figures(&mut page, results, name, contender);
     }
-    rates(&mut page, outcome)?;
-    reads(&mut page, outcome);
-    costs(&mut page, outcome);
-    wrongs(&mut page, outcome)?;
-    page.data("loads", &outcome.loaded)?;
-    page.data("left", &outcome.left)?;
-    page.data("ends", &outcome.judged)?;
+    derived_figures(&mut page, results);
     Ok(page)
 }
 
-fn rates(page: &mut Page, outcome: &Outcome) -> Result<()> {
-    page.heading("Reports a second");
-    page.say("In brackets: for each one of Highwater's. Each figure is the middle of the rounds.");
+fn rates(page: &mut Page, results: &Results) -> Result<()> {
     let rate =
-        |contender, load| format!("{} ({:.2})", count(outcome.rate(contender, load)), outcome.ratio(contender, load));
+        |contender, load| format!("{} ({:.2})", count(results.rate(contender, load)), results.ratio(contender, load));
     let millis = |contender| {
-        let middle = |figure| outcome.middle(contender, HOT, figure);
-        format!("{:.1} / {:.1}", middle(|figures| figures.p50_millis), middle(|figures| figures.p99_millis))
+        let median = |figure| results.median(contender, HOT, figure);
+        format!("{:.1} / {:.1}", median(|it| it.p50_millis), median(|it| it.p99_millis))
     };
     let row = |contender: &Contender| {
         let [one, some, many] = REPORTERS.map(|reporters| rate(*contender, Load::of(reporters, 0)));
-        let (again, ten) = match contender {
+        let (redelivered, ten) = match contender {
             Contender::Durable(_) => (String::new(), String::new()),
-            _ => (rate(*contender, Load::of(64, 10)), rate(*contender, TEN)),
+            _ => (rate(*contender, Load::of(64, 10)), rate(*contender, TEN_RESULTS)),
         };
-        [contender.to_string(), one, some, many, millis(*contender), again, ten]
+        [contender.to_string(), one, some, many, millis(*contender), redelivered, ten]
     };
     let rows: Vec<_> = ALL.iter().chain(&DURABLE).map(row).collect();
     page.table(
-        ["", "1 reporter", "16", "64", "64: ms (p50 / p99)", "64, a tenth comes twice", "16, 10 results each"],
+        "rates",
+        ["", "1 reporter", "16", "64", "64: ms (p50 / p99)", "64, 10 % redelivered", "16, 10 results each"],
         &rows,
     );
     let line = |contender: &Contender| {
-        let point = |reporters| (reporters as f64, outcome.rate(*contender, Load::of(reporters, 0)));
+        let point = |reporters| (reporters as f64, results.rate(*contender, Load::of(reporters, 0)));
         (contender.to_string(), REPORTERS.map(point).to_vec())
     };
     let lines: Vec<_> = ALL.iter().map(line).collect();
-    let svg = plot::lines("Reports a second of one hot job", "reporters", "reports a second", &lines)?;
-    page.plot("rates", "Reports a second by the number of reporters", svg);
+    let svg = plot::lines("Reports per second to one hot job", "reporters", "reports per second", &lines)?;
+    page.plot("rates", "Reports per second by number of reporters", svg);
     Ok(())
 }
 
-fn reads(page: &mut Page, outcome: &Outcome) {
-    page.heading("What a reader sees meanwhile");
-    page.say(
-        "Two readers ask for the same job, 5 ms after each answer, while 64 reporters report, none twice. Behind is how \
-         many reports that had been answered an answer lacked; old, how long ago the first of them had been answered. \
-         Where marks are lost, what is shown is not old but wrong.",
-    );
+fn reads(page: &mut Page, results: &Results) {
     let row = |contender: &Contender| {
-        let middle = |figure| outcome.middle(*contender, HOT, figure);
-        let most = |figure| outcome.worst(*contender, HOT, figure);
-        let wrong = outcome.worst(*contender, HOT, |figures| figures.off) != 0.0;
-        let old = format!("{:.1} / {:.1}", middle(|it| it.age_millis), most(|it| it.age_most_millis));
+        let median = |figure| results.median(*contender, HOT, figure);
+        let worst = |figure| results.worst(*contender, HOT, figure);
+        let wrong = worst(|it| it.excess) != 0.0;
+        let lag = format!("{:.1} / {:.1}", median(|it| it.lag_millis), worst(|it| it.lag_millis_max));
         [
             contender.to_string(),
-            count(middle(|it| it.reads)),
-            format!("{:.1}", middle(|it| it.read_p99_millis)),
-            format!("{} / {}", count(middle(|it| it.behind)), count(most(|it| it.behind_most))),
-            if wrong { "wrong".to_owned() } else { old },
+            count(median(|it| it.reads)),
+            format!("{:.1}", median(|it| it.read_p99_millis)),
+            format!("{} / {}", count(median(|it| it.lag_marks)), count(worst(|it| it.lag_marks_max))),
+            if wrong { "wrong".to_owned() } else { lag },
         ]
     };
     let rows: Vec<_> = ALL.iter().map(row).collect();
-    page.table(["", "reads a second", "p99, ms", "reports behind (middle / most)", "ms old (middle / most)"], &rows);
+    let head = ["", "reads per second", "p99, ms", "missing reports (median / max)", "age, ms (median / max)"];
+    page.table("reads", head, &rows);
 }
 
-fn costs(page: &mut Page, outcome: &Outcome) {
-    page.heading("What a report costs");
-    page.say(
-        "64 reporters, none twice. WAL is what Postgres writes ahead. Rows are of all loads together: versions that were \
-         written over, so dead ones, for each report; how many of these touched no index (HOT); how many had not been \
-         cleared away at the end; and what the tables take then.",
-    );
+fn costs(page: &mut Page, results: &Results) {
     let row = |contender: &Contender| {
-        let middle = |figure| count(outcome.middle(*contender, HOT, figure));
-        let left = outcome.left(*contender);
-        let kept = |tell: fn(f64, super::tables::Kept) -> String| {
-            left.map_or_else(String::new, |left| tell(left.reports, left.kept))
+        let median = |figure| count(results.median(*contender, HOT, figure));
+        let tables = results.tables(*contender);
+        let cell = |format: fn(f64, TableStats) -> String| {
+            tables.map_or_else(String::new, |tables| format(tables.reports, tables.stats))
         };
         [
             contender.to_string(),
-            middle(|it| it.wal),
-            middle(|it| it.server_micros),
-            middle(|it| it.postgres_micros),
-            middle(|it| it.redis_micros),
-            kept(|reports, kept| format!("{:.3}", kept.updated as f64 / reports.max(1.0))),
-            kept(|_, kept| format!("{:.1} %", kept.hot as f64 * 100.0 / kept.updated.max(1) as f64)),
-            kept(|_, kept| count(kept.dead as f64)),
-            kept(|_, kept| format!("{} KiB", count(kept.bytes as f64 / 1024.0))),
+            median(|it| it.wal_bytes),
+            median(|it| it.server_micros),
+            median(|it| it.postgres_micros),
+            median(|it| it.redis_micros),
+            cell(|reports, stats| format!("{:.3}", stats.updated as f64 / reports.max(1.0))),
+            cell(|_, stats| format!("{:.1} %", stats.hot_updated as f64 * 100.0 / stats.updated.max(1) as f64)),
+            cell(|_, stats| count(stats.dead as f64)),
+            cell(|_, stats| format!("{} KiB", count(stats.bytes as f64 / 1024.0))),
         ]
     };
     let rows: Vec<_> = ALL.iter().map(row).collect();
     page.table(
+        "costs",
         [
             "",
             "WAL, bytes",
-            "CPU of the server, µs",
-            "of Postgres",
-            "of Redis",
-            "dead rows a report",
-            "HOT",
-            "dead at the end",
-            "tables",
+            "server CPU, µs",
+            "Postgres CPU, µs",
+            "Redis CPU, µs",
+            "dead rows per report",
+            "HOT updates",
+            "dead rows at the end",
+            "size of tables",
         ],
         &rows,
     );
 }
 
-fn wrongs(page: &mut Page, outcome: &Outcome) -> Result<()> {
-    page.heading("What went wrong");
-    page.say(
-        "By how much what is shown at last differs from what was reported, in the worst round: lost below zero, counted \
-         twice above it.",
-    );
-    let off = |contender: Contender, load| outcome.worst(contender, load, super::figures::Figures::off_percent);
-    let percent = |contender, load| match off(contender, load) {
+fn wrong_counts(page: &mut Page, results: &Results) -> Result<()> {
+    let excess = |contender: Contender, load| results.worst(contender, load, Measurement::excess_percent);
+    let percent = |contender, load| match excess(contender, load) {
         0.0 => "0".to_owned(),
-        off => format!("{off:+.1} %"),
+        excess => format!("{excess:+.1} %"),
     };
     let row = |contender: &Contender| {
         let [one, some, many] = REPORTERS.map(|reporters| percent(*contender, Load::of(reporters, 0)));
-        let twice = REPORTERS.map(|reporters| percent(*contender, Load::of(reporters, 10)));
-        let [one_twice, some_twice, many_twice] = twice;
-        [contender.to_string(), one, some, many, one_twice, some_twice, many_twice]
+        let redelivered = REPORTERS.map(|reporters| percent(*contender, Load::of(reporters, 10)));
+        let [one_again, some_again, many_again] = redelivered;
+        [contender.to_string(), one, some, many, one_again, some_again, many_again]
     };
     let rows: Vec<_> = ALL.iter().map(row).collect();
-    page.table(["", "1 reporter", "16", "64", "a tenth twice: 1", "16", "64"], &rows);
+    page.table("wrong", ["", "1 reporter", "16", "64", "10 % redelivered: 1", "16", "64"], &rows);
     let names: Vec<_> = ALL.iter().map(ToString::to_string).collect();
-    let series = [("none twice", 0), ("a tenth twice", 10)].map(|(name, redelivered)| {
-        let values = ALL.iter().map(|contender| off(*contender, Load::of(64, redelivered))).collect();
+    let series = [("no redelivery", 0), ("10 % redelivered", 10)].map(|(name, redelivered)| {
+        let values = ALL.iter().map(|contender| excess(*contender, Load::of(64, redelivered))).collect();
         (name.to_owned(), values)
     });
-    let title = "Lost (below) and counted twice (above), 64 reporters";
-    page.plot(
-        "wrong",
-        "What was lost, and what was counted twice",
-        plot::groups(title, "% of marks", &names, &series)?,
-    );
+    let title = "Marks lost (below 0) and counted twice (above 0), 64 reporters";
+    page.plot("wrong", "Marks lost and counted twice", plot::groups(title, "% of marks", &names, &series)?);
+    Ok(())
+}
 
-    let judged: Vec<_> = [Contender::Design(Kind::Saved)].into_iter().chain(ALL).collect();
-    let jobs = outcome.wrongs(Contender::Highwater, 0).jobs;
-    page.say(format!(
-        "Ends: jobs of {} tasks at three stages, each reported by {} reporters to its end; in half of them a cancel \
-         comes just before it. So many ended of {jobs} jobs without, and of {jobs} with a tenth of the reports coming twice:",
-        ends::TASKS,
-        ends::REPORTERS,
-    ));
+fn ends(page: &mut Page, results: &Results) {
+    let contenders: Vec<_> = [SAVED].into_iter().chain(ALL).collect();
     let row = |contender: &Contender| {
-        let both = [0, 10].map(|redelivered| outcome.wrongs(*contender, redelivered));
-        let tell = |wrong: fn(&Wrongs) -> u64| both.each_ref().map(wrong).map(|jobs| jobs.to_string()).join(" / ");
+        let both = [0, 10].map(|redelivered| results.errors(*contender, redelivered));
+        let cell = |error: fn(&EndErrors) -> u64| both.each_ref().map(error).map(|jobs| jobs.to_string()).join(" / ");
         [
             contender.to_string(),
-            tell(|it| it.short),
-            tell(|it| it.over),
-            tell(|it| it.endless),
-            tell(|it| it.early),
-            tell(|it| it.rewritten),
-            tell(|it| it.taken_back),
+            cell(|it| it.marks_lost),
+            cell(|it| it.marks_counted_twice),
+            cell(|it| it.never_ended),
+            cell(|it| it.ended_early),
+            cell(|it| it.ended_twice),
+            cell(|it| it.end_changed),
         ]
     };
-    let rows: Vec<_> = judged.iter().map(row).collect();
+    let rows: Vec<_> = contenders.iter().map(row).collect();
     page.table(
+        "ends",
         [
             "",
-            "with marks lost",
-            "with marks counted twice",
-            "never",
-            "before all was reported",
-            "more than once",
-            "otherwise than somebody was told",
+            "marks lost",
+            "marks counted twice",
+            "never ended",
+            "ended before all was reported",
+            "end written more than once",
+            "a caller got another end",
         ],
         &rows,
     );
-    Ok(())
+}
+
+fn load_figures(page: &mut Page, results: &Results, name: &str, contender: Contender) {
+    let percent = |load| results.worst(contender, load, Measurement::excess_percent);
+    for reporters in REPORTERS {
+        let load = Load::of(reporters, 0);
+        page.figure(format!("{name}.rate_{reporters}"), results.rate(contender, load));
+        page.figure(format!("{name}.ratio_{reporters}"), results.ratio(contender, load));
+        page.figure(format!("{name}.p50_{reporters}"), results.median(contender, load, |it| it.p50_millis));
+        page.figure(format!("{name}.p99_{reporters}"), results.median(contender, load, |it| it.p99_millis));
+        page.figure(format!("{name}.lost_{reporters}"), -percent(load));
+        page.figure(format!("{name}.extra_{reporters}"), percent(Load::of(reporters, 10)));
+    }
+    page.figure(format!("{name}.lag_millis"), results.median(contender, HOT, |it| it.lag_millis));
+    page.figure(format!("{name}.lag_millis_max"), results.worst(contender, HOT, |it| it.lag_millis_max));
+    page.figure(format!("{name}.lag_marks"), results.median(contender, HOT, |it| it.lag_marks));
+    page.figure(format!("{name}.wal"), results.median(contender, HOT, |it| it.wal_bytes));
+}
+
+fn derived_figures(page: &mut Page, results: &Results) {
+    let [_, (_, locked), (_, counters), (_, receipts), (_, writer), (_, highwater)] = NAMES;
+    let gain = |contender| results.rate(contender, HOT) / results.rate(contender, Load::of(16, 0));
+    let on_disk = |kind| results.rate(Contender::Durable(kind), HOT);
+    page.figure("counters.gain", gain(counters));
+    page.figure("highwater.gain", gain(highwater));
+    page.figure("counters.over_locked", results.rate(counters, HOT) / results.rate(locked, HOT));
+    page.figure("counters.on_disk", on_disk(Kind::Counters));
+    page.figure("counters.over_on_disk", results.rate(counters, HOT) / on_disk(Kind::Counters));
+    page.figure("receipts.on_disk", on_disk(Kind::Receipts));
+    page.figure("highwater.over_writer", 1.0 / results.ratio(writer, HOT));
+    if let Some(tables) = results.tables(receipts) {
+        page.figure("receipts.table_bytes", tables.stats.bytes as f64 / tables.stats.inserted.max(1) as f64);
+    }
+    for (name, contender) in [("saved", SAVED)].into_iter().chain(NAMES) {
+        let both = results.errors(contender, 0).and(results.errors(contender, 10));
+        page.figure(format!("{name}.jobs"), both.jobs as f64);
+        page.figure(format!("{name}.marks_lost"), both.marks_lost as f64);
+        page.figure(format!("{name}.never_ended"), both.never_ended as f64);
+        page.figure(format!("{name}.ended_early"), both.ended_early as f64);
+        page.figure(format!("{name}.end_changed"), both.end_changed as f64);
+        page.figure(format!("{name}.jobs_redelivered"), results.errors(contender, 10).jobs as f64);
+    }
 }

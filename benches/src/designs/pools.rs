@@ -1,64 +1,65 @@
-//! How the designs reach Postgres.
+//! The connections of the designs to Postgres.
 
 use highwater::grpc::pb;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 
-use super::service::Told;
+use super::service::ReportOutcome;
 use super::{Kind, row};
 use crate::Result;
 
-/// How many reports are in Postgres at once. All of them want the same row, which is handed on to one after the other: with
-/// fewer, nobody is ready to take it; with more, only the line gets longer.
-const REPORTS: u32 = 8;
-/// Reads and cancels have connections of their own, and need not stand in the line of the reports.
-const OTHERS: u32 = 4;
+/// The number of connections for reports. All reports update the same row. With fewer connections, the row is idle while a
+/// report travels; with more, only the queue for its lock grows.
+const REPORT_CONNECTIONS: u32 = 8;
+/// The number of connections for reads and cancels, which do not wait behind reports.
+const OTHER_CONNECTIONS: u32 = 4;
 
-/// Whether a report is on disk before it is answered.
+/// When a report is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// Within a second, as in a Redis that is set to `appendfsync everysec`: the row is locked for as long as it is
-    /// written, not for as long as the disk takes.
-    Soon,
-    /// At once, as Postgres does by itself.
-    Now,
+    /// Before it is on disk, which takes up to a second, as in a Redis with `appendfsync everysec`. The row is locked for
+    /// the update only, not for the disk write.
+    Asynchronous,
+    /// After it is on disk, which is the default of Postgres.
+    Synchronous,
 }
 
-/// Connections, all of them open from the beginning, on which sqlx keeps each statement prepared.
+/// Connections that are opened at the start. sqlx keeps each statement prepared on them.
 pub struct Pools {
     pub reports: PgPool,
-    /// Where each commit waits for the disk.
+    /// Each commit waits for the disk.
     pub others: PgPool,
     commit: Commit,
 }
 
 impl Pools {
-    /// Connects to the schema of a design, and makes it if it is not there.
+    /// Connects to the schema of a design, which is created if it does not exist.
     pub async fn connect(url: &str, kind: Kind, commit: Commit) -> Result<Self> {
         let schema = kind.name();
         let options = url.parse::<PgConnectOptions>()?.options([("search_path", schema)]);
-        let others = pool(OTHERS).connect_with(options.clone()).await?;
-        let there = sqlx::query("SELECT FROM pg_namespace WHERE nspname = $1").bind(schema);
-        if there.fetch_optional(&others).await?.is_none() {
+        let others = pool(OTHER_CONNECTIONS).connect_with(options.clone()).await?;
+        let existing = sqlx::query("SELECT FROM pg_namespace WHERE nspname = $1").bind(schema);
+        if existing.fetch_optional(&others).await?.is_none() {
             let text = format!("CREATE SCHEMA {schema};\n{}", kind.schema());
             others.execute(AssertSqlSafe(text)).await?;
         }
-        let waits = if commit == Commit::Now { "on" } else { "off" };
-        let reports = pool(REPORTS).connect_with(options.options([("synchronous_commit", waits)])).await?;
+        let synchronous = if commit == Commit::Synchronous { "on" } else { "off" };
+        let options = options.options([("synchronous_commit", synchronous)]);
+        let reports = pool(REPORT_CONNECTIONS).connect_with(options).await?;
         Ok(Self { reports, others, commit })
     }
 
-    /// What may be told of a report that was committed: of an end only once it is on disk. The disk takes what was
-    /// written in its order, so a commit that waits for it is enough.
-    pub async fn told(&self, state: pb::JobState) -> Result<Told> {
-        if row::is_end(state) && self.commit == Commit::Soon {
+    /// The outcome of a report that was committed. Waits until an end is on disk: WAL is written in order, so a later
+    /// synchronous commit is enough.
+    pub async fn counted(&self, state: pb::JobState) -> Result<ReportOutcome> {
+        if row::is_end(state) && self.commit == Commit::Asynchronous {
             sqlx::query("SELECT pg_logical_emit_message(true, 'end', '')").execute(&self.others).await?;
         }
-        Ok(Told { counted: true, state })
+        Ok(ReportOutcome { counted: true, state })
     }
 }
 
 fn pool(size: u32) -> PgPoolOptions {
-    // Without a ping before each use: it would be a round trip on every call.
+    // A ping before each use would be another round trip per call.
     PgPoolOptions::new().min_connections(size).max_connections(size).test_before_acquire(false)
 }

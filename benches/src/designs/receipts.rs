@@ -1,5 +1,5 @@
-//! The counters again, with a row for each result that was counted: what a redelivered report costs to be right in
-//! Postgres alone. A function does both in one round trip.
+//! A column per count, and a row (receipt) per result, which makes redelivered reports idempotent. One function call
+//! inserts the receipts and updates the counts.
 
 use highwater::grpc::pb;
 use tonic::async_trait;
@@ -7,27 +7,27 @@ use tonic::async_trait;
 use super::counters::{self, COUNT};
 use super::pools::Pools;
 use super::row::{self, Row};
-use super::service::{Design, Told};
+use super::service::{Design, ReportOutcome};
 use crate::Result;
 use crate::jobs::STAGES;
 
 const REPORT: &str = "SELECT report($1, $2, $3, $4)";
-/// The SQLSTATE that `schema/receipts.sql` gives to a report of a job that does not run.
-const DOES_NOT_RUN: &str = "HW001";
+/// The SQLSTATE that `schema/receipts.sql` raises for a report to a job that is not running.
+const NOT_RUNNING: &str = "HW001";
 
-/// The design.
+/// The design with receipts.
 pub struct Receipts {
     pools: Pools,
 }
 
 impl Receipts {
-    /// Over these pools.
+    /// A design that uses these connections.
     pub fn new(pools: Pools) -> Self {
         Self { pools }
     }
 }
 
-/// Its tables and functions: the statement that counts is that of the counters.
+/// Its tables and functions. It counts with the statement of the `counters` design.
 pub fn schema() -> String {
     format!(
         "{}\nCREATE FUNCTION count_fresh(text, bigint, bigint, bigint, bigint, bigint, bigint) RETURNS text\n\
@@ -43,21 +43,20 @@ impl Design for Receipts {
         counters::start(&self.pools, id, tasks).await
     }
 
-    async fn report(&self, id: &str, results: &[pb::TaskResult]) -> Result<Told> {
+    async fn report(&self, id: &str, results: &[pb::TaskResult]) -> Result<ReportOutcome> {
         let place = |result: &pb::TaskResult| STAGES.iter().position(|stage| *stage == result.stage);
         let stages: Option<Vec<_>> = results.iter().map(|result| place(result)?.try_into().ok()).collect();
         let stages: Vec<i16> = stages.ok_or("no such stage")?;
         let tasks: Vec<_> = results.iter().map(|result| result.task).collect();
         let failures: Vec<_> = results.iter().map(|result| result.outcome() == pb::Outcome::Failed).collect();
         let statement = sqlx::query_scalar(REPORT).bind(id).bind(tasks).bind(stages).bind(failures);
-        let answer = statement.fetch_one(&self.pools.reports).await;
-        let ended =
-            matches!(&answer, Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(DOES_NOT_RUN));
+        let state = statement.fetch_one(&self.pools.reports).await;
+        let ended = matches!(&state, Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(NOT_RUNNING));
         if ended {
             return counters::superseded(&self.pools, id).await;
         }
-        let name: String = answer?;
-        self.pools.told(row::state(&name)).await
+        let name: String = state?;
+        self.pools.counted(row::state(&name)).await
     }
 
     async fn read(&self, id: &str) -> Result<Option<Row>> {

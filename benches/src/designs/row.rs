@@ -1,10 +1,10 @@
-//! A job's row, as all designs have it: state, number of tasks, counts.
+//! The row of a job, which is the same in all designs: state, number of tasks, counts.
 
 use highwater::grpc::pb;
 
 use super::tally::Tally;
 
-/// A job, as its row tells it.
+/// A job.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     pub state: pb::JobState,
@@ -13,7 +13,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// As the interface tells it.
+    /// The progress, as a message of the interface.
     pub fn progress(&self, job_id: String) -> pb::Progress {
         let stages = self.tally.stages(self.tasks);
         let last = stages.last();
@@ -32,17 +32,17 @@ impl Row {
     }
 }
 
-/// A state as a column has it.
+/// The name of a state in the database.
 pub fn name(state: pb::JobState) -> &'static str {
     state.as_str_name().trim_start_matches("JOB_STATE_")
 }
 
-/// The state of that name.
+/// The state with this name in the database.
 pub fn state(name: &str) -> pb::JobState {
     pb::JobState::from_str_name(&format!("JOB_STATE_{name}")).unwrap_or_default()
 }
 
-/// Whether it is an end.
+/// Whether a state is an end.
 pub fn is_end(state: pb::JobState) -> bool {
     !matches!(state, pb::JobState::Pending | pb::JobState::Running | pb::JobState::Unspecified)
 }

@@ -1,11 +1,11 @@
-//! Counts by stage, as a blob or as columns have them.
+//! The counts of a job by stage.
 
 use highwater::grpc::pb;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::STAGES;
 
-/// How many succeeded and failed, at each stage.
+/// The numbers of succeeded and failed tasks at each stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
     fetch: Counts,
@@ -20,7 +20,7 @@ struct Counts {
 }
 
 impl Tally {
-    /// What a report adds; nothing if it names a stage that no job has.
+    /// The counts that a report adds. None if it names an unknown stage.
     pub fn of(results: &[pb::TaskResult]) -> Option<Self> {
         let mut columns = [0; 6];
         for result in results {
@@ -30,26 +30,26 @@ impl Tally {
         Some(Self::from_columns(columns))
     }
 
-    /// From columns: succeeded and failed, stage by stage.
+    /// From columns in the order `fetch_succeeded`, `fetch_failed`, `process_succeeded` and so on.
     pub fn from_columns(columns: [i64; 6]) -> Self {
         let counts = |stage: usize| Counts { succeeded: columns[2 * stage], failed: columns[2 * stage + 1] };
         Self { fetch: counts(0), process: counts(1), upload: counts(2) }
     }
 
-    /// As columns.
+    /// The columns, in the order of [`Tally::from_columns`].
     pub fn columns(&self) -> [i64; 6] {
         let Self { fetch, process, upload } = self;
         [fetch.succeeded, fetch.failed, process.succeeded, process.failed, upload.succeeded, upload.failed]
     }
 
-    /// Adds another one.
+    /// Adds the counts of another tally.
     pub fn add(&mut self, other: &Self) {
         let (mine, theirs) = (self.columns(), other.columns());
-        *self = Self::from_columns(std::array::from_fn(|place| mine[place] + theirs[place]));
+        *self = Self::from_columns(std::array::from_fn(|column| mine[column] + theirs[column]));
     }
 
-    /// What a job of so many tasks has come to: it goes on until every task was reported at each stage, or failed before;
-    /// and it has failed if more than half of them did.
+    /// The state of a job with these counts. It is complete when every task was reported at each stage or failed at an
+    /// earlier one. It has failed if more than half of its tasks failed.
     pub fn state(&self, tasks: i64) -> pb::JobState {
         let mut failed = 0;
         for counts in [self.fetch, self.process, self.upload] {
@@ -61,13 +61,13 @@ impl Tally {
         if failed * 2 > tasks { pb::JobState::Failed } else { pb::JobState::Succeeded }
     }
 
-    /// As the interface tells it.
+    /// The stages, as messages of the interface.
     pub fn stages(&self, tasks: i64) -> Vec<pb::StageProgress> {
         let mut failed_before = 0;
         let stages = STAGES.iter().zip([self.fetch, self.process, self.upload]);
         stages
             .map(|(stage, counts)| {
-                let told = pb::StageProgress {
+                let progress = pb::StageProgress {
                     stage: (*stage).to_owned(),
                     total_count: tasks,
                     pending_count: Some(tasks - counts.succeeded - counts.failed - failed_before),
@@ -76,7 +76,7 @@ impl Tally {
                     skipped_count: Some(failed_before),
                 };
                 failed_before += counts.failed;
-                told
+                progress
             })
             .collect()
     }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_that_failed_is_waited_for_at_no_later_stage() {
+    fn failed_tasks_count_as_complete_at_later_stages() {
         let state = |columns| Tally::from_columns(columns).state(4);
         assert_eq!(state([3, 0, 4, 0, 4, 0]), pb::JobState::Running);
         assert_eq!(state([3, 1, 3, 0, 2, 0]), pb::JobState::Running);

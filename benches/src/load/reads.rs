@@ -1,5 +1,5 @@
-//! Reads, by h2load over several connections. It looks at no grpc-status and no message, so a sample of answers is
-//! checked meanwhile by a client of ours.
+//! Reads as fast as possible, by h2load. It does not check the gRPC status or the message of a response, so a client of
+//! ours checks a sample of responses during the load.
 
 use std::fs;
 use std::process::{Output, Stdio};
@@ -10,33 +10,36 @@ use pb::progress_service_client::ProgressServiceClient;
 use prost::Message;
 use tokio::process::Command;
 
-use super::{Seen, latencies};
+use super::{LoadResult, new_histogram};
 use crate::Result;
-use crate::stand::{Server, Stand};
+use crate::environment::{Environment, Server};
 
-/// One HTTP/2 connection is served by one task at a time; a backend has several.
+/// A server processes one HTTP/2 connection in one task, so there are several, as in a backend.
 pub const CONNECTIONS: usize = 8;
-/// How many calls each connection has open.
+/// The number of open calls per connection.
 pub const STREAMS: usize = 16;
-/// What is not measured, as a part of what is: connections are made, caches filled.
+/// The warm-up, as a fraction (one in this many) of the measured time. It fills caches and is not measured.
 const WARM_UP: u32 = 4;
-/// How often an answer is looked at meanwhile.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The pause between two checked responses.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Reads one job over and over, for so long; `right` says what is wrong with an answer.
+/// Returns what is wrong with a progress, or none.
+pub type Check = fn(&pb::Progress) -> Option<String>;
+
+/// Reads one job for a time. Fails if a sampled response does not pass `check`.
 pub async fn read(
-    stand: &Stand,
+    environment: &Environment,
     server: &Server,
     id: &str,
     connections: usize,
     streams: usize,
     length: Duration,
-    right: fn(&pb::Progress) -> Option<String>,
-) -> Result<Seen> {
+    check: Check,
+) -> Result<LoadResult> {
     let port = server.address.port();
-    let body = stand.file(&format!("request-{port}"));
+    let body = environment.file(&format!("request-{port}"));
     fs::write(&body, framed(&pb::GetProgressRequest { job_id: id.to_owned() }))?;
-    let log = stand.file(&format!("calls-{port}"));
+    let log = environment.file(&format!("calls-{port}"));
     let _ = fs::remove_file(&log);
     let mut command = Command::new("h2load");
     command.args(["--threads=1", "--header=content-type: application/grpc", "--header=te: trailers"]);
@@ -48,44 +51,42 @@ pub async fn read(
     command.stdin(Stdio::null()).kill_on_drop(true);
     let loading = command.output();
     let (loaded, cpu) = tokio::try_join!(
-        async { loading.await.map_err(|error| format!("h2load (Debian: nghttp2-client): {error}").into()) },
-        watch(server, id, length, right)
+        async {
+            loading.await.map_err(|error| format!("cannot run h2load (Debian package nghttp2-client): {error}").into())
+        },
+        check_sample(server, id, length, check)
     )?;
     let log = fs::read_to_string(&log).map_err(|error| format!("h2load left no log: {error}: {loaded:?}"))?;
-    seen(&loaded, &log, length, cpu)
+    parse(&loaded, &log, length, cpu)
 }
 
-/// Looks at answers while the load runs; the CPU time that the server used in `length` of it.
-async fn watch(
-    server: &Server,
-    id: &str,
-    length: Duration,
-    right: fn(&pb::Progress) -> Option<String>,
-) -> Result<Duration> {
+/// Checks responses during the load. Returns the server's CPU time in the measured part of the load.
+async fn check_sample(server: &Server, id: &str, length: Duration, check: Check) -> Result<Duration> {
     let mut reads = ProgressServiceClient::new(server.channel()?);
     let begin = tokio::time::Instant::now() + length / WARM_UP;
     tokio::time::sleep_until(begin).await;
-    let before = server.cpu()?;
+    let before = server.cpu_time()?;
     while begin.elapsed() < length {
-        let answer = reads.get_progress(pb::GetProgressRequest { job_id: id.to_owned() }).await?.into_inner();
-        let progress = answer.progress.ok_or("an answer without progress")?;
-        if let Some(wrong) = right(&progress) {
-            return Err(format!("a wrong answer: {wrong}: {progress:?}").into());
+        let response = reads.get_progress(pb::GetProgressRequest { job_id: id.to_owned() }).await?.into_inner();
+        let progress = response.progress.ok_or("a response without progress")?;
+        if let Some(wrong) = check(&progress) {
+            return Err(format!("a wrong response: {wrong}: {progress:?}").into());
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
-    Ok(server.cpu()?.saturating_sub(before))
+    Ok(server.cpu_time()?.saturating_sub(before))
 }
 
-/// What is wrong with an answer that should be LIVE and whole.
-pub fn is_live(progress: &pb::Progress) -> Option<String> {
+/// Checks that a progress is LIVE and has counts.
+pub fn check_live(progress: &pb::Progress) -> Option<String> {
     if progress.source() != pb::Source::Live {
         return Some("not live".to_owned());
     }
     (progress.succeeded_task_count.is_none() || progress.stages.is_empty()).then(|| "counts are missing".to_owned())
 }
 
-fn seen(output: &Output, log: &str, length: Duration, cpu: Duration) -> Result<Seen> {
+/// The result of a load, from the output and the log of h2load.
+fn parse(output: &Output, log: &str, length: Duration, cpu: Duration) -> Result<LoadResult> {
     let text = String::from_utf8_lossy(&output.stdout);
     let counts = text.lines().find_map(|line| line.strip_prefix("requests: ")).ok_or("h2load printed no counts")?;
     let count = |name: &str| {
@@ -95,15 +96,15 @@ fn seen(output: &Output, log: &str, length: Duration, cpu: Duration) -> Result<S
     if count("failed")? + count("errored")? + count("timeout")? > 0 {
         return Err(format!("h2load: {counts}").into());
     }
-    let mut latency = latencies()?;
+    let mut latency = new_histogram()?;
     for line in log.lines() {
         let micros = line.split('\t').nth(2).and_then(|field| field.parse::<u64>().ok());
         latency.record(micros.ok_or("h2load logged no latency")?.max(1))?;
     }
-    Ok(Seen { calls: count("succeeded")?, elapsed: length, latency, cpu })
+    Ok(LoadResult { calls: count("succeeded")?, elapsed: length, latency, cpu })
 }
 
-/// A message as it goes over the wire: not compressed, its length, its bytes.
+/// A gRPC message frame: uncompressed flag, length, bytes.
 fn framed(message: &impl Message) -> Vec<u8> {
     let bytes = message.encode_to_vec();
     let mut framed = vec![0];

@@ -1,5 +1,5 @@
-//! Reports of fresh marks, by reporters of our own: none names a task at a stage that was named before,
-//! and each looks at what became of every result.
+//! Reports by a client of ours. No task is reported twice at the same stage, and the disposition of every result is
+//! checked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,59 +10,59 @@ use pb::report_service_client::ReportServiceClient;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::{Seen, latencies};
+use super::{LoadResult, new_histogram};
 use crate::Result;
+use crate::environment::Server;
 use crate::jobs::{STAGES, success};
-use crate::stand::Server;
 
-/// How many connections the reporters share.
+/// The number of connections that the reporters share.
 const CONNECTIONS: usize = 8;
 
-/// The order in which tasks come in.
+/// The order in which tasks are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// One after the other: workers that take a page of tasks, and report it as one.
+    /// In ascending order, as by workers that take a page of tasks and report it in one call.
     InPages,
-    /// From all over the job: workers whose results are gathered by somebody else.
+    /// Scattered over the job, as by a process that collects the results of many workers.
     Scattered,
 }
 
-/// What is reported.
+/// A load of reports.
 #[derive(Clone)]
 pub struct Load {
-    /// Reports that are under way at once.
+    /// The number of concurrent reports.
     pub reporters: usize,
-    /// Results in each.
+    /// The number of results per report.
     pub results: u64,
-    /// In which order.
+    /// The order of tasks.
     pub order: Order,
-    /// For how long.
+    /// The duration.
     pub length: Duration,
 }
 
-/// A job, and how many of its tasks are taken: no task is reported twice, over all loads of a run.
+/// A job with a counter of results that were reported, so that no load of a run reports a result again.
 #[derive(Clone)]
-pub struct Tasks {
+pub struct JobTasks {
     id: String,
     total: u64,
     taken: Arc<AtomicU64>,
 }
 
-impl Tasks {
-    /// All tasks of a job.
+impl JobTasks {
+    /// A job with `total` tasks, of which none was reported.
     pub fn of(id: &str, total: u64) -> Self {
         Self { id: id.to_owned(), total, taken: Arc::default() }
     }
 
-    /// So many results that nobody has reported yet.
+    /// The next `count` results.
     fn take(&self, count: u64, order: Order) -> Result<Vec<pb::TaskResult>> {
         let first = self.taken.fetch_add(count, Ordering::Relaxed);
-        // Once all tasks are through a stage, the next one's turn comes.
+        // All tasks are reported at one stage before the next.
         let results = self.total.saturating_mul(STAGES.len() as u64);
         if first + count > results {
-            return Err(format!("{} has too few tasks for this load", self.id).into());
+            return Err(format!("job {} has too few tasks for this load", self.id).into());
         }
-        // Coprime to every total: the largest prime below 2^31.
+        // 2^31 - 1 is prime, so it is coprime to every total, and each task occurs once.
         let scatter = |task: u64| task * 2_147_483_647 % self.total;
         let result = |number: u64| {
             let (stage, task) = (STAGES[(number / self.total) as usize], number % self.total);
@@ -72,105 +72,110 @@ impl Tasks {
         Ok((first..first + count).map(result).collect())
     }
 
-    /// The job.
+    /// The ID of the job.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// How many were named.
+    /// The number of results that were reported.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 }
 
-/// What becomes of a fresh mark where all is well.
+/// The disposition of a new mark while Redis is available.
 pub const APPLIED: &[pb::Disposition] = &[pb::Disposition::Applied];
 
-/// How fast reports come, and what is to become of each result.
+/// The rate of reports, and the dispositions that are accepted.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
-    /// At most so many reports a second; a server that is slower gets fewer.
+pub struct ReportOptions {
+    /// The largest number of reports per second. A slower server gets fewer.
     pub per_second: f64,
-    /// Anything else is an error.
-    pub becomes: &'static [pb::Disposition],
+    /// Any other disposition is an error.
+    pub expected: &'static [pb::Disposition],
 }
 
-impl Default for How {
-    /// As fast as the server takes them, and each is applied.
+impl Default for ReportOptions {
+    /// As many reports as the server can process, each of which is applied.
     fn default() -> Self {
-        Self { per_second: f64::INFINITY, becomes: APPLIED }
+        Self { per_second: f64::INFINITY, expected: APPLIED }
     }
 }
 
-impl How {
-    /// When the report with this number is due.
+impl ReportOptions {
+    /// The time at which a report is due.
     fn due(self, began: Instant, number: u64) -> Instant {
         began + Duration::try_from_secs_f64(number as f64 / self.per_second).unwrap_or_default()
     }
 }
 
-/// Reports to these jobs by turns.
-pub async fn report(server: &Server, jobs: &[Tasks], load: &Load) -> Result<Seen> {
-    report_so(server, jobs, load, How::default()).await
+/// Reports to jobs in turn, with the default options.
+pub async fn report(server: &Server, jobs: &[JobTasks], load: &Load) -> Result<LoadResult> {
+    report_with(server, jobs, load, ReportOptions::default()).await
 }
 
-/// Reports to these jobs by turns, so fast, and with this to become of them.
-pub async fn report_so(server: &Server, jobs: &[Tasks], load: &Load, how: How) -> Result<Seen> {
+/// Reports to jobs in turn.
+pub async fn report_with(
+    server: &Server,
+    jobs: &[JobTasks],
+    load: &Load,
+    options: ReportOptions,
+) -> Result<LoadResult> {
     let channels = (0..CONNECTIONS).map(|_| server.channel()).collect::<Result<Vec<_>>>()?;
-    let (began, before) = (Instant::now(), server.cpu()?);
-    let (until, turns) = (began + load.length, Arc::new(AtomicU64::new(0)));
+    let (began, before) = (Instant::now(), server.cpu_time()?);
+    let (deadline, turns) = (began + load.length, Arc::new(AtomicU64::new(0)));
     let mut reporters = JoinSet::new();
     for number in 0..load.reporters {
         let channel = channels[number % CONNECTIONS].clone();
-        reporters.spawn(reporter(channel, jobs.to_vec(), load.clone(), how, (began, until), turns.clone()));
+        reporters.spawn(reporter(channel, jobs.to_vec(), load.clone(), options, (began, deadline), turns.clone()));
     }
-    let mut latency = latencies()?;
+    let mut latency = new_histogram()?;
     while let Some(done) = reporters.join_next().await {
         latency.add(done??)?;
     }
-    let cpu = server.cpu()?.saturating_sub(before);
-    Ok(Seen { calls: latency.len(), elapsed: began.elapsed(), latency, cpu })
+    let cpu = server.cpu_time()?.saturating_sub(before);
+    Ok(LoadResult { calls: latency.len(), elapsed: began.elapsed(), latency, cpu })
 }
 
 async fn reporter(
     channel: Channel,
-    jobs: Vec<Tasks>,
+    jobs: Vec<JobTasks>,
     load: Load,
-    how: How,
-    (start, until): (Instant, Instant),
+    options: ReportOptions,
+    (start, deadline): (Instant, Instant),
     turns: Arc<AtomicU64>,
 ) -> Result<hdrhistogram::Histogram<u64>> {
     let mut client = ReportServiceClient::new(channel);
-    let mut latency = latencies()?;
+    let mut latency = new_histogram()?;
     loop {
         let turn = turns.fetch_add(1, Ordering::Relaxed);
-        let due = how.due(start, turn);
+        let due = options.due(start, turn);
         if due > Instant::now() {
-            tokio::time::sleep_until(due.min(until).into()).await;
+            tokio::time::sleep_until(due.min(deadline).into()).await;
         }
         let began = Instant::now();
-        if began >= until {
+        if began >= deadline {
             break;
         }
-        report_one(&mut client, &jobs[turn as usize % jobs.len()], &load, how.becomes).await?;
+        report_one(&mut client, &jobs[turn as usize % jobs.len()], &load, options.expected).await?;
         latency.record(u64::try_from(began.elapsed().as_micros())?.max(1))?;
     }
     Ok(latency)
 }
 
-/// One report of fresh marks.
+/// Sends one report of new marks.
 pub async fn report_one(
     client: &mut ReportServiceClient<Channel>,
-    job: &Tasks,
+    job: &JobTasks,
     load: &Load,
-    becomes: &[pb::Disposition],
+    expected: &[pb::Disposition],
 ) -> Result<()> {
     let results = job.take(load.results, load.order)?;
     let request = pb::ReportResultsRequest { job_id: job.id.clone(), results };
-    let answer = client.report_results(request).await?.into_inner();
-    let right = answer.dispositions().filter(|disposition| becomes.contains(disposition)).count() as u64;
-    if right != load.results || answer.dispositions.len() as u64 != load.results {
-        return Err(format!("a fresh mark did not become {becomes:?}: {answer:?}").into());
+    let response = client.report_results(request).await?.into_inner();
+    let accepted = response.dispositions().filter(|disposition| expected.contains(disposition)).count() as u64;
+    if accepted != load.results || response.dispositions.len() as u64 != load.results {
+        return Err(format!("the results were not {expected:?}: {response:?}").into());
     }
     Ok(())
 }

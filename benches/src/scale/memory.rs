@@ -1,65 +1,67 @@
-//! How much memory does a task take, in Redis and in a mirror?
+//! Measures the memory per task, in Redis and in a gateway's mirror.
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::batches::{Batches, RESULTS};
 use super::goal::Goal;
-use super::redis::Redis;
+use super::large_reports::{LargeReports, RESULTS};
 use crate::effort::Effort;
-use crate::page::{Page, count};
-use crate::stand::{Server, Stand};
+use crate::environment::{Environment, Server};
+use crate::format::count;
+use crate::page::Page;
+use crate::redis_admin::RedisAdmin;
 use crate::{Result, jobs, usage};
 
-/// From here on the goal counts: below, the 256 bytes of a header are more than the marks.
-const GOAL_FROM: i64 = 100_000;
+/// The smallest job that the goal applies to. In smaller jobs, the header of 256 bytes is larger than the marks.
+const MIN_TASKS: i64 = 100_000;
+/// In bytes per task and stage.
 const GOAL: f64 = 0.3;
-/// How often a gateway tells what its mirrors take.
+/// The interval at which a gateway updates the metric of its mirrors.
 const INTERVAL: &str = "--reconcile-interval=1s";
 const SMOKE_INTERVAL: &str = "--reconcile-interval=50ms";
 
-/// Jobs of one kind.
-#[derive(Serialize, Clone, Copy)]
+/// Jobs of the same size.
+#[derive(Serialize, Deserialize, Clone, Copy)]
 struct Kind {
     tasks: i64,
     stages: usize,
     jobs: usize,
 }
 
-/// Bytes a task and stage.
-#[derive(Serialize)]
-struct Found {
+/// Bytes per task and stage.
+#[derive(Serialize, Deserialize)]
+struct BytesPerMark {
     kind: Kind,
-    /// By MEMORY USAGE of a job's keys.
+    /// `MEMORY USAGE` of a job's keys.
     keys: f64,
-    /// By how much Redis has grown.
+    /// Growth of `used_memory`.
     redis: f64,
-    /// By the gateway's own count.
+    /// Growth of `highwater_mirror_bytes`.
     mirror: f64,
-    /// By how much the gateway has grown.
+    /// Growth of the gateway's RSS.
     gateway: f64,
 }
 
-/// What was found.
-#[derive(Serialize)]
-pub struct Memory(Vec<Found>);
+/// The results by job size.
+#[derive(Serialize, Deserialize)]
+pub struct Memory(Vec<BytesPerMark>);
 
-/// What Redis and the gateway hold now, in bytes.
-struct Held {
+/// The current memory of Redis and the gateway, in bytes.
+struct Memories {
     redis: f64,
     mirror: f64,
     gateway: f64,
 }
 
-/// Starts jobs of every kind, marks them all over, and looks at what has grown.
-pub async fn measure(stand: &Stand, effort: Effort) -> Result<Memory> {
-    let gateway = stand.gateway(&[effort.pick(INTERVAL, SMOKE_INTERVAL)]).await?;
-    // A little longer.
+/// Starts jobs of every size, adds marks all over them, and measures the growth of memory.
+pub async fn measure(environment: &Environment, effort: Effort) -> Result<Memory> {
+    let gateway = environment.gateway(&[effort.pick(INTERVAL, SMOKE_INTERVAL)]).await?;
+    // A little longer than the interval of the gateway.
     let round = Duration::from_millis(effort.pick(1100, 100));
-    let redis = Redis::of(stand).await?;
-    // What the first calls take for good is no job's. It goes on running: the memory of a mirror that is gone would be taken
-    // for that of the next.
+    let redis = RedisAdmin::connect(environment).await?;
+    // A first job, so that memory which the first calls allocate is not counted. It keeps running, because the next job
+    // would reuse the memory of its mirror.
     fill(&gateway, Kind { tasks: effort.pick(10_000_000, 10_000), stages: 8, jobs: 1 }, "warm").await?;
     let kind = |tasks, stages, jobs| Kind { tasks, stages, jobs };
     let full = vec![
@@ -69,22 +71,22 @@ pub async fn measure(stand: &Stand, effort: Effort) -> Result<Memory> {
         kind(10_000_000, 3, 4),
         kind(10_000_000, 8, 4),
     ];
-    let mut found = Vec::new();
+    let mut measured = Vec::new();
     for kind in effort.pick(full, vec![kind(100_000, 3, 4)]) {
-        let before = Held::steady(&gateway, &redis, round).await?;
+        let before = Memories::steady(&gateway, &redis, round).await?;
         let name = format!("memory-{}-{}", kind.tasks, kind.stages);
         fill(&gateway, kind, &name).await?;
-        let after = Held::steady(&gateway, &redis, round).await?;
-        let cells = kind.cells();
-        found.push(Found {
+        let after = Memories::steady(&gateway, &redis, round).await?;
+        let marks = kind.marks();
+        measured.push(BytesPerMark {
             kind,
-            keys: redis.usage(&format!("{name}-0")).await? as f64 / (cells / kind.jobs as f64),
-            redis: (after.redis - before.redis) / cells,
-            mirror: (after.mirror - before.mirror) / cells,
-            gateway: (after.gateway - before.gateway) / cells,
+            keys: redis.memory_usage(&format!("{name}-0")).await? as f64 / (marks / kind.jobs as f64),
+            redis: (after.redis - before.redis) / marks,
+            mirror: (after.mirror - before.mirror) / marks,
+            gateway: (after.gateway - before.gateway) / marks,
         });
-        if (after.mirror - before.mirror) < cells / 4.0 {
-            return Err(format!("{} jobs of {} tasks are not all mirrored", kind.jobs, kind.tasks).into());
+        if (after.mirror - before.mirror) < marks / 4.0 {
+            return Err(format!("{} jobs of {} tasks do not all have a mirror", kind.jobs, kind.tasks).into());
         }
         for number in 0..kind.jobs {
             if effort == Effort::Smoke {
@@ -93,30 +95,30 @@ pub async fn measure(stand: &Stand, effort: Effort) -> Result<Memory> {
         }
     }
     jobs::cancel(&gateway.channel()?, "warm-0").await?;
-    Ok(Memory(found))
+    Ok(Memory(measured))
 }
 
-/// Starts the jobs, and reports of each what touches every page of memory that it lies in.
+/// Starts jobs, and sends each a report that touches every memory page of its marks.
 async fn fill(gateway: &Server, kind: Kind, name: &str) -> Result<()> {
     for number in 0..kind.jobs {
         let id = format!("{name}-{number}");
         jobs::start_staged(&gateway.channel()?, &id, kind.tasks, kind.stages).await?;
         let results = RESULTS.min(kind.tasks.cast_unsigned() / 10);
-        let batches = Batches::of_stages(&id, kind.tasks.cast_unsigned(), kind.stages, results).succeeding();
+        let batches = LargeReports::of_stages(&id, kind.tasks.cast_unsigned(), kind.stages, results).succeeding();
         batches.report_once(gateway).await?;
     }
     Ok(())
 }
 
 impl Kind {
-    fn cells(self) -> f64 {
+    fn marks(self) -> f64 {
         self.tasks as f64 * self.stages as f64 * self.jobs as f64
     }
 }
 
-impl Held {
-    /// Once two rounds of the gateway show the same: it reads trackers into its mirrors by and by.
-    async fn steady(gateway: &Server, redis: &Redis, round: Duration) -> Result<Self> {
+impl Memories {
+    /// Waits until two measurements are equal, because a gateway reads trackers into its mirrors in the background.
+    async fn steady(gateway: &Server, redis: &RedisAdmin, round: Duration) -> Result<Self> {
         let mut last = Self::now(gateway, redis).await?;
         for _ in 0..10 {
             tokio::time::sleep(round).await;
@@ -130,63 +132,63 @@ impl Held {
         Ok(last)
     }
 
-    async fn now(gateway: &Server, redis: &Redis) -> Result<Self> {
+    async fn now(gateway: &Server, redis: &RedisAdmin) -> Result<Self> {
         Ok(Self {
-            redis: redis.used().await? as f64,
+            redis: redis.used_memory().await? as f64,
             mirror: gateway.metric("highwater_mirror_bytes").await?,
-            gateway: usage::resident(gateway.pid())? as f64,
+            gateway: usage::resident_bytes(gateway.pid())? as f64,
         })
     }
 }
 
 impl Memory {
     pub fn goals(&self) -> Vec<Goal> {
-        let large = || self.0.iter().filter(|found| found.kind.tasks >= GOAL_FROM);
-        let most = |figure: fn(&Found) -> f64| large().map(figure).fold(0.0, f64::max);
+        let large = || self.0.iter().filter(|it| it.kind.tasks >= MIN_TASKS);
+        let most = |figure: fn(&BytesPerMark) -> f64| large().map(figure).fold(0.0, f64::max);
         vec![
             Goal::at_most(
-                "bytes a task and stage in Redis, from 100,000 tasks on",
+                "bytes per task and stage in Redis, jobs of 100,000 tasks or more",
                 GOAL,
-                most(|found| found.keys.max(found.redis)),
+                most(|it| it.keys.max(it.redis)),
             ),
             Goal::at_most(
-                "bytes a task and stage in a mirror, from 100,000 tasks on",
+                "bytes per task and stage in a mirror, jobs of 100,000 tasks or more",
                 GOAL,
-                most(|found| found.mirror),
+                most(|it| it.mirror),
             ),
-            Goal::at_most("the same by the growth of the gateway, over all these jobs together", GOAL, self.resident()),
+            Goal::at_most(
+                "growth of the gateway's RSS, in bytes per task and stage, all of these jobs together",
+                GOAL,
+                self.resident(),
+            ),
         ]
     }
 
-    /// Bytes a task and stage by which the gateway grew, over all jobs that the goal is of: what it needs while it starts a
-    /// large job is held once, and not for each.
+    /// The growth of the gateway's RSS per task and stage, over all jobs that the goal applies to. Temporary memory for
+    /// the start of a large job is allocated once, so single jobs would give no useful figure.
     fn resident(&self) -> f64 {
-        let large = || self.0.iter().filter(|found| found.kind.tasks >= GOAL_FROM);
-        let grown: f64 = large().map(|found| found.gateway * found.kind.cells()).sum();
-        grown / large().map(|found| found.kind.cells()).sum::<f64>()
+        let large = || self.0.iter().filter(|it| it.kind.tasks >= MIN_TASKS);
+        let grown: f64 = large().map(|it| it.gateway * it.kind.marks()).sum();
+        grown / large().map(|it| it.kind.marks()).sum::<f64>()
     }
 
-    pub fn tell(&self, page: &mut Page) -> Result<()> {
-        page.heading("Memory a task");
-        page.say(
-            "Two bits a task and stage are 0.25 bytes; the header is 256 bytes a job. Each job was marked all over, so that \
-             no page of memory is only promised; samples of errors, at most 20 a job, come on top. In bytes a task and stage:",
-        );
+    pub fn render(&self, page: &mut Page) {
         let rows: Vec<_> = self
             .0
             .iter()
-            .map(|found| {
-                let Kind { tasks, stages, jobs } = found.kind;
+            .map(|it| {
+                let Kind { tasks, stages, jobs } = it.kind;
                 [
                     format!("{jobs} jobs of {} tasks, {stages} stages", count(tasks as f64)),
-                    format!("{:.3}", found.keys),
-                    format!("{:.3}", found.redis),
-                    format!("{:.3}", found.mirror),
-                    format!("{:.3}", found.gateway),
+                    format!("{:.3}", it.keys),
+                    format!("{:.3}", it.redis),
+                    format!("{:.3}", it.mirror),
+                    format!("{:.3}", it.gateway),
                 ]
             })
             .collect();
         page.table(
+            "memory",
             [
                 "",
                 "`MEMORY USAGE` of a job's keys",
@@ -196,6 +198,5 @@ impl Memory {
             ],
             &rows,
         );
-        page.data("memory", self)
     }
 }

@@ -1,111 +1,147 @@
-//! How far it goes: what more tasks, jobs, callers and gateways cost, and what the slow paths do.
+//! Measures what more tasks, jobs, callers and gateways cost, and how fast the fallback paths are.
 //!
-//! | file | the question |
+//! | file | question |
 //! |---|---|
-//! | `size` | does a read cost the same whatever the size of the job |
-//! | `memory` | how much memory a task takes, in Redis and in a mirror |
-//! | `names` | how much a name takes, in Postgres and in a gateway |
-//! | `reported` | how long a read takes while reports come in |
-//! | `beside` | whether a job of ten million tasks slows others |
-//! | `scripts` | how long a script holds Redis at the worst |
-//! | `running` | what jobs cost that just run, from one to ten thousand |
-//! | `callers` | what pollers and watchers of one job cost, from one to ten thousand |
-//! | `gateways` | what more gateways bring |
-//! | `fallback` | how fast the slow paths are: the ledger, and trackers that are not believed |
-//! | `recovery` | how long a thousand jobs take to be whole again after FLUSHALL |
-//! | `footprint` | start time, idle memory, size of the program |
-//! | `first` | what breaks first |
-//! | `goal`, `spent`, `redis`, `batches`, `until` | goals; what is spent meanwhile; what Redis says of itself; the largest reports; waiting |
+//! | `size` | Does the cost of a read depend on the size of the job? |
+//! | `memory` | How much memory does a task take, in Redis and in a mirror? |
+//! | `names` | How much memory does a task name take, in Postgres and in a gateway? |
+//! | `reads_under_load` | How long does a read take during reports? |
+//! | `interference` | Do reports to a job of ten million tasks slow down other jobs? |
+//! | `scripts` | How long does a script block Redis at most? |
+//! | `running_jobs` | What do running jobs cost without calls, from one to ten thousand? |
+//! | `callers` | What do pollers and watchers of one job cost, from one to ten thousand? |
+//! | `gateways` | What is the effect of more gateways? |
+//! | `bottleneck` | Which resource is exhausted first? |
+//! | `fallback` | How fast are reports to the ledger, and reads without Redis or of trackers that are not adopted? |
+//! | `recovery` | How long do a thousand jobs take to recover after `FLUSHALL`? |
+//! | `footprint` | What are start time, idle memory and program size? |
+//! | `goal`, `meter`, `large_reports` | goals; resource usage of a phase; the largest possible reports |
 
-mod batches;
-mod beside;
+mod bottleneck;
 mod callers;
 mod fallback;
-mod first;
 mod footprint;
 mod gateways;
 mod goal;
+mod interference;
+mod large_reports;
 mod memory;
+mod meter;
 mod names;
+mod reads_under_load;
 mod recovery;
-mod redis;
-mod reported;
-mod running;
+mod running_jobs;
 mod scripts;
 mod size;
-mod spent;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Result;
-use crate::effort::{Effort, step};
-use crate::page::Page;
-use crate::stand::Stand;
+use crate::effort::{Effort, announce};
+use crate::environment::Environment;
+use crate::page::{Page, Run};
 
-/// How long anything may take that comes by itself.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// The timeout for background work, such as the restore of a tracker.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Measures all of it.
-pub async fn run(effort: Effort) -> Result<Page> {
-    let limit = highwater::open_files::raise_limit();
-    let stand = Stand::start().await?;
-    step("what a read costs by the size of the job");
-    let sizes = size::measure(&stand, effort).await?;
-    step("memory a task, and a name");
-    let (memory, names) = (memory::measure(&stand, effort).await?, names::measure(&stand, effort).await?);
-    let stand = another(stand, effort).await?;
-    step("reads while reports come in");
-    let reported = reported::measure(&stand, effort).await?;
-    step("others beside a job of ten million tasks");
-    let beside = beside::measure(&stand, effort).await?;
-    step("the longest scripts");
-    let scripts = scripts::measure(&stand, effort).await?;
-    let stand = another(stand, effort).await?;
-    step("more gateways");
-    let gateways = gateways::measure(&stand, effort).await?;
-    step("more jobs");
-    let stand = another(stand, effort).await?;
-    let running = running::measure(&stand, effort).await?;
-    let stand = another(stand, effort).await?;
-    step("more callers");
-    let callers = callers::measure(&stand, effort, limit).await?;
-    let mut stand = another(stand, effort).await?;
-    step("recovery after FLUSHALL");
-    let recovery = recovery::measure(&stand, effort).await?;
-    step("the slow paths");
-    let fallback = fallback::measure(&mut stand, effort).await?;
-    let footprint = footprint::measure(&stand, effort).await?;
+/// All results.
+#[derive(Serialize, Deserialize)]
+pub struct Results {
+    size: size::Sizes,
+    memory: memory::Memory,
+    names: names::Names,
+    reads_under_load: reads_under_load::ReadsUnderLoad,
+    interference: interference::Interference,
+    scripts: scripts::Scripts,
+    gateways: gateways::Gateways,
+    running_jobs: running_jobs::RunningJobs,
+    callers: callers::Callers,
+    recovery: recovery::Recovery,
+    fallback: fallback::Fallback,
+    footprint: footprint::Footprint,
+}
 
-    let mut page = Page::new("scale", "How far it goes");
-    page.say(
-        "What more tasks, jobs, callers and gateways cost, and what the slow paths do. Everything runs on one machine, \
-         so callers, gateways, Redis and Postgres share its cores: what stands here as CPU time is the server's \
-         alone, while rates and latencies are those of all of them together. Answers are checked: one that is not LIVE, or \
-         a mark that is not applied, ends the run.",
-    );
-    let goals = [sizes.goals(), memory.goals(), reported.goals(), beside.goals(), scripts.goals()];
-    goal::tell(&mut page, &goals.concat());
-    sizes.tell(&mut page)?;
-    memory.tell(&mut page)?;
-    names.tell(&mut page)?;
-    reported.tell(&mut page)?;
-    beside.tell(&mut page)?;
-    scripts.tell(&mut page)?;
-    running.tell(&mut page)?;
-    callers.tell(&mut page)?;
-    gateways.tell(&mut page)?;
-    first::tell(&mut page, &reported, &running, &callers)?;
-    fallback.tell(&mut page)?;
-    recovery.tell(&mut page)?;
-    footprint.tell(&mut page)?;
+/// Measures everything.
+pub async fn measure(effort: Effort) -> Result<Results> {
+    let open_files = highwater::open_files::raise_limit();
+    let environment = Environment::start().await?;
+    announce("reads by job size");
+    let size = size::measure(&environment, effort).await?;
+    announce("memory per task and per name");
+    let (memory, names) = (memory::measure(&environment, effort).await?, names::measure(&environment, effort).await?);
+    let environment = renew(environment, effort).await?;
+    announce("reads during reports");
+    let reads_under_load = reads_under_load::measure(&environment, effort).await?;
+    announce("other jobs during reports to a job of ten million tasks");
+    let interference = interference::measure(&environment, effort).await?;
+    announce("the longest scripts");
+    let scripts = scripts::measure(&environment, effort).await?;
+    let environment = renew(environment, effort).await?;
+    announce("more gateways");
+    let gateways = gateways::measure(&environment, effort).await?;
+    announce("more jobs");
+    let environment = renew(environment, effort).await?;
+    let running_jobs = running_jobs::measure(&environment, effort).await?;
+    let environment = renew(environment, effort).await?;
+    announce("more callers");
+    let callers = callers::measure(&environment, effort, open_files).await?;
+    let mut environment = renew(environment, effort).await?;
+    announce("recovery after FLUSHALL");
+    let recovery = recovery::measure(&environment, effort).await?;
+    announce("fallback paths");
+    let fallback = fallback::measure(&mut environment, effort).await?;
+    let footprint = footprint::measure(&environment, effort).await?;
+    Ok(Results {
+        size,
+        memory,
+        names,
+        reads_under_load,
+        interference,
+        scripts,
+        gateways,
+        running_jobs,
+        callers,
+        recovery,
+        fallback,
+        footprint,
+    })
+}
+
+/// Renders the page.
+pub fn render(run: &Run<Results>) -> Result<Page> {
+    let mut page = Page::new("scale", run);
+    let results = &run.results;
+    let goals = [
+        results.size.goals(),
+        results.memory.goals(),
+        results.reads_under_load.goals(),
+        results.interference.goals(),
+        results.scripts.goals(),
+    ];
+    goal::render(&mut page, &goals.concat());
+    results.size.render(&mut page);
+    results.memory.render(&mut page);
+    results.names.render(&mut page);
+    results.reads_under_load.render(&mut page)?;
+    results.interference.render(&mut page);
+    results.scripts.render(&mut page);
+    results.running_jobs.render(&mut page)?;
+    results.callers.render(&mut page)?;
+    results.gateways.render(&mut page)?;
+    bottleneck::render(&mut page, &results.reads_under_load, &results.running_jobs, &results.callers);
+    results.fallback.render(&mut page);
+    results.recovery.render(&mut page);
+    results.footprint.render(&mut page);
     Ok(page)
 }
 
-/// What others left behind must not be measured: a full run takes new servers, a smoke goes on with those that it has.
-async fn another(stand: Stand, effort: Effort) -> Result<Stand> {
+/// A new environment, so that remains of earlier measurements do not affect later ones. A smoke test keeps the old one.
+async fn renew(environment: Environment, effort: Effort) -> Result<Environment> {
     if effort == Effort::Smoke {
-        return Ok(stand);
+        return Ok(environment);
     }
-    drop(stand);
-    Stand::start().await
+    drop(environment);
+    Environment::start().await
 }

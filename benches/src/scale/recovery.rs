@@ -1,117 +1,120 @@
-//! How long do a thousand jobs take to be whole again after FLUSHALL?
+//! Measures how long a thousand jobs take to recover after `FLUSHALL`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use highwater::grpc::pb;
-use pb::progress_result::Result as Read;
+use pb::progress_result::Result as ReadResult;
 use pb::progress_service_client::ProgressServiceClient;
 use pb::report_service_client::ReportServiceClient;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 
-use super::redis::Redis;
 use crate::effort::Effort;
-use crate::load::reports::{APPLIED, Load, Order, Tasks, report_one};
-use crate::page::{Page, count};
-use crate::stand::Stand;
+use crate::environment::Environment;
+use crate::format::{count, short};
+use crate::load::reports::{APPLIED, JobTasks, Load, Order, report_one};
+use crate::page::Page;
+use crate::redis_admin::RedisAdmin;
 use crate::{Result, jobs};
 
 const TASKS: i64 = 10_000;
 const RESULTS: u64 = 1_000;
-const AT_ONCE: usize = 16;
-/// As many as one call reads.
-const READ_AT_ONCE: usize = 500;
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-const RECOVERED_WITHIN: Duration = Duration::from_secs(90);
+/// The number of concurrent starts and cancels.
+const CONCURRENCY: usize = 16;
+/// The largest number of jobs that one call reads.
+const READ_BATCH: usize = 500;
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What was found, in seconds from FLUSHALL on.
-#[derive(Serialize)]
+/// The results. Times are in seconds, starting at `FLUSHALL`.
+#[derive(Serialize, Deserialize)]
 pub struct Recovery {
     jobs: usize,
+    /// The settle time of the gateways.
     settle: f64,
-    /// Until every answer had all counts again, FALLBACK or LIVE.
+    /// Until every response had all counts again, FALLBACK or LIVE.
     counted: f64,
-    /// Until every answer was LIVE.
+    /// Until every response was LIVE.
     live: f64,
 }
 
-/// Marks jobs through one of two gateways, takes everything from Redis, and reads until all is there.
-pub async fn measure(stand: &Stand, effort: Effort) -> Result<Recovery> {
+/// Reports to jobs through one of two gateways, empties Redis, and reads until all jobs have recovered.
+pub async fn measure(environment: &Environment, effort: Effort) -> Result<Recovery> {
     let jobs = effort.pick(1000, 3);
-    // The shortest that a gateway allows with shorter rounds and calls, so that a smoke need not wait.
+    // In a smoke test, the shortest settle time that is allowed with a short reconcile interval and request timeout.
     let short = ["--reconcile-interval=100ms", "--request-timeout=1s", "--settle-time=2500ms"];
     let (flags, settle) = effort.pick((&[][..], 15.0), (&short[..], 2.5));
-    let (one, _two) = tokio::try_join!(stand.gateway(flags), stand.gateway(flags))?;
+    let (one, _two) = tokio::try_join!(environment.gateway(flags), environment.gateway(flags))?;
     let channel = one.channel()?;
     let ids: Vec<_> = (0..jobs).map(|number| format!("flushed-{number}")).collect();
-    for some in ids.chunks(AT_ONCE) {
-        try_join_all(some.iter().map(|id| begin(&channel, id))).await?;
+    for batch in ids.chunks(CONCURRENCY) {
+        try_join_all(batch.iter().map(|id| start(&channel, id))).await?;
     }
-    let mut reading = Reading { client: ProgressServiceClient::new(channel.clone()), ids: &ids };
-    let before = reading.read().await?;
+    let mut reader = Reader { client: ProgressServiceClient::new(channel.clone()), ids: &ids };
+    let before = reader.read().await?;
     if !before.values().all(|(succeeded, live)| *live && *succeeded == Some(RESULTS.cast_signed())) {
-        return Err("not every job is live before the flush".into());
+        return Err("not every job is LIVE before the flush".into());
     }
     let flushed = Instant::now();
-    Redis::of(stand).await?.flush().await?;
+    RedisAdmin::connect(environment).await?.flush().await?;
     let (mut counted, mut live) = (None, None);
     while live.is_none() {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let now = reading.read().await?;
-        let whole = now.values().all(|(succeeded, _)| *succeeded == Some(RESULTS.cast_signed()));
-        if !whole {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let now = reader.read().await?;
+        let complete = now.values().all(|(succeeded, _)| *succeeded == Some(RESULTS.cast_signed()));
+        if !complete {
             counted = None;
         } else if counted.is_none() {
             counted = Some(flushed.elapsed());
         }
         if now.values().all(|(_, live)| *live) {
-            if !whole {
-                return Err("after a flush jobs are live with fewer marks than were acknowledged".into());
+            if !complete {
+                return Err("after a flush, LIVE jobs have fewer marks than were acknowledged".into());
             }
             live = Some(flushed.elapsed());
         }
-        if flushed.elapsed() > RECOVERED_WITHIN {
+        if flushed.elapsed() > RECOVERY_TIMEOUT {
             let late = now.values().filter(|(_, live)| !live).count();
             return Err(
-                format!("{late} of {jobs} jobs are not live {} s after a flush", RECOVERED_WITHIN.as_secs()).into()
+                format!("{late} of {jobs} jobs are not LIVE {} s after a flush", RECOVERY_TIMEOUT.as_secs()).into()
             );
         }
     }
-    for some in ids.chunks(AT_ONCE) {
-        try_join_all(some.iter().map(|id| jobs::cancel(&channel, id))).await?;
+    for batch in ids.chunks(CONCURRENCY) {
+        try_join_all(batch.iter().map(|id| jobs::cancel(&channel, id))).await?;
     }
     let seconds = |time: Option<Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64());
     Ok(Recovery { jobs, settle, counted: seconds(counted), live: seconds(live) })
 }
 
-async fn begin(channel: &Channel, id: &str) -> Result<()> {
+async fn start(channel: &Channel, id: &str) -> Result<()> {
     jobs::start(channel, id, TASKS).await?;
     let load = Load { reporters: 1, results: RESULTS, order: Order::Scattered, length: Duration::ZERO };
-    let job = Tasks::of(id, TASKS.cast_unsigned());
+    let job = JobTasks::of(id, TASKS.cast_unsigned());
     report_one(&mut ReportServiceClient::new(channel.clone()), &job, &load, APPLIED).await
 }
 
-struct Reading<'a> {
+struct Reader<'a> {
     client: ProgressServiceClient<Channel>,
     ids: &'a [String],
 }
 
-impl Reading<'_> {
-    /// What is counted at the first stage of each job, and whether it is LIVE.
+impl Reader<'_> {
+    /// The successes of each job at the first stage, and whether its progress is LIVE.
     async fn read(&mut self) -> Result<BTreeMap<String, (Option<i64>, bool)>> {
         let mut found = BTreeMap::new();
-        for some in self.ids.chunks(READ_AT_ONCE) {
-            let request = pb::BatchGetProgressRequest { job_ids: some.to_vec() };
+        for batch in self.ids.chunks(READ_BATCH) {
+            let request = pb::BatchGetProgressRequest { job_ids: batch.to_vec() };
             for result in self.client.batch_get_progress(request).await?.into_inner().results {
-                let Some(Read::Progress(progress)) = result.result else {
+                let Some(ReadResult::Progress(progress)) = result.result else {
                     found.insert(result.job_id, (None, false));
                     continue;
                 };
                 let succeeded = progress.stages.first().and_then(|stage| stage.succeeded_count);
                 if succeeded.is_some_and(|count| count > RESULTS.cast_signed()) {
-                    return Err(format!("more is counted than was reported: {progress:?}").into());
+                    return Err(format!("more marks are counted than were reported: {progress:?}").into());
                 }
                 found.insert(result.job_id, (succeeded, progress.source() == pb::Source::Live));
             }
@@ -121,20 +124,21 @@ impl Reading<'_> {
 }
 
 impl Recovery {
-    pub fn tell(&self, page: &mut Page) -> Result<()> {
-        page.heading("After FLUSHALL");
-        page.say(format!(
-            "{} running jobs of {} tasks, {} of them marked, over two gateways with the default settle time of {} s, when Redis lost \
-             everything. After **{:.1} s** every answer had all counts again, as a lower bound; after **{:.1} s** every job was LIVE with the right counts: {:.1} s beyond the \
-             settle time, for which every gateway may add its marks. No mark was lost, and none counted twice.",
+    pub fn render(&self, page: &mut Page) {
+        let row = [
             count(self.jobs as f64),
-            count(TASKS as f64),
-            count(RESULTS as f64),
-            self.settle,
-            self.counted,
-            self.live,
-            self.live - self.settle
-        ));
-        page.data("recovery", self)
+            short(self.settle),
+            format!("**{:.1}**", self.counted),
+            format!("**{:.1}**", self.live),
+            format!("{:.1}", self.live - self.settle),
+        ];
+        let head = [
+            "jobs",
+            "settle time, s",
+            "until all counts were back as a lower bound, s",
+            "until all jobs were LIVE, s",
+            "beyond the settle time, s",
+        ];
+        page.table("recovery", head, &[row]);
     }
 }

@@ -1,102 +1,104 @@
-//! How long does one command hold Redis at the worst?
+//! Measures how long a single command or script blocks Redis at most.
 
 use std::time::Duration;
 
 use highwater::grpc::pb;
 use pb::job_service_client::JobServiceClient;
 use pb::progress_service_client::ProgressServiceClient;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::PATIENCE;
-use super::batches::{Batches, RESULTS};
-use super::goal::{Goal, short};
-use super::redis::Redis;
+use super::BACKGROUND_TIMEOUT;
+use super::goal::Goal;
+use super::large_reports::{LargeReports, RESULTS};
 use crate::effort::Effort;
-use crate::page::{Page, count};
-use crate::stand::{Server, Stand};
-use crate::until::until;
+use crate::environment::{Environment, Server};
+use crate::format::{count, short};
+use crate::page::Page;
+use crate::redis_admin::RedisAdmin;
+use crate::wait::wait_for;
 use crate::{Result, jobs, usage};
 
 const ID: &str = "worst";
-/// No script may hold Redis for longer.
+/// The goal: no script may block Redis for longer.
 const LIMIT_MICROS: u64 = 10_000;
-/// What is noted at all.
-const NOTED_MICROS: u64 = 100;
-/// Of fewer scripts, a tick of the kernel's clock would be most of their CPU time.
-const MEANINGFUL: u64 = 100;
-/// As short as two gateways may let restored marks settle that look at them ten times a second.
+/// The threshold of the slow log.
+const LOGGED_MICROS: u64 = 100;
+/// The smallest number of scripts for which CPU time is shown. CPU time is counted in steps of 10 ms.
+const MIN_SCRIPTS: u64 = 100;
+/// The shortest settle time that is allowed with this reconcile interval and request timeout.
 const FLAGS: [&str; 3] = ["--reconcile-interval=100ms", "--request-timeout=5s", "--settle-time=6s"];
 
-/// What happened, and the longest command meanwhile.
-#[derive(Serialize)]
+/// One phase of the benchmark, and its longest command.
+#[derive(Serialize, Deserialize)]
 struct Phase {
-    what: &'static str,
+    what: String,
     longest_millis: f64,
     command: String,
     over_limit: usize,
     scripts: u64,
-    /// Of all that Redis did, by the scripts in it.
+    /// The CPU time of Redis divided by the number of scripts.
     cpu_millis: f64,
 }
 
-/// What was found.
-#[derive(Serialize)]
+/// The results by phase.
+#[derive(Serialize, Deserialize)]
 pub struct Scripts(Vec<Phase>);
 
-/// Lets two gateways do the worst to the largest job.
-pub async fn measure(stand: &Stand, effort: Effort) -> Result<Scripts> {
+/// Runs the most expensive operations on the largest job, with two gateways.
+pub async fn measure(environment: &Environment, effort: Effort) -> Result<Scripts> {
     let tasks = effort.pick(10_000_000, 1_000_000);
-    let (one, two) = tokio::try_join!(stand.gateway(&FLAGS), stand.gateway(&FLAGS))?;
-    let (redis, channel) = (Redis::of(stand).await?, one.channel()?);
-    redis.note_slow(NOTED_MICROS).await?;
-    let mut phases = Phases { stand, redis: &redis, before: used(stand, &redis).await?, found: Vec::new() };
+    let (one, two) = tokio::try_join!(environment.gateway(&FLAGS), environment.gateway(&FLAGS))?;
+    let (redis, channel) = (RedisAdmin::connect(environment).await?, one.channel()?);
+    redis.start_slowlog(LOGGED_MICROS).await?;
+    let mut phases =
+        Phases { environment, redis: &redis, before: counters(environment, &redis).await?, measured: Vec::new() };
 
     jobs::start_staged(&channel, ID, tasks, jobs::ALL_STAGES.len()).await?;
-    phases.end("a start").await?;
-    let batches = Batches::of(ID, tasks.cast_unsigned(), RESULTS);
+    phases.end("starting the job").await?;
+    let batches = LargeReports::of(ID, tasks.cast_unsigned(), RESULTS);
     let length = effort.seconds(4);
     tokio::try_join!(batches.report(&one, length), batches.report(&two, length), batches.report(&two, length))?;
-    phases.end("reports of 10,000 results from all over the job, by two gateways at once").await?;
+    phases.end("reports of 10,000 scattered results through two gateways").await?;
     list(&one).await?;
-    phases.end("a list of what failed").await?;
+    phases.end("listing the failed tasks").await?;
     if effort == Effort::Full {
-        redis.lose(ID).await?;
-        live_again(&one).await?;
-        phases.end("the tracker lost, and restored from two mirrors").await?;
+        redis.remove_keys(ID).await?;
+        wait_until_live(&one).await?;
+        phases.end("restoring a lost tracker from two mirrors").await?;
     }
     jobs::cancel(&channel, ID).await?;
-    phases.end("a cancel, with its snapshot").await?;
+    phases.end("cancelling, with the snapshot").await?;
     complete(&one, effort.pick(1_000_000, 1_000)).await?;
     phases.end("a job of 1,000,000 tasks from start to end").await?;
-    redis.note_slow(LIMIT_MICROS).await?;
-    Ok(Scripts(phases.found))
+    redis.start_slowlog(LIMIT_MICROS).await?;
+    Ok(Scripts(phases.measured))
 }
 
-/// The CPU time that Redis has used, and how many scripts it has run.
-async fn used(stand: &Stand, redis: &Redis) -> Result<(Duration, u64)> {
-    Ok((usage::cpu(stand.redis.pid())?, redis.scripts().await?))
+/// The CPU time of Redis, and the number of scripts it has run.
+async fn counters(environment: &Environment, redis: &RedisAdmin) -> Result<(Duration, u64)> {
+    Ok((usage::cpu_time(environment.redis.pid())?, redis.scripts().await?))
 }
 
 struct Phases<'a> {
-    stand: &'a Stand,
+    environment: &'a Environment,
     before: (Duration, u64),
-    redis: &'a Redis,
-    found: Vec<Phase>,
+    redis: &'a RedisAdmin,
+    measured: Vec<Phase>,
 }
 
 impl Phases<'_> {
     async fn end(&mut self, what: &'static str) -> Result<()> {
-        let now = used(self.stand, self.redis).await?;
+        let now = counters(self.environment, self.redis).await?;
         let (cpu, scripts) = (now.0.saturating_sub(self.before.0), now.1 - self.before.1);
         self.before = now;
-        let slow = self.redis.slow().await?;
-        self.redis.note_slow(NOTED_MICROS).await?;
-        // Not what asks.
+        let slow = self.redis.slow_commands().await?;
+        self.redis.start_slowlog(LOGGED_MICROS).await?;
+        // Without the commands of this benchmark.
         let slow: Vec<_> =
             slow.into_iter().filter(|slow| !["KEYS", "INFO", "SLOWLOG"].contains(&&*slow.command)).collect();
         let longest = slow.iter().max_by_key(|slow| slow.micros);
-        self.found.push(Phase {
-            what,
+        self.measured.push(Phase {
+            what: what.to_owned(),
             longest_millis: longest.map_or(0, |slow| slow.micros) as f64 / 1e3,
             command: longest.map(|slow| slow.command.clone()).unwrap_or_default(),
             scripts,
@@ -107,7 +109,7 @@ impl Phases<'_> {
     }
 }
 
-/// Lists pages of what failed at the first stage.
+/// Lists all tasks that failed at the first stage, page by page.
 async fn list(gateway: &Server) -> Result<()> {
     let mut client = JobServiceClient::new(gateway.channel()?);
     let mut page_token = String::new();
@@ -127,26 +129,26 @@ async fn list(gateway: &Server) -> Result<()> {
     }
 }
 
-async fn live_again(gateway: &Server) -> Result<()> {
+async fn wait_until_live(gateway: &Server) -> Result<()> {
     let mut client = ProgressServiceClient::new(gateway.channel()?);
-    until("a tracker that was lost is restored and LIVE", PATIENCE, async || {
-        let answer = client.get_progress(pb::GetProgressRequest { job_id: ID.to_owned() }).await?.into_inner();
-        let progress = answer.progress.unwrap_or_default();
+    wait_for("a lost tracker is restored and LIVE", BACKGROUND_TIMEOUT, async || {
+        let response = client.get_progress(pb::GetProgressRequest { job_id: ID.to_owned() }).await?.into_inner();
+        let progress = response.progress.unwrap_or_default();
         Ok((progress.restore_time.is_some() && progress.source() == pb::Source::Live).then_some(()))
     })
     .await
 }
 
-/// A job that ends by itself.
+/// Runs a job until it ends because it is complete.
 async fn complete(gateway: &Server, tasks: u64) -> Result<()> {
     jobs::start_staged(&gateway.channel()?, "whole", tasks.cast_signed(), 1).await?;
     let results = RESULTS.min(tasks);
-    let batches = Batches::of_stages("whole", tasks, 1, results).succeeding();
+    let batches = LargeReports::of_stages("whole", tasks, 1, results).succeeding();
     for _ in 0..tasks / results {
         batches.report_once(gateway).await?;
     }
     let mut jobs = JobServiceClient::new(gateway.channel()?);
-    until("a job of which all was reported has ended", PATIENCE, async || {
+    wait_for("a complete job has ended", BACKGROUND_TIMEOUT, async || {
         let got = jobs.get_job(pb::GetJobRequest { job_id: "whole".to_owned() }).await?.into_inner();
         Ok((got.job.unwrap_or_default().state() == pb::JobState::Succeeded).then_some(()))
     })
@@ -156,30 +158,28 @@ async fn complete(gateway: &Server, tasks: u64) -> Result<()> {
 impl Scripts {
     pub fn goals(&self) -> Vec<Goal> {
         let longest = self.0.iter().map(|phase| phase.longest_millis).fold(0.0, f64::max);
-        vec![Goal::at_most("the longest that one script or command held Redis, ms", LIMIT_MICROS as f64 / 1e3, longest)]
+        vec![Goal::at_most(
+            "the longest time that one script or command blocked Redis, ms",
+            LIMIT_MICROS as f64 / 1e3,
+            longest,
+        )]
     }
 
-    pub fn tell(&self, page: &mut Page) -> Result<()> {
-        page.heading("The longest that Redis is held");
-        page.say(
-            "By Redis' own `SLOWLOG`, which measures by the clock: on a machine whose cores are all taken, a script's time has in \
-             it what the kernel gave to others meanwhile; so the CPU time stands beside it that Redis used for all it did, by the scripts in it. The job has 10,000,000 tasks and 8 stages, 20 MB, and every tenth result is a failure with an error.",
-        );
+    pub fn render(&self, page: &mut Page) {
         let rows: Vec<_> = self
             .0
             .iter()
             .map(|phase| {
                 [
-                    phase.what.to_owned(),
+                    phase.what.clone(),
                     short(phase.longest_millis),
                     phase.command.clone(),
                     phase.over_limit.to_string(),
                     count(phase.scripts as f64),
-                    if phase.scripts < MEANINGFUL { "–".to_owned() } else { short(phase.cpu_millis) },
+                    if phase.scripts < MIN_SCRIPTS { "–".to_owned() } else { short(phase.cpu_millis) },
                 ]
             })
             .collect();
-        page.table(["", "longest, ms", "of", "over 10 ms", "scripts", "CPU a script, ms"], &rows);
-        page.data("scripts", self)
+        page.table("scripts", ["", "longest, ms", "command", "over 10 ms", "scripts", "CPU per script, ms"], &rows);
     }
 }

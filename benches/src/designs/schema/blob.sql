@@ -1,12 +1,12 @@
--- A job whose progress is one blob, which each handler reads, changes and writes back.
+-- Jobs whose progress is one JSON blob, which each handler reads, changes and writes back.
 CREATE TABLE jobs (
     job_id     text PRIMARY KEY,
     state      text NOT NULL DEFAULT 'RUNNING',
     task_count bigint NOT NULL,
-    -- json, not jsonb: SQL never looks into it, so nothing is gained by taking it apart on every write.
+    -- json instead of jsonb, because no statement accesses its fields, and jsonb would be parsed on every write.
     progress   json NOT NULL
 ) WITH (
-    -- Nothing that changes is indexed, and each page has room for new versions of its rows: so every write is a HOT
-    -- update, which touches no index and is cleared away by the next one that needs the room.
+    -- Pages have room for new row versions, and no column that changes is indexed, so every update is a HOT update: it
+    -- changes no index, and a later update of the page removes its dead row version.
     fillfactor = 50
 );

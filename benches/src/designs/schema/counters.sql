@@ -1,4 +1,4 @@
--- A job whose progress is a column for each count.
+-- Jobs whose progress is a column per count.
 CREATE TABLE jobs (
     job_id            text PRIMARY KEY,
     state             text NOT NULL DEFAULT 'RUNNING',
@@ -10,7 +10,7 @@ CREATE TABLE jobs (
     upload_succeeded  bigint NOT NULL DEFAULT 0,
     upload_failed     bigint NOT NULL DEFAULT 0
 ) WITH (
-    -- Nothing that changes is indexed, and each page has room for new versions of its rows: so every write is a HOT
-    -- update, which touches no index and is cleared away by the next one that needs the room.
+    -- Pages have room for new row versions, and no column that changes is indexed, so every update is a HOT update: it
+    -- changes no index, and a later update of the page removes its dead row version.
     fillfactor = 50
 );

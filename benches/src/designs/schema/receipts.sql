@@ -1,4 +1,4 @@
--- Beside the counters: one row for each result that was counted, so that none is counted twice.
+-- One row per counted result, in addition to the counters, so that no result is counted twice.
 CREATE TABLE receipts (
     job_id text NOT NULL,
     stage  smallint NOT NULL,
@@ -7,8 +7,8 @@ CREATE TABLE receipts (
     PRIMARY KEY (job_id, stage, task)
 );
 
--- Counts what is new of a report, in one round trip. The receipts come first, so that the job's row is locked only from
--- its own statement to the commit. A job that does not run counts nothing and keeps no receipt: the error takes it back.
+-- Counts the new results of a report, in one round trip. Inserting the receipts first keeps the lock on the job's row short:
+-- from the update to the commit. If the job is not running, the error rolls the receipts back, and nothing is counted.
 CREATE FUNCTION report(id text, tasks bigint[], stages smallint[], failures boolean[]) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -28,13 +28,13 @@ BEGIN
         count(*) FILTER (WHERE stage = 2 AND NOT failed), count(*) FILTER (WHERE stage = 2 AND failed)]
     INTO fresh FROM inserted;
     IF 0 = ALL (fresh) THEN
-        -- All of it was counted before: the row that everybody waits for is left alone.
+        -- All results are duplicates, so the contended row is not updated.
         SELECT state INTO state_now FROM jobs WHERE job_id = id;
         RETURN state_now;
     END IF;
     state_now := count_fresh(id, fresh[1], fresh[2], fresh[3], fresh[4], fresh[5], fresh[6]);
     IF state_now IS NULL THEN
-        RAISE EXCEPTION 'the job does not run' USING ERRCODE = 'HW001';
+        RAISE EXCEPTION 'the job is not running' USING ERRCODE = 'HW001';
     END IF;
     RETURN state_now;
 END

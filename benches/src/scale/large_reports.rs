@@ -1,4 +1,4 @@
-//! The largest reports that there are: 10,000 results each, from all over the job and at all of its stages.
+//! Large reports: up to 10,000 results each, scattered over all tasks and stages of a job.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,22 +8,22 @@ use highwater::grpc::pb;
 use pb::report_service_client::ReportServiceClient;
 
 use crate::Result;
+use crate::environment::Server;
 use crate::jobs::ALL_STAGES;
-use crate::stand::Server;
 
-/// As many results as a report can have.
+/// The largest number of results in a report.
 pub const RESULTS: u64 = 10_000;
-/// One result in so many is a failure, with an error.
-const FAILED: u64 = 10;
-/// Coprime to every number of tasks: the largest prime below 2^31.
+/// One result in this many is a failure with an error.
+const FAILURE_INTERVAL: u64 = 10;
+/// 2^31 - 1 is prime, so it is coprime to every number of tasks, and each task occurs once.
 const SCATTER: u64 = 2_147_483_647;
 
-/// What a failure says: as much as is kept of it.
+/// The length of an error message: as much as is stored of it.
 const MESSAGE_BYTES: usize = 256;
 
-/// A job, and how many of its marks are taken.
+/// A job with a counter of results that were reported.
 #[derive(Clone)]
-pub struct Batches {
+pub struct LargeReports {
     id: String,
     tasks: u64,
     stages: u64,
@@ -32,23 +32,23 @@ pub struct Batches {
     taken: Arc<AtomicU64>,
 }
 
-impl Batches {
-    /// Batches of so many results, of a job that has all stages.
+impl LargeReports {
+    /// Reports of `results` results to a job that has all stages.
     pub fn of(id: &str, tasks: u64, results: u64) -> Self {
         Self::of_stages(id, tasks, ALL_STAGES.len(), results)
     }
 
-    /// Batches of so many results, of a job that has so many stages.
+    /// Reports of `results` results to a job with the first `stages` stages.
     pub fn of_stages(id: &str, tasks: u64, stages: usize, results: u64) -> Self {
         Self { id: id.to_owned(), tasks, stages: stages as u64, results, all_succeed: false, taken: Arc::default() }
     }
 
-    /// Without failures, of which Redis keeps the newest few.
+    /// Makes all results successes. Redis stores samples of failures.
     pub fn succeeding(self) -> Self {
         Self { all_succeed: true, ..self }
     }
 
-    /// Reports one after the other for so long; how many, and each mark was new.
+    /// Sends reports one after the other, for a time. Returns their number. Fails if a mark is not new.
     pub async fn report(&self, server: &Server, length: Duration) -> Result<u64> {
         let mut client = ReportServiceClient::new(server.channel()?);
         let (began, mut reports) = (Instant::now(), 0);
@@ -59,7 +59,7 @@ impl Batches {
         Ok(reports)
     }
 
-    /// Reports once.
+    /// Sends one report.
     pub async fn report_once(&self, server: &Server) -> Result<()> {
         self.report_one(&mut ReportServiceClient::new(server.channel()?)).await
     }
@@ -67,22 +67,22 @@ impl Batches {
     async fn report_one(&self, client: &mut ReportServiceClient<tonic::transport::Channel>) -> Result<()> {
         let first = self.taken.fetch_add(self.results, Ordering::Relaxed);
         if first + self.results > self.tasks * self.stages {
-            return Err(format!("{} has too few tasks for this load", self.id).into());
+            return Err(format!("job {} has too few tasks for this load", self.id).into());
         }
         let results = (first..first + self.results).map(|number| self.result(number)).collect();
         let request = pb::ReportResultsRequest { job_id: self.id.clone(), results };
-        let answer = client.report_results(request).await?.into_inner();
+        let response = client.report_results(request).await?.into_inner();
         let applied = i32::from(pb::Disposition::Applied);
-        if answer.dispositions.iter().any(|disposition| *disposition != applied) {
-            return Err("a fresh mark of a large batch was not applied".into());
+        if response.dispositions.iter().any(|disposition| *disposition != applied) {
+            return Err("a new mark of a large report was not applied".into());
         }
         Ok(())
     }
 
-    /// Each number another mark: a task comes again only at another stage.
+    /// The result with a number. Different numbers are different marks: a task occurs once per stage.
     fn result(&self, number: u64) -> pb::TaskResult {
         let stage = (number + number / self.tasks) % self.stages;
-        let failed = !self.all_succeed && number.is_multiple_of(FAILED);
+        let failed = !self.all_succeed && number.is_multiple_of(FAILURE_INTERVAL);
         let outcome = if failed { pb::Outcome::Failed } else { pb::Outcome::Succeeded };
         pb::TaskResult {
             task: (number * SCATTER % self.tasks).cast_signed(),
@@ -101,9 +101,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_mark_comes_twice() {
-        let batches = Batches::of("a", 1000, 10);
-        let marks: HashSet<_> = (0..8000).map(|number| batches.result(number)).map(|r| (r.task, r.stage)).collect();
+    fn no_mark_is_reported_twice() {
+        let reports = LargeReports::of("a", 1000, 10);
+        let marks: HashSet<_> = (0..8000).map(|number| reports.result(number)).map(|r| (r.task, r.stage)).collect();
         assert_eq!(marks.len(), 8000);
     }
 }

@@ -1,4 +1,5 @@
-//! What is measured: a private Redis and Postgres, set as they are where people run them, and processes over them.
+//! The environment of a benchmark: a private Redis and Postgres, configured as in production, and the processes that are
+//! measured.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,51 +14,51 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::until::until;
+use crate::wait::wait_for;
 use crate::{Result, usage};
 
 const DATABASE: &str = "highwater";
 const LISTENING: &str = "listening on ";
-/// How long a server may take to be ready, and to answer.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+/// The timeout for the start of a server, and for each call.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The servers that gateways stand on, and where all of it lives. Gone when dropped.
-pub struct Stand {
-    /// Keeps its log of commands as in the compose file: every second.
+/// Private stores and their directory. Dropping it stops the stores and removes the directory.
+pub struct Environment {
+    /// Has an append-only file that is synced every second, as in `compose.yaml`.
     pub redis: Redis,
-    /// Durable: every commit waits for the disk.
+    /// Has default durability: every commit waits for the disk.
     pub postgres: Postgres,
     directory: Directory,
 }
 
-/// A process that answers calls.
+/// A running gRPC server: a gateway, a design, or the bare service.
 pub struct Server {
-    /// Where it answers.
+    /// The address of its gRPC interface.
     pub address: SocketAddr,
-    /// Where it tells its metrics, if it is a gateway.
+    /// The address of its metrics, if it is a gateway.
     admin: Option<SocketAddr>,
     process: Process,
 }
 
 struct Directory(PathBuf);
 
-impl Stand {
-    /// Starts both servers, with the schema in place.
+impl Environment {
+    /// Starts both stores and creates the schema.
     pub async fn start() -> Result<Self> {
         let directory = Directory::new()?;
         let redis = Redis::start(&directory.0, &[("appendonly", "yes"), ("appendfsync", "everysec")])?;
         let postgres = Postgres::start(&directory.0, &[("max_connections", "200")])?;
         postgres.create_database(DATABASE)?;
-        let stand = Self { redis, postgres, directory };
-        let command = [program("highwater")?, "migrate".to_owned(), stand.postgres_flag()];
+        let environment = Self { redis, postgres, directory };
+        let command = [program("highwater")?, "migrate".to_owned(), environment.postgres_flag()];
         let output = tokio::process::Command::new(&command[0]).args(&command[1..]).output().await?;
         if !output.status.success() {
-            return Err(format!("the schema: {}", String::from_utf8_lossy(&output.stderr)).into());
+            return Err(format!("cannot create the schema: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
-        Ok(stand)
+        Ok(environment)
     }
 
-    /// Starts a gateway with these flags beside those for the stores, and waits until it is ready.
+    /// Starts a gateway with additional flags, and waits until it is ready.
     pub async fn gateway(&self, flags: &[&str]) -> Result<Server> {
         let mut command = vec![program("highwater")?, "serve".to_owned()];
         command.extend([format!("--redis-url={}", self.redis.socket_url()), self.postgres_flag()]);
@@ -73,7 +74,7 @@ impl Stand {
         Server::start(&[program("bench")?, "--bare".to_owned()], &self.directory.0).await
     }
 
-    /// Starts one of the designs that Highwater replaces, over the same servers.
+    /// Starts one of the designs that Highwater replaces, over the same stores.
     pub async fn design(&self, name: &str, flags: &[&str]) -> Result<Server> {
         let redis = format!("--redis-url={}", self.redis.socket_url());
         let mut command = vec![program("bench")?, format!("--design={name}"), redis, self.postgres_flag()];
@@ -81,12 +82,12 @@ impl Stand {
         Server::start(&command, &self.directory.0).await
     }
 
-    /// A file of its own for whoever measures.
+    /// The path of a temporary file in the environment's directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)
     }
 
-    /// Where the database is.
+    /// The URL of the database.
     pub fn database_url(&self) -> String {
         self.postgres.socket_url(DATABASE)
     }
@@ -101,7 +102,7 @@ impl Server {
         let log = directory.join(format!("server-{}.log", fs::read_dir(directory)?.count()));
         let process = Process::start(command, directory, &log)?;
         let text = || fs::read_to_string(&log).unwrap_or_default();
-        let listens = until("a server listens", READY_WITHIN, async || {
+        let listens = wait_for("a server listens", TIMEOUT, async || {
             let text = text();
             let Some(address) = text.lines().find_map(|line| line.strip_prefix(LISTENING)) else { return Ok(None) };
             let admin = text.split_whitespace().find_map(|word| word.strip_prefix("admin=")?.parse().ok());
@@ -111,17 +112,17 @@ impl Server {
         Ok(Self { address, admin, process })
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the health service reports that it serves.
     async fn ready(&self) -> Result<()> {
         let mut health = HealthClient::new(self.channel()?);
-        until("a gateway is ready", READY_WITHIN, async || {
+        wait_for("a gateway is ready", TIMEOUT, async || {
             let answer = health.check(HealthCheckRequest::default()).await;
             Ok(answer.is_ok_and(|answer| answer.into_inner().status == ServingStatus::Serving as i32).then_some(()))
         })
         .await
     }
 
-    /// A connection to it of its own, made when it is needed.
+    /// A new connection, which is opened by its first call.
     pub fn channel(&self) -> Result<Channel> {
         channel_to(self.address)
     }
@@ -133,24 +134,24 @@ impl Server {
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.ok_or_else(|| format!("no {name} among the metrics"))?.trim().parse()?)
+        Ok(value.ok_or_else(|| format!("the gateway has no metric {name}"))?.trim().parse()?)
     }
 
-    /// Its process.
+    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// The CPU time that it has used.
-    pub fn cpu(&self) -> Result<Duration> {
-        usage::cpu(self.pid())
+    /// The CPU time since its start.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        usage::cpu_time(self.pid())
     }
 }
 
-/// A connection of its own, made when it is needed.
+/// A new connection to an address, which is opened by its first call.
 pub fn channel_to(address: SocketAddr) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    Ok(endpoint.timeout(READY_WITHIN).tcp_nodelay(true).connect_lazy())
+    Ok(endpoint.timeout(TIMEOUT).tcp_nodelay(true).connect_lazy())
 }
 
 impl Directory {
@@ -167,11 +168,11 @@ impl Drop for Directory {
     }
 }
 
-/// A program that was built with this one.
+/// The path of a program that was built together with this one.
 pub fn program(name: &str) -> Result<String> {
     let path = std::env::current_exe()?.with_file_name(name);
     if !path.exists() {
-        return Err(format!("{} is missing: ./dev bench builds it", path.display()).into());
+        return Err(format!("{} is missing: run ./dev bench, which builds it", path.display()).into());
     }
     Ok(path.display().to_string())
 }
