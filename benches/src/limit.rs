@@ -17,6 +17,7 @@ use crate::load::LoadResult;
 use crate::load::reads::{self, CONNECTIONS, STREAMS, check_live};
 use crate::load::reports::{JobTasks, Load, Order, report};
 use crate::page::{Page, Run};
+use crate::redis_admin::RedisAdmin;
 use crate::{Result, jobs, plot, usage};
 
 /// The largest job that is allowed; enough tasks for one round.
@@ -28,8 +29,8 @@ const LIVE: &str = "live";
 const ENDED: &str = "ended";
 /// The changes of one `BITFIELD` command, as many as a large report has results.
 const CHANGES: u64 = 100;
-/// The distance of the cells that a command sets.
-const CELL_DISTANCE: u64 = 97;
+/// The distance of the changed cells, so that they are all over a key of as many cells as a job has tasks.
+const CELL_DISTANCE: u64 = TASKS / CHANGES - 9;
 /// The number of `BITFIELD` commands per second of the measurement. Redis runs about as many.
 const COMMANDS_PER_SECOND: f64 = 25_000.0;
 
@@ -163,18 +164,28 @@ impl Setup {
         Load { reporters: REPORTERS, results, order, length: self.length }
     }
 
-    /// Marks per second, by pipelined `BITFIELD` commands of `redis-benchmark`.
+    /// Changes of two-bit cells per second, by pipelined `BITFIELD` commands of `redis-benchmark`.
+    ///
+    /// `INCRBY` costs as much as `SET`, but changes its cell each time although the command never varies, so Redis writes
+    /// every command to the append-only file. `redis-benchmark` cannot vary the offsets: it pads random numbers with
+    /// zeros, which `BITFIELD` rejects.
     async fn bitfield_commands(&self) -> Result<Measurement> {
         let commands = (self.length.as_secs_f64() * COMMANDS_PER_SECOND) as u64;
         let mut command = Command::new("redis-benchmark");
         command.arg("-s").arg(self.environment.redis.socket()).args(["--csv", "-c", "8", "-P", "16", "-n"]);
         command.arg(commands.to_string()).args(["BITFIELD", "bench:bits"]);
         for cell in 0..CHANGES {
-            command.args(["SET", "u2", &format!("#{}", cell * CELL_DISTANCE), "3"]);
+            command.args(["INCRBY", "u2", &format!("#{}", cell * CELL_DISTANCE), "1"]);
         }
+        let redis = RedisAdmin::connect(&self.environment).await?;
+        let changes_before = redis.changes().await?;
         let cpu_before = usage::cpu_time(self.environment.redis.pid())?;
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
         let cpu = usage::cpu_time(self.environment.redis.pid())?.saturating_sub(cpu_before);
+        let changes = redis.changes().await? - changes_before;
+        if changes < commands * CHANGES {
+            return Err(format!("{commands} BITFIELD commands changed only {changes} cells").into());
+        }
         let text = String::from_utf8_lossy(&output.stdout);
         let fields: Vec<f64> = text
             .lines()

@@ -44,6 +44,12 @@ impl RedisAdmin {
         self.info("stats", "total_commands_processed").await
     }
 
+    /// The number of changes to the data. A change is also what causes an entry in the append-only file.
+    pub async fn changes(&self) -> Result<u64> {
+        // It is reset only when Redis saves a snapshot, which the private Redis does not do.
+        self.info("persistence", "rdb_changes_since_last_save").await
+    }
+
     /// The number of script calls (`EVALSHA`) since the start.
     pub async fn scripts(&self) -> Result<u64> {
         let text: String = self.query(&["INFO", "commandstats"]).await?;
