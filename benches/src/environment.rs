@@ -1,5 +1,5 @@
-//! The environment of a benchmark: a private Redis and Postgres, configured as in production, and the processes that are
-//! measured.
+//! The environment of a benchmark: a private Redis and Postgres, configured as in production, and the processes that
+//! are measured.
 
 use std::fs;
 use std::net::SocketAddr;

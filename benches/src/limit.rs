@@ -1,7 +1,8 @@
-//! Compares the gateway with a bare tonic service that answers from memory, and with `BITFIELD` commands on the same Redis.
+//! Compares the gateway with a bare tonic service that answers from memory, and with `BITFIELD` commands on the same
+//! Redis.
 //!
-//! Rounds of gateway and reference alternate, and the median ratio counts, so that a moment in which the machine is busy
-//! affects both sides, and one bad round does not change the result.
+//! Rounds of gateway and reference alternate, and the median ratio counts, so that a moment in which the machine is
+//! busy affects both sides, and one bad round does not change the result.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -166,9 +167,9 @@ impl Setup {
 
     /// Changes of two-bit cells per second, by pipelined `BITFIELD` commands of `redis-benchmark`.
     ///
-    /// `INCRBY` costs as much as `SET`, but changes its cell each time although the command never varies, so Redis writes
-    /// every command to the append-only file. `redis-benchmark` cannot vary the offsets: it pads random numbers with
-    /// zeros, which `BITFIELD` rejects.
+    /// `INCRBY` costs as much as `SET`, but changes its cell each time although the command never varies, so Redis
+    /// writes every command to the append-only file. `redis-benchmark` cannot vary the offsets: it pads random numbers
+    /// with zeros, which `BITFIELD` rejects.
     async fn bitfield_commands(&self) -> Result<Measurement> {
         let commands = (self.length.as_secs_f64() * COMMANDS_PER_SECOND) as u64;
         let mut command = Command::new("redis-benchmark");

@@ -53,8 +53,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 /// Measures Highwater and updates docs/benchmarks
 ///
-/// A run rewrites the data files, the plots, and the regions of the pages between `generated` markers. Other text of the
-/// pages is written by hand. Figures that it cites and that have changed are listed at the end of a run.
+/// A run rewrites the data files, the plots, and the regions of the pages between `generated` markers. Other text of
+/// the pages is written by hand. Figures that it cites and that have changed are listed at the end of a run.
 #[derive(Debug, Parser)]
 #[command(name = "./dev bench")]
 struct Flags {
@@ -114,9 +114,13 @@ async fn run(flags: &Flags) -> Result<()> {
         }
         eprintln!("{}", headline(*name));
         match name {
-            Name::Limit => flags.update("limit", limit::measure(effort, flags.rounds), limit::render).await?,
-            Name::Designs => flags.update("designs", designs::measure(effort, flags.rounds), designs::render).await?,
-            Name::Scale => flags.update("scale", scale::measure(effort), scale::render).await?,
+            Name::Limit => {
+                flags.update("limit", Box::pin(limit::measure(effort, flags.rounds)), limit::render).await?;
+            }
+            Name::Designs => {
+                flags.update("designs", Box::pin(designs::measure(effort, flags.rounds)), designs::render).await?;
+            }
+            Name::Scale => flags.update("scale", Box::pin(scale::measure(effort)), scale::render).await?,
         }
     }
     Ok(())
@@ -139,14 +143,16 @@ impl Flags {
             return Ok(());
         }
         if !self.render {
-            print!("{}", page.text());
+            println!("{}", page.text());
             page::write_data(&self.out, name, &run)?;
         }
         let (path, outdated) = page.write(&self.out)?;
         eprintln!("  wrote {} ({seconds} s)", path.display());
         if !outdated.is_empty() {
             eprintln!("  Correct its text by hand:");
-            outdated.iter().for_each(|problem| eprintln!("    {problem}"));
+            for problem in outdated {
+                eprintln!("    {problem}");
+            }
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl Page {
 
     /// The generated regions, for printing.
     pub fn text(&self) -> String {
-        self.regions.iter().map(|(_, content)| format!("{}\n\n", content.trim())).collect()
+        self.regions.iter().map(|(_, content)| content.trim()).collect::<Vec<_>>().join("\n\n")
     }
 
     /// Rewrites the generated regions of the page in `directory`, and its plots. A page that does not exist is created

@@ -1,11 +1,11 @@
 //! The two kinds of marks in a benchmark page, both invisible when the page is rendered.
 //!
-//! `<!-- generated: NAME -->` … `<!-- end -->` encloses a region that the program rewrites, such as a table. Text outside
-//! the regions is written by hand, and the program never changes it.
+//! `<!-- generated: NAME -->` … `<!-- end -->` encloses a region that the program rewrites, such as a table. Text
+//! outside the regions is written by hand, and the program never changes it.
 //!
-//! `<!-- figure: NAME -->1.22` is a number that handwritten text cites. The program does not rewrite it; a test compares
-//! it with the figure of that name, which is computed from the committed data. The number must equal the figure, rounded
-//! to as many decimals as the number has. Thousands may have separators.
+//! `<!-- figure: NAME -->1.22` is a number that handwritten text cites. The program does not rewrite it; a test
+//! compares it with the figure of that name, which is computed from the committed data. The number must equal the
+//! figure, rounded to as many decimals as the number has. Thousands may have separators.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! The marks of one job that were acknowledged to a reporter, by time. Progress that a reader gets is compared with them.
+//! The marks of one job that were acknowledged to a reporter, by time. Progress that a reader gets is compared with
+//! them.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ pub struct AcknowledgedMarks(Mutex<Vec<Instant>>);
 /// The lag of a progress behind the acknowledged marks.
 #[derive(Debug, Clone, Copy)]
 pub struct Lag {
-    /// Acknowledged marks that the progress does not contain. Negative if it contains marks whose acknowledgement has not
-    /// arrived yet.
+    /// Acknowledged marks that the progress does not contain. Negative if it contains marks whose acknowledgement has
+    /// not arrived yet.
     pub marks: i64,
     /// The time since the first missing mark was acknowledged.
     pub age: Duration,

@@ -1,5 +1,5 @@
-//! Progress as one JSON blob that each handler reads, changes and writes back: without a lock, under a row lock, or like an
-//! ORM's `save()`, which also writes back the state.
+//! Progress as one JSON blob that each handler reads, changes and writes back: without a lock, under a row lock, or
+//! like an ORM's `save()`, which also writes back the state.
 
 use highwater::grpc::pb;
 use sqlx::types::Json;

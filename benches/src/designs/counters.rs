@@ -1,5 +1,5 @@
-//! A column per count. One statement adds to the counts and ends the job if it is complete. Nothing is read first, so no
-//! concurrent write is lost.
+//! A column per count. One statement adds to the counts and ends the job if it is complete. Nothing is read first, so
+//! no concurrent write is lost.
 
 use highwater::grpc::pb;
 use sqlx::Row as _;

@@ -1,6 +1,7 @@
 //! One hot job: concurrent reporters, and readers that compare the progress with the acknowledged marks.
 //!
-//! A redelivered report was acknowledged before, as by a queue with at-least-once delivery. It adds no acknowledged marks.
+//! A redelivered report was acknowledged before, as by a queue with at-least-once delivery. It adds no acknowledged
+//! marks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

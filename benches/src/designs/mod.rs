@@ -2,7 +2,7 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `blob`, `counters`, `receipts`, `single_writer` | the designs; their tables are in `schema/`, their connections in `pools` |
+//! | `blob`, `counters`, `receipts`, `single_writer` | the designs; tables in `schema/`, connections in `pools` |
 //! | `service`, `row`, `tally` | Highwater's gRPC interface for all designs; the row and the counts of a job |
 //! | `hot_job`, `acknowledged` | one hot job: reporters, readers, and the acknowledged marks |
 //! | `small_job`, `small_jobs` | small jobs that are reported completely, with a concurrent cancel |

@@ -8,8 +8,8 @@ use super::service::ReportOutcome;
 use super::{Kind, row};
 use crate::Result;
 
-/// The number of connections for reports. All reports update the same row. With fewer connections, the row is idle while a
-/// report travels; with more, only the queue for its lock grows.
+/// The number of connections for reports. All reports update the same row. With fewer connections, the row is idle
+/// while a report travels; with more, only the queue for its lock grows.
 const REPORT_CONNECTIONS: u32 = 8;
 /// The number of connections for reads and cancels, which do not wait behind reports.
 const OTHER_CONNECTIONS: u32 = 4;
@@ -17,8 +17,8 @@ const OTHER_CONNECTIONS: u32 = 4;
 /// When a report is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// Before it is on disk, which takes up to a second, as in a Redis with `appendfsync everysec`. The row is locked for
-    /// the update only, not for the disk write.
+    /// Before it is on disk, which takes up to a second, as in a Redis with `appendfsync everysec`. The row is locked
+    /// for the update only, not for the disk write.
     Asynchronous,
     /// After it is on disk, which is the default of Postgres.
     Synchronous,

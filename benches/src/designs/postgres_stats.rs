@@ -42,7 +42,10 @@ const OTHER_CLIENTS: &str = "SELECT count(*) FROM pg_stat_activity \
 const END_LOG: &str = "CREATE SCHEMA IF NOT EXISTS end_log;
     CREATE TABLE IF NOT EXISTS end_log.writes (design text, job_id text, old_state text, new_state text);
     CREATE OR REPLACE FUNCTION end_log.log_write() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN INSERT INTO end_log.writes VALUES (TG_TABLE_SCHEMA, NEW.job_id, OLD.state, NEW.state); RETURN NULL; END $$;";
+    $$ BEGIN
+        INSERT INTO end_log.writes VALUES (TG_TABLE_SCHEMA, NEW.job_id, OLD.state, NEW.state);
+        RETURN NULL;
+    END $$;";
 
 impl PostgresStats {
     /// Connects to a database.
@@ -56,8 +59,8 @@ impl PostgresStats {
         Ok(statement.fetch_one(&self.0).await?)
     }
 
-    /// The statistics of a contender's tables. Waits until all other clients have disconnected, because a client sends its
-    /// last statistics when it disconnects.
+    /// The statistics of a contender's tables. Waits until all other clients have disconnected, because a client sends
+    /// its last statistics when it disconnects.
     pub async fn tables(&self, contender: Contender) -> Result<TableStats> {
         wait_for("the stopped servers have disconnected", DISCONNECT_TIMEOUT, async || {
             let others: i64 = sqlx::query_scalar(OTHER_CLIENTS).fetch_one(&self.0).await?;

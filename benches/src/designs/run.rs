@@ -1,5 +1,5 @@
-//! The order of measurements. Each round runs every load, and each load every contender in turn, so that a disturbance of
-//! the machine affects all contenders.
+//! The order of measurements. Each round runs every load, and each load every contender in turn, so that a disturbance
+//! of the machine affects all contenders.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Highwater's gRPC interface in front of a design, so that client, wire and per-call cost are equal for all contenders.
+//! Highwater's gRPC interface in front of a design, so that client, wire and per-call cost are equal for all
+//! contenders.
 
 use highwater::grpc::pb;
 use pb::job_service_server::{JobService, JobServiceServer};

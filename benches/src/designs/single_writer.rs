@@ -1,8 +1,9 @@
-//! Reports set bits in Redis, and a single writer counts them every second and updates the job's row, which readers read.
-//! Setting a bit is idempotent. Progress is as old as the last update.
+//! Reports set bits in Redis, and a single writer counts them every second and updates the job's row, which readers
+//! read. Setting a bit is idempotent. Progress is as old as the last update.
 //!
-//! The end is exact without a script. To end a job, the design closes it in Redis and counts the bits in one transaction.
-//! A report first sets its bits and then checks whether the job is closed, so every acknowledged report was counted.
+//! The end is exact without a script. To end a job, the design closes it in Redis and counts the bits in one
+//! transaction. A report first sets its bits and then checks whether the job is closed, so every acknowledged report
+//! was counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;

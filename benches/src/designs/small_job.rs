@@ -1,5 +1,5 @@
-//! One small job that is reported completely by concurrent reporters. In some rounds, a cancel arrives shortly before the
-//! last report. The responses to all callers are collected, and compared with the final state afterwards.
+//! One small job that is reported completely by concurrent reporters. In some rounds, a cancel arrives shortly before
+//! the last report. The responses to all callers are collected, and compared with the final state afterwards.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -112,8 +112,8 @@ impl Observed {
     }
 }
 
-/// Reports marks until none is left, and some of them a second time. Continues after the job has ended, like a queue that
-/// is not stopped.
+/// Reports marks until none is left, and some of them a second time. Continues after the job has ended, like a queue
+/// that is not stopped.
 async fn reporter(channel: Channel, shared: Shared) -> Result<Observed> {
     let mut client = ReportServiceClient::new(channel);
     let (mut observed, mut reported) = (Observed::default(), Vec::new());

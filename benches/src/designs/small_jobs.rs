@@ -11,7 +11,8 @@ use crate::effort::{Effort, announce};
 use crate::environment::{Environment, Server};
 use crate::{Result, jobs};
 
-/// How long a complete job may take to end. A design that loses marks gets no time: it ends a job in a report, or never.
+/// How long a complete job may take to end. A design that loses marks gets no time: it ends a job in a report, or
+/// never.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs small jobs with every contender, including the design that saves its blob whole.

@@ -1,5 +1,5 @@
-//! Reads at a constant rate (open loop): each read is sent when it is due, even if earlier reads have no response yet. The
-//! reads run in a runtime of their own, so that other loads of this process do not delay them.
+//! Reads at a constant rate (open loop): each read is sent when it is due, even if earlier reads have no response yet.
+//! The reads run in a runtime of their own, so that other loads of this process do not delay them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -170,8 +170,8 @@ async fn open(channel: Channel) -> Result<Updates> {
     Ok(updates)
 }
 
-/// Receives updates for a time. Returns their ages, by the clock that all processes of the machine share, and the number
-/// of FALLBACK updates.
+/// Receives updates for a time. Returns their ages, by the clock that all processes of the machine share, and the
+/// number of FALLBACK updates.
 async fn receive(
     mut updates: Updates,
     started: Arc<watch::Receiver<bool>>,

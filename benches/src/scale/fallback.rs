@@ -47,7 +47,8 @@ pub struct Fallback {
     drained_seconds: f64,
 }
 
-/// Sends reports and reads while Redis is up, then while it is down. After its restart, reads trackers that are not adopted.
+/// Sends reports and reads while Redis is up, then while it is down. After its restart, reads trackers that are not
+/// adopted.
 pub async fn measure(environment: &mut Environment, effort: Effort) -> Result<Fallback> {
     let gateway = environment.gateway(&FLAGS).await?;
     let ids: Vec<_> = (0..JOBS).map(id).collect();

@@ -20,8 +20,8 @@ const OTHER_TASKS: i64 = 10_000_000;
 const READS_PER_SECOND: f64 = 500.0;
 const REPORTS_PER_SECOND: f64 = 200.0;
 
-/// The largest acceptable ratio of the p99 with a large job to the p99 with a small one. With all cores busy, the p99 of one
-/// load varies as much from round to round.
+/// The largest acceptable ratio of the p99 with a large job to the p99 with a small one. With all cores busy, the p99
+/// of one load varies as much from round to round.
 const GOAL: f64 = 1.5;
 
 /// All rounds with one kind of large reports.

@@ -7,8 +7,9 @@ CREATE TABLE receipts (
     PRIMARY KEY (job_id, stage, task)
 );
 
--- Counts the new results of a report, in one round trip. Inserting the receipts first keeps the lock on the job's row short:
--- from the update to the commit. If the job is not running, the error rolls the receipts back, and nothing is counted.
+-- Counts the new results of a report, in one round trip. Inserting the receipts first keeps the lock on the job's row
+-- short: from the update to the commit. If the job is not running, the error rolls the receipts back, and nothing is
+-- counted.
 CREATE FUNCTION report(id text, tasks bigint[], stages smallint[], failures boolean[]) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
