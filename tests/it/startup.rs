@@ -121,7 +121,9 @@ async fn evicting_redis_and_replica_redis_cause_warnings() {
     let evicting = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").to_owned();
     let () = stack.redis.run(&evicting).await;
     stack[0].restart().await;
-    logs(&stack[0], "maxmemory-policy is allkeys-lru; set it to noeviction").await;
+    let warning =
+        "maxmemory-policy is allkeys-lru, so Redis may evict trackers when its memory is full; set it to noeviction";
+    logs(&stack[0], warning).await;
     stack[0].wait_until_ready().await;
 
     let directory = Directory::new();
