@@ -37,8 +37,8 @@ pub struct Breaker(Arc<Shared>);
 
 struct Shared {
     store: &'static str,
-    /// The time limit of a probe while the store counts as available. It is the part of a call's timeout that is left when
-    /// the call begins to count as slow.
+    /// The time limit of a probe while the store counts as available. It is the part of a call's timeout that is left
+    /// when the call begins to count as slow.
     probe_timeout: Duration,
     probe: Box<Probe>,
     /// Why the store is unavailable; `None` if the store is available as far as is known.

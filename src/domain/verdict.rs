@@ -14,9 +14,9 @@ pub struct Verdict {
 
 /// Computes the verdict on `counts`. Returns `None` if the job cannot end yet.
 ///
-/// `marks_missing` is true if acknowledged marks may be missing from `counts`. The job can then end as complete only if every
-/// task succeeded at every stage, because no further mark can change this result. A cancel or a revocation does not
-/// wait for missing marks: its verdict is then a lower bound. A job that turns out to be complete is not revoked.
+/// `marks_missing` is true if acknowledged marks may be missing from `counts`. The job can then end as complete only if
+/// every task succeeded at every stage, because no further mark can change this result. A cancel or a revocation does
+/// not wait for missing marks: its verdict is then a lower bound. A job that turns out to be complete is not revoked.
 pub fn verdict(cause: EndCause, counts: &Counts, marks_missing: bool, failure_threshold: f64) -> Option<Verdict> {
     let lower_bound = marks_missing && !counts.all_succeeded();
     let state = match cause {

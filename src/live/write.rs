@@ -1,7 +1,7 @@
 //! Changes trackers: opens, adopts, marks, seals, repairs and expires them. Each kind of change of a tracker's content
-//! is made by a script of its own, in one call. The script checks everything before its first write, or undoes the write. Only [`Live::renew`] runs no
-//! script: it sends a pipeline of PEXPIRE. [`Live::open`] uploads the new tracker with SET to another key, which its
-//! script then renames.
+//! is made by a script of its own, in one call. The script checks everything before its first write, or undoes the
+//! write. Only [`Live::renew`] runs no script: it sends a pipeline of PEXPIRE. [`Live::open`] uploads the new tracker
+//! with SET to another key, which its script then renames.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::deadline::Deadline;
 use crate::domain::{Cells, Change, Incarnation, JobId, Layout, MarkStep, StallCondition};
 
 /// The maximum length of a run that is sent as fields. A run is a range of consecutive bytes that a step touches, and a
-/// field is one byte of a short run that changes. One BITFIELD command writes all fields of a call, so that a field costs Redis half
-/// as much time as a run.
+/// field is one byte of a short run that changes. One BITFIELD command writes all fields of a call, so that a field
+/// costs Redis half as much time as a run.
 const FIELD_BYTES: usize = 2;
 /// The limit for the number of arguments that Lua passes to one command (the limit of `unpack`). A field takes four
 /// arguments.

@@ -57,12 +57,13 @@ struct Mirror {
     version: u64,
     /// Whether the mirror is as it was created: no cells were added, not even cells without marks.
     blank: bool,
-    /// A tracker that was restored under this or an earlier incarnation lacks no marks of the mirror. A tracker that was
-    /// restored under a later incarnation may lack marks. The first addition of marks sets the value to the incarnation under
-    /// which the marks were acknowledged or read. A later addition lowers the value if its incarnation is lower. A
-    /// complete merge into a tracker raises the value to that tracker's incarnation. Recording the whole
-    /// mirror in the ledger raises it to the incarnation of the tracker that will take the ledger rows. `None` is lower
-    /// than every incarnation. Marks that are added under an unknown incarnation set the value to `None`.
+    /// A tracker that was restored under this or an earlier incarnation lacks no marks of the mirror. A tracker that
+    /// was restored under a later incarnation may lack marks. The first addition of marks sets the value to the
+    /// incarnation under which the marks were acknowledged or read. A later addition lowers the value if its
+    /// incarnation is lower. A complete merge into a tracker raises the value to that tracker's incarnation. Recording
+    /// the whole mirror in the ledger raises it to the incarnation of the tracker that will take the ledger rows.
+    /// `None` is lower than every incarnation. Marks that are added under an unknown incarnation set the value to
+    /// `None`.
     based: Option<Incarnation>,
     /// The tracker that the last completed pass over all chunks has read: its epoch, and its revision when the pass
     /// began.
