@@ -10,7 +10,6 @@
 //! - the ledger.
 
 mod batcher;
-mod detach_on_drop;
 mod ledger;
 mod marker;
 mod target;
