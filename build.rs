@@ -19,7 +19,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, [ROOT])?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("highwater_descriptor.bin"), descriptors.encode_to_vec())?;
     // Maps are ordered, as in the domain types.
-    let messages = tonic_prost_build::configure().btree_map(".").codec_path("crate::grpc::codec::Codec");
-    messages.compile_fds(descriptors)?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
     Ok(())
 }

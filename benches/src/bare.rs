@@ -1,5 +1,5 @@
-//! The bare service: a tonic service with default settings, and with the gateway's allocator and codec, that answers
-//! from memory with messages of the same shape. It does only the work that every tonic service must do.
+//! The bare service: a tonic service with default settings, and with the gateway's allocator, that answers from memory
+//! with messages of the same shape. It does only the work that every tonic service must do.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -6,7 +6,6 @@
 //! the concerns that all calls share: `deadline` enforces deadlines, `error_details` adds details to errors of tonic,
 //! `stream_shutdown` ends streams on shutdown, and `metrics_layer` measures calls.
 
-mod codec;
 mod convert;
 mod deadline;
 mod error_details;
