@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::super::state::Coalescer;
+use super::detach_on_drop::DetachOnDrop;
 use super::marker::Marker;
 use super::target::MarkOutcome;
 use crate::deadline::Deadline;
@@ -24,6 +25,10 @@ use crate::fault;
 /// longer. The batch must also fit into one step ([`StepSize`]), so that batching never splits the marks of a report
 /// into several steps. A report that exceeds either limit is marked alone.
 const MAX_RESULTS_TOGETHER: usize = 3_000;
+
+/// A report that starts a batch and has at most this many results runs the batch on the task of its connection. For a
+/// larger report, the batch runs on a task of its own, because it would delay the other calls of the connection.
+const MAX_RESULTS_INLINE: usize = 100;
 
 /// The result of marking one report of a batch.
 #[derive(Debug)]
@@ -64,19 +69,26 @@ impl Batcher {
         let (answer, answered) = oneshot::channel();
         let size = StepSize::of(definition.layout(), report.marks().iter().copied().flatten());
         let waiting = Waiting { report: report.clone(), size, deadline, answer };
-        if self.waiting.join(&definition.id, waiting) {
-            // The batch runs on a task of its own, so that it continues if the caller that began it disconnects.
-            tokio::spawn(self.clone().run_rounds(definition.clone()));
-        }
+        let is_first = self.waiting.join(&definition.id, waiting);
+        let rounds = is_first.then(|| DetachOnDrop::new(self.clone().run_rounds(definition.clone())));
         fault::point("round.joined").await;
+        match rounds {
+            Some(rounds) if report.marks().len() <= MAX_RESULTS_INLINE => rounds.await,
+            // Dropping a `DetachOnDrop` spawns its future. `rounds` is `None` if another caller runs the rounds.
+            rounds => drop(rounds),
+        }
         // The batch is bounded by the latest deadline of its reports. No timer is needed here, because the deadline
         // layer cancels a caller whose own deadline is earlier.
         answered.await.unwrap_or_else(|_| Err(Error::Internal("a report was dropped before it was marked".to_owned())))
     }
 
-    /// Marks one batch after the other until no report waits.
+    /// Marks the first batch on the task that polls this future, and all later batches on a new task.
     async fn run_rounds(self: Arc<Self>, definition: Arc<Definition>) {
-        while self.mark_next_batch(&definition).await {}
+        self.mark_next_batch(&definition).await;
+        if !self.waiting.deactivate_if_idle(&definition.id) {
+            // The future is boxed, because spawning copies it several times.
+            tokio::spawn(Box::pin(async move { while self.mark_next_batch(&definition).await {} }));
+        }
     }
 
     /// Marks the next batch of waiting reports. Returns false if no report waits.

@@ -10,6 +10,7 @@
 //! - the ledger.
 
 mod batcher;
+mod detach_on_drop;
 mod ledger;
 mod marker;
 mod target;

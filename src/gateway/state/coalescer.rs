@@ -23,7 +23,7 @@ impl<W> Default for Coalescer<W> {
 
 impl<W> Coalescer<W> {
     /// Adds a waiting caller. Returns true if the job was not active. The caller must then run rounds until
-    /// [`next`](Self::next) returns `None`.
+    /// [`next`](Self::next) returns `None` or [`deactivate_if_idle`](Self::deactivate_if_idle) returns true.
     pub fn join(&self, id: &JobId, waiting: W) -> bool {
         let mut queues = self.queues();
         if let Some(queue) = queues.get_mut(id) {
@@ -48,6 +48,16 @@ impl<W> Coalescer<W> {
         Some(std::mem::replace(queue.get_mut(), later))
     }
 
+    /// Makes the job inactive if no caller waits. Returns whether the job is now inactive.
+    pub fn deactivate_if_idle(&self, id: &JobId) -> bool {
+        let mut queues = self.queues();
+        let idle = queues.get(id).is_none_or(Vec::is_empty);
+        if idle {
+            queues.remove(id);
+        }
+        idle
+    }
+
     /// Removes the waiting callers that match, and returns them.
     pub fn take_if(&self, id: &JobId, matches: impl FnMut(&mut W) -> bool) -> Vec<W> {
         self.queues().get_mut(id).map_or_else(Vec::new, |queue| queue.extract_if(.., matches).collect())
@@ -69,8 +79,11 @@ mod tests {
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![1]));
         assert!(!rounds.join(&id, 2) && !rounds.join(&id, 3) && !rounds.join(&id, 4));
         assert_eq!(rounds.next(&id, |_| 2), Some(vec![2, 3]));
+        assert!(!rounds.deactivate_if_idle(&id));
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![4]));
         assert_eq!(rounds.next(&id, <[_]>::len), None);
         assert!(rounds.join(&id, 5), "the job is not active");
+        assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![5]));
+        assert!(rounds.deactivate_if_idle(&id) && rounds.join(&id, 6), "the job is not active");
     }
 }
