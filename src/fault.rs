@@ -7,7 +7,9 @@
 //! file is removed, kills the process, or panics.
 
 /// The names of all fault points, roughly in the order in which a job reaches them.
-pub const POINTS: [&str; 29] = [
+pub const POINTS: [&str; 31] = [
+    "load.begun",
+    "claim.checked",
     "grow.locked",
     "grow.written",
     "grow.committed",

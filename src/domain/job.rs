@@ -2,6 +2,7 @@
 //! the job has been started.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -70,8 +71,8 @@ pub struct Definition {
 /// A job as Postgres stores it, without its snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// The job's definition.
-    pub definition: Definition,
+    /// The job's definition, which the caches of a gateway share.
+    pub definition: Arc<Definition>,
     /// The number of tasks with which the job was created, before more tasks were added.
     pub created_task_count: u32,
     /// The job's state.
@@ -263,7 +264,7 @@ mod tests {
         pub fn created(definition: Definition) -> Self {
             Self {
                 created_task_count: definition.task_count,
-                definition,
+                definition: Arc::new(definition),
                 state: JobState::Pending,
                 incarnation: Incarnation::new(0),
                 tracked: false,
@@ -361,7 +362,7 @@ mod tests {
     fn tasks_added_after_the_creation_are_not_a_difference() {
         let as_created = new_job().validate().unwrap();
         let mut grown = Job::created(as_created.clone());
-        grown.definition.task_count = 7;
+        Arc::make_mut(&mut grown.definition).task_count = 7;
         assert_eq!(grown.differences(&as_created), Vec::<&str>::new());
         assert_eq!(grown.differences(&grown.definition), ["task_count"]);
     }

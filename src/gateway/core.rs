@@ -15,7 +15,8 @@ use crate::store::Store;
 pub struct Settings {
     /// The maximum size of the mirrors, the in-memory copies of running jobs' marks, in bytes.
     pub mirror_bytes: usize,
-    /// The maximum number of started jobs whose definitions and final snapshots are cached.
+    /// The maximum number of started jobs whose definitions and final snapshots are cached, in addition to the jobs that
+    /// the feed lists as running.
     pub cached_snapshots: usize,
     /// The label among whose values work is shared equally, before it is shared among the jobs of each value. If it is
     /// `None`, work is shared equally among all jobs.
@@ -49,7 +50,7 @@ pub struct Core {
 impl Core {
     /// Creates the shared parts of a gateway that uses these stores.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
-        let cache = Arc::new(JobCache::new(settings.cached_snapshots));
+        let cache = Arc::new(JobCache::new(settings.cached_snapshots, settings.fairness_label.clone()));
         let mirrors = Arc::new(Mirrors::new(settings.mirror_bytes));
         let manifests = Arc::new(Manifests::new(settings.manifest_bytes));
         Self {

@@ -1,5 +1,5 @@
 //! Follows the feed, the connection on which Postgres announces which jobs run, have ended, or have ledger rows. Writes
-//! the announcements to [`RunningJobs`].
+//! the announcements to [`RunningJobs`] and to the [`JobCache`].
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::state::RunningJobs;
+use super::state::{JobCache, RunningJobs};
 use crate::deadline::Deadline;
 use crate::log_throttle::LogThrottle;
 use crate::store::{self, Feed, FeedEvent, Store};
@@ -27,12 +27,13 @@ const REOPEN_DELAY: Duration = Duration::from_millis(250);
 pub struct FeedFollower {
     store: Store,
     running: Arc<RunningJobs>,
+    cache: Arc<JobCache>,
 }
 
 impl FeedFollower {
-    /// Creates a follower that writes to `running`.
-    pub fn new(store: Store, running: Arc<RunningJobs>) -> Self {
-        Self { store, running }
+    /// Creates a follower that writes to `running` and `cache`.
+    pub fn new(store: Store, running: Arc<RunningJobs>, cache: Arc<JobCache>) -> Self {
+        Self { store, running, cache }
     }
 
     /// Follows the feed until `shutdown`.
@@ -61,6 +62,7 @@ impl FeedFollower {
         let (mut feed, jobs) = self.store.feed(Deadline::after(OPEN_TIMEOUT)).await?;
         tracing::info!(running = jobs.len(), "opened the Postgres feed");
         outage.reset();
+        self.cache.list(jobs.iter().filter_map(|(id, job)| Some((id.clone(), job.incarnation?))));
         self.running.open_session(jobs);
         loop {
             let asked = Instant::now();
@@ -79,8 +81,18 @@ impl FeedFollower {
 
     async fn apply(&self, feed: &mut Feed, event: FeedEvent) -> Result<(), store::Error> {
         match event {
-            FeedEvent::Running(id, incarnation, stall_timeout) => self.running.started(id, incarnation, stall_timeout),
-            FeedEvent::Ended(id) => self.running.ended(&id),
+            FeedEvent::Running(id, incarnation, stall_timeout) => {
+                self.cache.announce(id.clone(), incarnation);
+                self.running.started(id, incarnation, stall_timeout);
+            }
+            FeedEvent::Invalid(id) => {
+                self.cache.unlist(&id);
+                self.running.remove(&id);
+            }
+            FeedEvent::Ended(id) => {
+                self.cache.unlist(&id);
+                self.running.ended(&id);
+            }
             FeedEvent::Recorded(id) => self.running.recorded(&id),
             FeedEvent::Drained(id) => {
                 // The query uses the connection of the feed, so the notification of a later row arrives after the

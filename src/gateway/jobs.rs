@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::state::{CachedResult, JobCache};
 use crate::deadline::Deadline;
@@ -35,10 +34,9 @@ impl Jobs {
 
     /// Reads the rows of these jobs in Postgres, in one query. Jobs that do not exist are absent.
     pub async fn find_all(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Job>> {
-        let asked = Instant::now();
         let jobs = self.store.jobs(ids, deadline).await?;
         for job in &jobs {
-            self.cache.insert(job, asked);
+            self.cache.insert(job);
         }
         Ok(jobs.into_iter().map(|job| (job.definition.id.clone(), job)).collect())
     }
@@ -60,7 +58,7 @@ impl Jobs {
             None => {
                 // The future is boxed, because few calls need it and the future of every call would contain it.
                 let job = Box::pin(self.get(id, deadline)).await?;
-                Ok((Arc::new(job.definition), job.state != JobState::Pending))
+                Ok((job.definition, job.state != JobState::Pending))
             }
         }
     }
@@ -70,7 +68,7 @@ impl Jobs {
         let (mut definitions, missing) = split_cached(ids, |id| self.cache.definition(id));
         if !missing.is_empty() {
             let jobs = self.find_all(&missing, deadline).await?;
-            definitions.extend(jobs.into_iter().map(|(id, job)| (id, Arc::new(job.definition))));
+            definitions.extend(jobs.into_iter().map(|(id, job)| (id, job.definition)));
         }
         Ok(definitions)
     }

@@ -9,6 +9,7 @@
 //! | `state` | the memory of the gateway: job cache, running jobs, mirrors, manifests, coalescing (I4, I6) |
 //! | `jobs`, `names` | look up jobs and task names |
 //! | `feed` | follows the notifications of Postgres (I6) |
+//! | `job_loader` | loads the jobs that the feed lists |
 //! | `finish` | ends jobs: seal, recount, commit, expire; also amend, revoke (I1, I2) |
 //! | `reconcile` | repairs jobs in rounds; also restore, mirror sync, shutdown merge (I4) |
 //! | `report` | accepts reports (I3, I4, I10) |
@@ -21,6 +22,7 @@ mod claim;
 mod core;
 mod feed;
 mod finish;
+mod job_loader;
 mod jobs;
 mod lifecycle;
 mod list;
@@ -44,6 +46,7 @@ use self::core::Core;
 use claim::Claims;
 use feed::FeedFollower;
 use finish::Ends;
+use job_loader::JobLoader;
 use jobs::Jobs;
 use lifecycle::{Canceller, Creator, Retrier, Starter, TaskAdder};
 use list::{JobLister, TaskLister};
@@ -51,16 +54,16 @@ use names::TaskNames;
 use read::{CoalescedReads, Inspector, KnownMarks, Observer, Reader, Watcher};
 use reconcile::{MirrorSync, Restorer, ShutdownMerge};
 use report::Reporter;
-use state::RunningJobs;
+use state::{JobCache, RunningJobs};
 
 pub use self::core::Settings;
-pub use claim::{Claim, ClaimFilter};
+pub use claim::Claim;
 pub use lifecycle::{AddedTasks, RetryRequest};
 pub use list::{JobsPage, PageRequest, TasksPage};
 pub use read::{Inspection, Watch};
 pub use reconcile::{JITTER as RECONCILE_JITTER, Reconciler, ReconcilerSettings};
 pub use report::ReportOutcome;
-pub use state::{Chunk, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadResult};
+pub use state::{Chunk, ClaimFilter, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadResult};
 
 /// The result of checking both stores.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +89,7 @@ pub struct Gateway {
     live: Live,
     store: Store,
     names: Arc<TaskNames>,
+    cache: Arc<JobCache>,
     running: Arc<RunningJobs>,
     creator: Arc<Creator>,
     task_adder: Arc<TaskAdder>,
@@ -122,6 +126,7 @@ impl Gateway {
             live: core.live.clone(),
             store: core.store.clone(),
             names: core.names.clone(),
+            cache: core.cache.clone(),
             running: core.running.clone(),
             creator: Arc::new(Creator::new(core, starter.clone())),
             task_adder: Arc::new(TaskAdder::new(core)),
@@ -134,7 +139,7 @@ impl Gateway {
             inspector: Arc::new(Inspector::new(core)),
             job_lister: Arc::new(JobLister::new(core, reader.clone())),
             task_lister: Arc::new(TaskLister::new(core, observer, known_marks, ends.finisher.clone())),
-            claims: Arc::new(Claims::new(core, settings.fairness_label.clone())),
+            claims: Arc::new(Claims::new(core)),
             reconciler: reconcile::Parts::new(core, ends, restorer.clone(), mirror_sync.clone()),
             shutdown_merge: Arc::new(ShutdownMerge::new(core, mirror_sync, restorer)),
             reader,
@@ -198,7 +203,7 @@ impl Gateway {
         self.reporter.report(id, results, deadline).await
     }
 
-    /// Returns the next running job that has work left, in turn. Returns `None` if no job is found.
+    /// Returns the next running job that has work left, in turn. Returns `None` if no running job has work left.
     pub async fn next_job(&self, filter: &ClaimFilter, deadline: Deadline) -> Result<Option<Claim>> {
         self.claims.next_job(filter, deadline).await
     }
@@ -255,9 +260,12 @@ impl Gateway {
         Reconciler::new(self.reconciler.clone(), settings)
     }
 
-    /// Follows the feed of Postgres until `shutdown`. A process must call this only once.
+    /// Follows the feed of Postgres, and loads the jobs that it lists, until `shutdown`. A process must call this only
+    /// once.
     pub async fn follow_feed(self, shutdown: CancellationToken) {
-        FeedFollower::new(self.store, self.running).run(shutdown).await;
+        let follower = FeedFollower::new(self.store, self.running, self.cache.clone());
+        let loader = JobLoader::new(self.jobs, self.cache);
+        tokio::join!(follower.run(shutdown.clone()), loader.run(shutdown));
     }
 
     /// Merges every mirror that may hold marks which its tracker lacks. Must be called before the process stops.

@@ -31,6 +31,8 @@ pub enum FeedEvent {
     Ended(JobId),
     /// A ledger row of the job was inserted.
     Recorded(JobId),
+    /// The job runs, but its row is invalid, so it cannot be listed.
+    Invalid(JobId),
     /// A ledger row of the job was deleted. Other rows may remain: see [`Feed::has_ledger`].
     Drained(JobId),
 }
@@ -59,9 +61,24 @@ impl Store {
         .await?;
         let mut running = HashMap::with_capacity(rows.len());
         for row in rows {
-            let (incarnation, stall_timeout) =
-                (Some(to_incarnation(row.incarnation)?), stall_timeout(row.stall_timeout)?);
-            running.insert(parse(&row.job_id)?, RunningJob { incarnation, ledger: row.ledger, stall_timeout });
+            let job = || -> Result<(JobId, RunningJob), Error> {
+                let (incarnation, stall_timeout) =
+                    (to_incarnation(row.incarnation)?, stall_timeout(row.stall_timeout)?);
+                Ok((
+                    parse(&row.job_id)?,
+                    RunningJob { incarnation: Some(incarnation), ledger: row.ledger, stall_timeout },
+                ))
+            };
+            match job() {
+                Ok((id, job)) => drop(running.insert(id, job)),
+                // The row of one job must not affect other jobs.
+                Err(error) => tracing::error!(
+                    job = row.job_id,
+                    %error,
+                    "the row of a running job is invalid, so the job is neither handed out nor repaired. Find out which \
+                     program wrote the row, and correct it or cancel the job"
+                ),
+            }
         }
         Ok((Feed { listener }, running))
     }
@@ -101,11 +118,14 @@ impl Feed {
 /// Parses a notification. The triggers in `migrations/0001_schema.sql` define the format.
 fn event(payload: &str) -> Result<FeedEvent, Error> {
     let invalid = || Error::Unexpected(format!("the feed received a malformed notification: {payload:?}"));
-    let number = |word: &str| word.parse::<u64>().map_err(|_| invalid());
     match *payload.split(' ').collect::<Vec<_>>() {
         ["running", incarnation, stall_timeout, id] => {
-            let stall_timeout = Some(number(stall_timeout)?).filter(|millis| *millis > 0).map(Duration::from_millis);
-            Ok(FeedEvent::Running(parse(id)?, Incarnation::new(number(incarnation)?), stall_timeout))
+            let id = parse(id)?;
+            let (Ok(incarnation), Ok(millis)) = (incarnation.parse(), stall_timeout.parse()) else {
+                return Ok(FeedEvent::Invalid(id));
+            };
+            let stall_timeout = Some(millis).filter(|millis| *millis > 0).map(Duration::from_millis);
+            Ok(FeedEvent::Running(id, Incarnation::new(incarnation), stall_timeout))
         }
         ["ended", id] => Ok(FeedEvent::Ended(parse(id)?)),
         ["recorded", id] => Ok(FeedEvent::Recorded(parse(id)?)),
@@ -128,10 +148,11 @@ mod tests {
         );
         assert_eq!(event("ended a"), Ok(FeedEvent::Ended(id.clone())));
         assert_eq!(event("recorded a"), Ok(FeedEvent::Recorded(id.clone())));
-        assert_eq!(event("drained a"), Ok(FeedEvent::Drained(id)));
-        for garbage in
-            ["", "ended", "running a", "running 7 a", "running x 0 a", "running 7 -1 a", "ended a b", "stopped a"]
-        {
+        assert_eq!(event("drained a"), Ok(FeedEvent::Drained(id.clone())));
+        for invalid_row in ["running -7 0 a", "running x 0 a", "running 7 -1 a"] {
+            assert_eq!(event(invalid_row), Ok(FeedEvent::Invalid(id.clone())));
+        }
+        for garbage in ["", "ended", "running a", "running 7 a", "running 7 0 .", "ended a b", "stopped a"] {
             assert!(event(garbage).is_err(), "{garbage}");
         }
     }

@@ -1,6 +1,7 @@
 //! Creates, reads and starts jobs. Each write is a guarded statement that reports whether it took effect.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::types::Json;
@@ -147,7 +148,7 @@ impl TryFrom<JobRow> for Job {
             retry_of: row.retry_of.as_deref().map(parse).transpose()?,
         };
         Ok(Self {
-            definition,
+            definition: Arc::new(definition),
             created_task_count: from_integer(row.created_task_count.unwrap_or(row.task_count))?,
             state: parse(&row.state)?,
             incarnation: to_incarnation(row.incarnation)?,

@@ -16,6 +16,7 @@ mod listing;
 mod migrate;
 mod names;
 mod retries;
+mod row_status;
 mod zlib;
 
 use std::fmt;

@@ -1,31 +1,35 @@
 //! Chooses which job a worker should work on next. The answer is a hint: nothing is leased or written, and the queue of
 //! the worker decides which task it gets. Upholds invariant I8 (docs/design.md): [`crate::domain::claimability`]
 //! decides which jobs may be handed out.
+//!
+//! The job cache proposes jobs in turn, Redis says which of them have work left, and Postgres confirms the one that is
+//! returned. The answer "no job" means that there is none. A gateway that cannot know this returns UNAVAILABLE.
 
-mod candidates;
+mod confirmations;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::core::Core;
-use super::jobs::Jobs;
-use super::state::RunningJobs;
+use super::state::{ClaimFilter, JobCache, RunningJobs};
 use crate::deadline::Deadline;
 use crate::domain::{Claimability, Job, JobId, RowStatus, SourceReason, TrackerStatus, claimability};
 use crate::error::{Error, Result, Unavailable};
+use crate::fault;
 use crate::live::{Live, Tracker};
-use crate::store::Store;
-use candidates::Candidates;
+use confirmations::Confirmations;
 
-pub use candidates::ClaimFilter;
-
-/// The maximum number of trackers that one claim reads. More than one page is needed only if many jobs are complete but
-/// have not ended yet.
+/// The maximum number of trackers that one claim reads if some job could be returned, though without a confirmation.
 const MAX_TRACKERS: usize = 128;
 /// The number of trackers that one claim reads in one round trip. Most running jobs have work left, so the first page
 /// nearly always contains a claimable job.
 const PAGE: usize = 32;
-/// The maximum number of jobs that one claim checks in Postgres, one by one, while the feed is not trusted.
-const MAX_CONFIRMED: usize = 8;
+/// The time for which a claim waits for Postgres to confirm a job whose tracker is adopted and has work left. The job is
+/// then returned without the confirmation.
+const CONFIRM_PATIENCE: Duration = Duration::from_millis(100);
+/// The maximum time for which a claim waits for the rows of jobs that the feed listed before the claim began.
+const LOAD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A job to work on.
 #[derive(Debug, Clone)]
@@ -39,99 +43,162 @@ pub struct Claim {
 /// Hands out jobs.
 pub struct Claims {
     live: Live,
-    store: Store,
-    jobs: Arc<Jobs>,
+    cache: Arc<JobCache>,
     running: Arc<RunningJobs>,
-    candidates: Candidates,
+    confirmations: Arc<Confirmations>,
+}
+
+/// The result of trying the known jobs.
+enum Attempt {
+    Found(Claim),
+    /// None of the known jobs has work left.
+    NoneLeft,
+    /// Some jobs may have work left, but the stores that would confirm this are unavailable.
+    Undecided(Unavailable),
+}
+
+/// A job whose tracker was read.
+struct Candidate {
+    job: Arc<Job>,
+    tracker: TrackerStatus,
 }
 
 impl Claims {
-    /// Creates a `Claims`. With a `fairness_label`, turns are shared equally among the values of this label.
-    pub fn new(core: &Core, fairness_label: Option<String>) -> Self {
+    /// Creates a `Claims`.
+    pub fn new(core: &Core) -> Self {
         Self {
             live: core.live.clone(),
-            store: core.store.clone(),
-            jobs: core.jobs.clone(),
+            cache: core.cache.clone(),
             running: core.running.clone(),
-            candidates: Candidates::new(fairness_label),
+            confirmations: Arc::new(Confirmations::new(core)),
         }
     }
 
     /// Returns the next running job that has work left, in turn. A job whose remaining work cannot be confirmed is
-    /// returned only if no other job is found. Returns `None` if no job is found.
+    /// returned only if no other job is found. Returns `None` if no running job has work left.
+    ///
+    /// Returns [`Error::Unavailable`] if no job is found and this gateway cannot know that there is none: it does not
+    /// know all running jobs, or cannot reach the stores.
     pub async fn next_job(&self, filter: &ClaimFilter, deadline: Deadline) -> Result<Option<Claim>> {
-        self.load_new_jobs(deadline).await?;
-        let (turn, trusted) = self.running.last_announced(|running, trusted| {
-            let max = if trusted { MAX_TRACKERS } else { MAX_CONFIRMED };
-            (self.candidates.in_turn(filter, running, max), trusted)
-        });
-        if turn.is_empty() && !trusted {
-            return Err(Error::Unavailable(Unavailable::Postgres));
+        let last_listed = self.cache.last_listed();
+        let patience = deadline.half().at_most(LOAD_PATIENCE);
+        loop {
+            // A job that becomes known while the known jobs are tried must be tried as well. Therefore both the check
+            // and the wait begin before the attempt.
+            let resolved = self.cache.unknown_resolved();
+            let all_known = !self.cache.has_unknown(last_listed, &filter.excluded);
+            match self.try_known_jobs(filter, deadline).await? {
+                Attempt::Found(claim) => {
+                    self.cache.handed_out(&claim.job.definition.id);
+                    return Ok(Some(claim));
+                }
+                Attempt::NoneLeft if all_known && self.running.is_trusted() => return Ok(None),
+                Attempt::Undecided(store) if all_known => return Err(Error::Unavailable(store)),
+                Attempt::NoneLeft | Attempt::Undecided(_) => {}
+            }
+            if all_known || patience.bound(resolved).await.is_err() {
+                return Err(Error::Unavailable(Unavailable::Postgres));
+            }
         }
-        let mut second_best = None;
-        for page in turn.chunks(PAGE) {
-            let trackers = self.tracker_statuses(page, deadline).await?;
-            for ((job, row), tracker) in page.iter().zip(&trackers) {
-                let claimable =
-                    if trusted { claimability(*row, *tracker) } else { self.confirm(job, *tracker, deadline).await? };
-                match claimable {
-                    Claimability::NotClaimable => {}
-                    Claimability::Claimable => return Ok(Some(self.hand_out(job, None))),
-                    Claimability::Unconfirmed(reason) => {
-                        second_best.get_or_insert((job, reason));
-                    }
+    }
+
+    /// Tries the known jobs in turn, until one can be returned or all were tried.
+    async fn try_known_jobs(&self, filter: &ClaimFilter, deadline: Deadline) -> Result<Attempt> {
+        let mut tried = HashSet::new();
+        loop {
+            let mut jobs = self.cache.in_turn(filter, MAX_TRACKERS);
+            jobs.retain(|job| tried.insert(job.definition.id.clone()));
+            if jobs.is_empty() {
+                return Ok(Attempt::NoneLeft);
+            }
+            match self.try_jobs(&jobs, deadline).await? {
+                // Jobs without work left were moved behind the others, so the next attempt begins with other jobs.
+                Attempt::NoneLeft if !deadline.passed() => {}
+                Attempt::NoneLeft => return Err(Error::DeadlineExceeded),
+                decided => return Ok(decided),
+            }
+        }
+    }
+
+    /// Tries these jobs in order. A job whose tracker shows work left is returned as soon as Postgres confirms that the
+    /// job runs. Other jobs, about which the trackers do not suffice, are considered after all of these.
+    async fn try_jobs(&self, jobs: &[Arc<Job>], deadline: Deadline) -> Result<Attempt> {
+        let (mut second_best, mut doubtful) = (None, Vec::new());
+        for page in jobs.chunks(PAGE) {
+            let page = self.read_trackers(page, deadline).await?;
+            let reachable = page.iter().all(|candidate| candidate.tracker != TrackerStatus::Unreachable);
+            for candidate in page {
+                match candidate.claimability(candidate.running_row()) {
+                    Claimability::NotClaimable => self.cache.postpone(&candidate.job.definition.id),
+                    Claimability::Unconfirmed(_) => doubtful.push(candidate),
+                    Claimability::Claimable => match self.confirm(&candidate, deadline).await? {
+                        Attempt::Found(claim) if claim.is_best_possible() => return Ok(Attempt::Found(claim)),
+                        Attempt::Found(claim) => drop(second_best.get_or_insert(claim)),
+                        Attempt::NoneLeft | Attempt::Undecided(_) => {}
+                    },
                 }
             }
             // If Redis is unreachable, the trackers of the next pages cannot be read either.
-            if trackers.contains(&TrackerStatus::Unreachable) {
+            if !reachable {
                 break;
             }
         }
-        Ok(second_best.map(|(job, reason)| self.hand_out(job, Some(reason))))
-    }
-
-    fn hand_out(&self, job: &Arc<Job>, unconfirmed: Option<SourceReason>) -> Claim {
-        self.candidates.handed_out(&job.definition.id);
-        Claim { job: job.clone(), unconfirmed }
-    }
-
-    /// Loads the definitions of running jobs that are not candidates yet.
-    async fn load_new_jobs(&self, deadline: Deadline) -> Result<()> {
-        let unknown = || {
-            self.running.last_announced(
-                |running, trusted| {
-                    if trusted { self.candidates.unknown(running) } else { Vec::new() }
-                },
-            )
-        };
-        let load = async |ids: Vec<JobId>| match self.store.jobs(&ids, deadline.half()).await.map_err(Error::from) {
-            Ok(jobs) => {
-                self.running.last_announced(|running, _| self.candidates.update(jobs, running));
-                Ok(())
+        if let Some(claim) = second_best {
+            return Ok(Attempt::Found(claim));
+        }
+        for candidate in doubtful {
+            match self.confirm(&candidate, deadline).await? {
+                Attempt::NoneLeft => {}
+                decided => return Ok(decided),
             }
-            // The jobs that were loaded earlier can still be handed out.
-            Err(Error::Unavailable(_)) => Ok(()),
-            Err(error) => Err(error),
+        }
+        Ok(Attempt::NoneLeft)
+    }
+
+    /// Returns the job if Postgres confirms that it runs. If Postgres is unavailable, the job is returned if its tracker
+    /// is adopted and has work left. Then the wait for Postgres is short, because there is an answer without it.
+    async fn confirm(&self, candidate: &Candidate, deadline: Deadline) -> Result<Attempt> {
+        fault::point("claim.checked").await;
+        let limit = match candidate.claimability(RowStatus::Unreachable) {
+            Claimability::NotClaimable => deadline.half(),
+            Claimability::Claimable | Claimability::Unconfirmed(_) => deadline.at_most(CONFIRM_PATIENCE),
         };
-        deadline.bound(self.candidates.load(unknown, load)).await.map_err(|_| Error::DeadlineExceeded)?
+        let row = self.confirmations.row(&candidate.job.definition.id, limit).await?;
+        let found = |unconfirmed| Attempt::Found(Claim { job: candidate.job.clone(), unconfirmed });
+        Ok(match candidate.claimability(row) {
+            Claimability::Claimable => found(None),
+            Claimability::Unconfirmed(reason) => found(Some(reason)),
+            Claimability::NotClaimable if row == RowStatus::Unreachable => Attempt::Undecided(Unavailable::Postgres),
+            Claimability::NotClaimable => Attempt::NoneLeft,
+        })
     }
 
-    /// Returns the statuses of these jobs' trackers. If Redis does not answer, every status is `Unreachable`.
-    async fn tracker_statuses(&self, jobs: &[(Arc<Job>, RowStatus)], deadline: Deadline) -> Result<Vec<TrackerStatus>> {
-        let ids: Vec<_> = jobs.iter().map(|(job, _)| job.definition.id.clone()).collect();
-        match self.live.read_trackers(&ids, deadline.half()).await.map_err(Error::from) {
-            Ok(batch) => Ok(batch.trackers.iter().map(Tracker::status).collect()),
-            Err(Error::Unavailable(_)) => Ok(vec![TrackerStatus::Unreachable; ids.len()]),
-            Err(error) => Err(error),
-        }
+    /// Reads the trackers of these jobs. If Redis does not answer, every status is `Unreachable`.
+    async fn read_trackers(&self, jobs: &[Arc<Job>], deadline: Deadline) -> Result<Vec<Candidate>> {
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.definition.id.clone()).collect();
+        let trackers = match self.live.read_trackers(&ids, deadline.half()).await.map_err(Error::from) {
+            Ok(batch) => batch.trackers.iter().map(Tracker::status).collect(),
+            Err(Error::Unavailable(_)) => vec![TrackerStatus::Unreachable; ids.len()],
+            Err(error) => return Err(error),
+        };
+        Ok(jobs.iter().zip(trackers).map(|(job, tracker)| Candidate { job: job.clone(), tracker }).collect())
+    }
+}
+
+impl Candidate {
+    fn claimability(&self, row: RowStatus) -> Claimability {
+        claimability(row, self.tracker)
     }
 
-    /// Decides the claimability of a job by querying Postgres, for use while the feed is not trusted.
-    async fn confirm(&self, job: &Job, tracker: TrackerStatus, deadline: Deadline) -> Result<Claimability> {
-        match self.jobs.find(&job.definition.id, deadline.half()).await {
-            Ok(job) => Ok(claimability(RowStatus::of(job.as_ref()), tracker)),
-            Err(Error::Unavailable(_)) => Ok(claimability(RowStatus::Unreachable, tracker)),
-            Err(error) => Err(error),
-        }
+    /// The row as this gateway last saw it.
+    fn running_row(&self) -> RowStatus {
+        RowStatus::Running { incarnation: self.job.incarnation, ledger: false }
+    }
+}
+
+impl Claim {
+    /// Whether no other job can be a better answer. If Postgres is unavailable, it can confirm no other job either.
+    fn is_best_possible(&self) -> bool {
+        matches!(self.unconfirmed, None | Some(SourceReason::PostgresUnreachable))
     }
 }

@@ -7,24 +7,25 @@
 //! waits.
 
 use std::collections::{HashMap, hash_map};
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::domain::JobId;
 use crate::sync::lock;
 
-/// The waiting callers of each active job.
-pub struct Coalescer<W>(Mutex<HashMap<JobId, Vec<W>>>);
+/// The waiting callers of each active job. Callers that are coalesced whatever their jobs have the key `()`.
+pub struct Coalescer<W, K = JobId>(Mutex<HashMap<K, Vec<W>>>);
 
-impl<W> Default for Coalescer<W> {
+impl<W, K> Default for Coalescer<W, K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<W> Coalescer<W> {
+impl<W, K: Clone + Eq + Hash> Coalescer<W, K> {
     /// Adds a waiting caller. Returns true if the job was not active. The caller must then run rounds until
     /// [`next`](Self::next) returns `None` or [`deactivate_if_idle`](Self::deactivate_if_idle) returns true.
-    pub fn join(&self, id: &JobId, waiting: W) -> bool {
+    pub fn join(&self, id: &K, waiting: W) -> bool {
         let mut queues = self.queues();
         if let Some(queue) = queues.get_mut(id) {
             queue.push(waiting);
@@ -36,7 +37,7 @@ impl<W> Coalescer<W> {
 
     /// Takes the callers of the next round. `fit` gets the queue, in the order of arrival, and returns how many callers
     /// to take from its front. If no caller waits, returns `None`, and the job is no longer active.
-    pub fn next(&self, id: &JobId, fit: impl FnOnce(&[W]) -> usize) -> Option<Vec<W>> {
+    pub fn next(&self, id: &K, fit: impl FnOnce(&[W]) -> usize) -> Option<Vec<W>> {
         let mut queues = self.queues();
         let hash_map::Entry::Occupied(mut queue) = queues.entry(id.clone()) else { return None };
         if queue.get().is_empty() {
@@ -49,7 +50,7 @@ impl<W> Coalescer<W> {
     }
 
     /// Makes the job inactive if no caller waits. Returns whether the job is now inactive.
-    pub fn deactivate_if_idle(&self, id: &JobId) -> bool {
+    pub fn deactivate_if_idle(&self, id: &K) -> bool {
         let mut queues = self.queues();
         let idle = queues.get(id).is_none_or(Vec::is_empty);
         if idle {
@@ -59,11 +60,11 @@ impl<W> Coalescer<W> {
     }
 
     /// Removes the waiting callers that match, and returns them.
-    pub fn take_if(&self, id: &JobId, matches: impl FnMut(&mut W) -> bool) -> Vec<W> {
+    pub fn take_if(&self, id: &K, matches: impl FnMut(&mut W) -> bool) -> Vec<W> {
         self.queues().get_mut(id).map_or_else(Vec::new, |queue| queue.extract_if(.., matches).collect())
     }
 
-    fn queues(&self) -> MutexGuard<'_, HashMap<JobId, Vec<W>>> {
+    fn queues(&self) -> MutexGuard<'_, HashMap<K, Vec<W>>> {
         lock(&self.0)
     }
 }
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn callers_that_arrive_during_a_round_are_served_by_the_next() {
-        let (rounds, id) = (Coalescer::default(), "a".parse().unwrap());
+        let (rounds, id) = (Coalescer::default(), "a".parse::<JobId>().unwrap());
         assert!(rounds.join(&id, 1));
         assert_eq!(rounds.next(&id, <[_]>::len), Some(vec![1]));
         assert!(!rounds.join(&id, 2) && !rounds.join(&id, 3) && !rounds.join(&id, 4));

@@ -34,7 +34,7 @@ impl JobProgress {
             cancel_reason: job.cancel_reason.clone(),
             claimable: false,
         };
-        Self { definition: Arc::new(job.definition.clone()), progress }
+        Self { definition: job.definition.clone(), progress }
     }
 
     /// Returns the progress with at most `samples` error samples.

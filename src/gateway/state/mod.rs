@@ -1,7 +1,7 @@
 //! The memory of one gateway: caches, mirrors, manifests, the running jobs, and queues of coalesced calls.
 //!
-//! The job cache, the mirrors and the manifests have a limit. The list of running jobs grows with their number, and the
-//! queues grow with the number of concurrent calls. Nothing here holds a connection to a store. A loss of this memory
+//! The job cache, the mirrors and the manifests have a limit. The running jobs in the cache and in their list grow with
+//! their number, and the queues grow with the number of concurrent calls. Nothing here holds a connection to a store. A loss of this memory
 //! loses no acknowledged mark that a store holds. Other modules of the gateway share these values through `Arc`.
 
 mod coalescer;
@@ -11,6 +11,7 @@ mod layouts;
 mod manifests;
 mod mirrors;
 mod running_jobs;
+mod turns;
 
 pub use coalescer::Coalescer;
 pub use job_cache::{CachedResult, JobCache};
@@ -19,3 +20,4 @@ pub use layouts::Layouts;
 pub use manifests::{Manifest, Manifests};
 pub use mirrors::{Chunk, Mirrors, byte_range};
 pub use running_jobs::{FEED_TRUSTED_FOR, RunningJobs};
+pub use turns::ClaimFilter;

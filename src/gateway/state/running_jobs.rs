@@ -48,11 +48,9 @@ impl RunningJobs {
         session.is_trusted().then(jobs)
     }
 
-    /// Calls `inspect` with the listed jobs and with whether the session is trusted, and returns its result. The jobs
-    /// of a session that is not trusted may be outdated.
-    pub fn last_announced<T>(&self, inspect: impl FnOnce(&HashMap<JobId, RunningJob>, bool) -> T) -> T {
-        let session = self.session();
-        inspect(&session.jobs, session.is_trusted())
+    /// Returns whether the session is trusted.
+    pub fn is_trusted(&self) -> bool {
+        self.session().is_trusted()
     }
 
     /// Notes that a ledger row of the job was written. If this gateway wrote the row, its own reads must not miss the
@@ -76,6 +74,11 @@ impl RunningJobs {
         let mut session = self.session();
         let ledger = session.jobs.get(&id).is_some_and(|running| running.ledger);
         session.jobs.insert(id, RunningJob { incarnation: Some(incarnation), ledger, stall_timeout });
+    }
+
+    /// Removes a job that cannot be listed, because its row is invalid. The job did not end.
+    pub fn remove(&self, id: &JobId) {
+        self.session().jobs.remove(id);
     }
 
     /// Notes that the job has ended.

@@ -1,5 +1,7 @@
 //! Conversions of requests that create or change jobs, and of jobs in responses.
 
+use std::sync::Arc;
+
 use super::{parse_job_id, pb, timestamp};
 use crate::domain::{Job, JobId, NewJob, NewTasks, StageKey, Violation};
 use crate::error::Error;
@@ -82,7 +84,7 @@ pub fn retry_request(request: &pb::RetryJobRequest) -> Result<RetryRequest, Erro
 
 impl From<Job> for pb::Job {
     fn from(job: Job) -> Self {
-        let definition = job.definition;
+        let definition = Arc::unwrap_or_clone(job.definition);
         Self {
             job_id: definition.id.to_string(),
             display_name: definition.display_name,

@@ -1,6 +1,9 @@
 //! The properties: conditions that every state must meet, and conditions that some state must meet.
 
-use highwater::domain::{Incarnation, JobState, Resolution, RowStatus, Source, SourceReason, TrackerStatus, resolve};
+use highwater::domain::{
+    Claimability, Incarnation, JobState, Resolution, RowStatus, Source, SourceReason, TrackerStatus, claimability,
+    resolve,
+};
 use stateright::Property;
 
 use crate::gateway::{Gateway, known_incarnation};
@@ -69,6 +72,9 @@ fn always<const N: usize>() -> Vec<Property<Scenario<N>>> {
         Property::always("every read is correct", |scenario: &Scenario<N>, world: &World<N>| {
             world.gateways.iter().all(|gateway| check_read(scenario, world, gateway).is_ok())
         }),
+        Property::always("no claim returns a job that does not run", |scenario: &Scenario<N>, world: &World<N>| {
+            world.gateways.iter().all(|gateway| check_claim(scenario, world, gateway).is_ok())
+        }),
         Property::always("the job recovers once faults stop", recovers),
     ]
 }
@@ -129,6 +135,43 @@ fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway:
         return Err("counts fewer marks than were acknowledged");
     }
     Ok(())
+}
+
+/// Checks the answer to a claim through this gateway (invariant I8). The claim takes one step, which is enough: its last
+/// access is the confirmation in Postgres. If Postgres says that the job runs, the job ran when the claim began.
+///
+/// There is one exception. If the job ended without a sealed tracker, a gateway that cannot reach Postgres does not know
+/// of the end. It may return the job, with POSTGRES_UNREACHABLE as the reason.
+fn check_claim<const N: usize>(
+    scenario: &Scenario<N>,
+    world: &World<N>,
+    gateway: &Gateway,
+) -> Result<(), &'static str> {
+    if gateway.knows_end {
+        return Ok(());
+    }
+    let tracker = if gateway.reaches_redis { world.redis.status() } else { TrackerStatus::Unreachable };
+    let listed = || {
+        let known_running = gateway.listed_job().and_then(|job| known_incarnation(job.incarnation));
+        RowStatus::NotAsked { known_running }
+    };
+    let row = match gateway.reaches_postgres {
+        true if scenario.follows(Rule::ClaimConfirmsInPostgres) => world.postgres.status(),
+        false if scenario.follows(Rule::ClaimRequiresTrackerWithoutPostgres) => RowStatus::Unreachable,
+        _ => listed(),
+    };
+    let reason = match claimability(row, tracker) {
+        Claimability::NotClaimable => return Ok(()),
+        Claimability::Claimable => None,
+        Claimability::Unconfirmed(reason) => Some(reason),
+    };
+    let ended_past_redis = world.postgres.final_record.is_some_and(|record| !record.sealed);
+    match world.postgres.state {
+        JobState::Running => Ok(()),
+        JobState::Pending => Err("returns a job before its start"),
+        _ if ended_past_redis && reason == Some(SourceReason::PostgresUnreachable) => Ok(()),
+        _ => Err("returns an ended job"),
+    }
 }
 
 /// The domain's answer to a read. `listed` is the incarnation that the feed lists, if the feed lists no ledger rows.

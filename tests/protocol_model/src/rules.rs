@@ -48,11 +48,16 @@ pub enum Rule {
     RecordedReportsAreRemembered,
     /// The sealed tracker of an ended job remains for a while after the commit.
     SealSurvivesCommit,
+    /// A claim asks Postgres whether the job still runs before it returns the job. The feed may not have announced the
+    /// end yet.
+    ClaimConfirmsInPostgres,
+    /// If a claim cannot reach Postgres, it returns only a job with an adopted, open and incomplete tracker.
+    ClaimRequiresTrackerWithoutPostgres,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::StartOpensBeforeCommit,
         Self::StartAbandonsUncertainTracker,
         Self::ReopenChangesIncarnation,
@@ -73,5 +78,7 @@ impl Rule {
         Self::ReopenAfterEndIsFenced,
         Self::RecordedReportsAreRemembered,
         Self::SealSurvivesCommit,
+        Self::ClaimConfirmsInPostgres,
+        Self::ClaimRequiresTrackerWithoutPostgres,
     ];
 }

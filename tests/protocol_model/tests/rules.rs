@@ -15,6 +15,7 @@ const FLUSH: Faults = Faults { flushes: 1, ..Faults::NONE };
 const ROLLBACK: Faults = Faults { rollbacks: 1, ..Faults::NONE };
 const CRASH: Faults = Faults { crashes: 1, ..Faults::NONE };
 const REDIS_CUT: Faults = Faults { redis_cuts: 1, ..Faults::NONE };
+const POSTGRES_CUT: Faults = Faults { postgres_cuts: 1, ..Faults::NONE };
 const FEED_CUT: Faults = Faults { feed_cuts: 1, ..Faults::NONE };
 const POSTGRES_FAILOVER: Faults = Faults { postgres_failovers: 1, ..Faults::NONE };
 
@@ -45,6 +46,8 @@ fn explore_without(rule: Rule) -> Exploration {
         Rule::AmendRequiresAdoption | Rule::ReopenAfterEndIsFenced => cancelled.with_faults(ROLLBACK.plus(REDIS_CUT)),
         Rule::RecordedReportsAreRemembered => starting.with_slow_feed().with_faults(REDIS_CUT),
         Rule::SealSurvivesCommit => cancelled.with_faults(POSTGRES_FAILOVER),
+        Rule::ClaimConfirmsInPostgres => cancelled.with_faults(REDIS_CUT),
+        Rule::ClaimRequiresTrackerWithoutPostgres => cancelled.with_faults(REDIS_CUT.plus(POSTGRES_CUT)),
     };
     explore(scenario, rule)
 }
