@@ -100,6 +100,8 @@ impl fmt::Display for Rule {
             Self::SecondEnd => "second end",
             Self::StateRegression => "earlier state shown after a later one",
             Self::LiveTooLow => "LIVE answer below the acknowledged results",
+            Self::CountsDecreased => "answer that counts less than an earlier one",
+            Self::UnmarkedLowerBound => "FALLBACK answer without the lower-bound flag",
             Self::LateReply => "reply after the deadline",
             Self::UnexpectedError => "error that no fault excuses",
             Self::NeverEnded => "job that never ended",

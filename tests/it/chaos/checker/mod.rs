@@ -28,6 +28,10 @@ pub enum Rule {
     StateRegression,
     /// A LIVE answer is below the acknowledged results.
     LiveTooLow,
+    /// An answer that is not a lower bound counts less than an earlier answer.
+    CountsDecreased,
+    /// A FALLBACK answer with counts does not say that they are lower bounds.
+    UnmarkedLowerBound,
     /// A reply arrived after the deadline.
     LateReply,
     /// A gateway returned an error that no fault excuses.
@@ -37,13 +41,15 @@ pub enum Rule {
 }
 
 /// All rules, in the order in which they are printed.
-pub const RULES: [Rule; 9] = [
+pub const RULES: [Rule; 11] = [
     Rule::LostMark,
     Rule::WrongCounts,
     Rule::FalseEnd,
     Rule::SecondEnd,
     Rule::StateRegression,
     Rule::LiveTooLow,
+    Rule::CountsDecreased,
+    Rule::UnmarkedLowerBound,
     Rule::LateReply,
     Rule::UnexpectedError,
     Rule::NeverEnded,
@@ -93,7 +99,7 @@ pub fn judge(history: &History) -> Findings {
     for case in cases(history) {
         ends::judge(&case, &mut findings);
         acknowledged::judge(&case, history, &mut findings);
-        reads::judge(&case, history.limits, &mut findings);
+        reads::judge(&case, history, &mut findings);
     }
     findings.violations.sort_by_key(|violation| violation.at);
     findings

@@ -1,14 +1,17 @@
 //! Checks reads. An ended job is never shown running (I6). Counts never exceed the reported results (I3). LIVE counts
 //! are never below the acknowledged results (I7).
 
-use super::super::history::{Call, Limits, Mark, Moment, ObservedProgress, Reply, Request, Source, State};
+use super::super::history::{
+    Call, History, Incident, Limits, Mark, Moment, ObservedProgress, Reply, Request, Source, State,
+};
 use super::ends::reported_marks;
 use super::{Findings, JobHistory, MarkTable, Rule};
 
 /// The source reason with which a gateway without Postgres may still show a job running.
 const POSTGRES_UNREACHABLE: &str = "POSTGRES_UNREACHABLE";
 
-pub fn judge(case: &JobHistory<'_>, limits: Limits, findings: &mut Findings) {
+pub fn judge(case: &JobHistory<'_>, history: &History, findings: &mut Findings) {
+    let limits = history.limits;
     for call in &case.calls {
         if let Some(state) = call.reply.state() {
             findings.check(Rule::StateRegression, call.sent, &case.job.id, state_regression(case, call, state, limits));
@@ -17,12 +20,14 @@ pub fn judge(case: &JobHistory<'_>, limits: Limits, findings: &mut Findings) {
             && let Some(counts) = &observed.counts
         {
             findings.check(Rule::WrongCounts, call.sent, &case.job.id, inconsistent_counts(case, counts));
+            findings.check(Rule::UnmarkedLowerBound, call.sent, &case.job.id, unmarked_lower_bound(observed));
             if observed.source == Source::Snapshot && observed.state.is_final() && !observed.lower_bound {
                 findings.check(Rule::SecondEnd, call.sent, &case.job.id, changed_counts(case, counts));
             }
         }
     }
     check_upper_bounds(case, findings);
+    check_decreases(case, history, findings);
     let gateways = case.calls.iter().map(|call| call.gateway + 1).max().unwrap_or(0);
     for gateway in 0..gateways {
         check_live_lower_bounds(case, gateway, limits, findings);
@@ -39,11 +44,14 @@ fn state_regression(case: &JobHistory<'_>, call: &Call, state: State, limits: Li
     if state != State::Running {
         return None;
     }
-    let cut_off = matches!(&call.reply, Reply::Progress(observed)
-        if observed.source == Source::Fallback && observed.reason == POSTGRES_UNREACHABLE);
     let unsealed = case.end.is_some_and(super::End::is_unsealed);
-    // GetJob reads the row in Postgres and does not depend on the feed.
-    let allowed = if unsealed && call.request != Request::Get { limits.feed } else { 0 };
+    let cut_off = matches!(&call.reply, Reply::Progress(observed)
+        if observed.source == Source::Fallback && observed.reason == POSTGRES_UNREACHABLE)
+        // A claim without Postgres requires an open tracker, so it may return only a job that ended without a seal.
+        && (unsealed || call.request != Request::Claim);
+    // GetJob and claims read the row in Postgres, and do not depend on the feed.
+    let depends_on_feed = !matches!(call.request, Request::Get | Request::Claim);
+    let allowed = if unsealed && depends_on_feed { limits.feed } else { 0 };
     let ended = !cut_off && after(case.seen_ended, allowed);
     ended.then(|| {
         let seen = case.seen_ended.unwrap_or_default();
@@ -97,6 +105,51 @@ fn check_upper_bounds(case: &JobHistory<'_>, findings: &mut Findings) {
         };
         findings.check(Rule::WrongCounts, call.sent, &case.job.id, above.then(details));
     }
+}
+
+/// A FALLBACK answer may miss acknowledged results, so it must say that its counts are lower bounds.
+fn unmarked_lower_bound(observed: &ObservedProgress) -> Option<String> {
+    let unmarked = observed.source == Source::Fallback && !observed.lower_bound;
+    unmarked.then(|| format!("a FALLBACK answer ({}) is not marked as a lower bound", observed.reason))
+}
+
+/// Checks that an answer that is not a lower bound never counts less than an answer that arrived before the request,
+/// through whichever gateway. Only a loss of data in Redis excuses this: results that were counted, but not yet
+/// acknowledged, may be lost.
+fn check_decreases(case: &JobHistory<'_>, history: &History, findings: &mut Findings) {
+    let mut reads = reads_with_counts(case, |observed| !observed.lower_bound);
+    reads.sort_by_key(|(call, ..)| call.sent);
+    let mut earlier = reads.clone();
+    earlier.sort_by_key(|(call, ..)| call.answered);
+    let mut earlier = earlier.into_iter().peekable();
+    let mut most = vec![[0; 2]; case.job.stages];
+    let mut since = 0;
+    for (call, _, counts) in reads {
+        while let Some((before, _, counts)) = earlier.next_if(|(before, ..)| before.answered < call.sent) {
+            if lost_data(history, since, before.answered) {
+                most = vec![[0; 2]; case.job.stages];
+            }
+            since = before.sent;
+            for (most, counts) in most.iter_mut().zip(counts) {
+                *most = [most[0].max(counts[1]), most[1].max(counts[1] + counts[2])];
+            }
+        }
+        let decreased =
+            counts.iter().zip(&most).any(|([_, succeeded, failed, _], [most_succeeded, most_processed])| {
+                succeeded < most_succeeded || succeeded + failed < *most_processed
+            });
+        let excused = lost_data(history, since, call.answered);
+        let details = || format!("gateway {} returned {counts:?}, less than earlier answers ({most:?})", call.gateway);
+        findings.check(Rule::CountsDecreased, call.sent, &case.job.id, (decreased && !excused).then(details));
+    }
+}
+
+/// Whether Redis lost data at some moment of this interval.
+fn lost_data(history: &History, from: Moment, to: Moment) -> bool {
+    history.incidents.iter().any(|incident| match *incident {
+        Incident::DataLost { from: lost, to: until } => until >= from && lost <= to,
+        _ => false,
+    })
 }
 
 /// Checks that an answer that is not a lower bound contains all results that were acknowledged before the request.

@@ -166,7 +166,11 @@ fn wrong_counts_are_violations() {
     assert_eq!(violations_after(unreported), [Rule::WrongCounts]);
     // This read counts a duplicate twice.
     let counted_twice = read(3_500_000, State::Running, Source::Live, [[0, 2, 0, 0], [1, 0, 0, 1]]);
-    assert_eq!(violations_after(|history| history.calls.push(counted_twice)), [Rule::WrongCounts]);
+    assert_eq!(
+        violations_after(|history| history.calls.push(counted_twice)),
+        [Rule::WrongCounts, Rule::CountsDecreased],
+        "the final counts are lower"
+    );
     let incomplete = read(3_500_000, State::Running, Source::Live, [[0, 1, 1, 0], [0, 0, 0, 1]]);
     assert_eq!(violations_after(|history| history.calls.push(incomplete)), [Rule::WrongCounts]);
 }
@@ -198,7 +202,7 @@ fn second_end_is_a_violation() {
     let again = RowChange { from: State::Failed, to: State::Failed, lower_bound: false, revision: 3 };
     assert_eq!(violations_after(|history| history.ends[0].changes.push(again)), [Rule::SecondEnd]);
     let other_counts = read(7 * SECOND, State::Failed, Source::Snapshot, [[0, 1, 1, 0], [1, 0, 0, 1]]);
-    assert_eq!(violations_after(|history| history.calls.push(other_counts)), [Rule::SecondEnd]);
+    assert_eq!(violations_after(|history| history.calls.push(other_counts)), [Rule::SecondEnd, Rule::CountsDecreased]);
 }
 
 #[test]
@@ -228,6 +232,7 @@ fn running_after_an_observed_end_is_a_violation() {
     let mut cut_off = again.clone();
     observed_in(&mut cut_off).source = Source::Fallback;
     observed_in(&mut cut_off).reason = "POSTGRES_UNREACHABLE".to_owned();
+    observed_in(&mut cut_off).lower_bound = true;
     assert_eq!(violations_after(|history| history.calls.push(cut_off)), []);
     // A claim returned this state.
     let observed = ObservedProgress {
@@ -238,7 +243,12 @@ fn running_after_an_observed_end_is_a_violation() {
         counts: None,
     };
     let claimed = call(5_500_000, Request::Claim, Reply::Progress(observed));
-    assert_eq!(violations_after(|history| history.calls.push(claimed)), [Rule::StateRegression]);
+    assert_eq!(violations_after(|history| history.calls.push(claimed.clone())), [Rule::StateRegression]);
+    let mut claimed_without_postgres = claimed.clone();
+    observed_in(&mut claimed_without_postgres).source = Source::Fallback;
+    observed_in(&mut claimed_without_postgres).reason = "POSTGRES_UNREACHABLE".to_owned();
+    let without_postgres = claimed_without_postgres.clone();
+    assert_eq!(violations_after(|history| history.calls.push(without_postgres)), [Rule::StateRegression]);
     // After an end without a seal, RUNNING is allowed until the feed has reached every gateway.
     let unsealed = |read: Call| {
         violations_after(|history| {
@@ -250,6 +260,8 @@ fn running_after_an_observed_end_is_a_violation() {
     later.sent = 7_200_000;
     later.answered = 7_210_000;
     assert_eq!(unsealed(again), []);
+    assert_eq!(unsealed(claimed_without_postgres), []);
+    assert_eq!(unsealed(claimed), [Rule::StateRegression], "a claim does not depend on the feed");
     assert_eq!(unsealed(later), [Rule::StateRegression]);
     let read_in_postgres = call(5_500_000, Request::Get, Reply::Job(State::Running));
     assert_eq!(unsealed(read_in_postgres), [Rule::StateRegression]);
@@ -267,10 +279,10 @@ fn pending_after_an_observed_start_is_a_violation() {
 
 #[test]
 fn live_answer_below_acknowledged_results_is_a_violation() {
-    let below = read(3_500_000, State::Running, Source::Live, [[1, 1, 0, 0], [2, 0, 0, 0]]);
+    let below = read(2_500_000, State::Running, Source::Live, [[1, 1, 0, 0], [2, 0, 0, 0]]);
     assert_eq!(violations_after(|history| history.calls.push(below.clone())), [Rule::LiveTooLow]);
     // A failure in place of an acknowledged success is also too low.
-    let downgraded = read(3_500_000, State::Running, Source::Live, [[0, 0, 2, 0], [0, 0, 0, 2]]);
+    let downgraded = read(2_500_000, State::Running, Source::Live, [[0, 0, 2, 0], [0, 0, 0, 2]]);
     assert_eq!(violations_after(|history| history.calls.push(downgraded)), [Rule::LiveTooLow]);
     let mut bound = below.clone();
     observed_in(&mut bound).lower_bound = true;
@@ -279,6 +291,42 @@ fn live_answer_below_acknowledged_results_is_a_violation() {
     let mut before = below;
     before.sent = 2_005_000;
     assert_eq!(violations_after(|history| history.calls.push(before)), []);
+}
+
+#[test]
+fn answer_below_an_earlier_answer_is_a_violation_unless_redis_lost_data() {
+    // At 2.005 s, a read counts a success that its report acknowledges later. A later read does not count it.
+    let decreased = |change: fn(&mut Call), incidents: &[Incident]| {
+        violations_after(|history| {
+            history.calls[2].answered = 2_900_000;
+            let first = read(2_005_000, State::Running, Source::Live, [[0, 1, 1, 0], [1, 0, 0, 1]]);
+            let mut second = read(2_500_000, State::Running, Source::Live, [[1, 1, 0, 0], [2, 0, 0, 0]]);
+            second.gateway = 1;
+            change(&mut second);
+            history.calls.extend([first, second]);
+            history.incidents.extend_from_slice(incidents);
+        })
+    };
+    assert_eq!(decreased(|_| {}, &[]), [Rule::CountsDecreased]);
+    assert_eq!(decreased(|call| observed_in(call).lower_bound = true, &[]), []);
+    assert_eq!(decreased(|call| call.sent = 2_010_000, &[]), [], "it was sent before the first read was answered");
+    let lost = |from: Moment| Incident::DataLost { from, to: from + 1 };
+    assert_eq!(decreased(|_| {}, &[lost(2_200_000)]), []);
+    assert_eq!(decreased(|_| {}, &[lost(1_900_000)]), [Rule::CountsDecreased], "lost before the first read");
+    assert_eq!(decreased(|_| {}, &[lost(2_600_000)]), [Rule::CountsDecreased], "lost after the second read");
+}
+
+#[test]
+fn fallback_answer_that_is_not_marked_as_a_lower_bound_is_a_violation() {
+    let fallback = |lower_bound: bool| {
+        violations_after(|history| {
+            let mut fallback = read(3_500_000, State::Running, Source::Fallback, [[0, 1, 1, 0], [1, 0, 0, 1]]);
+            observed_in(&mut fallback).lower_bound = lower_bound;
+            history.calls.push(fallback);
+        })
+    };
+    assert_eq!(fallback(false), [Rule::UnmarkedLowerBound]);
+    assert_eq!(fallback(true), []);
 }
 
 #[test]
