@@ -11,6 +11,12 @@ use crate::support::{Fault, Gateway, Link, Stack, dispositions, eventually, pb, 
 /// A stall timeout that is long enough to pause gateway 1 before it revokes the job.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Makes a job run that no gateway has seen.
+const OTHER_JOB: &str = "
+    INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation)
+    VALUES ('unseen', '', '{}', ARRAY['s'], 5, 0.5, 1);
+    UPDATE jobs SET state = 'RUNNING', start_time = now() WHERE job_id = 'unseen'";
+
 /// The operation during which a gateway is killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Activity {
@@ -18,6 +24,10 @@ enum Activity {
     Grow,
     Start,
     Read,
+    /// A claim of any job.
+    Claim,
+    /// The feed lists a job whose row the gateway does not know.
+    Load,
     Report,
     LastReport,
     Cancel,
@@ -41,6 +51,8 @@ fn activities(point: &str) -> &'static [Activity] {
         Some(("round", _)) => &[Activity::Read, Activity::Report],
         Some(("report", _)) => &[Activity::Report, Activity::LastReport],
         Some(("read", _)) => &[Activity::Read],
+        Some(("claim", _)) => &[Activity::Claim],
+        Some(("load", _)) => &[Activity::Load],
         Some(("cancel", _)) => &[Activity::Cancel],
         Some(("record", _)) => &[Activity::Record],
         Some(("drain", _)) => &[Activity::Drain],
@@ -69,7 +81,9 @@ impl Activity {
         let [first, second, _] = reports();
         match self {
             Self::Start | Self::Grow => {}
-            Self::Read | Self::Report | Self::Cancel | Self::Revoke => drop(stack[0].report(id, first).await.unwrap()),
+            Self::Read | Self::Claim | Self::Load | Self::Report | Self::Cancel | Self::Revoke => {
+                drop(stack[0].report(id, first).await.unwrap());
+            }
             Self::Record => {
                 stack[0].report(id, first).await.unwrap();
                 cut(&stack[0]);
@@ -101,6 +115,8 @@ impl Activity {
             Self::Grow => gateway.grow(id, TASKS.into()).await.map(drop),
             Self::Start => gateway.start(id).await.map(drop),
             Self::Read => gateway.progress(id).await.map(drop),
+            Self::Claim => gateway.next_job(&[]).await.map(drop),
+            Self::Load => return stack.postgres.run(OTHER_JOB).await.unwrap(),
             Self::Report | Self::Record => gateway.report(id, second).await.map(drop),
             Self::LastReport => gateway.report(id, last).await.map(drop),
             Self::Cancel => gateway.cancel(id, "enough").await.map(drop),
@@ -120,7 +136,14 @@ impl Activity {
         let [first, second, last] = reports();
         match self {
             Self::Start | Self::Grow => vec![],
-            Self::Read | Self::Report | Self::Cancel | Self::Record | Self::Restore | Self::Revoke => first,
+            Self::Read
+            | Self::Claim
+            | Self::Load
+            | Self::Report
+            | Self::Cancel
+            | Self::Record
+            | Self::Restore
+            | Self::Revoke => first,
             Self::LastReport | Self::Drain => [first, second].concat(),
             Self::EndWithoutRedis => [first, second, last].concat(),
         }
@@ -146,6 +169,12 @@ async fn kill_during_report_loses_no_acknowledged_result() {
 async fn kill_during_coalesced_calls_loses_no_acknowledged_result() {
     kill_at_every_point_of("round").await;
     kill_at_every_point_of("read").await;
+}
+
+#[tokio::test]
+async fn kill_during_claim_or_load_leaves_the_jobs_unchanged() {
+    kill_at_every_point_of("claim").await;
+    kill_at_every_point_of("load").await;
 }
 
 #[tokio::test]
@@ -186,8 +215,8 @@ async fn another_gateway_revokes_after_a_kill_during_revoke() {
 #[test]
 fn every_fault_point_has_a_kill_test() {
     let tested = [
-        "grow", "start", "round", "report", "read", "record", "drain", "restore", "cancel", "revoke", "finish",
-        "commit",
+        "load", "claim", "grow", "start", "round", "report", "read", "record", "drain", "restore", "cancel", "revoke",
+        "finish", "commit",
     ];
     for point in POINTS {
         assert!(!activities(point).is_empty());
@@ -266,7 +295,7 @@ async fn finish_on_other_gateway(stack: &Stack, point: &str, activity: Activity,
                 stack[1].report(id, results).await.unwrap();
             }
         }
-        Activity::Read | Activity::Report | Activity::Record | Activity::Restore => {
+        Activity::Read | Activity::Claim | Activity::Load | Activity::Report | Activity::Record | Activity::Restore => {
             for results in &reports()[1..] {
                 let answer = stack[1].report(id, results.clone()).await.unwrap();
                 assert_eq!(answer.dispositions.len(), results.len());
