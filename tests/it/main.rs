@@ -14,6 +14,7 @@ mod commands;
 mod concurrent_reports;
 mod contention;
 mod counting;
+mod demo;
 mod docs;
 mod end_constraints;
 mod ending;

@@ -82,7 +82,7 @@ impl Report {
         lines.push(format!(
             "    Source: {}\n    This Postgres logs every INSERT, UPDATE, DELETE, TRUNCATE, COPY and DDL statement \
              (log_statement = mod).\n    The check counts the statements between the answer to CreateJob and the last \
-             answer that showed the job running.\n    The following statements ended the job:",
+             answer that showed pending tasks.\n    The following statements ended the job:",
             self.log.display()
         ));
         lines.extend(self.statements.at_end.iter().map(|statement| format!("      {}", shortened(statement))));

@@ -110,6 +110,12 @@ async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
     Ok(sum)
 }
 
+/// Whether the answer shows a task that is pending. A job without pending tasks is RUNNING until its end is committed, and
+/// Postgres logs the statements of the end before the commit.
+fn has_pending(progress: &Progress) -> bool {
+    progress.stages.iter().any(|stage| stage.pending_count.is_some_and(|pending| pending > 0))
+}
+
 /// Shows the progress of the job until it has ended. Returns the last progress.
 async fn watch(client: &Client, job: &str, postgres_log: &mut PostgresLog) -> Result<Progress, Failure> {
     let mut display = Display::new();
@@ -123,7 +129,9 @@ async fn watch(client: &Client, job: &str, postgres_log: &mut PostgresLog) -> Re
             display.finish();
             return Ok(progress);
         }
-        postgres_log.was_running_at(position);
+        if has_pending(&progress) {
+            postgres_log.was_incomplete_at(position);
+        }
         tokio::time::sleep(READ_INTERVAL).await;
     }
 }
