@@ -72,6 +72,17 @@ pub enum Error {
     /// The call's deadline passed. Writes that the call began may still take effect.
     #[error("the deadline passed before the result was known; writes may still take effect, and a retry is safe")]
     DeadlineExceeded,
+    /// The data that Postgres stores of one job are invalid. Nothing can be answered about this job.
+    #[error(
+        "the stored data of job `{job}` are invalid: {fault}; other jobs are not affected; an operator must correct \
+         the job's rows in Postgres"
+    )]
+    InvalidData {
+        /// The job.
+        job: JobId,
+        /// What is invalid: the column and the rule, without the value.
+        fault: String,
+    },
     /// The gateway failed unexpectedly. The text is logged and never sent to the client.
     #[error("internal error: {0}")]
     Internal(String),

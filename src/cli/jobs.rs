@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use prost_types::Timestamp;
 
-use super::output::{QUIET_LOG_FILTER, init_log, print_line};
+use super::output::{self, QUIET_LOG_FILTER, init_log, print_line};
 use super::wording::{self, escaped};
 use super::{Common, Failure, UsageError, client, json};
 use crate::config::sources::ONE_CALL;
@@ -62,6 +62,9 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         remaining = remaining.saturating_sub(page.jobs.len());
         for (index, job) in page.jobs.iter().enumerate() {
             print_line(if flags.json { json::job(job)? } else { line(job, page.progress.get(index)) })?;
+        }
+        for id in &page.unreadable_job_ids {
+            output::warn(&format!("job {} is not listed: its row in Postgres is invalid", escaped(id)));
         }
         if page.next_page_token.is_empty() {
             break;

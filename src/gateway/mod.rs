@@ -32,7 +32,8 @@ mod reconcile;
 mod report;
 mod state;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +41,9 @@ use crate::deadline::Deadline;
 use crate::domain::{Definition, Job, JobId, JobQuery, NewJob, NewTasks, TaskQuery, TaskResult};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::{self, Live};
+use crate::log_throttle::LogThrottle;
 use crate::store::{self, Store};
+use crate::sync::lock;
 
 use self::core::Core;
 use claim::Claims;
@@ -295,6 +298,23 @@ impl From<store::Error> for Error {
                 Self::Unavailable(Unavailable::Postgres)
             }
             store::Error::Unexpected(_) => Self::Internal(error.to_string()),
+            store::Error::Invalid { job, fault } => {
+                log_invalid_data(&job, &fault);
+                Self::InvalidData { job, fault }
+            }
         }
+    }
+}
+
+/// Logs that stored data are invalid, at most once per minute, because every read of the job finds them again.
+fn log_invalid_data(job: &JobId, fault: &str) {
+    static THROTTLE: Mutex<LogThrottle> = Mutex::new(LogThrottle::once_per(Duration::from_secs(60)));
+    if lock(&THROTTLE).should_log() {
+        tracing::error!(
+            %job,
+            fault,
+            "the stored data of the job are invalid; another program may have written them. Calls for this job fail \
+             with INTERNAL until its rows in Postgres are corrected; other jobs are not affected"
+        );
     }
 }

@@ -72,6 +72,7 @@ impl From<Error> for Status {
                 details.set_retry_info(Some(cause.retry_after()));
             }),
             Error::DeadlineExceeded => plain(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, &message),
+            Error::InvalidData { .. } => plain(Code::Internal, ErrorReason::Internal, &message),
             Error::Internal(error) => internal(error),
         }
     }

@@ -11,7 +11,7 @@ use super::jobs::{from_integer, parse, texts, to_bigint, to_incarnation};
 use super::zlib::{self, Compression};
 use super::{Error, Store, ledger};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Errors, Incarnation, JobId, JobState, Layout, Mark, MarkSummary};
+use crate::domain::{Cells, Counts, Errors, Incarnation, Job, JobId, JobState, Layout, Mark, MarkSummary};
 use crate::fault;
 
 /// The final progress of an ended job, as it is stored.
@@ -34,6 +34,9 @@ pub struct Snapshot {
     pub errors: Errors,
 }
 
+/// The snapshot of each job, or the error of the job whose snapshot is invalid.
+pub type Snapshots = HashMap<JobId, Result<Snapshot, Error>>;
+
 /// The end of a job, as it is to be committed.
 #[derive(Debug, Clone)]
 pub struct FinalRecord {
@@ -52,6 +55,36 @@ impl Snapshot {
     pub fn blank(counts: Counts) -> Self {
         let errors = Errors::default();
         Self { counts, revision: 0, last_progress_time: None, restore_time: None, lower_bound: false, errors }
+    }
+
+    /// Returns the snapshot if it is possible for this job: an operator may have written it.
+    pub fn checked(self, job: &Job) -> Result<Self, Error> {
+        let Layout { total, stages } = job.definition.layout();
+        let counts = &self.counts;
+        let complete = matches!(job.state, JobState::Succeeded | JobState::Failed);
+        let signed = |number: u64| i64::try_from(number).is_ok();
+        let rules = [
+            (job.state.is_ended(), "snapshot is present, but the job has not ended"),
+            (counts.total == total, "the total of the snapshot is not the number of tasks"),
+            (counts.stages.len() == stages, "snapshot has a wrong number of stages"),
+            (
+                counts.stages.iter().all(|stage| stage.done() <= u64::from(counts.total)),
+                "a stage of the snapshot counts more tasks than the job has",
+            ),
+            (!complete || counts.is_complete(), "tasks are pending in the snapshot of a complete job"),
+            (
+                signed(self.revision) && self.errors.counts.iter().all(|(_, count)| signed(*count)),
+                "a number in the snapshot is too large",
+            ),
+            (
+                self.errors.samples.iter().all(|sample| sample.task < total && sample.stage < stages),
+                "an error sample of the snapshot is of a task or stage that the job does not have",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            None => Ok(self),
+            Some((_, fault)) => Err(Error::Invalid { job: job.definition.id.clone(), fault: (*fault).to_owned() }),
+        }
     }
 
     /// Returns counts, revision and times, without the errors.
@@ -140,17 +173,22 @@ impl Store {
         self.transaction(deadline, end).await
     }
 
-    /// Reads the snapshots of these jobs. Jobs that have not ended are absent from the result.
-    pub async fn snapshots(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Snapshot>, Error> {
+    /// Reads the snapshots of these jobs, not yet checked against the jobs. Jobs that do not exist or have no snapshot
+    /// are absent from the result. A snapshot that cannot be decoded is [`Error::Invalid`].
+    pub async fn snapshots(&self, ids: &[JobId], deadline: Deadline) -> Result<Snapshots, Error> {
         let query = sqlx::query!(
-            r#"SELECT job_id, snapshot AS "snapshot!: Json<Snapshot>", lower_bound FROM jobs
+            r#"SELECT job_id, snapshot::text AS "snapshot!", lower_bound FROM jobs
                WHERE job_id = ANY($1) AND snapshot IS NOT NULL"#,
             &texts(ids)
         );
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
-        let snapshots = rows
-            .into_iter()
-            .map(|row| Ok((parse(&row.job_id)?, Snapshot { lower_bound: row.lower_bound, ..row.snapshot.0 })));
+        let snapshots = rows.into_iter().map(|row| {
+            let id: JobId = parse(&row.job_id)?;
+            let snapshot = serde_json::from_str::<Snapshot>(&row.snapshot)
+                .map(|snapshot| Snapshot { lower_bound: row.lower_bound, ..snapshot })
+                .map_err(|_| Error::Invalid { job: id.clone(), fault: "snapshot cannot be decoded".to_owned() });
+            Ok((id, snapshot))
+        });
         snapshots.collect()
     }
 

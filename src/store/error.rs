@@ -2,6 +2,7 @@
 
 use crate::breaker::NoResponse;
 use crate::deadline::Elapsed;
+use crate::domain::JobId;
 
 /// A call to Postgres failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +14,14 @@ pub enum Error {
     /// Postgres returned an unexpected error or value. Either the gateway has a bug, or another program wrote the row.
     #[error("unexpected answer from Postgres: {0}")]
     Unexpected(String),
+    /// The stored data of one job contradict its definition or the schema. Other jobs are not affected.
+    #[error("the stored data of job `{job}` are invalid: {fault}")]
+    Invalid {
+        /// The job.
+        job: JobId,
+        /// What is invalid: the column and the rule, without the value.
+        fault: String,
+    },
 }
 
 /// Prefixes of the SQLSTATE codes that report the state of the server or of the connection, not a wrong statement.

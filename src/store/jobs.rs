@@ -1,35 +1,40 @@
 //! Creates, reads and starts jobs. Each write is a guarded statement that reports whether it took effect.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
+use super::listing::{FIRST_TIME, LAST_TIME};
 use super::{Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::{Definition, Incarnation, Job, JobId};
+use crate::domain::{Definition, Incarnation, Job, JobId, JobState, NewJob};
 
 /// A row of `jobs` without its snapshot and cells.
+///
+/// Labels and stages are JSON text, and every column may be NULL, so that a row which another program wrote without the
+/// constraints of the schema decodes. Otherwise one such row would fail the query for all jobs. A time that
+/// [`OffsetDateTime`] cannot represent is NULL too.
 struct JobRow {
     job_id: String,
-    display_name: String,
-    labels: Json<BTreeMap<String, String>>,
-    stages: Vec<String>,
-    task_count: i32,
-    named_tasks: bool,
+    display_name: Option<String>,
+    labels: Option<String>,
+    stages: Option<String>,
+    task_count: Option<i32>,
+    named_tasks: Option<bool>,
     created_task_count: Option<i32>,
-    failure_threshold: f64,
+    failure_threshold: Option<f64>,
     stall_timeout: Option<i64>,
-    state: String,
-    incarnation: i64,
-    tracked: bool,
+    state: Option<String>,
+    incarnation: Option<i64>,
+    tracked: Option<bool>,
     ledger: bool,
-    create_time: OffsetDateTime,
+    create_time: Option<OffsetDateTime>,
     start_time: Option<OffsetDateTime>,
     end_time: Option<OffsetDateTime>,
-    cancel_reason: String,
+    cancel_reason: Option<String>,
     retry_of: Option<String>,
     retried_by: Option<String>,
 }
@@ -56,21 +61,29 @@ impl Store {
         Ok(inserted.rows_affected() == 1)
     }
 
-    /// Reads jobs. Each existing job is returned once, in no particular order.
-    pub async fn jobs(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Job>, Error> {
+    /// Reads jobs. Each existing job is returned once, in no particular order. A row that is not a valid job is
+    /// [`Error::Invalid`], and does not affect the other jobs.
+    pub async fn jobs(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<(JobId, Result<Job, Error>)>, Error> {
         let query = sqlx::query_as!(
             JobRow,
-            r#"SELECT job_id, display_name, labels AS "labels: Json<BTreeMap<String, String>>", stages,
-                      task_count, named_tasks, created_task_count, failure_threshold, stall_timeout, state,
-                      incarnation, tracked, create_time, start_time, end_time, cancel_reason,
-                      (SELECT retry_of FROM retries WHERE retries.job_id = jobs.job_id) AS retry_of,
-                      (SELECT retries.job_id FROM retries WHERE retries.retry_of = jobs.job_id) AS retried_by,
+            r#"SELECT job_id, display_name AS "display_name?", labels::text AS labels,
+                      array_to_json(stages)::text AS stages, task_count AS "task_count?",
+                      named_tasks AS "named_tasks?", created_task_count, failure_threshold AS "failure_threshold?",
+                      stall_timeout, state AS "state?", incarnation AS "incarnation?", tracked AS "tracked?",
+                      CASE WHEN create_time BETWEEN $2 AND $3 THEN create_time END AS create_time,
+                      CASE WHEN start_time BETWEEN $2 AND $3 THEN start_time END AS start_time,
+                      CASE WHEN end_time BETWEEN $2 AND $3 THEN end_time END AS end_time,
+                      cancel_reason AS "cancel_reason?",
+                      (SELECT max(retry_of) FROM retries WHERE retries.job_id = jobs.job_id) AS retry_of,
+                      (SELECT max(retries.job_id) FROM retries WHERE retries.retry_of = jobs.job_id) AS retried_by,
                       EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
                FROM jobs WHERE job_id = ANY($1)"#,
-            &texts(ids)
+            &texts(ids),
+            FIRST_TIME,
+            LAST_TIME
         );
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
-        rows.into_iter().map(Job::try_from).collect()
+        rows.into_iter().map(|row| Ok((parse(&row.job_id)?, job(row)))).collect()
     }
 
     /// Issues the next incarnation to a start of a PENDING job. Returns the incarnation and the job's number of tasks,
@@ -132,35 +145,80 @@ impl Store {
     }
 }
 
-impl TryFrom<JobRow> for Job {
-    type Error = Error;
+/// Converts a row. Returns [`Error::Invalid`] if the row is not a valid job.
+fn job(row: JobRow) -> Result<Job, Error> {
+    let id: JobId = parse(&row.job_id)?;
+    checked_job(row).map_err(|fault| Error::Invalid { job: id, fault })
+}
 
-    fn try_from(row: JobRow) -> Result<Self, Error> {
-        let definition = Definition {
-            id: parse(&row.job_id)?,
-            display_name: row.display_name,
-            labels: row.labels.0,
-            stages: row.stages.iter().map(|stage| parse(stage)).collect::<Result<_, _>>()?,
-            task_count: from_integer(row.task_count)?,
-            named_tasks: row.named_tasks,
-            failure_threshold: row.failure_threshold,
-            stall_timeout: stall_timeout(row.stall_timeout)?,
-            retry_of: row.retry_of.as_deref().map(parse).transpose()?,
-        };
-        Ok(Self {
-            definition: Arc::new(definition),
-            created_task_count: from_integer(row.created_task_count.unwrap_or(row.task_count))?,
-            state: parse(&row.state)?,
-            incarnation: to_incarnation(row.incarnation)?,
-            tracked: row.tracked,
-            ledger: row.ledger,
-            create_time: row.create_time,
-            start_time: row.start_time,
-            end_time: row.end_time,
-            cancel_reason: row.cancel_reason,
-            retried_by: row.retried_by.as_deref().map(parse).transpose()?,
-        })
+/// Converts a row. The error names the column that is invalid, without its value.
+fn checked_job(row: JobRow) -> Result<Job, String> {
+    let task_count = required(row.task_count, "task_count")?;
+    let created_task_count = row.created_task_count.unwrap_or(task_count);
+    if !(0..=task_count).contains(&created_task_count) {
+        return Err("created_task_count is not between 0 and task_count".to_owned());
     }
+    let incarnation = required(row.incarnation, "incarnation")?;
+    let stall_timeout = row.stall_timeout.map(time::Duration::milliseconds);
+    let new = NewJob {
+        job_id: row.job_id,
+        display_name: required(row.display_name, "display_name")?,
+        labels: json(row.labels, "labels")?,
+        stages: json(row.stages, "stages")?,
+        task_count: i64::from(task_count),
+        failure_threshold: Some(required(row.failure_threshold, "failure_threshold")?),
+        stall_timeout,
+        ..NewJob::default()
+    };
+    let definition = new.validate().map_err(|violations| {
+        let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
+        format!("{} is not what a job can have", fields.join(", "))
+    })?;
+    let job = Job {
+        definition: Arc::new(Definition {
+            named_tasks: required(row.named_tasks, "named_tasks")?,
+            retry_of: other_job(row.retry_of, "retry_of")?,
+            ..definition
+        }),
+        created_task_count: u32::try_from(created_task_count).map_err(|_| "created_task_count is negative")?,
+        state: required(row.state, "state")?.parse().map_err(|_| "state is not a state of a job")?,
+        incarnation: Incarnation::new(u64::try_from(incarnation).map_err(|_| "incarnation is negative")?),
+        tracked: required(row.tracked, "tracked")?,
+        ledger: row.ledger,
+        create_time: required(row.create_time, "create_time")?,
+        start_time: row.start_time,
+        end_time: row.end_time,
+        cancel_reason: required(row.cancel_reason, "cancel_reason")?,
+        retried_by: other_job(row.retried_by, "retried_by")?,
+    };
+    check_state(&job)?;
+    Ok(job)
+}
+
+/// Checks that the columns that depend on the state fit it.
+fn check_state(job: &Job) -> Result<(), String> {
+    let ended = job.state.is_ended();
+    let running = job.state == JobState::Running;
+    let needs_start = running || ended && job.state != JobState::Cancelled;
+    let rules = [
+        (job.end_time.is_some() == ended, "end_time does not fit the state"),
+        (!needs_start || job.start_time.is_some(), "start_time does not fit the state"),
+        (!running || job.incarnation.get() > 0, "incarnation is 0, but the job is RUNNING"),
+        (job.cancel_reason.is_empty() || job.state == JobState::Cancelled, "cancel_reason does not fit the state"),
+    ];
+    rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, fault)| Err((*fault).to_owned()))
+}
+
+fn required<T>(value: Option<T>, column: &str) -> Result<T, String> {
+    value.ok_or_else(|| format!("{column} is missing or out of range"))
+}
+
+fn json<T: DeserializeOwned>(text: Option<String>, column: &str) -> Result<T, String> {
+    serde_json::from_str(&required(text, column)?).map_err(|_| format!("{column} has a wrong type"))
+}
+
+fn other_job(id: Option<String>, column: &str) -> Result<Option<JobId>, String> {
+    id.map(|id| id.parse().map_err(|_| format!("{column} is not a job ID"))).transpose()
 }
 
 /// Converts IDs to a `text[]` parameter.

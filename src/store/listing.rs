@@ -18,9 +18,13 @@ const FIRST_ID: &str = "";
 /// Sorts after every ID, byte by byte.
 const LAST_ID: &str = "~";
 /// A time before every time of a job.
-const FIRST_TIME: OffsetDateTime = datetime!(0001-01-01 0:00 UTC);
+pub(super) const FIRST_TIME: OffsetDateTime = datetime!(0001-01-01 0:00 UTC);
 /// A time after every time of a job.
-const LAST_TIME: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
+pub(super) const LAST_TIME: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
+
+/// The format of a job ID, which the schema enforces. A row with another ID is not a job that any call can name. It is
+/// not listed, because it could not be the position of a page.
+const ID_FORMAT: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$";
 
 /// The position of a job in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +89,7 @@ impl Store {
                    SELECT job_id, create_time FROM jobs
                    WHERE jobs.state = wanted.state AND ($2::jsonb IS NULL OR labels @> $2)
                          AND (create_time, job_id COLLATE "C") < ($3, $4)
+                         AND create_time >= $6 AND job_id ~ $7
                    ORDER BY create_time DESC, job_id COLLATE "C" DESC LIMIT $5
                ) AS job
                ORDER BY job.create_time DESC, job.job_id COLLATE "C" DESC LIMIT $5"#,
@@ -92,7 +97,9 @@ impl Store {
             page.labels as _,
             page.after.0,
             page.after.1,
-            page.limit
+            page.limit,
+            FIRST_TIME,
+            ID_FORMAT
         );
         self.call(deadline, async |connection| query.fetch_all(connection).await).await
     }
@@ -111,6 +118,7 @@ impl Store {
                        SELECT job_id, end_time FROM jobs
                        WHERE jobs.state = wanted.state AND ($2::jsonb IS NULL OR labels @> $2)
                              AND (end_time, job_id COLLATE "C") > ($3, $4) AND end_time < $6
+                             AND job_id ~ $7
                        ORDER BY end_time, job_id COLLATE "C" LIMIT $5
                    ) AS job
                    ORDER BY job.end_time, job.job_id COLLATE "C" LIMIT $5"#,
@@ -119,7 +127,8 @@ impl Store {
                 page.after.0,
                 page.after.1,
                 page.limit,
-                visible_before
+                visible_before,
+                ID_FORMAT
             );
             session.run(|connection| query.fetch_all(connection)).await
         };

@@ -27,7 +27,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use check::CheckError;
-pub use ends::{FinalRecord, Snapshot};
+pub use ends::{FinalRecord, Snapshot, Snapshots};
 pub use error::Error;
 pub use feed::{Feed, FeedEvent};
 pub use ledger::LedgerEntry;

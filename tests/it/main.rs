@@ -21,6 +21,7 @@ mod ending;
 mod examples;
 mod faults;
 mod fleet;
+mod invalid_rows;
 mod jobs;
 mod language;
 mod layers;

@@ -10,8 +10,8 @@ use super::super::state::ReadResult;
 use super::page::{PageRequest, PageSizes, Position, token};
 use crate::deadline::Deadline;
 use crate::domain::{Definition, Job, JobId, JobQuery};
-use crate::error::Result;
-use crate::store::{JobKey, Store};
+use crate::error::{Error, Result};
+use crate::store::{self, JobKey, Store};
 
 /// The page sizes, in jobs. With progress, the largest page stays below the 4 MiB that gRPC clients accept by default,
 /// unless the jobs have many long labels.
@@ -25,6 +25,8 @@ pub struct JobsPage {
     pub jobs: Vec<Job>,
     /// The progress of each job, in the same order. It is empty unless the caller asked for progress.
     pub progress: Vec<ReadResult>,
+    /// The jobs on this page whose rows in Postgres are invalid.
+    pub unreadable: Vec<JobId>,
     /// The token of the next page. It is `None` on the last page.
     pub next: Option<String>,
 }
@@ -55,7 +57,8 @@ impl JobLister {
         let mut more = keys.len() > size as usize;
         keys.truncate(size as usize);
         let ids: Vec<JobId> = keys.iter().map(|key| key.id.clone()).collect();
-        let mut jobs = if ids.is_empty() { Vec::new() } else { self.store.jobs(&ids, deadline).await? };
+        let rows = if ids.is_empty() { Vec::new() } else { self.store.jobs(&ids, deadline).await? };
+        let (mut jobs, mut unreadable) = split(rows)?;
         let position = |job: &Job| ids.iter().position(|id| *id == job.definition.id);
         jobs.sort_by_key(position);
         let fitting = fitting(&jobs);
@@ -63,6 +66,8 @@ impl JobLister {
             jobs.truncate(fitting);
             keys.truncate(jobs.last().and_then(position).map_or(0, |last| last + 1));
             more = true;
+            // Jobs after the last job of this page belong to the next page.
+            unreadable.retain(|id| keys.iter().any(|key| key.id == *id));
         }
         // A job whose state has changed since the keys were listed may no longer match. Deleted jobs are absent
         // already.
@@ -70,8 +75,22 @@ impl JobLister {
         let listed: Vec<JobId> = jobs.iter().map(|job| job.definition.id.clone()).collect();
         let progress = if with_progress { self.reader.read_all(&listed, deadline).await } else { Vec::new() };
         let next = keys.last().filter(|_| more).map(|last| token(last, query)).transpose()?;
-        Ok(JobsPage { jobs, progress, next })
+        Ok(JobsPage { jobs, unreadable, progress, next })
     }
+}
+
+/// Separates valid jobs from the IDs of jobs whose rows are invalid.
+fn split(rows: Vec<(JobId, std::result::Result<Job, store::Error>)>) -> Result<(Vec<Job>, Vec<JobId>)> {
+    let (mut jobs, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for (id, job) in rows {
+        match job.map_err(Error::from) {
+            Ok(job) => jobs.push(job),
+            Err(Error::InvalidData { .. }) => unreadable.push(id),
+            Err(error) => return Err(error),
+        }
+    }
+    unreadable.sort();
+    Ok((jobs, unreadable))
 }
 
 /// Returns the number of jobs that fit on a page, counted from the first job.

@@ -57,7 +57,7 @@ impl Inspector {
         let job = found.as_ref().and_then(Option::as_ref);
         let (mut snapshot, mut stored) = (None, None);
         if let Some(job) = job.filter(|job| job.state.is_ended()) {
-            snapshot = self.store.snapshots(std::slice::from_ref(id), deadline).await?.remove(id);
+            snapshot = self.store.snapshots(std::slice::from_ref(id), deadline).await?.remove(id).transpose()?;
             stored = self.store.cells(id, job.definition.layout(), deadline).await?.as_ref().map(Cells::count);
         }
         let ledger = match job {

@@ -28,7 +28,7 @@ pub use watch::{Watch, Watcher};
 
 use super::core::Core;
 use super::finish::Finisher;
-use super::jobs::Jobs;
+use super::jobs::{Jobs, Loaded};
 use super::state::{CachedResult, JobProgress, ReadResult, pending_progress, running_without_counts};
 use crate::deadline::Deadline;
 use crate::domain::{
@@ -52,8 +52,8 @@ pub struct Reader {
 
 /// The data from Postgres that answers need in addition to the observations. It is loaded once for all jobs of a call.
 struct Background {
-    results: Result<HashMap<JobId, Arc<CachedResult>>>,
-    definitions: Result<HashMap<JobId, Arc<Definition>>>,
+    results: Result<Loaded<CachedResult>>,
+    definitions: Result<Loaded<Definition>>,
     ledger_marks: Result<HashMap<JobId, Vec<Mark>>>,
 }
 
@@ -184,9 +184,9 @@ impl Reader {
 
 /// Returns the loaded value of a job that was observed to exist, or [`Error::NotFound`] if the job was deleted
 /// meanwhile.
-fn found<T>(loaded: &Result<HashMap<JobId, Arc<T>>>, id: &JobId) -> Result<Arc<T>> {
+fn found<T>(loaded: &Result<Loaded<T>>, id: &JobId) -> Result<Arc<T>> {
     let found = loaded.as_ref().map_err(Error::clone)?.get(id);
-    found.cloned().ok_or_else(|| Error::NotFound(id.clone()))
+    found.cloned().unwrap_or_else(|| Err(Error::NotFound(id.clone())))
 }
 
 fn needs_definition(resolution: Resolution) -> bool {

@@ -120,10 +120,17 @@ impl Observer {
             Err(error) => return unresolved.into_iter().for_each(|slot| *slot.read = Err(error.clone())),
         };
         // The tracker of a job that does not run would not change the decision, so it is not read.
-        let with_trackers = ids.iter().zip(&rows).filter(|(_, row)| may_run(**row));
+        let with_trackers = ids.iter().zip(&rows).filter(|(_, row)| row.as_ref().is_ok_and(|row| may_run(*row)));
         let with_trackers: Vec<JobId> = with_trackers.map(|(id, _)| id.clone()).collect();
         let mut readings = self.readings(&with_trackers, samples, deadline).await.into_iter();
         for (slot, row) in unresolved.into_iter().zip(rows) {
+            let row = match row {
+                Ok(row) => row,
+                Err(error) => {
+                    *slot.read = Err(error);
+                    continue;
+                }
+            };
             let reading = if may_run(row) { readings.next().flatten() } else { None };
             *slot.read = Ok(self.resolve(slot.id, row, reading));
         }
@@ -168,10 +175,13 @@ impl Observer {
 
     /// Reads the rows of these jobs. The call gets half of the remaining time, so that the trackers can still be read
     /// if Postgres hangs.
-    async fn rows(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<RowStatus>> {
+    async fn rows(&self, ids: &[JobId], deadline: Deadline) -> Result<Vec<Result<RowStatus>>> {
         match self.jobs.find_all(ids, deadline.half()).await {
-            Ok(jobs) => Ok(ids.iter().map(|id| RowStatus::of(jobs.get(id))).collect()),
-            Err(Error::Unavailable(_)) => Ok(vec![RowStatus::Unreachable; ids.len()]),
+            Ok(jobs) => {
+                let row = |id| Ok(RowStatus::of(jobs.get(id).map(Result::as_ref).transpose().map_err(Error::clone)?));
+                Ok(ids.iter().map(row).collect())
+            }
+            Err(Error::Unavailable(_)) => Ok(vec![Ok(RowStatus::Unreachable); ids.len()]),
             Err(error) => Err(error),
         }
     }

@@ -57,6 +57,7 @@ pub fn jobs_page(page: JobsPage) -> pb::ListJobsResponse {
         jobs: page.jobs.into_iter().map(pb::Job::from).collect(),
         progress: ids.iter().zip(page.progress).map(|(id, read)| progress_result(id, read)).collect(),
         next_page_token: page.next.unwrap_or_default(),
+        unreadable_job_ids: page.unreadable.iter().map(ToString::to_string).collect(),
     }
 }
 
