@@ -77,6 +77,7 @@ fn progress() -> pb::Progress {
         succeeded_count: Some(done),
         failed_count: Some(0),
         skipped_count: Some(0),
+        results_per_second: Some(500.0),
     };
     pb::Progress {
         state: pb::JobState::Running.into(),

@@ -203,7 +203,15 @@ mod tests {
         let (pending_count, succeeded_count, failed_count, skipped_count) = counts;
         let total_count = 20_000;
         let stage = "read".to_owned();
-        let read = StageProgress { stage, total_count, pending_count, succeeded_count, failed_count, skipped_count };
+        let read = StageProgress {
+            stage,
+            total_count,
+            pending_count,
+            succeeded_count,
+            failed_count,
+            skipped_count,
+            ..StageProgress::default()
+        };
         assert_eq!(super::stage(&read), "read 8,577 of 20,000, 23 failed");
         let mut progress = Progress { percent: Some(42), results_per_second: Some(1_811.6), ..Progress::default() };
         progress.set_state(JobState::Running);

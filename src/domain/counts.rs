@@ -105,14 +105,6 @@ impl CountsDelta {
         Self(vec![StageDelta::default(); stages])
     }
 
-    /// Returns the number of results that leave pending. The rate counts this number. A success that replaces a failure
-    /// makes skipped stages pending again. If more results become pending than leave pending, the number is 0, not
-    /// negative.
-    pub fn done(&self) -> u64 {
-        let pending: i64 = self.0.iter().map(|stage| stage.pending).sum();
-        u64::try_from(-pending).unwrap_or(0)
-    }
-
     /// Returns whether no count changes.
     pub fn is_none(&self) -> bool {
         self.0.iter().all(|stage| *stage == StageDelta::default())

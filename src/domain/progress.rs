@@ -1,19 +1,12 @@
 //! The progress of a job as a read returns it: the counts, their source, and the values derived from them.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Counts, JobState};
+use super::{Counts, JobState, Rates};
 
 /// The maximum number of error samples that are kept. The newest samples are kept.
 pub const MAX_ERROR_SAMPLES: usize = 20;
-
-/// The shortest span for which a rate is computed.
-const RATE_NEEDS: Duration = Duration::from_secs(4);
-/// The shortest span and the smallest number of results for which the remaining time is estimated.
-const ETA_NEEDS: (Duration, u64) = (Duration::from_secs(10), 10);
 
 /// The source of a job's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,16 +86,6 @@ pub struct Errors {
     pub samples: Vec<ErrorSample>,
 }
 
-/// The recent speed of a job.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Rate {
-    /// The number of results within the window. A result is a task that is no longer pending at a stage; skips count
-    /// too.
-    pub results: u64,
-    /// The length of the window, or the time since the tracker was opened if this time is shorter.
-    pub span: Duration,
-}
-
 /// The progress of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
@@ -116,8 +99,8 @@ pub struct Progress {
     pub observe_time: OffsetDateTime,
     /// The summary of the marks; absent if the counts are unknown. Unknown counts are never reported as zero (I5).
     pub marks: Option<MarkSummary>,
-    /// The recent speed; present only for a running job.
-    pub rate: Option<Rate>,
+    /// The recent speed; present only for a running job whose marks come from Redis.
+    pub rates: Option<Rates>,
     /// The errors that were reported so far.
     pub errors: Errors,
     /// Why the job was cancelled; empty in every other state.
@@ -143,39 +126,5 @@ impl Progress {
     /// after its start.
     fn has_nothing_done(&self) -> bool {
         self.marks.as_ref().is_some_and(|marks| marks.counts.total == 0) && self.state != JobState::Succeeded
-    }
-}
-
-impl Rate {
-    /// Returns the results per second, or `None` if the span is shorter than 4 seconds.
-    pub fn per_second(self) -> Option<f64> {
-        #[expect(clippy::cast_precision_loss, reason = "at most 80 million results")]
-        (self.span >= RATE_NEEDS).then(|| self.results as f64 / self.span.as_secs_f64())
-    }
-
-    /// Returns the estimated time until `pending` more results. Returns `None` if the span is shorter than 10 seconds
-    /// or has fewer than 10 results, or if nothing is pending.
-    pub fn eta(self, pending: u64) -> Option<Duration> {
-        let (span, results) = ETA_NEEDS;
-        let enough = self.span >= span && self.results >= results && pending > 0;
-        #[expect(clippy::cast_precision_loss, reason = "at most 80 million results")]
-        enough.then(|| self.span.mul_f64(pending as f64 / self.results as f64))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rate_and_eta_need_a_minimum_of_time_and_results() {
-        let rate = |results, secs| Rate { results, span: Duration::from_secs(secs) };
-        assert_eq!(rate(100, 3).per_second(), None);
-        assert_eq!(rate(100, 4).per_second(), Some(25.0));
-        assert_eq!(rate(100, 9).eta(10), None);
-        assert_eq!(rate(9, 60).eta(10), None);
-        assert_eq!(rate(60, 60).eta(10), Some(Duration::from_secs(10)));
-        assert_eq!(rate(60, 60).eta(0), None);
-        assert_eq!(Rate::default().per_second(), None);
     }
 }

@@ -1,11 +1,11 @@
-//! The tracker's header: 256 bytes before the cells, with big-endian numbers. A header with a wrong checksum is
+//! The tracker's header: 380 bytes before the cells, with big-endian numbers. A header with a wrong checksum is
 //! rejected. `scripts/header.lua` implements the same format, and `tests/it/tracker/header.rs` tests that the two
 //! implementations agree.
 //!
 //! | bytes | field |
 //! |---|---|
 //! | 0 | `HWM` |
-//! | 3 | format version: 1 |
+//! | 3 | format version: 2 |
 //! | 4 | number of stages |
 //! | 5 | adopted: 0 or 1 |
 //! | 6 | seal: 0 open, 1 complete, 2 cancelled, 3 revoked |
@@ -17,27 +17,23 @@
 //! | 60 | revision (8) |
 //! | 68 | time of the seal (8) |
 //! | 76 | for each of 8 stages: succeeded, failed, skipped (4 each) |
-//! | 172 | number of the newest bucket of the rate: time / 4 s (8) |
-//! | 180 | 15 buckets of the rate, oldest first: the number of results within 4 s (4 each) |
-//! | 240 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 240 bytes before |
+//! | 172 | for each of 8 stages, the rate: time of the last result (6), span (4), gap (4), slow average (5), fast average (5) |
+//! | 364 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 364 bytes before |
 //!
 //! The magic bytes `HWM` and the format version keep their positions in all future versions.
-
-use std::time::Duration;
 
 use time::OffsetDateTime;
 
 use crate::domain::{
-    Counts, EndCause, Generation, Incarnation, Layout, MAX_STAGES, MarkSummary, Rate, StageCounts, TrackerEpoch,
+    Counts, EndCause, Generation, Incarnation, Layout, MAX_RATE, MAX_STAGES, MarkSummary, Rates, StageCounts,
+    StageRate, TrackerEpoch,
 };
 
 /// The size of the header, in bytes.
-pub const HEADER_BYTES: usize = 256;
-const BODY_BYTES: usize = 240;
+pub const HEADER_BYTES: usize = 380;
+const BODY_BYTES: usize = 364;
 const MAGIC: &[u8] = b"HWM";
-const VERSION: u8 = 1;
-const BUCKETS: usize = 15;
-const BUCKET_MS: u64 = 4000;
+const VERSION: u8 = 2;
 /// The largest 8-byte number in a header: the last millisecond of the year 9999. Lua computes with doubles, which hold
 /// all integers up to this number exactly.
 const LARGEST: u64 = 253_402_300_799_999;
@@ -67,8 +63,8 @@ pub struct Header {
     pub last_mark_time: Option<OffsetDateTime>,
     /// When the tracker was sealed.
     pub seal_time: Option<OffsetDateTime>,
-    newest_bucket: u64,
-    buckets: [u32; BUCKETS],
+    /// The recent speed of each stage. Stages that the job does not have were never reported.
+    pub rates: Box<[StageRate; MAX_STAGES]>,
 }
 
 /// Why bytes are not a header.
@@ -97,8 +93,7 @@ impl Header {
             adopt_time: None,
             last_mark_time: None,
             seal_time: None,
-            newest_bucket: 0,
-            buckets: [0; BUCKETS],
+            rates: Box::default(),
         }
     }
 
@@ -122,16 +117,13 @@ impl Header {
         }
     }
 
-    /// Computes the speed of the job within a window of at most 60 seconds. The window ends at `now`, which is by
-    /// Redis's clock.
-    pub fn rate(&self, now: OffsetDateTime) -> Rate {
-        let now_ms = millis(Some(now));
-        let oldest = (now_ms / BUCKET_MS).saturating_sub(BUCKETS as u64 - 1);
-        let numbers = (0..BUCKETS as u64).map(|index| (self.newest_bucket + 1 + index).saturating_sub(BUCKETS as u64));
-        let results =
-            numbers.zip(self.buckets).filter(|(number, _)| *number >= oldest).map(|(_, count)| u64::from(count)).sum();
-        let since = millis(Some(self.open_time)).max(oldest * BUCKET_MS);
-        Rate { results, span: Duration::from_millis(now_ms.saturating_sub(since)) }
+    /// Returns the recent speed of the job at `now`, which is by Redis's clock.
+    pub fn rates_at(&self, now: OffsetDateTime) -> Rates {
+        Rates {
+            stages: self.rates.iter().take(self.counts.stages.len()).copied().collect(),
+            open_millis: millis(Some(self.open_time)),
+            now_millis: millis(Some(now)),
+        }
     }
 
     /// Encodes the header.
@@ -159,8 +151,14 @@ impl Header {
                 bytes.extend_from_slice(&count.to_be_bytes());
             }
         }
-        bytes.extend_from_slice(&self.newest_bucket.to_be_bytes());
-        bytes.extend(self.buckets.iter().flat_map(|count| count.to_be_bytes()));
+        for rate in self.rates.iter() {
+            bytes.extend_from_slice(&rate.last.to_be_bytes()[2..]);
+            bytes.extend_from_slice(&rate.span.to_be_bytes());
+            bytes.extend_from_slice(&rate.gap.to_be_bytes());
+            for average in [rate.slow, rate.fast] {
+                bytes.extend_from_slice(&average.min(MAX_RATE).to_be_bytes()[3..]);
+            }
+        }
         let mut header = [0; HEADER_BYTES];
         header[..BODY_BYTES].copy_from_slice(&bytes);
         header[BODY_BYTES..].copy_from_slice(&checksum(&bytes));
@@ -192,10 +190,9 @@ impl Header {
         if seal == Some(EndCause::Complete) && !counts.is_complete() {
             return Err(HeaderError::Corrupt);
         }
-        let newest_bucket = reader.u64()?;
-        let mut buckets = [0; BUCKETS];
-        for bucket in &mut buckets {
-            *bucket = reader.u32()?;
+        let mut rates = Box::<[StageRate; MAX_STAGES]>::default();
+        for rate in rates.iter_mut() {
+            *rate = reader.rate()?;
         }
         Ok(Self {
             incarnation,
@@ -209,8 +206,7 @@ impl Header {
             adopt_time,
             last_mark_time,
             seal_time,
-            newest_bucket,
-            buckets,
+            rates,
         })
     }
 }
@@ -279,6 +275,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads a number that takes fewer than eight bytes.
+    fn short<const N: usize>(&mut self) -> Result<u64, HeaderError> {
+        Ok(self.take::<N>()?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    /// Reads the rate of a stage. Every value is valid: a rate is never relied upon.
+    fn rate(&mut self) -> Result<StageRate, HeaderError> {
+        let (last, span, gap) = (self.short::<6>()?, self.u32()?, self.u32()?);
+        Ok(StageRate { last, span, gap, slow: self.short::<5>()?, fast: self.short::<5>()? })
+    }
+
     /// Reads the counts of `stages` stages. Counts of stages that the job does not have must be zero.
     fn stages(&mut self, stages: usize, total: u32) -> Result<Vec<StageCounts>, HeaderError> {
         let mut counts = Vec::with_capacity(MAX_STAGES);
@@ -313,6 +320,8 @@ mod tests {
         header.seal = Some(EndCause::Cancelled);
         header.revision = 9;
         header.last_mark_time = Some(at(1_700_000_001_000));
+        header.rates[1] =
+            StageRate { last: 1_700_000_001_000, span: 5000, gap: u32::MAX, slow: MAX_RATE, fast: 12_345_678_901 };
         header
     }
 
@@ -337,23 +346,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             prop_assert!(Header::decode(&bytes).is_err());
         }
-    }
-
-    #[test]
-    fn rate_counts_the_results_within_the_window() {
-        let mut header = header();
-        header.open_time = at(0);
-        header.newest_bucket = 100;
-        header.buckets = [1; BUCKETS];
-        let rate = header.rate(at(100 * BUCKET_MS + 1000));
-        assert_eq!((rate.results, rate.span.as_millis()), (15, 14 * 4000 + 1000));
-        let later = header.rate(at(107 * BUCKET_MS));
-        assert_eq!((later.results, later.span.as_millis()), (8, 14 * 4000));
-        assert_eq!(header.rate(at(200 * BUCKET_MS)).results, 0);
-        header.open_time = at(99 * BUCKET_MS);
-        assert_eq!(header.rate(at(100 * BUCKET_MS)).span.as_millis(), 4000);
     }
 }

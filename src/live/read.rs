@@ -18,7 +18,6 @@ const CHUNK_BYTES: usize = 512 * 1024;
 
 /// The content of a job's tracker key.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly always the large variant, one value at a time, on the stack")]
 pub enum Tracker {
     /// The key does not exist.
     Missing,

@@ -196,11 +196,10 @@ impl Live {
         write: StepWrite<'_>,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
-        let done = write.change.delta.done();
-        self.mark(id, incarnation, require_adopted, write, done, deadline).await
+        self.mark(id, incarnation, require_adopted, write, true, deadline).await
     }
 
-    /// Merges marks that were acknowledged earlier into a tracker. The rate does not count these marks, but they
+    /// Merges marks that were acknowledged earlier into a tracker. The rates do not count these marks, but they
     /// restart the stall time. The tracker need not be adopted.
     pub async fn merge_marks(
         &self,
@@ -209,7 +208,7 @@ impl Live {
         write: StepWrite<'_>,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
-        self.mark(id, incarnation, false, write, 0, deadline).await
+        self.mark(id, incarnation, false, write, false, deadline).await
     }
 
     async fn mark(
@@ -218,7 +217,7 @@ impl Live {
         incarnation: Incarnation,
         require_adopted: bool,
         StepWrite { step, expected, change }: StepWrite<'_>,
-        done: u64,
+        counts_in_rates: bool,
         deadline: Deadline,
     ) -> Result<MarkReply, Error> {
         // The script writes fields before it compares them. A run that does not change is therefore not sent as fields:
@@ -236,7 +235,7 @@ impl Live {
         let (fields, whole_runs): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
         let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
         call.arg(incarnation.get()).arg(u8::from(require_adopted)).arg(ttl_millis(self.tracker_ttl));
-        call.arg(delta(change)?).arg(done);
+        call.arg(delta(change)?).arg(u8::from(counts_in_rates));
         call.arg(fields.iter().flat_map(|run| run.expected).copied().collect::<Vec<u8>>());
         for (byte, new) in fields.iter().flat_map(|run| run.bytes.clone().zip(run.new)) {
             call.arg(8 * (HEADER_BYTES + byte)).arg(*new);

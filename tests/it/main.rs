@@ -18,6 +18,7 @@ mod demo;
 mod docs;
 mod end_constraints;
 mod ending;
+mod estimates;
 mod examples;
 mod faults;
 mod fleet;

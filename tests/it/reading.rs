@@ -4,7 +4,6 @@
 use std::time::{Duration, SystemTime};
 
 use highwater::live::{HEADER_BYTES, Header};
-use time::OffsetDateTime;
 
 use crate::support::{
     Stack, dispositions, failed, failed_with, job, named_job, pb, stage_counts, succeeded, system_time, tracker_key,
@@ -71,41 +70,60 @@ async fn job_without_tasks_is_at_0_percent_until_it_starts() {
     assert_eq!((listed.state(), listed.percent), (pb::JobState::Pending, Some(0)));
 }
 
-/// Rewrites the header of a tracker as if the tracker had been opened `by` ago.
+/// Rewrites the header of a tracker as if all its times were `by` earlier.
 async fn age(stack: &Stack, id: &str, by: Duration) {
     let tracker = stack.redis.tracker(id).await.unwrap();
     let mut header = Header::decode(&tracker[..HEADER_BYTES]).unwrap();
-    header.open_time = OffsetDateTime::now_utc() - by;
+    header.open_time -= by;
+    for rate in header.rates.iter_mut() {
+        rate.last = rate.last.saturating_sub(by.as_millis().try_into().unwrap());
+    }
     let mut write = redis::cmd("SETRANGE");
     write.arg(tracker_key(id)).arg(0).arg(&header.encode()[..]);
     stack.redis.run::<i64>(&write).await;
 }
 
+/// Reports tasks one after another, with a second between them.
+async fn report_every_second(stack: &Stack, id: &str, tasks: std::ops::Range<i64>, stage: &str) {
+    for task in tasks {
+        age(stack, id, Duration::from_secs(1)).await;
+        stack[0].report(id, succeeded([task], stage)).await.unwrap();
+    }
+}
+
 #[tokio::test]
-async fn rate_and_eta_appear_once_enough_results_exist() {
+async fn rate_and_eta_of_a_resumed_run_ignore_the_results_of_the_earlier_one() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 100)).await.unwrap();
-    stack[0].report("a", succeeded(0..9, "s")).await.unwrap();
+    stack[0].report("a", succeeded(0..50, "s")).await.unwrap();
+    report_every_second(&stack, "a", 50..60, "s").await;
     let young = stack[0].progress("a").await.unwrap();
-    assert_eq!((young.results_per_second, young.eta), (None, None));
+    assert_eq!((young.results_per_second, young.stages[0].results_per_second, young.eta), (None, None, None));
 
-    age(&stack, "a", Duration::from_secs(5)).await;
-    let older = stack[0].progress("a").await.unwrap();
-    let rate = older.results_per_second.unwrap();
-    assert!((0.5..=1.8).contains(&rate), "9 results in 5 s are not {rate} a second");
-    assert_eq!(older.eta, None, "an ETA needs at least ten results and ten seconds");
+    report_every_second(&stack, "a", 60..70, "s").await;
+    let progress = stack[0].progress("a").await.unwrap();
+    let (rate, seconds) = (progress.results_per_second.unwrap(), progress.eta.unwrap().seconds);
+    assert!((0.5..=1.5).contains(&rate), "{rate} results per second are not 1");
+    assert!((15..=60).contains(&seconds), "30 results at 1 per second do not take {seconds} s");
+    assert_eq!(progress.stages[0].results_per_second, Some(rate));
 
-    age(&stack, "a", Duration::from_secs(20)).await;
-    assert_eq!(stack[0].progress("a").await.unwrap().eta, None);
-    stack[0].report("a", succeeded(9..20, "s")).await.unwrap();
-    let old = stack[0].progress("a").await.unwrap();
-    let (rate, seconds) = (old.results_per_second.unwrap(), old.eta.unwrap().seconds);
-    assert!((0.3..=1.0).contains(&rate), "20 results in 20 s are not {rate} a second");
-    assert!((79..=300).contains(&seconds), "80 results at {rate} a second do not take {seconds} s");
+    age(&stack, "a", Duration::from_secs(60)).await;
+    let paused = stack[0].progress("a").await.unwrap();
+    assert_eq!((paused.results_per_second, paused.eta), (None, None));
 
-    stack[0].report("a", succeeded(20..100, "s")).await.unwrap();
+    stack[0].report("a", succeeded(70..100, "s")).await.unwrap();
     let ended = stack[0].progress("a").await.unwrap();
     assert_eq!((ended.source(), ended.results_per_second, ended.eta), (pb::Source::Snapshot, None, None));
+}
+
+#[tokio::test]
+async fn eta_is_absent_while_a_stage_with_pending_tasks_has_no_rate() {
+    let stack = Stack::start(1).await;
+    stack[0].create(job("a", &["first", "second"], 100)).await.unwrap();
+    report_every_second(&stack, "a", 0..30, "first").await;
+    let progress = stack[0].progress("a").await.unwrap();
+    assert!(progress.stages[0].results_per_second.is_some());
+    assert_eq!((progress.stages[1].results_per_second, progress.eta), (None, None));
 }
 
 #[tokio::test]

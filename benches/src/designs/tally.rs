@@ -74,6 +74,7 @@ impl Tally {
                     succeeded_count: Some(counts.succeeded),
                     failed_count: Some(counts.failed),
                     skipped_count: Some(failed_before),
+                    results_per_second: None,
                 };
                 failed_before += counts.failed;
                 progress

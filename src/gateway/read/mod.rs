@@ -157,7 +157,7 @@ impl Reader {
                     lower_bound,
                     observe_time: time,
                     marks: Some(marks),
-                    rate: Some(header.rate(time)),
+                    rates: Some(header.rates_at(time)),
                     errors,
                     ..running_without_counts()
                 }

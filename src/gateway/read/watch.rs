@@ -193,7 +193,7 @@ impl Poll {
 /// Returns whether two readings of the progress differ, apart from their observation times and rates.
 fn differ(before: &Progress, now: &Progress) -> bool {
     let comparable =
-        |progress: &Progress| Progress { observe_time: OffsetDateTime::UNIX_EPOCH, rate: None, ..progress.clone() };
+        |progress: &Progress| Progress { observe_time: OffsetDateTime::UNIX_EPOCH, rates: None, ..progress.clone() };
     comparable(before) != comparable(now)
 }
 

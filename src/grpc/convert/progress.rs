@@ -1,17 +1,18 @@
 //! Conversions of progress. Unknown counts are omitted; they are never zero (invariants I5, I7).
 
 use super::{pb, timestamp};
-use crate::domain::{Counts, Definition, Errors, JobId, MarkSummary, Progress, Rate, Source, SourceReason, StageKey};
+use crate::domain::{Counts, Definition, Errors, JobId, MarkSummary, Progress, Rates, Source, SourceReason, StageKey};
 use crate::gateway::{JobProgress, ReadResult};
 
 /// Converts the progress of a job.
 pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
-    let Progress { state, source, lower_bound, observe_time, marks, rate, errors, cancel_reason, claimable } = progress;
+    let Progress { state, source, lower_bound, observe_time, marks, rates, errors, cancel_reason, claimable } =
+        progress;
     let (source, source_reason) = source_of(*source);
     let counts = marks.as_ref().map(|marks| &marks.counts);
     let last = counts.map(Counts::last);
-    let eta = counts.and_then(|counts| (*rate)?.eta(counts.total_pending()));
+    let eta = counts.and_then(|counts| rates.as_ref()?.eta(counts));
     pb::Progress {
         job_id: definition.id.to_string(),
         state: pb::JobState::from(*state).into(),
@@ -27,10 +28,10 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
         succeeded_task_count: last.map(|last| last.succeeded.into()),
         // A task that skipped the last stage failed at an earlier stage.
         failed_task_count: last.map(|last| i64::from(last.failed) + i64::from(last.skipped)),
-        stages: stages(definition, counts),
+        stages: stages(definition, counts, rates.as_ref()),
         fraction,
         percent,
-        results_per_second: rate.and_then(Rate::per_second),
+        results_per_second: rates.as_ref().and_then(Rates::total_per_second),
         eta: eta.and_then(|eta| eta.try_into().ok()),
         error_counts: error_counts(errors),
         error_samples: error_samples(definition, errors),
@@ -49,7 +50,7 @@ pub fn progress_result(id: &JobId, read: ReadResult) -> pb::ProgressResult {
     pb::ProgressResult { job_id: id.to_string(), result: Some(result) }
 }
 
-fn stages(definition: &Definition, counts: Option<&Counts>) -> Vec<pb::StageProgress> {
+fn stages(definition: &Definition, counts: Option<&Counts>, rates: Option<&Rates>) -> Vec<pb::StageProgress> {
     let stage_progress = |(index, stage): (usize, &StageKey)| {
         let stage_counts =
             counts.and_then(|counts| counts.stages.get(index).map(|stage| (counts.pending(*stage), *stage)));
@@ -60,6 +61,7 @@ fn stages(definition: &Definition, counts: Option<&Counts>) -> Vec<pb::StageProg
             succeeded_count: stage_counts.map(|(_, counts)| counts.succeeded.into()),
             failed_count: stage_counts.map(|(_, counts)| counts.failed.into()),
             skipped_count: stage_counts.map(|(_, counts)| counts.skipped.into()),
+            results_per_second: rates.and_then(|rates| rates.per_second(index)),
         }
     };
     definition.stages.iter().enumerate().map(stage_progress).collect()
@@ -114,12 +116,10 @@ pub(super) fn reason_of(reason: SourceReason) -> pb::SourceReason {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
-
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::domain::{ErrorSample, JobState, NewJob, StageCounts};
+    use crate::domain::{ErrorSample, JobState, NewJob, StageCounts, StageRate};
 
     fn definition() -> Definition {
         let stages = vec!["read".into(), "digest".into()];
@@ -137,11 +137,17 @@ mod tests {
             lower_bound: false,
             observe_time: OffsetDateTime::UNIX_EPOCH,
             marks,
-            rate: Some(Rate { results: 13, span: Duration::from_secs(13) }),
+            rates: Some(rates()),
             errors: Errors::default(),
             cancel_reason: String::new(),
             claimable: true,
         }
+    }
+
+    /// Results arrive every second: two at the first stage and one at the second.
+    fn rates() -> Rates {
+        let stage = |rate| StageRate { last: 60_000, span: 60_000, gap: 1000, slow: rate, fast: rate };
+        Rates { stages: vec![stage(200_000), stage(100_000)], open_millis: 58_000, now_millis: 60_000 }
     }
 
     fn marks() -> MarkSummary {
@@ -158,7 +164,9 @@ mod tests {
         let tasks = (converted.pending_task_count, converted.succeeded_task_count, converted.failed_task_count);
         assert_eq!(tasks, (Some(5), Some(3), Some(2)));
         assert_eq!((converted.percent, converted.fraction, converted.revision), (Some(65), Some(0.65), Some(13)));
-        assert_eq!((converted.results_per_second, converted.eta.map(|eta| eta.seconds)), (Some(1.0), Some(7)));
+        assert_eq!((converted.results_per_second, converted.eta.map(|eta| eta.seconds)), (Some(3.0), Some(4)));
+        let speeds: Vec<_> = converted.stages.iter().map(|at| at.results_per_second).collect();
+        assert_eq!(speeds, [Some(2.0), Some(1.0)]);
         let stages: Vec<_> = converted.stages.iter().map(|at| (at.stage.as_str(), at.pending_count)).collect();
         assert_eq!(stages, [("read", Some(2)), ("digest", Some(5))]);
         assert_eq!(converted.stages[1].skipped_count, Some(1));
@@ -169,7 +177,7 @@ mod tests {
     fn unknown_counts_are_absent_but_totals_are_present() {
         let mut unknown = running(None);
         unknown.source = Source::Fallback(SourceReason::TrackerMissing);
-        unknown.rate = None;
+        unknown.rates = None;
         let converted = convert(unknown);
         assert_eq!(
             (converted.source(), converted.source_reason()),

@@ -12,11 +12,11 @@
 -- trusted(h)             returns whether the tracker is adopted under the current generation.
 -- now()                  returns the time by Redis's clock, in milliseconds since 1970.
 
-local HEADER, BODY = 256, 240
-local STAGES, BUCKETS = 8, 15
+local HEADER, BODY = 380, 364
+local STAGES, RATE = 8, 24
 local COMPLETE, REVOKED = 1, 3
--- The format of the header before the counts, the position of the counts, and the position of the rate's buckets.
-local PREFIX, COUNTS_AT, ROLLING_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173
+-- The format of the header before the counts, the position of the counts, and the position of the rates.
+local PREFIX, COUNTS_AT, RATES_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173
 local NO_COUNTS = string.rep('\0', 12 * STAGES)
 -- The largest number in a header: the last millisecond of the year 9999. Lua's numbers are exact up to this number.
 local LARGEST = 253402300799999
@@ -46,7 +46,7 @@ local function possible(h, body)
   if h.adopted > 1 or h.seal > 3 or h.restored > 1 then
     return false
   end
-  if math.max(h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time, h.bucket) > LARGEST then
+  if math.max(h.incarnation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time) > LARGEST then
     return false
   end
   for i = 1, 3 * stages, 3 do
@@ -64,7 +64,7 @@ local function parse(bytes)
   if #bytes < 4 or string.sub(bytes, 1, 3) ~= 'HWM' then
     return nil, 'CORRUPT'
   end
-  if string.byte(bytes, 4) ~= 1 then
+  if string.byte(bytes, 4) ~= 2 then
     return nil, 'UNKNOWN_VERSION'
   end
   local body = string.sub(bytes, 1, BODY)
@@ -80,7 +80,7 @@ local function parse(bytes)
   h.counts = { struct.unpack(counts_of(h.stages, 'I4'), body, COUNTS_AT) }
   h.counts[3 * h.stages + 1] = nil -- the position of the next field, which struct.unpack returns last
   h.unused = string.sub(NO_COUNTS, 12 * h.stages + 1)
-  h.bucket, h.buckets = struct.unpack('>I8', body, ROLLING_AT), string.sub(body, ROLLING_AT + 8)
+  h.rates = string.sub(body, RATES_AT)
   if not possible(h, body) then
     return nil, 'CORRUPT'
   end
@@ -92,7 +92,7 @@ local function size(h)
 end
 
 local function load(key)
-  local bytes = redis.pcall('GETRANGE', key, '0', '255')
+  local bytes = redis.pcall('GETRANGE', key, '0', '379')
   if type(bytes) ~= 'string' then
     return nil, 'CORRUPT' -- WRONGTYPE
   end
@@ -116,9 +116,9 @@ end
 
 local function write(key, h)
   -- The body is built in one expression, because Lua hashes every byte of each intermediate string.
-  local body = struct.pack(PREFIX, 'HWM', 1, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
+  local body = struct.pack(PREFIX, 'HWM', 2, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
     h.generation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time)
-    .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. struct.pack('>I8', h.bucket) .. h.buckets
+    .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. h.rates
   h.raw = body .. checksum(body)
   redis.call('SETRANGE', key, '0', h.raw)
 end

@@ -12,7 +12,7 @@
 --          and after this script
 -- ARGV[3]  the tracker's time to live, in milliseconds
 -- ARGV[4]  the change of the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers, big-endian
--- ARGV[5]  by how much the numbers of pending tasks decrease in total over all stages; the rate counts this number
+-- ARGV[5]  1: the rates of the stages count the new results (a report); 0: they do not (a merge)
 -- ARGV[6]  the expected bytes of all fields, concatenated; empty if the counts do not change. There must be fewer than
 --          2,000 fields: Lua's unpack passes at most 8,000 arguments to BITFIELD, and a field takes four of them
 -- ARGV[7…] for each field, in ascending order: its first bit (counted from the start of the key), its new byte as a
@@ -25,12 +25,33 @@
 --          change from these bytes and call again).
 -- Returns {status}: INVALID (the arguments contradict each other or the tracker); OTHER_INCARNATION, MISSING, CORRUPT,
 --          UNKNOWN_VERSION.
--- Guarantees: with APPLIED, marks, counts and rate change together. With any other status, nothing changes.
+-- Guarantees: with APPLIED, marks, counts and rates change together. With any other status, nothing changes.
 
 local key, fields = KEYS[1], ARGV[6]
-local incarnation, require_adopted, ttl, delta, done = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local incarnation, require_adopted, ttl, delta, counts_in_rates = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local RUNS_AT = 7 + 2 * #fields
-local BUCKET_MS = 4000
+-- The time to live is renewed when it has decreased by this number of milliseconds.
+local RENEW_MS = 4000
+
+-- Adds results to the rate of a stage and returns the rates. `StageRate::record` in src/domain/rate.rs explains these
+-- formulas. It computes the same numbers, so the order of operations must stay the same.
+local function record(rates, stage, time, results)
+  local at, max, min, floor = RATE * stage + 1, math.max, math.min, math.floor
+  local last, span, gap, slow, fast = struct.unpack('>I6I4I4I5I5', rates, at)
+  local counted = min(max(time - last, 0), max(span, 4 * gap, 20000))
+  if last > 0 and span + counted > 0 then
+    local usual = min(counted, max(span / 8, 4 * gap, 1000))
+    local n, w, v = results * 1000 * 100000, span / (span + counted), span / (span + usual)
+    local w2, v2 = w * w, v * v
+    slow = floor(min(slow * w2 + n * (1 + w) / (span + counted), 1099511627775))
+    fast = floor(min(fast * (v2 * v2) + n * (1 + v + v2 + v2 * v) / (span + usual), 1099511627775))
+    gap = gap * v2 + usual * (1 - v2) + 0.5
+    span = floor(min(span + counted, max(300000, 32 * gap), 4294967295))
+    gap = floor(min(gap, 4294967295))
+  end
+  return string.sub(rates, 1, at - 1) .. struct.pack('>I6I4I4I5I5', time, span, gap, slow, fast)
+    .. string.sub(rates, at + RATE)
+end
 
 local h, status = own(key, incarnation)
 if not h then
@@ -46,7 +67,7 @@ if require_adopted and h.adopted == 0 then
   return { 'NOT_ADOPTED', h.raw }
 end
 
-local valid = ttl and done and #delta == 12 * h.stages
+local valid = ttl and (counts_in_rates == '0' or counts_in_rates == '1') and #delta == 12 * h.stages
 -- `free` is the first bit after the previous field. Fields must not overlap.
 local set_fields, free = { key }, 8 * HEADER
 for i = 1, #fields do
@@ -108,19 +129,18 @@ if changed then
     end
   end
   local time = now()
-  local bucket = math.floor(time / BUCKET_MS)
-  local passed = math.min(bucket - h.bucket, BUCKETS)
-  if passed > 0 then
-    h.buckets, h.bucket = string.sub(h.buckets, 4 * passed + 1) .. string.rep('\0\0\0\0', passed), bucket
+  for stage = 0, h.stages - 1 do
+    local results = added[3 * stage + 1] + added[3 * stage + 2]
+    if results > 0 and counts_in_rates == '1' then
+      h.rates = record(h.rates, stage, time, results)
+    end
   end
-  local newest = struct.unpack('>I4', h.buckets, 4 * BUCKETS - 3) + done
-  h.buckets = string.sub(h.buckets, 1, 4 * BUCKETS - 4) .. struct.pack('>I4', newest)
   h.last_mark, h.revision = time, h.revision + 1
   write(key, h)
 end
 -- The time to live is not renewed by every report, because PEXPIRE costs more than PTTL, and is also
 -- written to the append-only file and sent to replicas.
-if redis.call('PTTL', key) < ttl - math.min(BUCKET_MS, ttl / 2) then
+if redis.call('PTTL', key) < ttl - math.min(RENEW_MS, ttl / 2) then
   redis.call('PEXPIRE', key, ttl)
 end
 return { 'APPLIED', h.raw }

@@ -88,8 +88,8 @@ fn damages(good: &[u8]) -> Vec<Damage> {
     damages.push(Damage::bytes("cells one byte too long", Validity::Corrupt, &[good, &[0]].concat()));
     damages.push(Damage::bytes("a megabyte of cells", Validity::Corrupt, &[header, &vec![0; 1 << 20]].concat()));
     damages.push(Damage::bytes("a number", Validity::Corrupt, b"12345"));
-    damages.push(Damage::bytes("a future version, short", Validity::UnknownVersion, b"HWM\x02"));
-    damages.push(Damage::bytes("a future version", Validity::UnknownVersion, &[b"HWM\x02", &good[4..]].concat()));
+    damages.push(Damage::bytes("a future version, short", Validity::UnknownVersion, b"HWM\x03"));
+    damages.push(Damage::bytes("a future version", Validity::UnknownVersion, &[b"HWM\x03", &good[4..]].concat()));
     for (name, validity, header) in header::header_cases(header) {
         // A valid header is not damage. This is also true of the header with eight stages, although its cells are too
         // short.

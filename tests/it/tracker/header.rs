@@ -9,7 +9,7 @@ use highwater::live::{HEADER_BYTES, Header, Refusal, Seal, Tracker};
 use super::{TestRedis, deadline, job_id};
 
 /// The offset of the checksum, which covers all bytes before it.
-pub const CHECKSUM_OFFSET: usize = 240;
+pub const CHECKSUM_OFFSET: usize = 364;
 /// The incarnation of all headers in these tests.
 pub const INCARNATION: Incarnation = Incarnation::new(5);
 pub const NEXT_INCARNATION: Incarnation = Incarnation::new(6);
@@ -50,7 +50,7 @@ mod offset {
     pub const REVISION: usize = 60;
     pub const SEAL_TIME: usize = 68;
     pub const COUNTS: usize = 76;
-    pub const BUCKET: usize = 172;
+    pub const RATES: usize = 172;
 }
 
 /// A header of a job with seven tasks in three stages. At the first stage, two tasks have succeeded and one has failed.
@@ -75,7 +75,8 @@ pub fn header_cases(original: &[u8]) -> Vec<(String, Validity, Vec<u8>)> {
     };
     case("unchanged", Valid, offset::RESTORED, &[0]);
     case("version 0", UnknownVersion, offset::VERSION, &[0]);
-    case("version 2", UnknownVersion, offset::VERSION, &[2]);
+    case("version 1", UnknownVersion, offset::VERSION, &[1]);
+    case("version 3", UnknownVersion, offset::VERSION, &[3]);
     case("no stages", Corrupt, offset::STAGES, &[0]);
     case("one stage, but counts of three", Corrupt, offset::STAGES, &[1]);
     case("eight stages", Valid, offset::STAGES, &[8]);
@@ -101,7 +102,6 @@ pub fn header_cases(original: &[u8]) -> Vec<(String, Validity, Vec<u8>)> {
         ("time of the last mark", offset::LAST_MARK),
         ("revision", offset::REVISION),
         ("time of the seal", offset::SEAL_TIME),
-        ("bucket", offset::BUCKET),
     ];
     for (name, place) in numbers {
         case(&format!("{name}: zero"), Valid, place, &0_u64.to_be_bytes());
@@ -110,6 +110,7 @@ pub fn header_cases(original: &[u8]) -> Vec<(String, Validity, Vec<u8>)> {
         case(&format!("{name}: not representable as a double"), Corrupt, place, &((1 << 53) + 1_u64).to_be_bytes());
         case(&format!("{name}: 2^64 - 1"), Corrupt, place, &u64::MAX.to_be_bytes());
     }
+    case("rates at the limits of their fields", Valid, offset::RATES, &[u8::MAX; 8 * 24]);
     let four = 4_u32.to_be_bytes();
     case("counts of a stage equal to the total", Valid, offset::COUNTS, &four);
     case("counts of a stage above the total", Corrupt, offset::COUNTS, &7_u32.to_be_bytes());
