@@ -57,7 +57,7 @@ impl ReportService for BareService {
         let applied = i32::from(pb::Disposition::Applied);
         let dispositions = vec![applied; request.get_ref().results.len()];
         let job_state = pb::JobState::Running.into();
-        Ok(Response::new(pb::ReportResultsResponse { dispositions, job_state, stop: false }))
+        Ok(Response::new(pb::ReportResultsResponse { dispositions, job_state, stop: false, rejected_count: 0 }))
     }
 
     async fn next_job(&self, _: Request<pb::NextJobRequest>) -> Reply<pb::NextJobResponse> {

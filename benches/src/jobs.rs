@@ -21,7 +21,7 @@ pub async fn start_staged(channel: &Channel, id: &str, tasks: i64, stages: usize
     let mut jobs = JobServiceClient::new(channel.clone());
     jobs.create_job(pb::CreateJobRequest {
         job_id: id.to_owned(),
-        task_count: tasks,
+        task_count: Some(tasks),
         stages: ALL_STAGES.iter().take(stages).map(|stage| (*stage).to_owned()).collect(),
         ..pb::CreateJobRequest::default()
     })
@@ -40,7 +40,7 @@ pub async fn cancel(channel: &Channel, id: &str) -> Result<()> {
 /// The result of a task that succeeded at a stage.
 pub fn success(task: u64, stage: &str) -> pb::TaskResult {
     pb::TaskResult {
-        task: task.cast_signed(),
+        task: Some(task.cast_signed()),
         stage: stage.to_owned(),
         outcome: pb::Outcome::Succeeded.into(),
         ..pb::TaskResult::default()

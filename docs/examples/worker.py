@@ -75,6 +75,11 @@ class Queue:
     def acknowledge(self, job, messages):
         self.redis.xack(f"tasks:{job}", GROUP, *messages)
 
+    def set_aside(self, job, message, task, why):
+        """Moves a message whose result cannot be counted to the dead-letter stream, for a person to look at."""
+        self.redis.xadd(f"dead:{job}", {"task": task, "why": why})
+        self.acknowledge(job, [message])
+
     def drop(self, job):
         """Deletes the queue of a job that has ended."""
         self.redis.delete(f"tasks:{job}")
@@ -90,10 +95,25 @@ def work_on(job, highwater, queue):
         # Save the output of the work before this line. Report next, and acknowledge last: if the worker dies in
         # between, its messages are delivered and reported again, which changes nothing.
         response = highwater.call_until_answered("ReportService", "ReportResults", job_id=job, results=results)
+        # Without this line, a result that is never counted would be acknowledged as if it were done.
+        rejected = set_aside_rejected(job, queue, taken, response)
         if response.get("stop"):
             queue.drop(job)
             return
-        queue.acknowledge(job, [message for message, _ in taken])
+        done = [message for message, _ in taken if message not in rejected]
+        if done:
+            queue.acknowledge(job, done)
+
+
+def set_aside_rejected(job, queue, taken, response):
+    """Moves the messages of tasks or stages that the job does not have to the dead-letter stream. Returns them."""
+    if "rejected_count" not in response:
+        return set()
+    answered = zip(taken, response["dispositions"])
+    rejected = [(message, task, why) for (message, task), why in answered if why.startswith("DISPOSITION_UNKNOWN_")]
+    for message, task, why in rejected:
+        queue.set_aside(job, message, task, why)
+    return {message for message, _, _ in rejected}
 
 
 def main(highwater, queue, name=None):

@@ -31,8 +31,8 @@ pub struct NewJob {
     pub labels: BTreeMap<String, String>,
     /// The keys of the stages, in order.
     pub stages: Vec<String>,
-    /// The number of tasks; 0 with `named_tasks`.
-    pub task_count: i64,
+    /// The number of tasks; required with `start`, and 0 or absent with `named_tasks`. No tasks if absent.
+    pub task_count: Option<i64>,
     /// The largest share of failed tasks with which the job still succeeds, from 0 to 1; 0.5 if absent.
     pub failure_threshold: Option<f64>,
     /// How long the job may make no progress before it is revoked. If absent, the gateways' setting applies.
@@ -145,12 +145,18 @@ impl NewJob {
             }
             require(seen.insert(key), &field, format!("must not repeat the key {key:?}"));
         }
-        let task_count = u32::try_from(self.task_count).ok().filter(|count| *count <= MAX_TASKS);
-        require(task_count.is_some(), "task_count", format!("must be 0 to {MAX_TASKS}, not {}", self.task_count));
+        let given = self.task_count.unwrap_or_default();
+        let task_count = u32::try_from(given).ok().filter(|count| *count <= MAX_TASKS);
+        require(task_count.is_some(), "task_count", format!("must be 0 to {MAX_TASKS}, not {given}"));
         require(
-            !self.named_tasks || self.task_count == 0,
+            !self.named_tasks || given == 0,
             "task_count",
             "must be 0 with named_tasks: add the tasks by name, with AddTasks".to_owned(),
+        );
+        require(
+            self.task_count.is_some() || self.named_tasks || !self.start,
+            "task_count",
+            "must be set with start: a job without tasks would succeed at once; send 0 if it has none".to_owned(),
         );
         require(
             !(self.named_tasks && self.start),
@@ -279,7 +285,7 @@ mod tests {
     }
 
     fn new_job() -> NewJob {
-        NewJob { job_id: "a".into(), stages: vec!["s".into()], task_count: 1, ..NewJob::default() }
+        NewJob { job_id: "a".into(), stages: vec!["s".into()], task_count: Some(1), ..NewJob::default() }
     }
 
     fn fields(new: NewJob) -> Vec<String> {
@@ -300,7 +306,7 @@ mod tests {
             display_name: "x".repeat(257),
             labels: BTreeMap::from([("a b".into(), String::new())]),
             stages: vec!["s".into(), "s".into(), String::new()],
-            task_count: -1,
+            task_count: Some(-1),
             failure_threshold: Some(f64::NAN),
             stall_timeout: Some(time::Duration::ZERO),
             named_tasks: true,
@@ -327,10 +333,10 @@ mod tests {
         assert_eq!(fields(stages(0)), ["stages"]);
         assert!(stages(8).validate().is_ok());
         assert_eq!(fields(stages(9)), ["stages"]);
-        assert!(NewJob { task_count: 10_000_000, ..new_job() }.validate().is_ok());
-        assert_eq!(fields(NewJob { task_count: 10_000_001, ..new_job() }), ["task_count"]);
-        assert!(NewJob { task_count: 0, named_tasks: true, ..new_job() }.validate().is_ok());
-        assert_eq!(fields(NewJob { task_count: 1, named_tasks: true, ..new_job() }), ["task_count"]);
+        assert!(NewJob { task_count: Some(10_000_000), ..new_job() }.validate().is_ok());
+        assert_eq!(fields(NewJob { task_count: Some(10_000_001), ..new_job() }), ["task_count"]);
+        assert!(NewJob { task_count: Some(0), named_tasks: true, ..new_job() }.validate().is_ok());
+        assert_eq!(fields(NewJob { task_count: Some(1), named_tasks: true, ..new_job() }), ["task_count"]);
         assert!(NewJob { failure_threshold: Some(1.0), ..new_job() }.validate().is_ok());
         let stall = |timeout| NewJob { stall_timeout: Some(timeout), ..new_job() };
         for good in [time::Duration::SECOND, time::Duration::days(3660)] {
@@ -351,10 +357,10 @@ mod tests {
     #[test]
     fn differences_name_the_fields() {
         let job = Job::created(new_job().validate().unwrap());
-        let other = NewJob { task_count: 2, display_name: "b".into(), ..new_job() }.validate().unwrap();
+        let other = NewJob { task_count: Some(2), display_name: "b".into(), ..new_job() }.validate().unwrap();
         assert_eq!(job.differences(&job.definition), Vec::<&str>::new());
         assert_eq!(job.differences(&other), ["display_name", "task_count"]);
-        let named = NewJob { task_count: 0, named_tasks: true, ..new_job() }.validate().unwrap();
+        let named = NewJob { task_count: Some(0), named_tasks: true, ..new_job() }.validate().unwrap();
         assert_eq!(job.differences(&named), ["task_count", "named_tasks"]);
     }
 

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::{Cell, CountsDelta, Disposition, Layout, Mark};
+use super::{Cell, CountsDelta, Disposition, Layout, Mark, Mismatch};
 
 /// The largest gap, in bytes, across which two runs are joined. One more run costs Redis, with its log, about as much
 /// time as comparing and copying a few hundred more bytes (1.3 µs on one machine). A larger gap would cause more
@@ -197,7 +197,7 @@ impl StepSize {
 /// DUPLICATE.
 pub fn dispositions(
     layout: Layout,
-    marks: impl IntoIterator<Item = Option<Mark>>,
+    marks: impl IntoIterator<Item = Result<Mark, Mismatch>>,
     changes: &[Change],
 ) -> Vec<Disposition> {
     // Steps ascend by task, so the concatenation is sorted.
@@ -216,8 +216,8 @@ pub fn dispositions(
         Some(if cells[index].1 == old { Disposition::Duplicate } else { Disposition::Applied })
     };
     // A task without a change belongs to a step that was not applied, because the job ended after an earlier step.
-    let disposition = |mark: Option<Mark>| {
-        mark.map_or(Disposition::UnknownTask, |mark| dispose(mark).unwrap_or(Disposition::Superseded))
+    let disposition = |mark: Result<Mark, Mismatch>| {
+        mark.map_or_else(Mismatch::disposition, |mark| dispose(mark).unwrap_or(Disposition::Superseded))
     };
     marks.into_iter().map(disposition).collect()
 }
@@ -254,7 +254,7 @@ mod tests {
             assert_eq!(added.collect::<Vec<_>>(), after.stages);
             changes.push(change);
         }
-        dispositions(layout, marks.iter().copied().map(Some), &changes)
+        dispositions(layout, marks.iter().copied().map(Ok), &changes)
     }
 
     fn reports() -> impl Strategy<Value = (Layout, Vec<Mark>)> {

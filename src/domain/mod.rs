@@ -34,7 +34,7 @@ pub use origins::{InvalidOrigins, Origins};
 pub use progress::{ErrorSample, Errors, MAX_ERROR_SAMPLES, MarkSummary, Progress, Source, SourceReason};
 pub use rate::{MAX_RATE, Rates, StageRate};
 pub use repairs::{JobObservation, RepairAction, due_repairs};
-pub use report::{Disposition, Failure, MAX_RESULTS, Outcome, Report, ResolvedReport, TaskResult};
+pub use report::{Disposition, Failure, MAX_RESULTS, Mismatch, Outcome, Report, ResolvedReport, TaskResult};
 pub use resolve::{Resolution, RowStatus, resolve};
 pub use selection::{Selection, TaskQuery};
 pub use stall::{Availability, StallCondition};

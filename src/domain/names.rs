@@ -23,7 +23,7 @@ pub struct NewTasks {
     /// The names of the new tasks, for a job with named tasks.
     pub names: Vec<String>,
     /// The new total number of tasks, for a job without named tasks.
-    pub task_count: i64,
+    pub task_count: Option<i64>,
 }
 
 /// The tasks to add, after validation.
@@ -92,13 +92,16 @@ impl NewTasks {
             if !self.names.is_empty() {
                 return wrong("task_names", "must be absent: the job was created without named_tasks".to_owned());
             }
-            let total = u32::try_from(self.task_count).ok().filter(|total| *total <= MAX_TASKS);
+            let Some(given) = self.task_count else {
+                return wrong("task_count", "must be set: send the new total number of tasks".to_owned());
+            };
+            let total = u32::try_from(given).ok().filter(|total| *total <= MAX_TASKS);
             return match total {
                 Some(total) => Ok(TaskAddition::Total(total)),
-                None => wrong("task_count", format!("must be 0 to {MAX_TASKS}, not {}", self.task_count)),
+                None => wrong("task_count", format!("must be 0 to {MAX_TASKS}, not {given}")),
             };
         }
-        if self.task_count != 0 {
+        if self.task_count.is_some_and(|count| count != 0) {
             return wrong("task_count", "must be absent: the job has named tasks; add them with task_names".to_owned());
         }
         if self.names.is_empty() || self.names.len() > MAX_NAMES {
@@ -141,7 +144,7 @@ mod tests {
     }
 
     fn names(names: &[&str]) -> NewTasks {
-        NewTasks { names: names.iter().map(ToString::to_string).collect(), task_count: 0 }
+        NewTasks { names: names.iter().map(ToString::to_string).collect(), task_count: None }
     }
 
     fn fields(new: NewTasks, named: bool) -> Vec<String> {
@@ -160,15 +163,17 @@ mod tests {
 
     #[test]
     fn named_jobs_take_names_and_unnamed_jobs_a_total() {
-        let total = |task_count| NewTasks { names: vec![], task_count };
+        let total = |task_count| NewTasks { names: vec![], task_count: Some(task_count) };
         assert_eq!(total(7).validate(&definition(false)), Ok(TaskAddition::Total(7)));
         assert_eq!(names(&["a"]).validate(&definition(true)), Ok(TaskAddition::Names(vec!["a".into()])));
         assert_eq!(fields(names(&["a"]), false), ["task_names"]);
         assert_eq!(fields(total(7), true), ["task_count"]);
         assert_eq!(fields(total(0), true), ["task_names"]);
         assert_eq!(fields(total(-1), false), ["task_count"]);
+        assert_eq!(total(0).validate(&definition(false)), Ok(TaskAddition::Total(0)));
+        assert_eq!(fields(NewTasks::default(), false), ["task_count"]);
         assert_eq!(fields(total(10_000_001), false), ["task_count"]);
-        assert_eq!(fields(NewTasks { names: vec!["a".into(); MAX_NAMES + 1], task_count: 0 }, true), ["task_names"]);
+        assert_eq!(fields(NewTasks { names: vec!["a".into(); MAX_NAMES + 1], task_count: None }, true), ["task_names"]);
     }
 
     #[test]
@@ -178,7 +183,7 @@ mod tests {
         let expected = ["[1]", "[3]", "[5]", "[6]", "[8]", "[9]"].map(|index| format!("task_names{index}"));
         assert_eq!(fields(given, true), expected);
         assert_eq!(
-            fields(NewTasks { names: vec![String::new(); MAX_NAMES], task_count: 0 }, true).len(),
+            fields(NewTasks { names: vec![String::new(); MAX_NAMES], task_count: None }, true).len(),
             MAX_VIOLATIONS
         );
     }

@@ -31,8 +31,8 @@ pub struct Failure {
 /// One result as a caller sent it, before validation.
 #[derive(Debug, Clone)]
 pub struct TaskResult {
-    /// The index of the task; 0 if the task is given by name.
-    pub task: i64,
+    /// The index of the task; absent if the task is given by name.
+    pub task: Option<i64>,
     /// The name of the task; empty if the task is given by index.
     pub task_name: String,
     /// The key of the stage.
@@ -54,9 +54,20 @@ pub enum Disposition {
     Superseded,
     /// The job has no such task. Nothing changed.
     UnknownTask,
+    /// The job has no such stage. Nothing changed.
+    UnknownStage,
     /// The result is stored in the ledger, because Redis cannot take it now. It is not known yet whether the result is
     /// new.
     Recorded,
+}
+
+/// Why a complete result does not match its job. Such a result is never counted and affects no other result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The job has no task with this index or name.
+    Task,
+    /// The job has no stage with this key.
+    Stage,
 }
 
 /// A valid report whose task names have not been resolved to indexes yet.
@@ -67,8 +78,8 @@ pub struct Report(ResolvedReport);
 /// each with the index of its result. The indexes ascend.
 #[derive(Debug, Clone, Default)]
 pub struct ResolvedReport {
-    /// The mark of each result; `None` for a task that the job does not have.
-    marks: Vec<Option<Mark>>,
+    /// The mark of each result, or why the result does not match the job.
+    marks: Vec<Result<Mark, Mismatch>>,
     /// The names of the tasks that were reported by name.
     names: Vec<(usize, String)>,
     /// The failures of the results with an error.
@@ -112,15 +123,16 @@ impl Report {
         let mut tasks = tasks.into_iter();
         for (index, _) in &report.names {
             let mark = &mut report.marks[*index];
-            *mark = mark.zip(tasks.next().flatten()).map(|(mark, task)| Mark { task, ..mark });
+            let task = tasks.next().flatten().ok_or(Mismatch::Task);
+            *mark = mark.and_then(|mark| task.map(|task| Mark { task, ..mark }));
         }
         report
     }
 }
 
 impl ResolvedReport {
-    /// The mark of each result, in the order of the request; `None` for a task that the job does not have.
-    pub fn marks(&self) -> &[Option<Mark>] {
+    /// The mark of each result, in the order of the request, or why the result does not match the job.
+    pub fn marks(&self) -> &[Result<Mark, Mismatch>] {
         &self.marks
     }
 
@@ -139,13 +151,15 @@ impl ResolvedReport {
     /// [`Report::resolve`].
     fn add(&mut self, result: TaskResult, definition: &Definition) -> Result<(), (&'static str, String)> {
         let index = self.marks.len();
-        self.marks.push(result.mark(definition)?);
+        let mark = result.mark(definition)?;
+        self.marks.push(mark);
         match (result.outcome, result.failure) {
-            (Some(Outcome::Failed), failure) => self.failures.push((index, failure.unwrap_or_default().truncated()?)),
+            (Some(Outcome::Failed), failure) => self.failures.push((index, failure.unwrap_or_default().truncated())),
             (_, Some(_)) => return Err(("error", "must be absent unless the outcome is FAILED".to_owned())),
             (_, None) => {}
         }
-        if !result.task_name.is_empty() {
+        // The name of a result that does not match needs no lookup.
+        if mark.is_ok() && !result.task_name.is_empty() {
             self.names.push((index, result.task_name));
         }
         Ok(())
@@ -153,26 +167,47 @@ impl ResolvedReport {
 }
 
 impl TaskResult {
-    /// Returns the mark of the result, or `None` for a task that the job does not have. If the task is given by name,
-    /// the task index in the mark is a placeholder.
-    fn mark(&self, definition: &Definition) -> Result<Option<Mark>, (&'static str, String)> {
-        let named = !self.task_name.is_empty();
-        if named && !definition.named_tasks {
-            return Err(("task_name", "must be absent: the job's tasks have no names".to_owned()));
+    /// Returns the mark of the result, or why the result does not match the job. If the task is given by name, the task
+    /// index in the mark is a placeholder. A result that is incomplete or contradicts itself is an error, because only
+    /// a bug of the client produces it. A complete result never is, because its values come from the client's data.
+    fn mark(&self, definition: &Definition) -> Result<Result<Mark, Mismatch>, (&'static str, String)> {
+        let task = match (self.task, self.task_name.as_str()) {
+            (None, "") => {
+                return Err((
+                    "task",
+                    "must be set: send the index of the task (also if it is 0) or task_name".to_owned(),
+                ));
+            }
+            (Some(_), name) if !name.is_empty() => {
+                return Err(("task_name", "must be absent if task is set".to_owned()));
+            }
+            (Some(index), _) => u32::try_from(index).ok().filter(|index| *index < definition.task_count),
+            // A malformed name cannot be the name of a task.
+            (None, name) => (definition.named_tasks && check_name(name).is_ok()).then_some(0),
+        };
+        if self.stage.is_empty() {
+            return Err(("stage", "must be set: send the key of the stage".to_owned()));
         }
-        if named && self.task != 0 {
-            return Err(("task_name", "must be absent if task is set".to_owned()));
-        }
-        if named {
-            check_name(&self.task_name).map_err(|description| ("task_name", description))?;
-        }
-        if self.task < 0 {
-            return Err(("task", format!("must not be negative, but is {}", self.task)));
-        }
-        let stage = definition.known_stage(&self.stage).map_err(|must| ("stage", must))?;
         let outcome = self.outcome.ok_or_else(|| ("outcome", "must be SUCCEEDED or FAILED".to_owned()))?;
-        let task = u32::try_from(self.task).ok().filter(|task| named || *task < definition.task_count);
-        Ok(task.map(|task| Mark { task, stage, outcome }))
+        let stage = definition.stage_index(&self.stage).ok_or(Mismatch::Stage);
+        Ok(stage.and_then(|stage| Ok(Mark { task: task.ok_or(Mismatch::Task)?, stage, outcome })))
+    }
+}
+
+impl Mismatch {
+    /// Returns the disposition of a result that does not match its job.
+    pub fn disposition(self) -> Disposition {
+        match self {
+            Self::Task => Disposition::UnknownTask,
+            Self::Stage => Disposition::UnknownStage,
+        }
+    }
+}
+
+impl Disposition {
+    /// Returns whether the result will never be counted, although the job has not ended.
+    pub fn is_rejected(self) -> bool {
+        matches!(self, Self::UnknownTask | Self::UnknownStage)
     }
 }
 
@@ -183,20 +218,18 @@ impl Default for Failure {
 }
 
 impl Failure {
-    /// Returns the failure as it is stored: a missing code is replaced by a default, and the message is truncated. A
-    /// code that is too long is an error.
-    fn truncated(mut self) -> Result<Self, (&'static str, String)> {
-        if self.code.len() > MAX_CODE_BYTES {
-            return Err(("error.code", format!("must have at most {MAX_CODE_BYTES} bytes")));
-        }
+    /// Returns the failure as it is stored: a missing code is replaced by a default, and the code and the message are
+    /// truncated.
+    fn truncated(mut self) -> Self {
         if self.code.is_empty() {
             NO_CODE.clone_into(&mut self.code);
         }
+        self.code.truncate(self.code.floor_char_boundary(MAX_CODE_BYTES));
         self.message.truncate(self.message.floor_char_boundary(MAX_MESSAGE_BYTES));
         // Postgres cannot store NUL. An error sample must not prevent a snapshot from being stored.
         self.code = self.code.replace('\0', "\u{fffd}");
         self.message = self.message.replace('\0', "\u{fffd}");
-        Ok(self)
+        self
     }
 }
 
@@ -207,12 +240,12 @@ mod tests {
 
     fn definition() -> Definition {
         let stages = vec!["read".into(), "digest".into()];
-        NewJob { stages, task_count: 10, ..NewJob::default() }.validate().unwrap()
+        NewJob { stages, task_count: Some(10), ..NewJob::default() }.validate().unwrap()
     }
 
     fn result(task: i64, stage: &str) -> TaskResult {
         TaskResult {
-            task,
+            task: Some(task),
             task_name: String::new(),
             stage: stage.into(),
             outcome: Some(Outcome::Succeeded),
@@ -221,7 +254,7 @@ mod tests {
     }
 
     fn named(task_name: &str) -> TaskResult {
-        TaskResult { task_name: task_name.into(), ..result(0, "read") }
+        TaskResult { task: None, task_name: task_name.into(), ..result(0, "read") }
     }
 
     #[test]
@@ -231,28 +264,53 @@ mod tests {
         assert_eq!(report.names(), ["b", "x", "a"]);
         let report = report.resolve([Some(1), None, Some(0)]);
         let marked: Vec<_> = report.marks().iter().map(|mark| mark.map(|mark| mark.task)).collect();
-        assert_eq!(marked, [Some(1), Some(3), None, Some(0)]);
+        assert_eq!(marked, [Ok(1), Ok(3), Err(Mismatch::Task), Ok(0)]);
         assert_eq!([0, 1, 3].map(|index| report.name(index)), [Some("b"), None, Some("a")]);
     }
 
-    #[test]
-    fn task_is_given_by_index_or_by_name_not_both() {
-        let fields = |definition: &Definition, result| {
-            let violations = Report::new(definition, vec![result]).unwrap_err();
-            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
-        };
-        let with_names = Definition { named_tasks: true, ..definition() };
-        assert_eq!(fields(&with_names, TaskResult { task: 1, ..named("a") }), ["results[0].task_name"]);
-        assert_eq!(fields(&with_names, named("a\n")), ["results[0].task_name"]);
-        assert_eq!(fields(&definition(), named("a")), ["results[0].task_name"]);
+    fn fields(definition: &Definition, results: Vec<TaskResult>) -> Vec<String> {
+        let violations = Report::new(definition, results).unwrap_err();
+        violations.into_iter().map(|violation| violation.field).collect()
     }
 
     #[test]
-    fn unknown_task_affects_no_other_result() {
-        let results = vec![result(9, "read"), result(10, "read"), result(1 << 40, "read")];
-        let report = Report::new(&definition(), results).unwrap().resolve([]);
-        let marked: Vec<_> = report.marks().iter().map(Option::is_some).collect();
-        assert_eq!(marked, [true, false, false]);
+    fn task_is_given_by_index_or_by_name_not_both_and_not_neither() {
+        let with_names = Definition { named_tasks: true, ..definition() };
+        for definition in [definition(), with_names] {
+            for task in [0, 1, -1] {
+                assert_eq!(
+                    fields(&definition, vec![TaskResult { task: Some(task), ..named("a") }]),
+                    ["results[0].task_name"]
+                );
+            }
+            assert_eq!(fields(&definition, vec![named("")]), ["results[0].task"]);
+        }
+    }
+
+    #[test]
+    fn results_that_do_not_match_the_job_affect_no_other_result() {
+        let dispositions = |definition: &Definition, results: Vec<TaskResult>| -> Vec<_> {
+            let report = Report::new(definition, results).unwrap();
+            let found = vec![Some(0); report.names().len()];
+            let report = report.resolve(found);
+            report.marks().iter().map(|mark| mark.map_err(Mismatch::disposition).err()).collect()
+        };
+        let (task, stage) = (Some(Disposition::UnknownTask), Some(Disposition::UnknownStage));
+        let results = vec![
+            result(9, "read"),
+            result(10, "read"),
+            result(1 << 40, "read"),
+            result(-1, "read"),
+            result(0, "nowhere"),
+            result(10, "nowhere"),
+            named("a"),
+        ];
+        assert_eq!(dispositions(&definition(), results), [None, task, task, task, stage, stage, task]);
+        let with_names = Definition { named_tasks: true, ..definition() };
+        let too_long = "x".repeat(257);
+        let nowhere = TaskResult { stage: "nowhere".into(), ..named("a") };
+        let results = vec![named("a\n"), named(&too_long), nowhere, named("a")];
+        assert_eq!(dispositions(&with_names, results), [task, task, stage, None]);
     }
 
     #[test]
@@ -261,14 +319,13 @@ mod tests {
         succeeded_with_error.failure = Some(Failure::default());
         let results = vec![
             result(0, "read"),
-            result(-1, "read"),
-            result(0, "nowhere"),
+            TaskResult { task: None, ..result(0, "read") },
+            result(0, ""),
             TaskResult { outcome: None, ..result(0, "read") },
             succeeded_with_error,
         ];
-        let violations = Report::new(&definition(), results).unwrap_err();
-        let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
-        assert_eq!(fields, ["results[1].task", "results[2].stage", "results[3].outcome", "results[4].error"]);
+        let expected = ["results[1].task", "results[2].stage", "results[3].outcome", "results[4].error"];
+        assert_eq!(fields(&definition(), results), expected);
     }
 
     #[test]
@@ -276,15 +333,16 @@ mod tests {
         assert!(Report::new(&definition(), vec![]).is_err());
         assert!(Report::new(&definition(), vec![result(0, "read"); MAX_RESULTS]).is_ok());
         assert!(Report::new(&definition(), vec![result(0, "read"); MAX_RESULTS + 1]).is_err());
-        let violations = Report::new(&definition(), vec![result(-1, "read"); MAX_RESULTS]).unwrap_err();
+        let violations = Report::new(&definition(), vec![result(0, ""); MAX_RESULTS]).unwrap_err();
         assert_eq!(violations.len(), MAX_VIOLATIONS);
     }
 
     #[test]
-    fn messages_are_truncated_between_characters() {
-        let failure = Failure { code: String::new(), message: "ä".repeat(200) };
-        let stored = failure.truncated().unwrap();
+    fn codes_and_messages_are_truncated_between_characters() {
+        let stored = Failure { code: String::new(), message: "ä".repeat(200) }.truncated();
         assert_eq!((stored.code.as_str(), stored.message.chars().count()), ("UNKNOWN", 128));
-        assert!(Failure { code: "x".repeat(65), message: String::new() }.truncated().is_err());
+        let stored = Failure { code: format!("x{}", "ä".repeat(32)), message: String::new() }.truncated();
+        assert_eq!((stored.code.len(), stored.code.chars().count()), (63, 32));
+        assert_eq!(Failure { code: "x".repeat(65), message: String::new() }.truncated().code, "x".repeat(64));
     }
 }

@@ -16,7 +16,7 @@ pub struct ReportHandler {
 }
 
 /// The number of dispositions: one more than the largest number of the enum. New values get larger numbers.
-const DISPOSITIONS: usize = pb::Disposition::Recorded as usize + 1;
+const DISPOSITIONS: usize = pb::Disposition::UnknownStage as usize + 1;
 
 impl ReportHandler {
     /// Creates a handler that calls `gateway`.

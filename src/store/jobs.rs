@@ -165,7 +165,7 @@ fn checked_job(row: JobRow) -> Result<Job, String> {
         display_name: required(row.display_name, "display_name")?,
         labels: json(row.labels, "labels")?,
         stages: json(row.stages, "stages")?,
-        task_count: i64::from(task_count),
+        task_count: Some(i64::from(task_count)),
         failure_threshold: Some(required(row.failure_threshold, "failure_threshold")?),
         stall_timeout,
         ..NewJob::default()

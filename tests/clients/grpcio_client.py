@@ -117,8 +117,10 @@ def report(client, job):
     first = [result(task, "fetch") for task in range(9)] + [result(9, "fetch", "TIMEOUT", "no answer in 5 s")]
     answer = client.report(job, first)
     assert client.dispositions(answer) == ["APPLIED"] * 10 and not answer.stop, answer
-    answer = client.report(job, [result(0, "parse"), result(0, "fetch"), result(10, "fetch"), result(2**40, "parse")])
-    assert client.dispositions(answer) == ["APPLIED", "DUPLICATE", "UNKNOWN_TASK", "UNKNOWN_TASK"], answer
+    results = [result(0, "parse"), result(0, "fetch"), result(10, "fetch"), result(2**40, "parse"), result(1, "nowhere")]
+    answer = client.report(job, results)
+    expected = ["APPLIED", "DUPLICATE", "UNKNOWN_TASK", "UNKNOWN_TASK", "UNKNOWN_STAGE"]
+    assert client.dispositions(answer) == expected and answer.rejected_count == 3, answer
 
     live = client.progress(job)
     fetch, parse = live.stages
@@ -135,9 +137,9 @@ def errors(client, job):
         "ReportService",
         "ReportResults",
         job_id=job,
-        results=[result(1, "parse"), result(1, "nowhere")],
+        results=[result(1, "parse"), {"stage": "parse", "outcome": 1}],
     )
-    assert details["BadRequest"].field_violations[0].field == "results[1].stage", details
+    assert details["BadRequest"].field_violations[0].field == "results[1].task", details
     assert client.progress(job).revision == before.revision, "a rejected batch marks nothing"
 
     details = client.refused(grpc.StatusCode.INVALID_ARGUMENT, "JobService", "CreateJob", job_id="-", task_count=-1)

@@ -75,9 +75,9 @@ async fn buf_curl_receives_error_reasons_and_details() {
     assert_eq!(early.detail::<PreconditionFailure>("PreconditionFailure").violations[0].subject, "17");
 
     buf.call("JobService/StartJob", &json!({"jobId": "17"})).await.unwrap();
-    let nowhere = buf.report(&[(0, "read", true), (0, "nowhere", true)]).await.unwrap_err();
-    assert_eq!((nowhere.code, nowhere.reason().as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
-    assert_eq!(nowhere.detail::<BadRequest>("BadRequest").field_violations[0].field, "results[1].stage");
+    let no_stage = buf.report(&[(0, "read", true), (0, "", true)]).await.unwrap_err();
+    assert_eq!((no_stage.code, no_stage.reason().as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    assert_eq!(no_stage.detail::<BadRequest>("BadRequest").field_violations[0].field, "results[1].stage");
 
     let other = json!({"jobId": "17", "stages": ["other"], "taskCount": 1});
     let other = buf.call("JobService/CreateJob", &other).await.unwrap_err();

@@ -1,10 +1,11 @@
 //! Tests of counting: which results count, which dispositions they get, and to which state of the job they lead.
 
 use highwater::domain::{Cells, Layout};
-use pb::Disposition::{Applied, Duplicate, UnknownTask};
+use pb::Disposition::{Applied, Duplicate, Superseded, UnknownStage, UnknownTask};
 
 use crate::support::{
-    Stack, code_and_reason, dispositions, failed, failed_with, job, pb, stage_counts, succeeded, task_counts,
+    Stack, code_and_reason, dispositions, failed, failed_with, job, named_job, pb, stage_counts, succeeded,
+    succeeded_by_name, task_counts,
 };
 
 #[tokio::test]
@@ -111,18 +112,72 @@ async fn unknown_task_changes_nothing_and_is_reported_as_unknown() {
     assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[1, 2, 0, 0]]);
 }
 
+/// A result that does not match the job is never counted. It affects no other result of its batch.
 #[tokio::test]
-async fn unknown_stage_rejects_the_whole_batch_without_side_effects() {
+async fn results_that_do_not_match_the_job_are_rejected_one_by_one() {
     let stack = Stack::start(1).await;
     stack[0].create(job("a", &["s"], 3)).await.unwrap();
-    let batch = [succeeded([0], "s"), succeeded([1], "nowhere")].concat();
-    let refused = stack[0].report("a", batch.clone()).await.unwrap_err();
-    assert_eq!(code_and_reason(&refused), (tonic::Code::InvalidArgument, "INVALID_FIELD".to_owned()));
-    assert!(refused.message().contains("results[1].stage"), "{refused:?}");
-    assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[3, 0, 0, 0]]);
+    let long = "x".repeat(257);
+    let batch = [
+        succeeded([0], "s"),
+        succeeded([1], "nowhere"),
+        succeeded([-1, 9], "s"),
+        succeeded([9], "no where\n"),
+        succeeded_by_name(["of no task", "a\nb", &long], "s"),
+        vec![failed_with(1, "s", &format!("x{}", "ä".repeat(40)), &"ä".repeat(200))],
+    ]
+    .concat();
+    let answer = stack[0].report("a", batch.clone()).await.unwrap();
+    let expected =
+        [Applied, UnknownStage, UnknownTask, UnknownTask, UnknownStage, UnknownTask, UnknownTask, UnknownTask, Applied];
+    assert_eq!((dispositions(&answer), answer.rejected_count), (expected.to_vec(), 7));
+    let progress = stack[0].progress("a").await.unwrap();
+    assert_eq!(stage_counts(&progress), [[1, 1, 1, 0]]);
+    let sample = &progress.error_samples[0];
+    assert_eq!((sample.code.as_str(), sample.message.len()), (format!("x{}", "ä".repeat(31)).as_str(), 256));
 
     let answer = stack[0].report("a", succeeded(0..3, "s")).await.unwrap();
-    assert_eq!((dispositions(&answer), answer.job_state()), (vec![Applied; 3], pb::JobState::Succeeded));
+    assert_eq!((answer.job_state(), answer.rejected_count), (pb::JobState::Succeeded, 0));
+    let late = stack[0].report("a", batch).await.unwrap();
+    assert_eq!((dispositions(&late), late.rejected_count), (vec![Superseded; 9], 0), "the end decides first");
+}
+
+/// An index of 0 that is not on the wire is no index.
+#[tokio::test]
+async fn result_without_a_task_is_refused_and_marks_nothing() {
+    let stack = Stack::start(1).await;
+    stack[0].create(named_job("named", &["s"])).await.unwrap();
+    stack[0].add("named", &["a", "b"]).await.unwrap();
+    stack[0].start("named").await.unwrap();
+    stack[0].create(job("counted", &["s"], 2)).await.unwrap();
+    for id in ["named", "counted"] {
+        let without_task = pb::TaskResult { task: None, ..succeeded([0], "s").remove(0) };
+        let refused = stack[0].report(id, [succeeded([1], "s"), vec![without_task]].concat()).await.unwrap_err();
+        assert_eq!(code_and_reason(&refused), (tonic::Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        let text = "results[1].task: must be set: send the index of the task (also if it is 0) or task_name";
+        assert!(refused.message().contains(text), "{refused:?}");
+        assert_eq!(stage_counts(&stack[0].progress(id).await.unwrap()), [[2, 0, 0, 0]]);
+        let answer = stack[0].report(id, succeeded([0], "s")).await.unwrap();
+        assert_eq!(dispositions(&answer), [Applied], "an index of 0 that is set");
+    }
+}
+
+/// Without these checks, a missing number of tasks would end the job as SUCCEEDED, at once or when it is started.
+#[tokio::test]
+async fn missing_task_count_is_refused_where_it_would_end_the_job() {
+    let stack = Stack::start(1).await;
+    let request = |start| pb::CreateJobRequest { task_count: None, start, ..job("a", &["s"], 1) };
+    let refused = stack[0].create(request(true)).await.unwrap_err();
+    assert_eq!(code_and_reason(&refused), (tonic::Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    assert!(refused.message().contains("task_count: must be set with start"), "{refused:?}");
+    assert_eq!(stack[0].get("a").await.unwrap_err().code(), tonic::Code::NotFound);
+
+    assert_eq!(stack[0].create(request(false)).await.unwrap().state(), pb::JobState::Pending);
+    let nothing = pb::AddTasksRequest { job_id: "a".to_owned(), ..pb::AddTasksRequest::default() };
+    let refused = stack[0].add_tasks(nothing).await.unwrap_err();
+    assert_eq!(code_and_reason(&refused), (tonic::Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    assert!(refused.message().contains("task_count: must be set"), "{refused:?}");
+    assert_eq!(stack[0].grow("a", 0).await.unwrap().task_count, 0, "a total of 0 that is set");
 }
 
 #[tokio::test]

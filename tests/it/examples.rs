@@ -96,6 +96,24 @@ async fn worker_survives_a_queue_deleted_while_it_waits() {
 }
 
 #[tokio::test]
+async fn worker_moves_messages_of_unknown_tasks_to_a_dead_letter_stream() {
+    let stack = Stack::start(1).await;
+    let directory = Directory::new();
+    let queue = Redis::start(&directory, &[]);
+    stack[0].create(job("film", &["render"], 2)).await.unwrap();
+    for task in [7, 0, 1] {
+        let _: String = queue.run(cmd("XADD").arg("tasks:film").arg("*").arg("task").arg(task)).await;
+    }
+    let worker = worker(&stack[0].address().to_string(), &queue, "one", "0").await;
+    let ended = async || (stack[0].progress("film").await.unwrap().state() == pb::JobState::Succeeded).then_some(());
+    eventually("the job ends", ended).await;
+    stop_gracefully(worker).await;
+    let dead: Vec<(String, Vec<String>)> = queue.run(cmd("XRANGE").arg("dead:film").arg("-").arg("+")).await;
+    let fields: Vec<_> = dead.into_iter().map(|(_, fields)| fields).collect();
+    assert_eq!(fields, [["task", "7", "why", "DISPOSITION_UNKNOWN_TASK"]]);
+}
+
+#[tokio::test]
 async fn a_backend_adopts_highwater_step_by_step() {
     let stack = Stack::start(1).await;
     let rehearsed = example("adopting/rehearse.py", &[&stack[0].address().to_string()]).output().await.unwrap();

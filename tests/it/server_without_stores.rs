@@ -120,7 +120,7 @@ fn with_header(name: &'static str, value: &'static str) -> Request<pb::GetJobReq
 async fn malformed_calls_are_rejected_with_code_and_details() {
     let server = start().await;
     // This is another message type. Its first field is a number where the method expects text.
-    let undecodable = Request::new(pb::TaskResult { task: 7, ..pb::TaskResult::default() });
+    let undecodable = Request::new(pb::TaskResult { task: Some(7), ..pb::TaskResult::default() });
     let table = [
         ("malformed id", server.error_summary(GET_JOB, get_job("no id")).await),
         ("too large", server.error_summary(GET_JOB, get_job(&"x".repeat(2000))).await),

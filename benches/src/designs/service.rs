@@ -63,6 +63,7 @@ impl ReportService for Service {
             dispositions: vec![disposition.into(); results.len()],
             job_state: outcome.state.into(),
             stop: row::is_end(outcome.state),
+            rejected_count: 0,
         }))
     }
 
@@ -96,7 +97,7 @@ impl JobService for Service {
     /// Creates a running job; designs have no pending ones.
     async fn create_job(&self, request: Request<pb::CreateJobRequest>) -> Reply<pb::CreateJobResponse> {
         let request = request.into_inner();
-        self.0.start(&request.job_id, request.task_count).await.map_err(|error| unavailable(&error))?;
+        self.0.start(&request.job_id, request.task_count()).await.map_err(|error| unavailable(&error))?;
         Ok(Response::new(pb::CreateJobResponse { job: None }))
     }
 

@@ -112,7 +112,7 @@ impl Design for SingleWriter {
         let mut pipeline = redis::pipe();
         for result in results {
             let outcome = if result.outcome() == pb::Outcome::Failed { FAILED } else { SUCCEEDED };
-            pipeline.cmd("SETBIT").arg(bits(id, &result.stage, outcome)).arg(result.task).arg(1).ignore();
+            pipeline.cmd("SETBIT").arg(bits(id, &result.stage, outcome)).arg(result.task()).arg(1).ignore();
         }
         pipeline.cmd("EXISTS").arg(closed(id));
         let [closed]: [bool; 1] = pipeline.query_async(&mut self.redis.clone()).await?;

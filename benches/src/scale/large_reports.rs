@@ -85,7 +85,7 @@ impl LargeReports {
         let failed = !self.all_succeed && number.is_multiple_of(FAILURE_INTERVAL);
         let outcome = if failed { pb::Outcome::Failed } else { pb::Outcome::Succeeded };
         pb::TaskResult {
-            task: (number * SCATTER % self.tasks).cast_signed(),
+            task: Some((number * SCATTER % self.tasks).cast_signed()),
             stage: ALL_STAGES[stage as usize].to_owned(),
             outcome: outcome.into(),
             error: failed.then(|| pb::TaskError { code: "TIMEOUT".to_owned(), message: "x".repeat(MESSAGE_BYTES) }),

@@ -48,7 +48,7 @@ pub async fn measure(environment: &Environment, effort: Effort) -> Result<Names>
     for first in (0..names).step_by(NAMES_PER_CALL) {
         let task_names: Vec<_> = (first..first + NAMES_PER_CALL).map(name).collect();
         length += task_names.iter().map(String::len).sum::<usize>();
-        let added = jobs.add_tasks(pb::AddTasksRequest { job_id: ID.to_owned(), task_names, task_count: 0 }).await?;
+        let added = jobs.add_tasks(pb::AddTasksRequest { job_id: ID.to_owned(), task_names, task_count: None }).await?;
         if added.into_inner().added_count.cast_unsigned() != NAMES_PER_CALL as u64 {
             return Err("not all names were added".into());
         }
@@ -74,7 +74,7 @@ async fn read(environment: &Environment, names: usize) -> Result<(f64, f64)> {
     let reading = environment.gateway(&[]).await?;
     let mut reports = ReportServiceClient::new(reading.channel()?);
     let before = usage::resident_bytes(reading.pid())?;
-    let result = pb::TaskResult { task_name: name(names - 1), ..success(0, STAGES[0]) };
+    let result = pb::TaskResult { task: None, task_name: name(names - 1), ..success(0, STAGES[0]) };
     let began = Instant::now();
     let request = pb::ReportResultsRequest { job_id: ID.to_owned(), results: vec![result] };
     let dispositions = reports.report_results(request).await?.into_inner().dispositions;

@@ -10,12 +10,18 @@ STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "CANCELLED": "cancelled",
 
 
 def handle_result(database, highwater, message):
-    """Acknowledge the message (by returning) once the answer is OK. After any other answer, report again."""
+    """Acknowledge the message (by returning) once the answer is OK.
+
+    `call_until_answered` reports again while the gateway or a store is unavailable. All other errors are permanent: they
+    leave this function as exceptions, so the message is not acknowledged, and the queue's limit of deliveries moves it
+    to its dead-letter queue. So does a result that Highwater will never count."""
     job_id, task, failed = message["job_id"], message["task"], message.get("failed", False)
     backend.save_result(database, job_id, task, message["value"])
     outcome = "OUTCOME_FAILED" if failed else "OUTCOME_SUCCEEDED"
     result = {"task": str(task), "stage": backend.STAGES[0], "outcome": outcome}
-    highwater.call_until_answered("ReportService", "ReportResults", job_id=str(job_id), results=[result])
+    response = highwater.call_until_answered("ReportService", "ReportResults", job_id=str(job_id), results=[result])
+    if "rejected_count" in response:
+        raise ValueError(f"job {job_id} does not have this task or stage: {result}")
 
 
 def follow_ends(database, highwater):

@@ -24,7 +24,9 @@ def handle_result(database, highwater, message):
     backend.save_result(database, job_id, task, message["value"])
     outcome = "OUTCOME_FAILED" if failed else "OUTCOME_SUCCEEDED"
     result = {"task": str(task), "stage": backend.STAGES[0], "outcome": outcome}
-    log_errors(highwater.call, "ReportService", "ReportResults", job_id=str(job_id), results=[result])
+    response = log_errors(highwater.call, "ReportService", "ReportResults", job_id=str(job_id), results=[result])
+    if response and "rejected_count" in response:
+        log.warning("job %s does not have this task or stage: %s", job_id, result)
     backend.count_result(database, job_id, failed)
 
 

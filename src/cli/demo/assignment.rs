@@ -74,8 +74,8 @@ pub struct Tally {
     pub duplicate: u64,
     /// Number of results that were answered with SUPERSEDED.
     pub superseded: u64,
-    /// Number of results that were answered with `UNKNOWN_TASK` or an unknown disposition.
-    pub unknown_task: u64,
+    /// Number of results that were answered with `UNKNOWN_TASK`, `UNKNOWN_STAGE` or an unknown disposition.
+    pub rejected: u64,
 }
 
 impl Tally {
@@ -89,6 +89,6 @@ impl Tally {
         self.applied += other.applied;
         self.duplicate += other.duplicate;
         self.superseded += other.superseded;
-        self.unknown_task += other.unknown_task;
+        self.rejected += other.rejected;
     }
 }

@@ -55,7 +55,7 @@ impl Report {
             );
             checks.push((agrees(stage, succeeded, failed), text));
         }
-        let Tally { redelivered, applied, duplicate, superseded, unknown_task, .. } = self.tally;
+        let Tally { redelivered, applied, duplicate, superseded, rejected, .. } = self.tally;
         let text = format!(
             "{} results were delivered twice and counted once (answers: {} APPLIED, {} DUPLICATE, {} SUPERSEDED)",
             HumanCount(redelivered),
@@ -63,7 +63,7 @@ impl Report {
             HumanCount(duplicate),
             HumanCount(superseded)
         );
-        checks.push((redelivered > 0 && duplicate + superseded >= redelivered && unknown_task == 0, text));
+        checks.push((redelivered > 0 && duplicate + superseded >= redelivered && rejected == 0, text));
         let while_running = self.statements.while_running.len();
         checks.push((
             while_running == 0,

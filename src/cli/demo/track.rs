@@ -51,7 +51,7 @@ async fn create(client: &Client, tasks: usize, directory: &Path) -> Result<Strin
         job_id: format!("demo-{now}"),
         display_name: format!("Files below {}", directory.display()),
         stages: STAGES.map(str::to_owned).to_vec(),
-        task_count: tasks.try_into()?,
+        task_count: Some(tasks.try_into()?),
         start: true,
         ..CreateJobRequest::default()
     };

@@ -133,7 +133,9 @@ impl Worker {
                 Disposition::Applied | Disposition::Recorded => self.tally.applied += 1,
                 Disposition::Duplicate => self.tally.duplicate += 1,
                 Disposition::Superseded => self.tally.superseded += 1,
-                Disposition::UnknownTask | Disposition::Unspecified => self.tally.unknown_task += 1,
+                Disposition::UnknownTask | Disposition::UnknownStage | Disposition::Unspecified => {
+                    self.tally.rejected += 1;
+                }
             }
         }
         self.stopped |= answer.stop;
@@ -145,7 +147,7 @@ fn result(task: usize, stage: usize, work: Result<(), TaskFailure>) -> Result<Ta
     let outcome = if work.is_ok() { Outcome::Succeeded } else { Outcome::Failed };
     let error = work.err().map(|failure| TaskError { code: failure.code.to_owned(), message: failure.message });
     Ok(TaskResult {
-        task: task.try_into()?,
+        task: Some(task.try_into()?),
         stage: STAGES[stage].to_owned(),
         outcome: outcome.into(),
         error,

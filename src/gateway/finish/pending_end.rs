@@ -91,7 +91,7 @@ mod tests {
     use crate::domain::{JobState, Layout, NewJob, Outcome};
 
     fn end(cause: EndCause, tracked: bool, marks: &[Mark]) -> PendingEnd {
-        let new = NewJob { stages: vec!["s".into()], task_count: 2, ..NewJob::default() };
+        let new = NewJob { stages: vec!["s".into()], task_count: Some(2), ..NewJob::default() };
         let mut cells = Cells::blank(Layout { total: 2, stages: 1 });
         cells.mark(marks);
         PendingEnd::untracked(&new.validate().unwrap(), cause, cells, tracked)

@@ -17,7 +17,7 @@ use super::detach_on_drop::DetachOnDrop;
 use super::marker::Marker;
 use super::target::MarkOutcome;
 use crate::deadline::Deadline;
-use crate::domain::{Definition, Disposition, Mark, ResolvedReport, StepSize, dispositions};
+use crate::domain::{Definition, Disposition, Mark, Mismatch, ResolvedReport, StepSize, dispositions};
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -127,8 +127,7 @@ impl Batcher {
         let outcome = self.marker.mark(definition, &marks, &mut changes, deadline).await?;
         let mut disposed = match &outcome {
             MarkOutcome::Recorded => {
-                let recorded = |mark: Option<Mark>| mark.map_or(Disposition::UnknownTask, |_| Disposition::Recorded);
-                all().map(recorded).collect()
+                all().map(|mark| mark.map_or_else(Mismatch::disposition, |_| Disposition::Recorded)).collect()
             }
             MarkOutcome::Ended(_) if changes.is_empty() => vec![Disposition::Superseded; all().count()],
             // The batch may have several steps, and some of the steps may have been marked before the job ended.

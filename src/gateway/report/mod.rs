@@ -77,7 +77,8 @@ impl Reporter {
     }
 
     /// Marks or records the results of one report, and returns the disposition of each. The job must have been started.
-    /// An error for one malformed result rejects the whole report.
+    /// A result that is incomplete or contradicts itself rejects the whole report. A result that does not match the job
+    /// affects no other result.
     pub async fn report(
         self: &Arc<Self>,
         id: &JobId,
@@ -144,7 +145,7 @@ fn new_errors(report: &ResolvedReport, dispositions: &[Disposition]) -> Option<V
     let report_time = OffsetDateTime::now_utc();
     let new = report.failures().iter().filter(|(place, _)| dispositions[*place] == Disposition::Applied);
     let errors = new.filter_map(|(place, failure)| {
-        let Mark { task, stage, .. } = report.marks()[*place]?;
+        let Mark { task, stage, .. } = report.marks()[*place].ok()?;
         let task_name = report.name(*place).unwrap_or_default().to_owned();
         let (code, message) = (failure.code.clone(), failure.message.clone());
         Some(ErrorSample { task, task_name, stage, code, message, report_time })

@@ -339,7 +339,7 @@ mod tests {
     const SECOND: Incarnation = Incarnation::new(2);
 
     fn job(id: &str, state: JobState, incarnation: Incarnation) -> Job {
-        let new = NewJob { job_id: id.into(), stages: vec!["s".into()], task_count: 1, ..NewJob::default() };
+        let new = NewJob { job_id: id.into(), stages: vec!["s".into()], task_count: Some(1), ..NewJob::default() };
         Job { state, incarnation, tracked: true, ..Job::created(new.validate().unwrap()) }
     }
 

@@ -229,7 +229,7 @@ mod tests {
         let new = NewJob {
             job_id: id.into(),
             stages: vec!["s".into()],
-            task_count: 1,
+            task_count: Some(1),
             labels: BTreeMap::from([("tenant".into(), tenant.into())]),
             ..NewJob::default()
         };

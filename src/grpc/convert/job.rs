@@ -122,7 +122,7 @@ mod tests {
             display_name: "A job".into(),
             labels: BTreeMap::from([("team".into(), "a".into())]),
             stages: vec!["read".into(), "digest".into()],
-            task_count: 3,
+            task_count: Some(3),
             failure_threshold: Some(0.25),
             start: true,
             stall_timeout: Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }),

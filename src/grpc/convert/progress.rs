@@ -123,7 +123,7 @@ mod tests {
 
     fn definition() -> Definition {
         let stages = vec!["read".into(), "digest".into()];
-        NewJob { job_id: "j".into(), stages, task_count: 10, ..NewJob::default() }.validate().unwrap()
+        NewJob { job_id: "j".into(), stages, task_count: Some(10), ..NewJob::default() }.validate().unwrap()
     }
 
     fn convert(progress: Progress) -> pb::Progress {

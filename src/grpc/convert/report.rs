@@ -15,6 +15,7 @@ pub fn report_response(reported: &ReportOutcome) -> pb::ReportResultsResponse {
         dispositions: reported.dispositions.iter().map(|disposition| disposition_of(*disposition).into()).collect(),
         job_state: pb::JobState::from(reported.state).into(),
         stop: reported.state.is_ended(),
+        rejected_count: rejected_count(&reported.dispositions),
     }
 }
 
@@ -31,12 +32,18 @@ impl From<pb::TaskResult> for TaskResult {
     }
 }
 
+fn rejected_count(dispositions: &[Disposition]) -> i64 {
+    let rejected = dispositions.iter().filter(|disposition| disposition.is_rejected()).count();
+    i64::try_from(rejected).unwrap_or(i64::MAX)
+}
+
 fn disposition_of(disposition: Disposition) -> pb::Disposition {
     match disposition {
         Disposition::Applied => pb::Disposition::Applied,
         Disposition::Duplicate => pb::Disposition::Duplicate,
         Disposition::Superseded => pb::Disposition::Superseded,
         Disposition::UnknownTask => pb::Disposition::UnknownTask,
+        Disposition::UnknownStage => pb::Disposition::UnknownStage,
         Disposition::Recorded => pb::Disposition::Recorded,
     }
 }
@@ -47,7 +54,7 @@ mod tests {
     use crate::domain::JobState;
 
     fn result(outcome: i32, error: Option<pb::TaskError>) -> TaskResult {
-        pb::TaskResult { task: 7, stage: "read".into(), outcome, error, task_name: String::new() }.into()
+        pb::TaskResult { task: Some(7), stage: "read".into(), outcome, error, task_name: String::new() }.into()
     }
 
     #[test]
@@ -60,7 +67,7 @@ mod tests {
     fn result_keeps_its_error() {
         let error = pb::TaskError { code: "TIMEOUT".into(), message: "slow".into() };
         let result = result(2, Some(error));
-        assert_eq!((result.task, result.stage.as_str()), (7, "read"));
+        assert_eq!((result.task, result.stage.as_str()), (Some(7), "read"));
         assert_eq!(result.failure, Some(Failure { code: "TIMEOUT".into(), message: "slow".into() }));
     }
 

@@ -136,10 +136,7 @@ impl Shared {
             for disposition in answer.dispositions() {
                 // If a reply was lost, the next attempt may be DUPLICATE. The job ends only after all results are
                 // marked.
-                assert!(
-                    disposition != pb::Disposition::Superseded && disposition != pb::Disposition::UnknownTask,
-                    "{answer:?}"
-                );
+                assert!(disposition != pb::Disposition::Superseded && answer.rejected_count == 0, "{answer:?}");
             }
             self.recorded[number].fetch_add(recorded, Ordering::SeqCst);
             self.marked.fetch_add(all - recorded, Ordering::SeqCst);

@@ -173,7 +173,7 @@ async fn ids(table: &mut Table) {
 
 async fn creating(table: &mut Table) {
     type Change = fn(&mut pb::CreateJobRequest);
-    let wrong: [(&str, Change); 16] = [
+    let wrong: [(&str, Change); 17] = [
         ("malformed id", |new| new.job_id = "a b".into()),
         ("NUL in the id", |new| new.job_id = "a\0".into()),
         ("NUL in the name", |new| new.display_name = "a\0".into()),
@@ -185,11 +185,12 @@ async fn creating(table: &mut Table) {
         ("nine stages", |new| new.stages = (0..9).map(|stage| stage.to_string()).collect()),
         ("a stage twice", |new| new.stages = vec!["s".into(), "s".into()]),
         ("malformed stage", |new| new.stages[1] = "a b".into()),
-        ("negative task count", |new| new.task_count = -1),
-        ("too many tasks", |new| new.task_count = i64::MAX),
+        ("negative task count", |new| new.task_count = Some(-1)),
+        ("no task count", |new| (new.task_count, new.start) = (None, true)),
+        ("too many tasks", |new| new.task_count = Some(i64::MAX)),
         ("threshold above 1", |new| new.failure_threshold = Some(1.5)),
         ("threshold that is not a number", |new| new.failure_threshold = Some(f64::NAN)),
-        ("two fields wrong", |new| (new.task_count, new.job_id) = (-1, "-".into())),
+        ("two fields wrong", |new| (new.task_count, new.job_id) = (Some(-1), "-".into())),
     ];
     for (case, change) in wrong {
         let mut new = small("new");
@@ -197,7 +198,7 @@ async fn creating(table: &mut Table) {
         table.call(format!("CreateJob, {case}"), CREATE_JOB, new).await;
     }
     for state in ["pending", "running", "cancelled"] {
-        let other = pb::CreateJobRequest { task_count: 6, ..small(state) };
+        let other = pb::CreateJobRequest { task_count: Some(6), ..small(state) };
         table.call(format!("CreateJob, another job than the {state} one"), CREATE_JOB, other).await;
     }
 }
@@ -218,12 +219,12 @@ async fn starting_and_cancelling(table: &mut Table) {
 async fn reporting(table: &mut Table) {
     type Change = fn(&mut pb::TaskResult);
     let wrong: [(&str, Change); 6] = [
-        ("unknown stage", |result| result.stage = "nowhere".into()),
-        ("negative task", |result| result.task = -1),
+        ("no task", |result| result.task = None),
+        ("task and name", |result| (result.task, result.task_name) = (Some(0), "a".into())),
+        ("no stage", |result| result.stage.clear()),
         ("no outcome", |result| result.outcome = 0),
         ("unknown outcome", |result| result.outcome = 99),
         ("success with an error", |result| result.error = Some(pb::TaskError::default())),
-        ("error code of 65 bytes", |result| *result = failed_with(1, "read", &"x".repeat(65), "")),
     ];
     let good = succeeded([1], "read").remove(0);
     for (case, change) in wrong {
@@ -243,7 +244,7 @@ async fn messages_and_headers(table: &mut Table) {
     let large = JobIdRequest { job_id: vec![b'x'; 9 << 20] };
     table.call("message too large", GET_JOB, large).await;
     // This is another message type. Its first field is a number where the method expects text.
-    let undecodable = pb::TaskResult { task: 7, ..pb::TaskResult::default() };
+    let undecodable = pb::TaskResult { task: Some(7), ..pb::TaskResult::default() };
     table.call("undecodable message", GET_JOB, undecodable).await;
     table.call("unknown method", "/highwater.v1.JobService/Nothing", job_request("running")).await;
     table.call("unknown service", "/highwater.v2.JobService/GetJob", job_request("running")).await;
@@ -314,6 +315,7 @@ async fn invalid_calls_return_precise_errors_and_change_nothing() {
     CreateJob, a stage twice: InvalidArgument INVALID_FIELD field=stages[1]
     CreateJob, malformed stage: InvalidArgument INVALID_FIELD field=stages[1]
     CreateJob, negative task count: InvalidArgument INVALID_FIELD field=task_count
+    CreateJob, no task count: InvalidArgument INVALID_FIELD field=task_count
     CreateJob, too many tasks: InvalidArgument INVALID_FIELD field=task_count
     CreateJob, threshold above 1: InvalidArgument INVALID_FIELD field=failure_threshold
     CreateJob, threshold that is not a number: InvalidArgument INVALID_FIELD field=failure_threshold
@@ -328,12 +330,12 @@ async fn invalid_calls_return_precise_errors_and_change_nothing() {
     CancelJob, failed: FailedPrecondition JOB_ENDED precondition=JOB_ENDED/failed state=FAILED
     CancelJob, a reason of 1025 bytes: InvalidArgument INVALID_FIELD field=reason
     CancelJob, NUL in the reason: InvalidArgument INVALID_FIELD field=reason
-    ReportResults, unknown stage: InvalidArgument INVALID_FIELD field=results[1].stage
-    ReportResults, negative task: InvalidArgument INVALID_FIELD field=results[1].task
+    ReportResults, no task: InvalidArgument INVALID_FIELD field=results[1].task
+    ReportResults, task and name: InvalidArgument INVALID_FIELD field=results[1].task_name
+    ReportResults, no stage: InvalidArgument INVALID_FIELD field=results[1].stage
     ReportResults, no outcome: InvalidArgument INVALID_FIELD field=results[1].outcome
     ReportResults, unknown outcome: InvalidArgument INVALID_FIELD field=results[1].outcome
     ReportResults, success with an error: InvalidArgument INVALID_FIELD field=results[1].error
-    ReportResults, error code of 65 bytes: InvalidArgument INVALID_FIELD field=results[1].error.code
     ReportResults, empty batch: InvalidArgument INVALID_FIELD field=results
     ReportResults, 10,001 results: InvalidArgument INVALID_FIELD field=results
     ReportResults, not started: FailedPrecondition JOB_NOT_STARTED precondition=JOB_NOT_STARTED/pending

@@ -20,7 +20,7 @@ pub fn task_result(mark: &Mark) -> pb::TaskResult {
     let outcome = if mark.succeeded { pb::Outcome::Succeeded } else { pb::Outcome::Failed };
     let error = (!mark.succeeded).then(|| pb::TaskError { code: "CHAOS".to_owned(), message: String::new() });
     pb::TaskResult {
-        task: i64::from(mark.task),
+        task: Some(mark.task.into()),
         stage: stage_key(mark.stage),
         outcome: outcome.into(),
         error,
@@ -34,6 +34,7 @@ pub fn disposition(disposition: pb::Disposition) -> Disposition {
         pb::Disposition::Duplicate => Disposition::Duplicate,
         pb::Disposition::Superseded => Disposition::Superseded,
         pb::Disposition::Recorded => Disposition::Recorded,
+        pb::Disposition::UnknownStage => Disposition::UnknownStage,
         pb::Disposition::UnknownTask | pb::Disposition::Unspecified => Disposition::UnknownTask,
     }
 }

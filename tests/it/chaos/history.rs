@@ -129,6 +129,7 @@ pub enum Disposition {
     Duplicate,
     Superseded,
     UnknownTask,
+    UnknownStage,
     Recorded,
 }
 

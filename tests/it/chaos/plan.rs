@@ -52,7 +52,7 @@ impl Plan {
         pb::CreateJobRequest {
             job_id: self.job.id.clone(),
             stages: (0..self.job.stages).map(stage_key).collect(),
-            task_count: i64::from(self.job.tasks),
+            task_count: Some(self.job.tasks.into()),
             failure_threshold: Some(self.job.threshold),
             start: true,
             ..pb::CreateJobRequest::default()

@@ -75,7 +75,7 @@ impl Activity {
         }
         let stall_timeout = (self == Self::Revoke).then(|| STALL_TIMEOUT.try_into().unwrap());
         let start = !matches!(self, Self::Start | Self::Grow);
-        let task_count = if self == Self::Grow { 2 } else { TASKS.into() };
+        let task_count = Some(if self == Self::Grow { 2 } else { TASKS.into() });
         let new = pb::CreateJobRequest { start, task_count, stall_timeout, ..six_task_job(id) };
         stack[1].create(new).await.unwrap();
         let [first, second, _] = reports();

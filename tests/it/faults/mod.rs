@@ -78,7 +78,7 @@ impl StoredEnd {
         for result in results {
             let outcome = if result.outcome() == pb::Outcome::Succeeded { Outcome::Succeeded } else { Outcome::Failed };
             let stage = STAGES.iter().position(|stage| *stage == result.stage).unwrap();
-            let task = u32::try_from(result.task).unwrap();
+            let task = u32::try_from(result.task()).unwrap();
             let (cell, bits) = (self.marks().cell(task), Mark { task, stage, outcome }.bits(STAGES.len()));
             assert_eq!(cell.merge(bits), cell, "an acknowledged result is missing: {result:?}");
         }

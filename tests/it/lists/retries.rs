@@ -220,7 +220,7 @@ async fn retried_tasks_keep_their_names() {
     let page = stack[0].list_tasks(request).await.unwrap();
     let expected: Vec<_> = names.iter().step_by(7).cloned().collect();
     assert_eq!((page.task_names, page.ranges[0].original_first), (expected, Some(0)));
-    let result = pb::TaskResult { task: 0, task_name: "file-14".into(), ..succeeded([0], "s").remove(0) };
+    let result = pb::TaskResult { task: None, task_name: "file-14".into(), ..succeeded([0], "s").remove(0) };
     stack[0].report("new", vec![result]).await.unwrap();
     stack[0].cancel("new", "").await.unwrap();
     assert_eq!(

@@ -82,16 +82,16 @@ async fn invalid_additions_and_reports_name_the_field_and_change_nothing() {
     assert_eq!(stack[0].get("named").await.unwrap().task_count, 0);
     assert_eq!(stack[0].get("counted").await.unwrap().task_count, 2);
 
-    let started = pb::CreateJobRequest { start: true, task_count: 5, ..named_job("other", &["s"]) };
+    let started = pb::CreateJobRequest { start: true, task_count: Some(5), ..named_job("other", &["s"]) };
     assert_eq!(fields(&stack[0].create(started).await.unwrap_err()), ["task_count", "start"]);
 
     stack[0].add("named", &["a"]).await.unwrap();
     for id in ["named", "counted"] {
         stack[0].start(id).await.unwrap();
     }
-    let both = pb::TaskResult { task: 1, ..succeeded_by_name(["a"], "s").remove(0) };
-    for (id, result) in [("named", both), ("counted", succeeded_by_name(["a"], "s").remove(0))] {
-        let refused = stack[0].report(id, vec![result]).await.unwrap_err();
+    let both = pb::TaskResult { task: Some(0), ..succeeded_by_name(["a"], "s").remove(0) };
+    for id in ["named", "counted"] {
+        let refused = stack[0].report(id, vec![both.clone()]).await.unwrap_err();
         assert_eq!(fields(&refused), ["results[0].task_name"]);
         assert_eq!(stack[0].progress(id).await.unwrap().succeeded_task_count, Some(0));
     }
@@ -108,7 +108,7 @@ async fn unnamed_job_grows_and_can_still_be_created_again() {
     assert_eq!(stack[1].grow("a", 5).await.unwrap().added_count, 0, "a repeated call adds nothing");
     assert_eq!(stack[1].grow("a", 7).await.unwrap().added_count, 2);
     assert_eq!(stack[0].create(request.clone()).await.unwrap().task_count, 7, "the current task count");
-    let other = pb::CreateJobRequest { task_count: 7, ..request };
+    let other = pb::CreateJobRequest { task_count: Some(7), ..request };
     assert_eq!(stack[0].create(other).await.unwrap_err().code(), Code::AlreadyExists);
     assert_eq!(stage_counts(&stack[0].progress("a").await.unwrap()), [[7, 0, 0, 0]]);
     assert_eq!(stack[1].start("a").await.unwrap().task_count, 7);
@@ -151,7 +151,7 @@ async fn error_samples_include_task_names_live_and_after_the_end() {
     stack[0].add("a", &["north", "south", "east"]).await.unwrap();
     stack[0].start("a").await.unwrap();
     let by_index = failed_with(1, "s", "TIMEOUT", "slow");
-    let by_name = pb::TaskResult { task: 0, task_name: "east".to_owned(), ..failed_with(0, "s", "BROKEN", "") };
+    let by_name = pb::TaskResult { task: None, task_name: "east".to_owned(), ..failed_with(0, "s", "BROKEN", "") };
     stack[1].report("a", vec![by_index, by_name]).await.unwrap();
     let names = |progress: &pb::Progress| -> BTreeMap<i64, String> {
         progress.error_samples.iter().map(|sample| (sample.task, sample.task_name.clone())).collect()

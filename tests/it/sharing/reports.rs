@@ -11,7 +11,7 @@ use crate::support::{
     CallResult, Client, Fault, Gateway, Stack, code_and_reason, dispositions, failed_with, job, pb, stage_counts,
     succeeded,
 };
-use pb::Disposition::{Applied, Duplicate, UnknownTask};
+use pb::Disposition::{Applied, Duplicate, UnknownStage, UnknownTask};
 use pb::report_service_client::ReportServiceClient;
 
 /// A fault point that stalls a batch after its marks are computed and before they are set.
@@ -57,7 +57,8 @@ async fn bad_report_does_not_affect_the_rest_of_its_batch() {
     let before = revision(&stack).await;
     let first = call_stalled_at(&stack[0], COMPUTED, send_report(stack[0].client(), read([1]))).await;
     let gateway = &stack[0];
-    let with_unknown = joined_report(gateway, read([2, TASKS, 3])).await;
+    let with_unknown =
+        joined_report(gateway, [read([2, TASKS]), succeeded([2], "no such stage"), read([3])].concat()).await;
     let unknown_alone = joined_report(gateway, read([TASKS + 1, TASKS + 2])).await;
     // This report repeats a result of its batch, a result of its own, a marked result, and a result of the batch in
     // progress.
@@ -66,15 +67,15 @@ async fn bad_report_does_not_affect_the_rest_of_its_batch() {
         joined_report(gateway, vec![failed_with(5, "read", "IO", "no answer"), failed_with(4, "read", "IO", "")]).await;
     let better = joined_report(gateway, [read([5]), succeeded([4], "digest")].concat()).await;
     // An invalid report is refused at once, and never joins a batch.
-    let malformed = vec![pb::TaskResult { task: -1, ..read([6]).remove(0) }];
-    for invalid in [malformed, succeeded([6], "no such stage")] {
+    let without_task = vec![pb::TaskResult { task: None, ..read([6]).remove(0) }];
+    for invalid in [without_task, succeeded([6], "")] {
         let refused = send_report(gateway.client(), [read([7]), invalid].concat()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     }
     gateway.release(COMPUTED);
 
     assert_eq!(dispositions_of(first).await, [Applied]);
-    assert_eq!(dispositions_of(with_unknown).await, [Applied, UnknownTask, Applied]);
+    assert_eq!(dispositions_of(with_unknown).await, [Applied, UnknownTask, UnknownStage, Applied]);
     assert_eq!(dispositions_of(unknown_alone).await, [UnknownTask; 2]);
     assert_eq!(dispositions_of(repeating).await, [Duplicate, Applied, Duplicate, Duplicate, Duplicate]);
     assert_eq!(dispositions_of(failing).await, [Applied, Duplicate]);

@@ -46,12 +46,13 @@ impl Client {
     /// Adds tasks by name.
     pub async fn add(&self, id: &str, names: &[&str]) -> CallResult<pb::AddTasksResponse> {
         let task_names = names.iter().map(|name| (*name).to_owned()).collect();
-        self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names, task_count: 0 }).await
+        self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names, task_count: None }).await
     }
 
     /// Adds tasks up to a total.
     pub async fn grow(&self, id: &str, task_count: i64) -> CallResult<pb::AddTasksResponse> {
-        self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names: vec![], task_count }).await
+        self.add_tasks(pb::AddTasksRequest { job_id: id.to_owned(), task_names: vec![], task_count: Some(task_count) })
+            .await
     }
 
     pub async fn add_tasks(&self, request: pb::AddTasksRequest) -> CallResult<pb::AddTasksResponse> {

@@ -7,7 +7,7 @@ pub fn job(id: &str, stages: &[&str], task_count: i64) -> pb::CreateJobRequest {
     pb::CreateJobRequest {
         job_id: id.to_owned(),
         stages: stages.iter().map(|stage| (*stage).to_owned()).collect(),
-        task_count,
+        task_count: Some(task_count),
         start: true,
         ..pb::CreateJobRequest::default()
     }
@@ -25,8 +25,11 @@ pub fn succeeded(tasks: impl IntoIterator<Item = i64>, stage: &str) -> Vec<pb::T
 
 /// Successful results of the tasks with these names at a stage.
 pub fn succeeded_by_name<'a>(names: impl IntoIterator<Item = &'a str>, stage: &str) -> Vec<pb::TaskResult> {
-    let by_name =
-        |name: &str| pb::TaskResult { task_name: name.to_owned(), ..result(0, stage, pb::Outcome::Succeeded) };
+    let by_name = |name: &str| pb::TaskResult {
+        task: None,
+        task_name: name.to_owned(),
+        ..result(0, stage, pb::Outcome::Succeeded)
+    };
     names.into_iter().map(by_name).collect()
 }
 
@@ -48,5 +51,5 @@ fn results(tasks: impl IntoIterator<Item = i64>, stage: &str, outcome: pb::Outco
 }
 
 fn result(task: i64, stage: &str, outcome: pb::Outcome) -> pb::TaskResult {
-    pb::TaskResult { task, stage: stage.to_owned(), outcome: outcome.into(), ..pb::TaskResult::default() }
+    pb::TaskResult { task: Some(task), stage: stage.to_owned(), outcome: outcome.into(), ..pb::TaskResult::default() }
 }

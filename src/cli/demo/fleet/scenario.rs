@@ -58,7 +58,7 @@ async fn create(fleet: &Fleet, gateway: &Client) -> Result<(), Failure> {
             display_name: format!("{name} (fleet demo)"),
             labels: [(LABEL.to_owned(), fleet.run.clone())].into(),
             stages: vec![STAGE.to_owned()],
-            task_count: *tasks,
+            task_count: Some(*tasks),
             start: true,
             ..CreateJobRequest::default()
         };

@@ -94,7 +94,7 @@ impl<'a> Worker<'a> {
     /// Reports the tasks of a batch as succeeded. Returns whether the job has ended.
     async fn report(&self, job: usize, batch: &Range<i64>) -> Result<bool, Failure> {
         let result = |task| TaskResult {
-            task,
+            task: Some(task),
             stage: STAGE.to_owned(),
             outcome: Outcome::Succeeded.into(),
             ..TaskResult::default()

@@ -58,7 +58,7 @@ pub fn acks<'a>(call: &'a Call, settled: &CompleteReads, history: &History) -> i
         let recorded = match disposition {
             Disposition::Applied | Disposition::Duplicate => false,
             Disposition::Recorded => true,
-            Disposition::Superseded | Disposition::UnknownTask => return None,
+            Disposition::Superseded | Disposition::UnknownTask | Disposition::UnknownStage => return None,
         };
         // Ledger rows are deleted once they are drained to the tracker, so recorded marks can be lost like all other
         // marks.
