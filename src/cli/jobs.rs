@@ -11,14 +11,16 @@ use super::wording::{self, escaped};
 use super::{Common, Failure, UsageError, client, json};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::job_service_client::JobServiceClient;
-use crate::grpc::pb::{Job, JobOrder, JobState, ListJobsRequest, Progress, ProgressResult, progress_result};
+use crate::grpc::pb::{Job, JobOrder, JobState, ListJobsRequest, Progress, ProgressResult, Source, progress_result};
 
 /// Page size of the calls that list jobs.
 const PAGE_SIZE: usize = 200;
 
 /// Lists jobs, newest first
 ///
-/// The command prints one line per job: ID, state, percentage, number of tasks, creation time and labels.
+/// The command prints one line per job: ID, state, percentage, number of tasks, creation time and labels. If the
+/// percentage comes from a fallback, the line ends with the reason; `>=` means that it is a lower bound, and `?` that it
+/// is unknown.
 #[derive(Debug, Args)]
 pub struct Flags {
     /// List only jobs in this state: pending, running, succeeded, failed, cancelled or revoked; if the option is
@@ -110,13 +112,22 @@ fn line(job: &Job, progress: Option<&ProgressResult>) -> String {
     let created = job.create_time.map(to_second).unwrap_or_default();
     let labels = job.labels.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value)));
     let labels: Vec<_> = labels.collect();
-    let percent = match progress.and_then(|progress| progress.result.as_ref()) {
-        Some(progress_result::Result::Progress(Progress { percent: Some(percent), .. })) => format!("{percent} %"),
-        _ => "? %".to_owned(),
+    let (percent, hint) = match progress.and_then(|progress| progress.result.as_ref()) {
+        Some(progress_result::Result::Progress(progress)) => (wording::percent(progress), hint(progress)),
+        Some(progress_result::Result::Error(error)) => (None, escaped(&error.message).into_owned()),
+        None => (None, String::new()),
     };
+    let percent = percent.unwrap_or_else(|| "? %".to_owned());
     let (id, state, tasks) = (escaped(&job.job_id), wording::job_state(job.state()), wording::number(job.task_count));
     let line = format!("{id}  {state:<9}  {percent:>5}  {tasks} tasks  {created}  {}", labels.join(" "));
-    line.trim_end().to_owned()
+    format!("{}  {hint}", line.trim_end()).trim_end().to_owned()
+}
+
+/// Returns why the percentage is not current or not complete, such as `FALLBACK (REDIS_UNREACHABLE), at least`. The text
+/// is empty if the percentage is exact.
+fn hint(progress: &Progress) -> String {
+    let exact = progress.source() != Source::Fallback && !progress.lower_bound;
+    if exact { String::new() } else { wording::source(progress) }
 }
 
 /// Formats a time without the fraction of a second.

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{QUIET_LOG_FILTER, init_log, print_line, warn};
-use super::wording::escaped;
+use super::wording::{self, escaped};
 use super::{Common, Failure, client, job_id};
 use crate::config::sources::ONE_CALL;
 use crate::grpc::pb::job_service_client::JobServiceClient;
-use crate::grpc::pb::{ListTasksRequest, TaskRange, TaskStatus};
+use crate::grpc::pb::{ListTasksRequest, SourceReason, TaskRange, TaskStatus};
 
 /// Page size of the calls that list tasks: the number of ranges or names.
 const PAGE_SIZE: i32 = 10_000;
@@ -17,7 +17,7 @@ const PAGE_SIZE: i32 = 10_000;
 /// Lists the outstanding, failed, succeeded or skipped tasks of a job
 ///
 /// The command prints one line per task or range of tasks, such as 7-12. If the tasks are named, it prints one line per
-/// name. If marks may be missing, a warning on stderr says that reported tasks may be listed as outstanding.
+/// name. If marks may be missing, a warning on stderr says why, and that reported tasks may be listed as outstanding.
 #[derive(Debug, Args)]
 pub struct Flags {
     /// ID of the job
@@ -70,6 +70,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     loop {
         let page =
             client.retry(async |channel| JobServiceClient::new(channel).list_tasks(request.clone()).await).await?;
+        let reason = page.source_reason();
         // If the job has named tasks, the page has one name for each task of its ranges.
         if page.task_names.is_empty() {
             for range in page.ranges {
@@ -81,7 +82,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
             page.task_names.iter().map(|name| escaped(name)).try_for_each(print_line)?;
         }
         if page.lower_bound && !std::mem::replace(&mut warned, true) {
-            warn("marks may be missing, so reported tasks may be listed as outstanding; `highwater inspect` shows why");
+            warn(&incomplete(reason));
         }
         if page.next_page_token.is_empty() {
             open_range.iter().map(line).try_for_each(print_line)?;
@@ -100,6 +101,15 @@ impl Status {
             Self { .. } => TaskStatus::Outstanding,
         }
     }
+}
+
+/// Returns the warning that marks may be missing, with the reason if there is one.
+fn incomplete(reason: SourceReason) -> String {
+    let why = match reason {
+        SourceReason::Unspecified => String::new(),
+        reason => format!(" ({})", wording::source_reason(reason)),
+    };
+    format!("marks may be missing{why}, so reported tasks may be listed as outstanding; `highwater inspect` shows why")
 }
 
 /// Appends `next` to the open range if it continues that range, because a page may end within a range. Returns the

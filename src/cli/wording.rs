@@ -34,14 +34,21 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
         .into()
 }
 
-/// Returns a line such as `RUNNING  43 %  812/s  12 s left  LIVE`.
+/// Returns a line such as `RUNNING  43 %  812/s  12 s left  LIVE`, or, for counts that are a lower bound, such as
+/// `RUNNING  >= 43 %  FALLBACK (REDIS_UNREACHABLE), at least`.
 pub fn headline(progress: &Progress) -> String {
     let mut parts = vec![state(progress).to_owned()];
-    parts.push(progress.percent.map_or_else(|| "progress unknown".to_owned(), |percent| format!("{percent} %")));
+    parts.push(percent(progress).unwrap_or_else(|| "progress unknown".to_owned()));
     parts.extend(progress.results_per_second.map(|rate| format!("{}/s", HumanCount(rounded(rate)))));
     parts.extend(eta(progress).map(|eta| format!("{} left", duration(eta))));
     parts.push(source(progress));
     parts.join("  ")
+}
+
+/// Returns a percentage such as `43 %`, or `>= 43 %` if it is a lower bound. Returns `None` if it is unknown.
+pub fn percent(progress: &Progress) -> Option<String> {
+    let bound = if progress.lower_bound { ">= " } else { "" };
+    progress.percent.map(|percent| format!("{bound}{percent} %"))
 }
 
 /// Returns the key and the counts of a stage, such as `read 8,577 of 20,000, 23 failed`.
@@ -80,6 +87,9 @@ pub fn snapshot(progress: &Progress) -> String {
         let key = escaped(&stage.stage);
         lines.push(format!("  {key:<width$}{succeeded:>12}{failed:>12}{skipped:>12}{pending:>12}"));
     }
+    if progress.errors_unknown {
+        lines.push("  errors reported: unknown".to_owned());
+    }
     if !progress.error_counts.is_empty() {
         let counts = progress.error_counts.iter();
         let counts = counts.map(|error| format!("{} {}", escaped(&error.code), HumanCount(count(error.count))));
@@ -116,15 +126,21 @@ pub fn is_end_state(state: JobState) -> bool {
     !matches!(state, JobState::Unspecified | JobState::Pending | JobState::Running)
 }
 
-fn source(progress: &Progress) -> String {
+/// Returns the source, its reason and `at least` for a lower bound, such as `FALLBACK (REDIS_UNREACHABLE), at least`.
+pub fn source(progress: &Progress) -> String {
     let mut text = progress.source().as_str_name().trim_start_matches("SOURCE_").to_owned();
     if progress.source() == Source::Fallback && progress.source_reason() != SourceReason::Unspecified {
-        text += &format!(" ({})", progress.source_reason().as_str_name().trim_start_matches("SOURCE_REASON_"));
+        text += &format!(" ({})", source_reason(progress.source_reason()));
     }
     if progress.lower_bound {
         text += ", at least";
     }
     text
+}
+
+/// Returns a source reason without the prefix `SOURCE_REASON_`.
+pub fn source_reason(reason: SourceReason) -> &'static str {
+    reason.as_str_name().trim_start_matches("SOURCE_REASON_")
 }
 
 fn eta(progress: &Progress) -> Option<Duration> {
@@ -195,6 +211,10 @@ mod tests {
         progress.set_source(Source::Fallback);
         progress.set_source_reason(SourceReason::TrackerMissing);
         assert_eq!(headline(&progress), "RUNNING  progress unknown  FALLBACK (TRACKER_MISSING)");
+        progress.errors_unknown = true;
+        assert!(snapshot(&progress).ends_with("\n  errors reported: unknown"));
+        (progress.percent, progress.lower_bound) = (Some(42), true);
+        assert_eq!(headline(&progress), "RUNNING  >= 42 %  FALLBACK (TRACKER_MISSING), at least");
     }
 
     #[test]

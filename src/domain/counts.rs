@@ -68,6 +68,11 @@ impl Counts {
         self.stages.iter().map(|stage| self.pending(*stage)).sum()
     }
 
+    /// Returns the number of reported results: the tasks that succeeded or failed, summed over all stages.
+    pub fn total_reported(&self) -> u64 {
+        self.stages.iter().map(|stage| u64::from(stage.succeeded) + u64::from(stage.failed)).sum()
+    }
+
     /// Returns whether nothing is pending at any stage.
     pub fn is_complete(&self) -> bool {
         self.total_pending() == 0

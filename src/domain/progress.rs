@@ -122,9 +122,94 @@ impl Progress {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.percent() })
     }
 
+    /// Returns whether failures may have been reported although no error is known. Every failure has an error when it is
+    /// counted, unless the errors could not be read or were lost, or the failure is in the ledger.
+    pub fn errors_unknown(&self) -> bool {
+        let certain = |marks: &MarkSummary| {
+            let failed = marks.counts.stages.iter().any(|stage| stage.failed > 0);
+            !self.lower_bound && !failed && marks.restore_time.is_none()
+        };
+        self.errors.counts.is_empty() && !self.marks.as_ref().is_some_and(certain)
+    }
+
+    /// Returns whether a mark may have been set although the time of the last mark is absent.
+    pub fn last_progress_time_unknown(&self) -> bool {
+        let certain = |marks: &MarkSummary| {
+            marks.last_progress_time.is_some() || (!self.lower_bound && marks.counts.total_reported() == 0)
+        };
+        !self.marks.as_ref().is_some_and(certain)
+    }
+
+    /// Returns whether the marks may have been restored although the time of the restore is absent. Only the tracker
+    /// knows the time. A final progress that is a lower bound may have been stored without the tracker.
+    pub fn restore_time_unknown(&self) -> bool {
+        let stored_without_tracker = self.source == Source::Snapshot && self.lower_bound;
+        let certain =
+            |marks: &MarkSummary| marks.restore_time.is_some() || (marks.revision.is_some() && !stored_without_tracker);
+        self.state != JobState::Pending && !self.marks.as_ref().is_some_and(certain)
+    }
+
     /// Returns whether the job has no tasks and has not succeeded. Such a job has nothing pending, but is complete only
     /// after its start.
     fn has_nothing_done(&self) -> bool {
         self.marks.as_ref().is_some_and(|marks| marks.counts.total == 0) && self.state != JobState::Succeeded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::StageCounts;
+
+    /// The progress of a running job with one stage, of which `succeeded` and `failed` tasks are counted.
+    fn running(succeeded: u32, failed: u32, tracked: bool) -> Progress {
+        let counts = Counts { total: 5, stages: vec![StageCounts { succeeded, failed, skipped: 0 }] };
+        let time = |known: bool| known.then_some(OffsetDateTime::UNIX_EPOCH);
+        let marks = MarkSummary {
+            revision: tracked.then_some(7),
+            last_progress_time: time(tracked && succeeded + failed > 0),
+            ..MarkSummary::of_counts(counts)
+        };
+        Progress {
+            state: JobState::Running,
+            source: Source::Live,
+            lower_bound: false,
+            observe_time: OffsetDateTime::UNIX_EPOCH,
+            marks: Some(marks),
+            rates: None,
+            errors: Errors::default(),
+            cancel_reason: String::new(),
+            claimable: true,
+        }
+    }
+
+    /// Returns which of errors, last progress time and restore time are unknown.
+    fn unknown(progress: &Progress) -> [bool; 3] {
+        [progress.errors_unknown(), progress.last_progress_time_unknown(), progress.restore_time_unknown()]
+    }
+
+    #[test]
+    fn absent_values_of_a_tracked_job_are_none() {
+        assert_eq!(unknown(&running(0, 0, true)), [false; 3]);
+        assert_eq!(unknown(&running(2, 0, true)), [false; 3]);
+        let errors = Errors { counts: vec![("IO".to_owned(), 1)], samples: vec![] };
+        assert_eq!(unknown(&Progress { errors, ..running(2, 1, true) }), [false; 3]);
+        let pending = Progress { state: JobState::Pending, source: Source::Snapshot, ..running(0, 0, false) };
+        assert_eq!(unknown(&pending), [false; 3]);
+    }
+
+    #[test]
+    fn absent_values_are_unknown_where_they_may_have_been_lost() {
+        assert_eq!(unknown(&running(2, 1, true)), [true, false, false], "a failure without its error");
+        let fallback = Progress { lower_bound: true, ..running(2, 0, false) };
+        assert_eq!(unknown(&fallback), [true; 3]);
+        let nothing_seen = Progress { lower_bound: true, ..running(0, 0, false) };
+        assert_eq!(unknown(&nothing_seen), [true; 3]);
+        assert_eq!(unknown(&Progress { marks: None, ..running(0, 0, false) }), [true; 3]);
+        let mut restored = running(2, 0, true);
+        restored.marks.as_mut().unwrap().restore_time = Some(OffsetDateTime::UNIX_EPOCH);
+        assert_eq!(unknown(&restored), [true, false, false], "Redis lost its errors with the marks");
+        let ended = Progress { source: Source::Snapshot, lower_bound: true, ..running(0, 0, true) };
+        assert_eq!(unknown(&ended), [true; 3], "an end without the tracker");
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use highwater::live::{HEADER_BYTES, Header};
 
 use crate::support::{
-    Stack, dispositions, failed, failed_with, job, named_job, pb, stage_counts, succeeded, system_time, tracker_key,
+    Link, Stack, dispositions, eventually, failed, failed_with, job, named_job, pb, stage_counts, succeeded,
+    system_time, tracker_key,
 };
 
 /// The maximum apparent difference between the clocks of two processes on one machine.
@@ -200,4 +201,38 @@ async fn running_job_without_a_tracker_reports_only_remembered_counts() {
         assert_eq!(stage_counts(&progress), [[1, 4, 0, 0]]);
         assert!(progress.restore_time.is_some());
     }
+}
+
+/// Redis stores the errors and the times of a running job. While it cannot be read, they are unknown, which is not the
+/// same as none.
+#[tokio::test]
+async fn without_redis_errors_and_times_are_unknown_not_none() {
+    let unknown = |progress: &pb::Progress| {
+        [progress.errors_unknown, progress.last_progress_time_unknown, progress.restore_time_unknown]
+    };
+    let stack = Stack::builder(1).links().start().await;
+    stack[0].create(pb::CreateJobRequest { start: false, ..job("waiting", &["s"], 4) }).await.unwrap();
+    stack[0].create(job("a", &["s"], 4)).await.unwrap();
+    for id in ["waiting", "a"] {
+        assert_eq!(unknown(&stack[0].progress(id).await.unwrap()), [false; 3], "{id}: there are none");
+    }
+    stack[0].report("a", [succeeded([0], "s"), vec![failed_with(1, "s", "IO", "gone")]].concat()).await.unwrap();
+    let live = stack[0].progress("a").await.unwrap();
+    assert_eq!((live.error_counts.len(), live.last_progress_time.is_some(), unknown(&live)), (1, true, [false; 3]));
+
+    stack[0].links().redis.set(Link::Cut);
+    let fallback = async || {
+        let progress = stack[0].progress("a").await.unwrap();
+        (progress.source() == pb::Source::Fallback).then_some(progress)
+    };
+    let fallback = eventually("the read falls back", fallback).await;
+    let known = (fallback.error_counts.len(), fallback.error_samples.len(), fallback.last_progress_time);
+    assert_eq!((known, unknown(&fallback)), ((0, 0, None), [true; 3]));
+    assert_eq!((fallback.percent, fallback.lower_bound), (Some(50), true));
+    let batch = stack[0].batch_progress(vec!["a".into(), "waiting".into()]).await.unwrap();
+    let batch = batch.iter().map(|read| match &read.result {
+        Some(pb::progress_result::Result::Progress(progress)) => unknown(progress),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(batch.collect::<Vec<_>>(), [[true; 3], [false; 3]]);
 }

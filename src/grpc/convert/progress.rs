@@ -7,6 +7,8 @@ use crate::gateway::{JobProgress, ReadResult};
 /// Converts the progress of a job.
 pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
+    let (errors_unknown, restore_time_unknown) = (progress.errors_unknown(), progress.restore_time_unknown());
+    let last_progress_time_unknown = progress.last_progress_time_unknown();
     let Progress { state, source, lower_bound, observe_time, marks, rates, errors, cancel_reason, claimable } =
         progress;
     let (source, source_reason) = source_of(*source);
@@ -37,6 +39,9 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
         error_samples: error_samples(definition, errors),
         cancel_reason: cancel_reason.clone(),
         claimable: *claimable,
+        errors_unknown,
+        last_progress_time_unknown,
+        restore_time_unknown,
     }
 }
 

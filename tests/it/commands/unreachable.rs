@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
 use tokio::process::Child;
 
 use super::{ENDS_WITHIN, command, run};
-use crate::support::{Gateway, Link, Stack, job, succeeded};
+use crate::support::{Gateway, Link, Stack, eventually, job, pb, succeeded};
 
 /// Every command that makes one call.
 const ONE_CALL: [&[&str]; 5] =
@@ -111,4 +111,30 @@ async fn watch_reports_connection_changes_on_stderr() {
         assert!(!line.contains("answer"), "{line}");
     }
     assert_eq!(watch.wait().await.unwrap().code(), Some(0));
+}
+
+/// A percentage from a fallback must not look like an exact one.
+#[tokio::test]
+async fn percentages_and_tasks_from_a_fallback_have_a_hint() {
+    let stack = Stack::builder(1).links().start().await;
+    stack[0].create(job("a", &["s"], 100)).await.unwrap();
+    stack[0].report("a", succeeded(0..42, "s")).await.unwrap();
+    let exact = super::call(&stack[0], &["jobs"]).await.1;
+    assert!(exact.contains("   42 %  100 tasks") && !exact.contains("LIVE"), "{exact}");
+
+    stack[0].links().redis.set(Link::Cut);
+    eventually("the read falls back", async || {
+        (stack[0].progress("a").await.unwrap().source() == pb::Source::Fallback).then_some(())
+    })
+    .await;
+    let (_, listed, _) = super::call(&stack[0], &["jobs"]).await;
+    assert!(listed.contains("  >= 42 %  100 tasks"), "{listed}");
+    assert!(listed.ends_with("  FALLBACK (REDIS_UNREACHABLE), at least\n"), "{listed}");
+    let (_, tasks, warning) = super::call(&stack[0], &["tasks", "a", "--succeeded"]).await;
+    assert_eq!(tasks, "0-41\n");
+    assert!(warning.contains("marks may be missing (REDIS_UNREACHABLE)"), "{warning}");
+    let mut watch = spawn(&stack[0], &["watch", "a"]);
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().unwrap();
+    assert!(line.starts_with("RUNNING  >= 42 %  FALLBACK (REDIS_UNREACHABLE), at least"), "{line}");
 }
