@@ -98,6 +98,20 @@ impl Counts {
         u8::try_from(percent).unwrap_or(100)
     }
 
+    /// Returns the share of all tasks × stages that was reported, from 0 to 1. Marks are never cleared, so additional
+    /// marks never decrease it. Skipped stages are not reported. Without tasks, the share is 1.
+    pub fn reported_fraction(&self) -> f64 {
+        let expected = self.expected_results();
+        #[expect(clippy::cast_precision_loss, reason = "at most 80 million, exact in a double")]
+        if expected == 0 { 1.0 } else { self.total_reported() as f64 / expected as f64 }
+    }
+
+    /// Returns the share of all tasks × stages that was reported, in percent, rounded down.
+    pub fn reported_percent(&self) -> u8 {
+        let percent = (self.total_reported() * 100).checked_div(self.expected_results()).unwrap_or(100);
+        u8::try_from(percent).unwrap_or(100)
+    }
+
     /// Returns tasks × stages.
     fn expected_results(&self) -> u64 {
         u64::from(self.total) * self.stages.len() as u64

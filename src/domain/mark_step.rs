@@ -224,7 +224,7 @@ pub fn dispositions(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use proptest::prelude::*;
 
@@ -291,6 +291,24 @@ mod tests {
                 report(layout, &mut bytes, &[mark]);
                 prop_assert!(before.iter().zip(&bytes).all(|(old, new)| old & new == *old));
             }
+        }
+
+        /// The number of reported results never decreases, whatever is reported, and ends at the number of distinct
+        /// tasks and stages in the reports. A share of 1 means that the job is complete.
+        #[test]
+        fn reported_share_never_decreases((layout, marks) in reports()) {
+            let mut bytes = vec![0; layout.bytes()];
+            let mut last = (0, 0.0, 0);
+            for mark in &marks {
+                report(layout, &mut bytes, &[*mark]);
+                let counts = Cells::new(layout, bytes.clone()).unwrap().count();
+                let now = (counts.total_reported(), counts.reported_fraction(), counts.reported_percent());
+                prop_assert!(now.0 >= last.0 && now.1 >= last.1 && now.2 >= last.2, "{:?} after {:?}", now, last);
+                prop_assert!(counts.is_complete() || (now.1 < 1.0 && now.2 < 100));
+                last = now;
+            }
+            let distinct: HashSet<_> = marks.iter().map(|mark| (mark.task, mark.stage)).collect();
+            prop_assert_eq!(last.0, distinct.len() as u64);
         }
 
         /// A result is APPLIED exactly when it raises the level that a plain map holds for the task and stage.

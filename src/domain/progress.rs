@@ -111,7 +111,7 @@ pub struct Progress {
 
 impl Progress {
     /// Returns the share of all tasks × stages that is not pending, from 0 to 1. It is 1 only if the job is complete,
-    /// and absent if the counts are unknown.
+    /// and absent if the counts are unknown. It can decrease: a success after a failure makes skipped stages pending.
     pub fn fraction(&self) -> Option<f64> {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0.0 } else { marks.counts.fraction() })
     }
@@ -120,6 +120,18 @@ impl Progress {
     /// is complete, and absent if the counts are unknown.
     pub fn percent(&self) -> Option<u8> {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.percent() })
+    }
+
+    /// Returns the share of all tasks × stages that was reported, from 0 to 1, which never decreases. It is absent if the
+    /// counts are unknown.
+    pub fn reported_fraction(&self) -> Option<f64> {
+        self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0.0 } else { marks.counts.reported_fraction() })
+    }
+
+    /// Returns the share of all tasks × stages that was reported, in percent, rounded down. It is absent if the counts
+    /// are unknown.
+    pub fn reported_percent(&self) -> Option<u8> {
+        self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.reported_percent() })
     }
 
     /// Returns whether failures may have been reported although no error is known. Every failure has an error when it is

@@ -180,6 +180,27 @@ async fn missing_task_count_is_refused_where_it_would_end_the_job() {
     assert_eq!(stack[0].grow("a", 0).await.unwrap().task_count, 0, "a total of 0 that is set");
 }
 
+/// A failure skips the later stages of a task. A success that replaces it makes them pending again, so `percent`
+/// decreases. The share of reported results does not.
+#[tokio::test]
+async fn percent_can_decrease_but_the_reported_percent_does_not() {
+    let stack = Stack::start(2).await;
+    stack[0].create(job("a", &["one", "two", "three", "four"], 2)).await.unwrap();
+    let reports = [failed([0], "one"), succeeded([0], "one"), failed([0], "one"), succeeded([0], "two")];
+    let mut read = Vec::new();
+    for results in reports {
+        stack[0].report("a", results).await.unwrap();
+        let progress = stack[1].progress("a").await.unwrap();
+        assert_eq!(progress.source(), pb::Source::Live);
+        read.push((progress.percent.unwrap(), progress.reported_percent.unwrap(), progress.reported_fraction.unwrap()));
+    }
+    assert_eq!(read, [(50, 12, 0.125), (12, 12, 0.125), (12, 12, 0.125), (25, 25, 0.25)]);
+    let rest = [failed([1], "one"), succeeded([0], "three"), succeeded([0], "four")].concat();
+    assert!(stack[0].report("a", rest).await.unwrap().stop);
+    let ended = stack[1].progress("a").await.unwrap();
+    assert_eq!((ended.source(), ended.percent, ended.reported_percent), (pb::Source::Snapshot, Some(100), Some(62)));
+}
+
 #[tokio::test]
 async fn percent_is_99_while_one_of_a_thousand_tasks_is_pending() {
     let stack = Stack::start(1).await;

@@ -7,6 +7,7 @@ use crate::gateway::{JobProgress, ReadResult};
 /// Converts the progress of a job.
 pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progress {
     let (fraction, percent) = (progress.fraction(), progress.percent().map(i32::from));
+    let (reported_fraction, reported_percent) = (progress.reported_fraction(), progress.reported_percent());
     let (errors_unknown, restore_time_unknown) = (progress.errors_unknown(), progress.restore_time_unknown());
     let last_progress_time_unknown = progress.last_progress_time_unknown();
     let Progress { state, source, lower_bound, observe_time, marks, rates, errors, cancel_reason, claimable } =
@@ -42,6 +43,8 @@ pub fn progress(JobProgress { definition, progress }: &JobProgress) -> pb::Progr
         errors_unknown,
         last_progress_time_unknown,
         restore_time_unknown,
+        reported_fraction,
+        reported_percent: reported_percent.map(i32::from),
     }
 }
 
