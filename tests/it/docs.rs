@@ -91,7 +91,7 @@ const SHELL_LINES: [(&str, &str); 10] = [
     ("./dev curl ", "api_guide_commands_run_as_written"),
     ("redis-cli ", "runbook_commands_run_as_written"),
     ("psql ", "runbook_commands_run_as_written"),
-    ("target/tools/venv/bin/python docs/examples/adopting/rehearse.py ", "a_backend_adopts_highwater_step_by_step"),
+    ("./dev python docs/examples/adopting/rehearse.py ", "a_backend_adopts_highwater_step_by_step"),
     ("highwater ", "gateway_reads_its_settings_from_a_file"),
     ("./dev run", "dev_gateway_with_private_servers_keeps_its_data_between_runs"),
     // No test runs checks and builds.

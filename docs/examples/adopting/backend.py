@@ -9,6 +9,8 @@ import json
 import sqlite3
 
 STAGES = ["render"]
+# The label of this backend's jobs. Other clients of the gateway may use other job IDs, which this backend cannot read.
+LABELS = {"owner": "film-backend"}
 
 
 def open_database(path):

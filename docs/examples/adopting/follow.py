@@ -4,7 +4,11 @@ writers.
 From this step on, a handler saves its result, reports until the report is acknowledged, and no longer counts.
 """
 
+import logging
+
 import backend
+
+log = logging.getLogger("highwater")
 
 STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "CANCELLED": "cancelled", "REVOKED": "failed"}
 
@@ -28,7 +32,7 @@ def follow_ends(database, highwater):
     """Processes all jobs that ended since the last call, in order. The cursor is stored, so a restart misses no end.
     Repeating an end changes nothing."""
     row = database.execute("SELECT value FROM cursor WHERE name = 'ended_after'").fetchone()
-    request = {"order": "JOB_ORDER_EARLIEST_END_FIRST"}
+    request = {"order": "JOB_ORDER_EARLIEST_END_FIRST", "labels": backend.LABELS}
     if row:
         request["ended_after"] = row[0]
     last_end_time, token = row and row[0], ""
@@ -46,5 +50,9 @@ def follow_ends(database, highwater):
 
 def record_end(database, job):
     """Writes an end. The update is guarded, so an end is written once and an ended job never runs again."""
+    if not job["job_id"].isdecimal():
+        # Somebody else used this backend's label. One such job must not stop the follower.
+        log.warning("job %s is not a job of this backend", job["job_id"])
+        return
     state = STATES[job["state"].removeprefix("JOB_STATE_")]
     database.execute("UPDATE job SET state = ? WHERE id = ? AND state = 'running'", (state, int(job["job_id"])))

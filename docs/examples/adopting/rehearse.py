@@ -53,7 +53,16 @@ def reading(database, highwater, job_id):
     assert read.read_progress(database, unavailable, job_id)["percent"] == 100, "without a gateway, so is every job"
 
 
+def foreign_job(highwater, job_id, **labels):
+    """A job of another client of the gateway, which has ended."""
+    definition = {"job_id": job_id, "stages": ["fetch"], "task_count": 1, "labels": labels}
+    highwater.call("JobService", "CreateJob", **definition)
+    highwater.call("JobService", "CancelJob", job_id=job_id)
+
+
 def following(database, highwater):
+    foreign_job(highwater, f"foreign-{time.time_ns()}")
+    foreign_job(highwater, f"foreign-{time.time_ns()}", **backend.LABELS)
     job_id = shadow.create_job(database, highwater, 3)
     follow.follow_ends(database, highwater)
     for task in [0, 1, 2, 2]:
@@ -76,14 +85,18 @@ def handing_out(database, highwater):
     handed_out = {wait_for(lambda: hand_out.next_job(highwater)) for _ in range(10)}
     assert alive in handed_out and dead not in handed_out, handed_out
     assert backend.next_job(database) != alive, "the old query still returns a job that no longer runs"
+    highwater.call("JobService", "CancelJob", job_id=str(alive))
 
 
 def main(address):
     highwater = Highwater(address)
     with tempfile.TemporaryDirectory() as directory:
         database = backend.open_database(f"{directory}/backend.sqlite")
+        # The IDs of this run continue after this job, so that they differ from those of earlier runs.
+        database.execute("INSERT INTO job (id, state, task_count) VALUES (?, 'finished', 1)", (time.time_ns(),))
         job_id = shadowing(database, highwater)
         reading(database, highwater, job_id)
+        highwater.call("JobService", "CancelJob", job_id=str(job_id))
         following(database, highwater)
         handing_out(database, highwater)
         database.close()

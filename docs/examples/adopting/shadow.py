@@ -14,6 +14,7 @@ def create_job(database, highwater, task_count):
     """Creates a job in the database and in Highwater. Both use the same ID, so no mapping is needed."""
     job_id = backend.create_job(database, task_count)
     definition = {"job_id": str(job_id), "stages": backend.STAGES, "task_count": str(task_count), "start": True}
+    definition["labels"] = backend.LABELS
     log_errors(highwater.call, "JobService", "CreateJob", **definition)
     return job_id
 
