@@ -41,6 +41,22 @@ impl Names {
         Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(count) }
     }
 
+    /// Makes room for `count` more names of `bytes` bytes in total. If the list must grow, it grows by at least an
+    /// eighth, so that many small additions stay cheap and at most an eighth of the memory is unused.
+    pub fn reserve(&mut self, count: usize, bytes: usize) {
+        if self.ends.capacity() - self.ends.len() < count {
+            self.ends.reserve_exact(count.max(self.ends.len() / 8));
+        }
+        if self.text.capacity() - self.text.len() < bytes {
+            self.text.reserve_exact(bytes.max(self.text.len() / 8));
+        }
+    }
+
+    /// Returns the size of all names, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// Appends a name.
     pub fn push(&mut self, name: &str) {
         self.text.push_str(name);

@@ -118,6 +118,9 @@ impl TaskNames {
                 self.manifests.remove(id);
                 return Ok(None);
             }
+            let growing = manifest.clone();
+            let reserved = tokio::task::spawn_blocking(move || growing.reserve(names, bytes));
+            reserved.await.map_err(|error| Error::Internal(error.to_string()))?;
         }
         while count() < total {
             let blocks = self.store.names_from(id, count(), deadline).await?;

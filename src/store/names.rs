@@ -16,8 +16,9 @@ use crate::fault;
 /// The number of names in a full block. Larger blocks do not compress better, and reading one name requires reading its
 /// block.
 const BLOCK_NAMES: usize = 4096;
-/// The maximum number of blocks that one call reads. They take a few megabytes.
-const BLOCKS_PER_READ: i64 = 32;
+/// The maximum number of blocks that one call reads. They take about a megabyte in each of the forms that decoding them
+/// needs; with more, this temporary memory would exceed that of the index of a large manifest.
+const BLOCKS_PER_READ: i64 = 8;
 /// An upper limit for the number of small blocks at the end. Each small block has more names than all blocks after it
 /// together, so there are at most 12 of them.
 const SMALL_BLOCKS: i64 = 16;
@@ -304,7 +305,9 @@ async fn decompress(rows: Vec<BlockRow>) -> Result<Vec<NameBlock>, Error> {
         };
         let bytes = zlib::decompress(&row.names, 0).map_err(|error| invalid(&error))?;
         let text = String::from_utf8(bytes).map_err(|error| invalid(&error))?;
-        Ok(NameBlock { first: from_integer(row.first_task)?, names: text.split_terminator(TERMINATOR).collect() })
+        let mut names = Names::with_capacity(BLOCK_NAMES, text.len());
+        text.split_terminator(TERMINATOR).for_each(|name| names.push(name));
+        Ok(NameBlock { first: from_integer(row.first_task)?, names })
     };
     zlib::off_runtime(move || rows.into_iter().map(block).collect()).await
 }

@@ -14,9 +14,10 @@ use tokio::sync::Mutex as LoadLock;
 use crate::domain::{JobId, Names};
 use crate::sync::{self, lock};
 
-/// The memory that a name takes in addition to its own bytes. It consists of four bytes for the offset at which the
-/// name ends, and of five bytes for each slot of a hash table of which at least 7/16 are used.
-const BYTES_A_NAME: usize = 4 + 5 * 16 / 7;
+/// The memory that a name takes at most in addition to its own bytes. It consists of four bytes for the offset at which
+/// the name ends, and of five bytes for each slot of a hash table of which at least 7/16 are used. A manifest that is
+/// loaded takes no more, because its size is known before. A manifest that grows by additions may have an eighth more.
+const BYTES_A_NAME: usize = 4 + (5_usize * 16).div_ceil(7);
 
 /// The memory that an empty manifest takes, in bytes.
 const BYTES_A_MANIFEST: usize = 512;
@@ -123,12 +124,23 @@ impl Manifest {
         sync::read(&self.index)
     }
 
+    /// Makes room for all names of a job: `count` names of `bytes` bytes in total. Without this, the memory would grow
+    /// step by step while they are loaded, and each step would leave a freed copy behind.
+    pub fn reserve(&self, count: usize, bytes: usize) {
+        sync::write(&self.index).reserve(count, bytes);
+    }
+
     /// Adds the names of consecutive tasks, starting with task `first`. Names that the manifest already holds are
     /// skipped. If the manifest lacks the name of a task before `first`, nothing is added.
     pub fn extend(&self, first: u32, names: &Names) {
         let mut index = sync::write(&self.index);
         let Some(known) = index.count().checked_sub(first) else { return };
-        for name in names.iter().skip(known as usize) {
+        let known = known as usize;
+        if names.len() > known {
+            let bytes = names.iter().skip(known).map(str::len).sum();
+            index.names.reserve(names.len() - known, bytes);
+        }
+        for name in names.iter().skip(known) {
             index.push(name);
         }
     }
@@ -149,6 +161,14 @@ impl Index {
     /// The name of this task, if it is loaded.
     pub fn name(&self, task: u32) -> Option<&str> {
         self.names.get(task as usize)
+    }
+
+    fn reserve(&mut self, count: usize, bytes: usize) {
+        let Self { names, tasks, hasher } = self;
+        let missing = count.saturating_sub(names.len());
+        names.reserve(missing, bytes.saturating_sub(names.bytes()));
+        let hash = |task: &u32| names.get(*task as usize).map_or(0, |name| hasher.hash_one(name));
+        tasks.reserve(missing, hash);
     }
 
     fn push(&mut self, name: &str) {
@@ -215,6 +235,34 @@ mod tests {
         assert_eq!((held("a"), held("b"), held("c")), (1_000, 0, 1_000));
         manifests.remove(&id("a"));
         assert_eq!(held("a"), 0);
+    }
+
+    /// The documented memory of a name holds for loaded manifests of any size, also just above a power of two.
+    #[test]
+    fn a_name_of_a_loaded_manifest_takes_its_length_and_at_most_16_bytes() {
+        for count in [57_344, 57_345, 65_536, 100_000, 131_073] {
+            let names = names(0..count);
+            let manifest = Manifest::default();
+            manifest.reserve(names.len(), names.bytes());
+            for first in (0..count).step_by(4096) {
+                let block = names.iter().skip(first as usize).take(4096).collect();
+                manifest.extend(first, &block);
+            }
+            let overhead = manifest.index().memory() - names.bytes();
+            let most = names.len() * BYTES_A_NAME;
+            assert!((names.len() * 9..=most + 64).contains(&overhead), "{count} names: {overhead} bytes");
+        }
+    }
+
+    #[test]
+    fn a_growing_manifest_has_at_most_an_eighth_unused() {
+        let all = names(0..100_000);
+        let manifest = Manifest::default();
+        for (task, name) in (0..).zip(all.iter()) {
+            manifest.extend(task, &[name].into_iter().collect());
+        }
+        let most = (all.bytes() + all.len() * 4) * 9 / 8 + all.len() * 12;
+        assert!(manifest.index().memory() <= most, "{} bytes, not {most}", manifest.index().memory());
     }
 
     #[test]

@@ -175,7 +175,7 @@ async fn stored_names_take_under_10_bytes_each() {
 #[ignore = "a figure, not a check: takes long without optimisation"]
 async fn a_million_names() {
     const NAMES: usize = 1_000_000;
-    let stack = Stack::start(2).await;
+    let stack = Stack::start(3).await;
     stack[0].create(named_job("a", &["s"])).await.unwrap();
     let names: Vec<String> = (0..NAMES).map(path).collect();
     let begun = Instant::now();
@@ -188,6 +188,11 @@ async fn a_million_names() {
     stack[0].start("a").await.unwrap();
     println!("started: {:?}", begun.elapsed());
     let some: Vec<&str> = names.iter().step_by(100).map(String::as_str).collect();
+    let begun = Instant::now();
+    let before = stack[2].resident_bytes();
+    stack[2].report("a", succeeded_by_name(["none"], "s")).await.unwrap();
+    let grown = stack[2].resident_bytes() - before;
+    println!("names loaded: {:?}, RSS grew by {} bytes per name", begun.elapsed(), grown / NAMES);
     let begun = Instant::now();
     let answer = stack[1].report("a", succeeded_by_name(some, "s")).await.unwrap();
     println!("10,000 results by name: {:?}", begun.elapsed());

@@ -52,6 +52,13 @@ impl Gateway {
         Self { directory, flags, process, address, client: Client::new(address), links }
     }
 
+    /// The memory that the process has in RAM.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     /// Waits until the gateway reports that it is ready.
     pub async fn wait_until_ready(&self) {
         let ready = async || self.client.is_ready().await.is_ok_and(|ready| ready).then_some(());
