@@ -53,7 +53,7 @@ impl Store {
         listener.listen(CHANNEL).await?;
         // The jobs are listed after LISTEN, so that no change is missed between the list and the first event.
         let rows = sqlx::query!(
-            r#"SELECT job_id, incarnation, stall_timeout,
+            r#"SELECT job_id, incarnation AS "incarnation?", stall_timeout,
                       EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
                FROM jobs WHERE state = 'RUNNING'"#
         )
@@ -63,7 +63,7 @@ impl Store {
         for row in rows {
             let job = || -> Result<(JobId, RunningJob), Error> {
                 let (incarnation, stall_timeout) =
-                    (to_incarnation(row.incarnation)?, stall_timeout(row.stall_timeout)?);
+                    (to_incarnation(row.incarnation.unwrap_or(-1))?, stall_timeout(row.stall_timeout)?);
                 Ok((
                     parse(&row.job_id)?,
                     RunningJob { incarnation: Some(incarnation), ledger: row.ledger, stall_timeout },

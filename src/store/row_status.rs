@@ -11,7 +11,7 @@ impl Store {
     /// Reads the status of each of these jobs. Jobs that do not exist, and jobs whose rows are invalid, are absent.
     pub async fn row_statuses(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, RowStatus>, Error> {
         let query = sqlx::query!(
-            r#"SELECT job_id, state, incarnation,
+            r#"SELECT job_id, state AS "state?", incarnation AS "incarnation?",
                       EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id) AS "ledger!"
                FROM jobs WHERE job_id = ANY($1)"#,
             &texts(ids)
@@ -20,11 +20,12 @@ impl Store {
         let mut statuses = HashMap::with_capacity(rows.len());
         for row in rows {
             let status = || -> Result<(JobId, RowStatus), Error> {
-                let status = match parse::<JobState>(&row.state)? {
+                let status = match parse::<JobState>(row.state.as_deref().unwrap_or_default())? {
                     JobState::Pending => RowStatus::Pending,
-                    JobState::Running => {
-                        RowStatus::Running { incarnation: to_incarnation(row.incarnation)?, ledger: row.ledger }
-                    }
+                    JobState::Running => RowStatus::Running {
+                        incarnation: to_incarnation(row.incarnation.unwrap_or(-1))?,
+                        ledger: row.ledger,
+                    },
                     _ => RowStatus::Ended,
                 };
                 Ok((parse(&row.job_id)?, status))
