@@ -47,7 +47,7 @@ impl Design for Receipts {
         let place = |result: &pb::TaskResult| STAGES.iter().position(|stage| *stage == result.stage);
         let stages: Option<Vec<_>> = results.iter().map(|result| place(result)?.try_into().ok()).collect();
         let stages: Vec<i16> = stages.ok_or("no such stage")?;
-        let tasks: Vec<_> = results.iter().map(|result| result.task()).collect();
+        let tasks: Vec<_> = results.iter().map(pb::TaskResult::task).collect();
         let failures: Vec<_> = results.iter().map(|result| result.outcome() == pb::Outcome::Failed).collect();
         let statement = sqlx::query_scalar(REPORT).bind(id).bind(tasks).bind(stages).bind(failures);
         let state = statement.fetch_one(&self.pools.reports).await;
