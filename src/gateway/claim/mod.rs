@@ -169,7 +169,10 @@ impl Claims {
             Claimability::Claimable => found(None),
             Claimability::Unconfirmed(reason) => found(Some(reason)),
             Claimability::NotClaimable if row == RowStatus::Unreachable => Attempt::Undecided(Unavailable::Postgres),
-            Claimability::NotClaimable => Attempt::NoneLeft,
+            Claimability::NotClaimable => {
+                self.cache.postpone(&candidate.job.definition.id);
+                Attempt::NoneLeft
+            }
         })
     }
 
