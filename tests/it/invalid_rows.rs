@@ -76,13 +76,13 @@ async fn invalid_row_fails_only_the_calls_for_its_job() {
 
 /// Snapshots of a job with ten tasks and one stage.
 const IMPOSSIBLE_SNAPSHOTS: [(&str, &str); 8] = [
-    (r#"{counts,stages,0,succeeded}', '4294967295"#, "more tasks"),
-    (r#"{counts,stages,0,failed}', '1"#, "more tasks"),
-    (r#"{counts,stages,0,succeeded}', '9"#, "pending"),
-    (r#"{counts,stages,0,succeeded}', '-1"#, "decoded"),
-    (r#"{counts,total}', '11"#, "total"),
-    (r#"{counts,stages}', '[]"#, "stages"),
-    (r#"{revision}', '18446744073709551615"#, "too large"),
+    (r"{counts,stages,0,succeeded}', '4294967295", "more tasks"),
+    (r"{counts,stages,0,failed}', '1", "more tasks"),
+    (r"{counts,stages,0,succeeded}', '9", "pending"),
+    (r"{counts,stages,0,succeeded}', '-1", "decoded"),
+    (r"{counts,total}', '11", "total"),
+    (r"{counts,stages}', '[]", "stages"),
+    (r"{revision}', '18446744073709551615", "too large"),
     (
         r#"{errors,samples}', '[{"task":10,"stage":0,"code":"","message":"","report_time":"2026-01-01T00:00:00Z"}]"#,
         "error sample",

@@ -75,7 +75,7 @@ impl JobLister {
         let listed: Vec<JobId> = jobs.iter().map(|job| job.definition.id.clone()).collect();
         let progress = if with_progress { self.reader.read_all(&listed, deadline).await } else { Vec::new() };
         let next = keys.last().filter(|_| more).map(|last| token(last, query)).transpose()?;
-        Ok(JobsPage { jobs, unreadable, progress, next })
+        Ok(JobsPage { jobs, progress, unreadable, next })
     }
 }
 
