@@ -31,13 +31,15 @@ pub enum RowStatus {
 impl RowStatus {
     /// Returns the status of the row that Postgres returned. `job` is `None` if Postgres has no such job.
     pub fn of(job: Option<&Job>) -> Self {
-        match job {
-            None => Self::Absent,
-            Some(job) if job.state == JobState::Pending => Self::Pending,
-            Some(job) if job.state.takes_reports() => {
-                Self::Running { incarnation: job.incarnation, ledger: job.ledger }
-            }
-            Some(_) => Self::Ended,
+        job.map_or(Self::Absent, |job| Self::of_row(job.state, job.incarnation, job.ledger))
+    }
+
+    /// Returns the status of an existing row with these values.
+    pub fn of_row(state: JobState, incarnation: Incarnation, ledger: bool) -> Self {
+        match state {
+            JobState::Pending => Self::Pending,
+            state if state.takes_reports() => Self::Running { incarnation, ledger },
+            _ => Self::Ended,
         }
     }
 }

@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::call::{Close, Session};
-use super::jobs::{from_integer, parse, texts, to_bigint, to_incarnation};
+use super::jobs::{from_integer, if_valid, parse, texts, to_bigint, to_incarnation};
 use super::zlib::{self, Compression};
 use super::{Error, Store, ledger};
 use crate::deadline::Deadline;
@@ -208,11 +208,12 @@ impl Store {
     /// random, so that repeated calls reach all of these jobs.
     pub async fn lower_bounds(&self, limit: u32, deadline: Deadline) -> Result<Vec<(JobId, Incarnation)>, Error> {
         let query = sqlx::query!(
-            "SELECT job_id, incarnation FROM jobs WHERE lower_bound ORDER BY random() LIMIT $1",
+            r#"SELECT job_id, incarnation AS "incarnation?" FROM jobs WHERE lower_bound ORDER BY random() LIMIT $1"#,
             i64::from(limit)
         );
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
-        rows.into_iter().map(|row| Ok((parse(&row.job_id)?, to_incarnation(row.incarnation)?))).collect()
+        let end = |id: &str, incarnation| Ok((parse(id)?, to_incarnation(incarnation)?));
+        Ok(rows.into_iter().filter_map(|row| if_valid(&row.job_id, end(&row.job_id, row.incarnation))).collect())
     }
 
     /// Reads whether the job's end is a lower bound. Returns `None` if the job does not exist.

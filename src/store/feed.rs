@@ -63,7 +63,7 @@ impl Store {
         for row in rows {
             let job = || -> Result<(JobId, RunningJob), Error> {
                 let (incarnation, stall_timeout) =
-                    (to_incarnation(row.incarnation.unwrap_or(-1))?, stall_timeout(row.stall_timeout)?);
+                    (to_incarnation(row.incarnation)?, stall_timeout(row.stall_timeout)?);
                 Ok((
                     parse(&row.job_id)?,
                     RunningJob { incarnation: Some(incarnation), ledger: row.ledger, stall_timeout },

@@ -242,9 +242,16 @@ pub(super) fn from_bigint(number: i64) -> Result<u64, Error> {
     u64::try_from(number).map_err(|error| Error::Unexpected(error.to_string()))
 }
 
-/// Converts a stored incarnation.
-pub(super) fn to_incarnation(number: i64) -> Result<Incarnation, Error> {
+/// Converts a stored incarnation, which a row of another program may lack.
+pub(super) fn to_incarnation(number: impl Into<Option<i64>>) -> Result<Incarnation, Error> {
+    let number = number.into().ok_or_else(|| Error::Unexpected("the incarnation is NULL".to_owned()))?;
     from_bigint(number).map(Incarnation::new)
+}
+
+/// Returns the value of a valid row. An invalid row of one job must not affect other jobs, so it is omitted; calls for
+/// its job report what is invalid.
+pub(super) fn if_valid<T>(job: &str, value: Result<T, Error>) -> Option<T> {
+    value.inspect_err(|error| tracing::debug!(job, %error, "omitted an invalid row")).ok()
 }
 
 /// Converts an `integer` result.

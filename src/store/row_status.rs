@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::jobs::{parse, texts, to_incarnation};
+use super::jobs::{if_valid, parse, texts, to_incarnation};
 use super::{Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, JobState, RowStatus};
+use crate::domain::{JobId, RowStatus};
 
 impl Store {
     /// Reads the status of each of these jobs. Jobs that do not exist, and jobs whose rows are invalid, are absent.
@@ -17,24 +17,13 @@ impl Store {
             &texts(ids)
         );
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
-        let mut statuses = HashMap::with_capacity(rows.len());
-        for row in rows {
-            let status = || -> Result<(JobId, RowStatus), Error> {
-                let status = match parse::<JobState>(row.state.as_deref().unwrap_or_default())? {
-                    JobState::Pending => RowStatus::Pending,
-                    JobState::Running => RowStatus::Running {
-                        incarnation: to_incarnation(row.incarnation.unwrap_or(-1))?,
-                        ledger: row.ledger,
-                    },
-                    _ => RowStatus::Ended,
-                };
-                Ok((parse(&row.job_id)?, status))
-            };
-            match status() {
-                Ok((id, status)) => drop(statuses.insert(id, status)),
-                Err(error) => tracing::debug!(job = row.job_id, %error, "the row is invalid"),
-            }
-        }
-        Ok(statuses)
+        let status = |id: &str, state: Option<String>, incarnation, ledger| {
+            let state = parse(state.as_deref().unwrap_or_default())?;
+            Ok((parse(id)?, RowStatus::of_row(state, to_incarnation(incarnation)?, ledger)))
+        };
+        let statuses = rows
+            .into_iter()
+            .filter_map(|row| if_valid(&row.job_id, status(&row.job_id, row.state, row.incarnation, row.ledger)));
+        Ok(statuses.collect())
     }
 }

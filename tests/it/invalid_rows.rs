@@ -1,9 +1,11 @@
 //! Tests that data in Postgres that contradict the schema or the job's definition are reported for their job only. The
 //! tests remove the constraints and triggers first, as a superuser can.
 
+use std::time::Duration;
+
 use tonic::Code;
 
-use crate::support::{Stack, eventually, job, pb, succeeded};
+use crate::support::{Link, Stack, eventually, job, pb, stage_counts, succeeded};
 use pb::progress_result::Result as Outcome;
 
 /// Removes everything in the schema that keeps invalid data out of `jobs` and `ledger`.
@@ -116,4 +118,27 @@ async fn impossible_snapshot_is_not_served() {
         assert!(matches!(&both[0].result, Some(Outcome::Error(error)) if error.message.contains(fault)), "{change}");
         assert!(matches!(&both[1].result, Some(Outcome::Progress(_))), "{change}");
     }
+}
+
+#[tokio::test]
+async fn invalid_lower_bound_does_not_keep_other_ends_from_being_amended() {
+    let reconciling = Stack::builder(1).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
+    let stack = reconciling.start().await;
+    stack.postgres.run(WITHOUT_CONSTRAINTS).await.unwrap();
+    for (id, incarnation) in [("missing", "NULL"), ("negative", "-1")] {
+        let insert = format!(
+            "INSERT INTO jobs (job_id, display_name, labels, stages, task_count, failure_threshold, incarnation, state,
+                               start_time, end_time, lower_bound)
+             VALUES ('{id}', '', '{{}}', '{{s}}', 1, 0.5, {incarnation}, 'CANCELLED', now(), now(), true)"
+        );
+        stack.postgres.run(&insert).await.unwrap();
+    }
+    stack[0].create(job("good", &["s"], 3)).await.unwrap();
+    stack[0].report("good", succeeded([0, 1], "s")).await.unwrap();
+    stack[0].links().redis.set(Link::Cut);
+    stack[0].cancel("good", "").await.unwrap();
+    assert!(stack[0].progress("good").await.unwrap().lower_bound);
+    stack[0].links().redis.set(Link::Open);
+    let amended = async || stack[0].progress("good").await.ok().filter(|progress| !progress.lower_bound);
+    assert_eq!(stage_counts(&eventually("the end is amended", amended).await), [[1, 2, 0, 0]]);
 }
