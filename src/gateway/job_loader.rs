@@ -9,11 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::jobs::Jobs;
 use super::state::JobCache;
 use crate::deadline::Deadline;
-use crate::error::Error;
 use crate::fault;
 use crate::log_throttle::LogThrottle;
 
-/// The maximum number of rows per query. A row has at most 21 kB of labels, so that a page takes a few milliseconds.
+/// The maximum number of rows per query. A row has at most 64 labels of 384 bytes, so a page has at most 5 MB.
 const MAX_PAGE: usize = 200;
 /// The time limit of one query. The time limit of Postgres calls may be shorter.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,31 +49,26 @@ impl JobLoader {
             }
             fault::point("load.begun").await;
             let loaded = self.jobs.find_all(&page, Deadline::after(LOAD_TIMEOUT)).await;
-            let pause = match loaded {
-                Ok(_) => {
-                    failure.reset();
-                    page_size = MAX_PAGE.min(2 * page_size);
-                    // More pages wait, if this one was full.
-                    if page.len() < MAX_PAGE { LOAD_INTERVAL } else { Duration::ZERO }
+            if let Err(error) = loaded {
+                // A smaller page may be fast enough.
+                page_size = page.len().div_ceil(2);
+                if failure.should_log() {
+                    tracing::warn!(
+                        %error,
+                        "could not read the definitions of running jobs, so NextJob may be unavailable. The gateway \
+                         tries again; check that Postgres is reachable and that no lock on the jobs table is held"
+                    );
                 }
-                // The only row of the page is invalid.
-                Err(Error::Internal(_)) if page.len() == 1 => Duration::ZERO,
-                Err(error) => {
-                    // A smaller page may be fast enough, and separates an invalid row from the others.
-                    page_size = page.len().div_ceil(2);
-                    if failure.should_log() {
-                        tracing::warn!(
-                            %error,
-                            "could not read the definitions of running jobs, so NextJob may be unavailable. The gateway \
-                             tries again; check that Postgres is reachable and that no lock on the jobs table is held"
-                        );
-                    }
-                    tokio::time::sleep(RETRY_DELAY).await;
-                    continue;
-                }
-            };
+                tokio::time::sleep(RETRY_DELAY).await;
+                continue;
+            }
+            failure.reset();
             self.cache.resolve(&page);
-            tokio::time::sleep(pause).await;
+            // If this page was full, more jobs wait.
+            if page.len() < page_size {
+                tokio::time::sleep(LOAD_INTERVAL).await;
+            }
+            page_size = MAX_PAGE.min(2 * page_size);
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The cache of started jobs: their definitions, which never change, their final snapshots, which never change either,
-//! and the incarnations with which they were last seen RUNNING. The feed, reads, reports and claims fill it, so that each
-//! of them can serve without Postgres what another one has learned.
+//! and the incarnations with which they were last seen RUNNING. The feed, reads, reports and claims fill it, so that
+//! each of them can serve without Postgres what another one has learned.
 //!
-//! Two rules join what arrives in any order: ended beats running, and a larger incarnation beats a smaller one. The jobs
-//! that the feed lists as running are never evicted, and [`Turns`] orders them for claims. A new session of the feed
-//! replaces the list. All other jobs are evicted when the cache is full; then they are read from Postgres again.
+//! Two rules join what arrives in any order: ended beats running, and a larger incarnation beats a smaller one. The
+//! jobs that the feed lists as running are never evicted, and [`Turns`] orders them for claims. A new session of the
+//! feed replaces the list. All other jobs are evicted when the cache is full; then they are read from Postgres again.
 //!
-//! PENDING jobs are not cached, because any gateway may add tasks to them. Cached entries stay true, because job IDs are
-//! never reused and ends are never undone. There is one exception: a failover of Postgres to a standby can undo an end
-//! that the standby lacks. Afterwards the same end is committed again.
+//! PENDING jobs are not cached, because any gateway may add tasks to them. Cached entries stay true, because job IDs
+//! are never reused and ends are never undone. There is one exception: a failover of Postgres to a standby can undo an
+//! end that the standby lacks. Afterwards the same end is committed again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -57,6 +57,8 @@ struct Jobs {
     unknown: BTreeMap<u64, JobId>,
     /// The number of the job that was listed last.
     last_listed: u64,
+    /// How many rows were unknown once and are not any more.
+    resolved: u64,
     /// The listed jobs whose rows are known, in the order in which they are handed out.
     turns: Turns,
     /// All other jobs. The least recently used one is evicted first.
@@ -92,6 +94,7 @@ impl JobCache {
             listed: HashMap::new(),
             unknown: BTreeMap::new(),
             last_listed: 0,
+            resolved: 0,
             turns: Turns::new(fairness_label),
             others: LruCache::new(capacity),
         };
@@ -104,10 +107,7 @@ impl JobCache {
         if job.state == JobState::Pending {
             return;
         }
-        let resolved = self.jobs().insert(job);
-        if resolved {
-            self.unknown_resolved.notify_waiters();
-        }
+        self.update(|jobs| jobs.insert(job));
     }
 
     /// Stores the final snapshot of a cached job, unless the snapshot is a lower bound to which marks may still be
@@ -124,16 +124,15 @@ impl JobCache {
     /// The definition of a started job, if it is cached.
     pub fn definition(&self, id: &JobId) -> Option<Arc<Definition>> {
         let mut jobs = self.jobs();
-        let listed = jobs.listed.get(id).and_then(|listed| listed.job.as_ref());
-        let listed = listed.map(|job| job.definition.clone());
+        let listed = jobs.listed_job(id).map(|job| job.definition.clone());
         listed.or_else(|| jobs.others.get(id).map(|entry| entry.definition.clone()))
     }
 
     /// The layout of a started job's cells, if the job is cached. A call does not count as a use of the entry.
     pub fn layout(&self, id: &JobId) -> Option<Layout> {
         let jobs = self.jobs();
-        let listed = jobs.listed.get(id).and_then(|listed| listed.job.as_ref());
-        let definition = listed.map(|job| &job.definition).or_else(|| Some(&jobs.others.peek(id)?.definition));
+        let listed = jobs.listed_job(id).map(|job| &job.definition);
+        let definition = listed.or_else(|| Some(&jobs.others.peek(id)?.definition));
         definition.map(|definition| definition.layout())
     }
 
@@ -151,35 +150,32 @@ impl JobCache {
     /// must not rely on it alone. It is `None` if the job was not seen RUNNING, has ended, or is not cached.
     pub fn incarnation(&self, id: &JobId) -> Option<Incarnation> {
         let mut jobs = self.jobs();
-        let listed = jobs.listed.get(id).and_then(|listed| listed.job.as_ref());
-        let listed = listed.map(|job| job.incarnation);
+        let listed = jobs.listed_job(id).map(|job| job.incarnation);
         listed.or_else(|| jobs.others.get(id)?.running.as_ref().map(|job| job.incarnation))
     }
 
     /// Replaces the list of running jobs by that of a new session of the feed.
     pub fn list(&self, running: impl IntoIterator<Item = (JobId, Incarnation)>) {
-        let mut jobs = self.jobs();
         let running: HashMap<_, _> = running.into_iter().collect();
-        let gone: Vec<_> = jobs.listed.keys().filter(|id| !running.contains_key(*id)).cloned().collect();
-        for id in &gone {
-            jobs.unlist(id);
-        }
-        for (id, incarnation) in running {
-            jobs.announce(id, incarnation);
-        }
-        drop(jobs);
-        self.unknown_added.notify_one();
+        self.update(|jobs| {
+            let gone: Vec<_> = jobs.listed.keys().filter(|id| !running.contains_key(*id)).cloned().collect();
+            for id in &gone {
+                jobs.unlist(id);
+            }
+            for (id, incarnation) in running {
+                jobs.announce(id, incarnation);
+            }
+        });
     }
 
     /// Notes that the feed announced the job as running with this incarnation.
     pub fn announce(&self, id: JobId, incarnation: Incarnation) {
-        self.jobs().announce(id, incarnation);
-        self.unknown_added.notify_one();
+        self.update(|jobs| jobs.announce(id, incarnation));
     }
 
     /// Notes that the job does not run any more.
     pub fn unlist(&self, id: &JobId) {
-        self.jobs().unlist(id);
+        self.update(|jobs| jobs.unlist(id));
     }
 
     /// Returns at most `max` listed jobs whose rows are unknown, the first listed ones first.
@@ -187,17 +183,16 @@ impl JobCache {
         self.jobs().unknown.values().take(max).cloned().collect()
     }
 
-    /// Notes that the rows of these jobs were read. A job whose row was not found, or is invalid, counts as known and is
-    /// not handed out.
+    /// Notes that the rows of these jobs were read. A job whose row was not found, or is invalid, counts as known and
+    /// is not handed out.
     pub fn resolve(&self, ids: &[JobId]) {
-        let mut jobs = self.jobs();
-        for id in ids {
-            if let Some(number) = jobs.listed.get(id).map(|listed| listed.number) {
-                jobs.unknown.remove(&number);
+        self.update(|jobs| {
+            for id in ids {
+                if let Some(number) = jobs.listed.get(id).map(|listed| listed.number) {
+                    jobs.resolve(number);
+                }
             }
-        }
-        drop(jobs);
-        self.unknown_resolved.notify_waiters();
+        });
     }
 
     /// Waits until the feed lists a job whose row is unknown. Only one caller may wait at a time.
@@ -225,7 +220,7 @@ impl JobCache {
     pub fn in_turn(&self, filter: &ClaimFilter, max: usize) -> Vec<Arc<Job>> {
         let mut jobs = self.jobs();
         let ids = jobs.turns.next(filter, max);
-        ids.iter().filter_map(|id| jobs.listed.get(id)?.job.clone()).collect()
+        ids.iter().filter_map(|id| jobs.listed_job(id).cloned()).collect()
     }
 
     /// Records that the job was handed out, which counts as its turn.
@@ -236,6 +231,21 @@ impl JobCache {
     /// Moves a job that has no work left behind the others.
     pub fn postpone(&self, id: &JobId) {
         self.jobs().turns.postpone(id);
+    }
+
+    /// Changes the jobs, and wakes those who wait for unknown rows to be added or resolved.
+    fn update(&self, change: impl FnOnce(&mut Jobs)) {
+        let mut jobs = self.jobs();
+        let (listed, resolved) = (jobs.last_listed, jobs.resolved);
+        change(&mut jobs);
+        let (listed, resolved) = (jobs.last_listed > listed, jobs.resolved > resolved);
+        drop(jobs);
+        if listed {
+            self.unknown_added.notify_one();
+        }
+        if resolved {
+            self.unknown_resolved.notify_waiters();
+        }
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
@@ -255,14 +265,24 @@ impl Listed {
 }
 
 impl Jobs {
-    /// Stores a row. Returns whether the row of a listed job became known.
-    fn insert(&mut self, job: &Job) -> bool {
+    /// The row of a job that the feed lists, if it is known.
+    fn listed_job(&self, id: &JobId) -> Option<&Arc<Job>> {
+        self.listed.get(id)?.job.as_ref()
+    }
+
+    /// Notes that the row of the listed job with this number need not be read any more.
+    fn resolve(&mut self, number: u64) {
+        self.resolved += u64::from(self.unknown.remove(&number).is_some());
+    }
+
+    /// Stores a row.
+    fn insert(&mut self, job: &Job) {
         let id = &job.definition.id;
         if job.state.is_ended() {
             self.unlist(id);
             let entry = self.entry(&job.definition);
             (entry.running, entry.final_state) = (None, Some(job.state));
-            return false;
+            return;
         }
         let Some(listed) = self.listed.get_mut(id) else {
             let entry = self.entry(&job.definition);
@@ -271,12 +291,12 @@ impl Jobs {
             {
                 entry.running = Some(Arc::new(job.clone()));
             }
-            return false;
+            return;
         };
-        let was_unknown = self.unknown.remove(&listed.number).is_some();
         listed.set_job(Arc::new(job.clone()));
+        let number = listed.number;
+        self.resolve(number);
         self.turns.add(&job.definition);
-        was_unknown
     }
 
     fn announce(&mut self, id: JobId, incarnation: Incarnation) {
@@ -312,7 +332,7 @@ impl Jobs {
             }
             return;
         };
-        self.unknown.remove(&listed.number);
+        self.resolve(listed.number);
         self.turns.remove(id);
         if let Some(job) = listed.job {
             self.entry(&job.definition).running = None;
@@ -332,6 +352,8 @@ impl Jobs {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::domain::NewJob;
 
@@ -428,6 +450,23 @@ mod tests {
         cache.resolve(&[id("invalid")]);
         assert!(!has_unknown(&cache));
         assert_eq!(in_turn(&cache), ["a"]);
+    }
+
+    #[test]
+    fn a_waiting_claim_is_woken_when_a_row_is_read_and_when_its_job_ends() {
+        let cache = JobCache::new(8, None);
+        for way in ["read", "read-ended", "announced-end", "new-session"] {
+            cache.announce(id(way), FIRST);
+            assert!(cache.unknown_resolved().now_or_never().is_none(), "{way}");
+            let waiting = cache.unknown_resolved();
+            match way {
+                "read" => cache.insert(&job(way, JobState::Running, FIRST)),
+                "read-ended" => cache.insert(&job(way, JobState::Cancelled, FIRST)),
+                "announced-end" => cache.unlist(&id(way)),
+                _ => cache.list([]),
+            }
+            assert!(waiting.now_or_never().is_some(), "{way}");
+        }
     }
 
     #[test]

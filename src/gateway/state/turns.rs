@@ -3,9 +3,9 @@
 //! therefore get equal shares, whatever the sizes of the jobs. Each gateway counts its own turns. Equal shares on each
 //! gateway add up to equal shares overall.
 //!
-//! The jobs are kept in order, once for all jobs and once for each of the label filters that were used last. The cost of
-//! a claim therefore does not grow with the number of running jobs. Only the first claim with a new filter examines all
-//! of them.
+//! The jobs are kept in order, once for all jobs and once for each of the label filters that were used last. The cost
+//! of a claim therefore does not grow with the number of running jobs. Only the first claim with a new filter examines
+//! all of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -15,8 +15,8 @@ use lru::LruCache;
 
 use crate::domain::{Definition, JobId};
 
-/// The maximum number of label filters for which the order is kept. A fleet has few kinds of workers, and each kind uses
-/// one filter.
+/// The maximum number of label filters for which the order is kept. A fleet has few kinds of workers, and each kind
+/// uses one filter.
 const KEPT_FILTERS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// The jobs that a worker accepts.
