@@ -93,7 +93,8 @@ impl StageRate {
     fn per_second(self, now: u64) -> Option<f64> {
         let (span, gap, slow, fast) = (f64::from(self.span), f64::from(self.gap), double(self.slow), double(self.fast));
         let known = span >= NEEDED_SPAN.max(NEEDED_GAPS * gap) && slow > 0.0 && fast > 0.0;
-        let fresh = double(self.age(now)) <= (USUAL_GAPS * gap).max(LEAST_GAP);
+        // The distance in either direction, so that a clock that was set back does not keep a stopped stage going.
+        let fresh = double(now.abs_diff(self.last)) <= (USUAL_GAPS * gap).max(LEAST_GAP);
         let agrees = slow < fast * AGREEMENT && fast < slow * AGREEMENT;
         (known && fresh && agrees).then(|| (slow * fast).sqrt() / UNITS)
     }
@@ -226,6 +227,8 @@ mod tests {
         assert!(stopped.total_per_second().is_some());
         stopped.now_millis += 1000;
         assert_eq!(stopped.total_per_second(), None, "the last mark is older than four gaps");
+        stopped.now_millis = stopped.stages[0].last - 5000;
+        assert_eq!(stopped.total_per_second(), None, "the clock was set back");
         let mut faster = rates(&[10], 30);
         (1..=5).for_each(|step| faster.stages[0].record(1_030_000 + 1000 * step, 1000));
         faster.now_millis += 5000;

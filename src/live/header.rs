@@ -17,7 +17,7 @@
 //! | 60 | revision (8) |
 //! | 68 | time of the seal (8) |
 //! | 76 | for each of 8 stages: succeeded, failed, skipped (4 each) |
-//! | 172 | for each of 8 stages, the rate: time of the last result (6), span (4), gap (4), slow average (5), fast average (5) |
+//! | 172 | for each of 8 stages, the rate: time of the last result (6), span, gap (4 each), slow, fast average (5 each) |
 //! | 364 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 364 bytes before |
 //!
 //! The magic bytes `HWM` and the format version keep their positions in all future versions.

@@ -28,7 +28,8 @@
 -- Guarantees: with APPLIED, marks, counts and rates change together. With any other status, nothing changes.
 
 local key, fields = KEYS[1], ARGV[6]
-local incarnation, require_adopted, ttl, delta, counts_in_rates = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local incarnation, require_adopted, ttl = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
+local delta, counts_in_rates = ARGV[4], ARGV[5]
 local RUNS_AT = 7 + 2 * #fields
 -- The time to live is renewed when it has decreased by this number of milliseconds.
 local RENEW_MS = 4000

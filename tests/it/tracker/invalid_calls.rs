@@ -27,9 +27,9 @@ async fn malformed_report_changes_nothing() {
     let wrong = || Ok("COUNTS_WRONG".to_owned());
     let mut one = none;
     one[3] = 1;
-    // The arguments are the increments of the counts, whether the rates count them, and the bytes of the fields. Then follow
-    // the first bit and the new value of each field, and the first byte, the last byte, the expected bytes and the new
-    // bytes of each run.
+    // The arguments are the increments of the counts, whether the rates count them, and the bytes of the fields. Then
+    // follow the first bit and the new value of each field, and the first byte, the last byte, the expected bytes and
+    // the new bytes of each run.
     let cases: [Case; 21] = [
         ("more new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"380", b"381", blank, b"abc"]),
         ("fewer new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"380", b"381", blank, b"a"]),
