@@ -122,8 +122,8 @@ impl Progress {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.percent() })
     }
 
-    /// Returns the share of all tasks × stages that was reported, from 0 to 1, which never decreases. It is absent if the
-    /// counts are unknown.
+    /// Returns the share of all tasks × stages that was reported, from 0 to 1. It does not decrease while marks are
+    /// only added, and is absent if the counts are unknown.
     pub fn reported_fraction(&self) -> Option<f64> {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0.0 } else { marks.counts.reported_fraction() })
     }
@@ -134,8 +134,8 @@ impl Progress {
         self.marks.as_ref().map(|marks| if self.has_nothing_done() { 0 } else { marks.counts.reported_percent() })
     }
 
-    /// Returns whether failures may have been reported although no error is known. Every failure has an error when it is
-    /// counted, unless the errors could not be read or were lost, or the failure is in the ledger.
+    /// Returns whether failures may have been reported although no error is known. Every failure has an error when it
+    /// is counted, unless the errors could not be read or were lost, or the failure is in the ledger.
     pub fn errors_unknown(&self) -> bool {
         let certain = |marks: &MarkSummary| {
             let failed = marks.counts.stages.iter().any(|stage| stage.failed > 0);
@@ -153,11 +153,16 @@ impl Progress {
     }
 
     /// Returns whether the marks may have been restored although the time of the restore is absent. Only the tracker
-    /// knows the time. A final progress that is a lower bound may have been stored without the tracker.
+    /// knows the time. A final progress that is a lower bound may have been computed without the tracker, and one with
+    /// marks but with revision 0 was.
     pub fn restore_time_unknown(&self) -> bool {
-        let stored_without_tracker = self.source == Source::Snapshot && self.lower_bound;
-        let certain =
-            |marks: &MarkSummary| marks.restore_time.is_some() || (marks.revision.is_some() && !stored_without_tracker);
+        let may_lack_tracker = |marks: &MarkSummary| {
+            let unrevised = marks.revision == Some(0) && marks.counts.total_reported() > 0;
+            self.source == Source::Snapshot && (self.lower_bound || unrevised)
+        };
+        let certain = |marks: &MarkSummary| {
+            marks.restore_time.is_some() || (marks.revision.is_some() && !may_lack_tracker(marks))
+        };
         self.state != JobState::Pending && !self.marks.as_ref().is_some_and(certain)
     }
 
@@ -223,5 +228,8 @@ mod tests {
         assert_eq!(unknown(&restored), [true, false, false], "Redis lost its errors with the marks");
         let ended = Progress { source: Source::Snapshot, lower_bound: true, ..running(0, 0, true) };
         assert_eq!(unknown(&ended), [true; 3], "an end without the tracker");
+        let mut complete = Progress { source: Source::Snapshot, ..running(5, 0, false) };
+        complete.marks.as_mut().unwrap().revision = Some(0);
+        assert_eq!(unknown(&complete), [false, true, true], "a complete end without the tracker is not a lower bound");
     }
 }

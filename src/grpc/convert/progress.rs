@@ -124,6 +124,7 @@ pub(super) fn reason_of(reason: SourceReason) -> pb::SourceReason {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
     use time::OffsetDateTime;
 
     use super::*;

@@ -137,11 +137,11 @@ fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway:
     Ok(())
 }
 
-/// Checks the answer to a claim through this gateway (invariant I8). The claim takes one step, which is enough: its last
-/// access is the confirmation in Postgres. If Postgres says that the job runs, the job ran when the claim began.
+/// Checks the answer to a claim through this gateway (invariant I8). The claim takes one step, which is enough: its
+/// last access is the confirmation in Postgres. If Postgres says that the job runs, the job ran when the claim began.
 ///
-/// There is one exception. If the job ended without a sealed tracker, a gateway that cannot reach Postgres does not know
-/// of the end. It may return the job, with POSTGRES_UNREACHABLE as the reason.
+/// There is one exception. If the job ended without a sealed tracker, a gateway that cannot reach Postgres does not
+/// know of the end. It may return the job, with POSTGRES_UNREACHABLE as the reason.
 fn check_claim<const N: usize>(
     scenario: &Scenario<N>,
     world: &World<N>,
