@@ -285,36 +285,42 @@ fn straggler(random: &mut Random, parameters: Parameters) -> Run {
 
 type Shape = fn(&mut Random, Parameters) -> Run;
 
-/// All shapes, and whether an estimate must be present most of the time.
-const SHAPES: [(&str, Shape, bool); 11] = [
-    ("steady", steady, true),
-    ("resumed", resumed, true),
-    ("two speeds", two_speeds, true),
-    ("sequential", sequential, false),
-    ("failing", failing, false),
-    ("paused", paused, true),
-    ("late", late, false),
-    ("slowing down", slowing_down, false),
-    ("bursts", bursts, false),
-    ("clusters", clusters, false),
-    ("straggler", straggler, false),
+/// All shapes; whether an estimate must be present in at least 80 % of each run; and the smallest average of this
+/// share. The averages are for runs in which reports arrive every second. They show that no shape goes without
+/// estimates. Nothing can be known during the hours in which a late run waits, nor about a stage that has not begun.
+const SHAPES: [(&str, Shape, bool, f64); 11] = [
+    ("steady", steady, true, 0.9),
+    ("resumed", resumed, true, 0.85),
+    ("two speeds", two_speeds, true, 0.9),
+    ("sequential", sequential, false, 0.35),
+    ("failing", failing, false, 0.6),
+    ("paused", paused, true, 0.85),
+    ("late", late, false, 0.05),
+    ("slowing down", slowing_down, false, 0.85),
+    ("bursts", bursts, false, 0.85),
+    ("clusters", clusters, false, 0.8),
+    ("straggler", straggler, false, 0.85),
 ];
 
 #[test]
 fn estimates_of_random_runs_are_within_a_factor_of_two_or_absent() {
-    for (name, shape, mostly_present) in SHAPES {
-        let mut dense = 0;
+    for (name, shape, mostly_present, least_average) in SHAPES {
+        let mut dense = Vec::new();
         for seed in 1..=RUNS {
             let mut random = Random::new(seed);
             let parameters = Parameters::random(&mut random);
             let estimates = shape(&mut random, parameters).estimates();
             assert!(estimates.worst.0 <= 2.0, "{name}, seed {seed}: {parameters:?} {estimates:?}");
-            if mostly_present && parameters.is_dense() {
-                dense += 1;
-                assert!(estimates.present >= 0.8, "{name}, seed {seed}: {parameters:?} {estimates:?}");
+            if parameters.is_dense() {
+                let enough = !mostly_present || estimates.present >= 0.8;
+                assert!(enough, "{name}, seed {seed}: {parameters:?} {estimates:?}");
+                dense.push(estimates.present);
             }
         }
-        assert!(dense > 10 || !mostly_present, "{name}: only {dense} runs had to have an estimate");
+        let runs = f64::from(u32::try_from(dense.len()).unwrap());
+        assert!(runs > 10.0, "{name}: only {runs} runs had to have an estimate");
+        let average = dense.iter().sum::<f64>() / runs;
+        assert!(average >= least_average, "{name}: estimates were present in {average} of the runs");
     }
 }
 
