@@ -6,11 +6,23 @@ this directory run without further servers.
 """
 
 import json
+import logging
 import sqlite3
 
 STAGES = ["render"]
 # The label of this backend's jobs. Other clients of the gateway may use other job IDs, which this backend cannot read.
 LABELS = {"owner": "film-backend"}
+
+log = logging.getLogger("highwater")
+
+
+def own_id(job_id):
+    """The ID of a job of this backend, or None for the job of somebody else who used this backend's label. One such job
+    must not stop a loop over jobs."""
+    if job_id.isdecimal():
+        return int(job_id)
+    log.warning("job %s is not a job of this backend", job_id)
+    return None
 
 
 def open_database(path):

@@ -4,11 +4,7 @@ writers.
 From this step on, a handler saves its result, reports until the report is acknowledged, and no longer counts.
 """
 
-import logging
-
 import backend
-
-log = logging.getLogger("highwater")
 
 STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "CANCELLED": "cancelled", "REVOKED": "failed"}
 
@@ -16,9 +12,9 @@ STATES = {"SUCCEEDED": "finished", "FAILED": "failed", "CANCELLED": "cancelled",
 def handle_result(database, highwater, message):
     """Acknowledge the message (by returning) once the answer is OK.
 
-    `call_until_answered` reports again while the gateway or a store is unavailable. All other errors are permanent: they
-    leave this function as exceptions, so the message is not acknowledged, and the queue's limit of deliveries moves it
-    to its dead-letter queue. So does a result that Highwater will never count."""
+    `call_until_answered` reports again while the gateway or a store is unavailable. All other errors are permanent:
+    they leave this function as exceptions, so the message is not acknowledged, and the queue's limit of deliveries
+    moves it to its dead-letter queue. So does a result that Highwater will never count."""
     job_id, task, failed = message["job_id"], message["task"], message.get("failed", False)
     backend.save_result(database, job_id, task, message["value"])
     outcome = "OUTCOME_FAILED" if failed else "OUTCOME_SUCCEEDED"
@@ -41,6 +37,8 @@ def follow_ends(database, highwater):
         for job in page.get("jobs", []):
             record_end(database, job)
             last_end_time = job["end_time"]
+        for job_id in page.get("unreadable_job_ids", []):
+            backend.log.error("the row of job %s is invalid; read its end with GetJob once it is corrected", job_id)
         token = page.get("next_page_token", "")
         if not token:
             break
@@ -50,9 +48,8 @@ def follow_ends(database, highwater):
 
 def record_end(database, job):
     """Writes an end. The update is guarded, so an end is written once and an ended job never runs again."""
-    if not job["job_id"].isdecimal():
-        # Somebody else used this backend's label. One such job must not stop the follower.
-        log.warning("job %s is not a job of this backend", job["job_id"])
+    job_id = backend.own_id(job["job_id"])
+    if job_id is None:
         return
     state = STATES[job["state"].removeprefix("JOB_STATE_")]
-    database.execute("UPDATE job SET state = ? WHERE id = ? AND state = 'running'", (state, int(job["job_id"])))
+    database.execute("UPDATE job SET state = ? WHERE id = ? AND state = 'running'", (state, job_id))

@@ -53,16 +53,20 @@ def reading(database, highwater, job_id):
     assert read.read_progress(database, unavailable, job_id)["percent"] == 100, "without a gateway, so is every job"
 
 
-def foreign_job(highwater, job_id, **labels):
-    """A job of another client of the gateway, which has ended."""
-    definition = {"job_id": job_id, "stages": ["fetch"], "task_count": 1, "labels": labels}
-    highwater.call("JobService", "CreateJob", **definition)
-    highwater.call("JobService", "CancelJob", job_id=job_id)
+def foreign_job(highwater, **definition):
+    """Creates a job of another client of the gateway. Returns its ID."""
+    job_id = f"foreign-{time.time_ns()}"
+    highwater.call("JobService", "CreateJob", job_id=job_id, stages=["fetch"], task_count=1, **definition)
+    return job_id
+
+
+def cancel(highwater, job_id, **reason):
+    highwater.call("JobService", "CancelJob", job_id=str(job_id), **reason)
 
 
 def following(database, highwater):
-    foreign_job(highwater, f"foreign-{time.time_ns()}")
-    foreign_job(highwater, f"foreign-{time.time_ns()}", **backend.LABELS)
+    cancel(highwater, foreign_job(highwater))
+    cancel(highwater, foreign_job(highwater, labels=backend.LABELS))
     job_id = shadow.create_job(database, highwater, 3)
     follow.follow_ends(database, highwater)
     for task in [0, 1, 2, 2]:
@@ -81,11 +85,13 @@ def following(database, highwater):
 def handing_out(database, highwater):
     dead = shadow.create_job(database, highwater, 2)
     alive = shadow.create_job(database, highwater, 2)
-    highwater.call("JobService", "CancelJob", job_id=str(dead), reason="no longer needed")
+    cancel(highwater, dead, reason="no longer needed")
+    foreign = foreign_job(highwater, labels=backend.LABELS, start=True)
     handed_out = {wait_for(lambda: hand_out.next_job(highwater)) for _ in range(10)}
     assert alive in handed_out and dead not in handed_out, handed_out
     assert backend.next_job(database) != alive, "the old query still returns a job that no longer runs"
-    highwater.call("JobService", "CancelJob", job_id=str(alive))
+    cancel(highwater, alive)
+    cancel(highwater, foreign)
 
 
 def main(address):
@@ -96,7 +102,7 @@ def main(address):
         database.execute("INSERT INTO job (id, state, task_count) VALUES (?, 'finished', 1)", (time.time_ns(),))
         job_id = shadowing(database, highwater)
         reading(database, highwater, job_id)
-        highwater.call("JobService", "CancelJob", job_id=str(job_id))
+        cancel(highwater, job_id)
         following(database, highwater)
         handing_out(database, highwater)
         database.close()
