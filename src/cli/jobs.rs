@@ -19,8 +19,8 @@ const PAGE_SIZE: usize = 200;
 /// Lists jobs, newest first
 ///
 /// The command prints one line per job: ID, state, percentage, number of tasks, creation time and labels. If the
-/// percentage comes from a fallback, the line ends with the reason; `>=` means that it is a lower bound, and `?` that it
-/// is unknown.
+/// percentage is not exact, the line ends with its source and the reason, or with the error; `>=` marks a lower bound,
+/// and `?` an unknown percentage.
 #[derive(Debug, Args)]
 pub struct Flags {
     /// List only jobs in this state: pending, running, succeeded, failed, cancelled or revoked; if the option is
@@ -123,8 +123,8 @@ fn line(job: &Job, progress: Option<&ProgressResult>) -> String {
     format!("{}  {hint}", line.trim_end()).trim_end().to_owned()
 }
 
-/// Returns why the percentage is not current or not complete, such as `FALLBACK (REDIS_UNREACHABLE), at least`. The text
-/// is empty if the percentage is exact.
+/// Returns why the percentage is not current or not complete, such as `FALLBACK (REDIS_UNREACHABLE), at least`. The
+/// text is empty if the percentage is exact.
 fn hint(progress: &Progress) -> String {
     let exact = progress.source() != Source::Fallback && !progress.lower_bound;
     if exact { String::new() } else { wording::source(progress) }

@@ -153,9 +153,9 @@ pub struct Serving {
     /// Maximum memory for cached task names
     ///
     /// Reports that name tasks need no Postgres query while the names are cached. A name takes its length plus 10 to
-    /// 16 bytes, so the default holds about ten million names of ten bytes. If the memory is full, the gateway drops the
-    /// names of the job that was used least recently, and reads them again when a call needs them. If the names of one
-    /// job alone exceed the memory, every report that names tasks of this job searches the names in Postgres.
+    /// 16 bytes, so the default holds about ten million names of ten bytes. If the memory is full, the gateway drops
+    /// the names of the job that was used least recently, and reads them again when a call needs them. If the names of
+    /// one job alone exceed the memory, every report that names tasks of this job searches the names in Postgres.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub manifest_memory: usize,
     /// How long a job may run without progress before it is ended as REVOKED, unless the job sets its own limit

@@ -15,8 +15,8 @@ use crate::store::Store;
 pub struct Settings {
     /// The maximum size of the mirrors, the in-memory copies of running jobs' marks, in bytes.
     pub mirror_bytes: usize,
-    /// The maximum number of started jobs whose definitions and final snapshots are cached, in addition to the jobs that
-    /// the feed lists as running.
+    /// The maximum number of started jobs whose definitions and final snapshots are cached, in addition to the jobs
+    /// that the feed lists as running.
     pub cached_snapshots: usize,
     /// The label among whose values work is shared equally, before it is shared among the jobs of each value. If it is
     /// `None`, work is shared equally among all jobs.

@@ -28,8 +28,8 @@ async fn statements_of_an_end_that_is_not_committed_yet_do_not_count_as_written_
     demo.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).env("HIGHWATER_FAULT_DIR", &faults);
     let demo = demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let demo = demo.spawn().unwrap();
-    // The end is logged and not committed. Only the demo reads the job. At the third read, an earlier read has begun and
-    // was answered in the meantime.
+    // The end is logged and not committed. Only the demo reads the job. At the third read, an earlier read has begun
+    // and was answered in the meantime.
     wait_until_reached(&faults, "commit.written").await;
     for _ in 0..3 {
         inject_stall(&faults, "read.looked");

@@ -117,8 +117,8 @@ impl Kind {
 }
 
 impl BytesPerMark {
-    /// The growth of the gateway's RSS, as a cell of the table. For small jobs, it is less than what the allocator takes
-    /// and returns for other work meanwhile, so the difference says nothing and can even be negative.
+    /// The growth of the gateway's RSS, as a cell of the table. For small jobs, it is less than what the allocator
+    /// takes and returns for other work meanwhile, so the difference says nothing and can even be negative.
     fn resident(&self) -> String {
         if self.kind.tasks < MIN_TASKS || self.gateway < 0.0 {
             return "not measurable".to_owned();

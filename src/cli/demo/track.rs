@@ -110,8 +110,8 @@ async fn tally(mut workers: Vec<Child>) -> Result<Tally, Failure> {
     Ok(sum)
 }
 
-/// Whether the answer shows a task that is pending. A job without pending tasks is RUNNING until its end is committed, and
-/// Postgres logs the statements of the end before the commit.
+/// Whether the answer shows a task that is pending. A job without pending tasks is RUNNING until its end is committed,
+/// and Postgres logs the statements of the end before the commit.
 fn has_pending(progress: &Progress) -> bool {
     progress.stages.iter().any(|stage| stage.pending_count.is_some_and(|pending| pending > 0))
 }

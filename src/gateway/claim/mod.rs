@@ -25,8 +25,8 @@ const MAX_TRACKERS: usize = 128;
 /// The number of trackers that one claim reads in one round trip. Most running jobs have work left, so the first page
 /// nearly always contains a claimable job.
 const PAGE: usize = 32;
-/// The time for which a claim waits for Postgres to confirm a job whose tracker is adopted and has work left. The job is
-/// then returned without the confirmation.
+/// The time for which a claim waits for Postgres to confirm a job whose tracker is adopted and has work left. The job
+/// is then returned without the confirmation.
 const CONFIRM_PATIENCE: Duration = Duration::from_millis(100);
 /// The maximum time for which a claim waits for the rows of jobs that the feed listed before the claim began.
 const LOAD_PATIENCE: Duration = Duration::from_secs(2);
@@ -155,8 +155,9 @@ impl Claims {
         Ok(Attempt::NoneLeft)
     }
 
-    /// Returns the job if Postgres confirms that it runs. If Postgres is unavailable, the job is returned if its tracker
-    /// is adopted and has work left. Then the wait for Postgres is short, because there is an answer without it.
+    /// Returns the job if Postgres confirms that it runs. If Postgres is unavailable, the job is returned if its
+    /// tracker is adopted and has work left. Then the wait for Postgres is short, because there is an answer without
+    /// it.
     async fn confirm(&self, candidate: &Candidate, deadline: Deadline) -> Result<Attempt> {
         fault::point("claim.checked").await;
         let limit = match candidate.claimability(RowStatus::Unreachable) {
