@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::domain::{JobId, JobState, Violation};
+use crate::memory::Exhausted;
 
 /// Why a use case failed. The text of every variant except `Internal` is sent to the client.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -69,6 +70,12 @@ pub enum Error {
     /// The call needs something that is temporarily unavailable. The call can be retried.
     #[error("{0}")]
     Unavailable(Unavailable),
+    /// The gateway has no memory for the call. Nothing was changed, and the call can be retried.
+    #[error("the gateway has no memory for this call at the moment; nothing was changed, so retry the call later")]
+    Overloaded,
+    /// A new job would exceed a limit that the operator has set. Nothing was changed.
+    #[error("{0}")]
+    QuotaExceeded(String),
     /// The call's deadline passed. Writes that the call began may still take effect.
     #[error("the deadline passed before the result was known; writes may still take effect, and a retry is safe")]
     DeadlineExceeded,
@@ -123,6 +130,12 @@ impl Error {
     /// Creates an error for one malformed field.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::Invalid(vec![Violation::new(field, description)])
+    }
+}
+
+impl From<Exhausted> for Error {
+    fn from(_: Exhausted) -> Self {
+        Self::Overloaded
     }
 }
 

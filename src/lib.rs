@@ -27,6 +27,7 @@
 //! | [`jitter`] | random fractions that spread timers |
 //! | [`sync`] | locks that ignore poisoning |
 //! | [`log_throttle`] | decides which occurrences of a repeated condition are logged |
+//! | [`memory`] | the budget of bytes that calls hold in memory |
 //!
 //! **A report** enters at `grpc::reports` and is validated by [`domain::Report`]. `gateway::names` looks up tasks that
 //! are reported by name, and `gateway::report` combines reports into batches. [`domain::MarkStep`] plans the change
@@ -57,6 +58,7 @@ pub mod grpc;
 pub mod jitter;
 pub mod live;
 pub mod log_throttle;
+pub mod memory;
 pub mod open_files;
 pub mod server;
 pub mod store;

@@ -2,6 +2,7 @@
 //! they apply to it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
@@ -12,6 +13,12 @@ use crate::error::{Error, Unavailable};
 
 const DOMAIN: &str = "highwater";
 const JOB: &str = "highwater.v1.Job";
+
+/// How long a client should wait before it repeats a call for which the gateway had no memory. Calls end within seconds.
+const OVERLOAD_DELAY: Duration = Duration::from_secs(1);
+
+/// How long a client should wait before it repeats a call that exceeded a quota. Jobs end within minutes or hours.
+const QUOTA_DELAY: Duration = Duration::from_secs(60);
 
 /// The maximum size of the violations in a status, in bytes. The limit is necessary because violations can repeat text
 /// of the request. A status is sent in headers, which contain this text three times, and clients reject headers above
@@ -71,6 +78,14 @@ impl From<Error> for Status {
             Error::Unavailable(cause) => status(Code::Unavailable, unavailable(*cause), &message, |details| {
                 details.set_retry_info(Some(cause.retry_after()));
             }),
+            Error::Overloaded => status(Code::ResourceExhausted, ErrorReason::Overloaded, &message, |details| {
+                details.set_retry_info(Some(OVERLOAD_DELAY));
+            }),
+            Error::QuotaExceeded(_) => {
+                status(Code::ResourceExhausted, ErrorReason::QuotaExceeded, &message, |details| {
+                    details.set_retry_info(Some(QUOTA_DELAY));
+                })
+            }
             Error::DeadlineExceeded => plain(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, &message),
             Error::InvalidData { .. } => plain(Code::Internal, ErrorReason::Internal, &message),
             Error::Internal(error) => internal(error),
@@ -217,6 +232,8 @@ mod tests {
             Error::Unavailable(Unavailable::Tracker),
             Error::Unavailable(Unavailable::Contention),
             Error::Unavailable(Unavailable::Stopping),
+            Error::Overloaded,
+            Error::QuotaExceeded("too many".to_owned()),
             Error::DeadlineExceeded,
             Error::Internal("secret".to_owned()),
         ];
@@ -238,6 +255,8 @@ mod tests {
         Unavailable TRACKER_UNAVAILABLE retry=5s
         Unavailable CONTENTION retry=50ms
         Unavailable GATEWAY_STOPPING retry=1s
+        ResourceExhausted OVERLOADED retry=1s
+        ResourceExhausted QUOTA_EXCEEDED retry=60s
         DeadlineExceeded DEADLINE_EXCEEDED
         Internal INTERNAL
         ");
