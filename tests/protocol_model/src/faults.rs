@@ -22,6 +22,8 @@ pub struct Faults {
     pub feed_cuts: u8,
     /// Postgres fails over to a standby that lacks the committed end.
     pub postgres_failovers: u8,
+    /// Bits in the tracker's cells flip.
+    pub damages: u8,
 }
 
 impl Faults {
@@ -34,10 +36,11 @@ impl Faults {
         postgres_cuts: 0,
         feed_cuts: 0,
         postgres_failovers: 0,
+        damages: 0,
     };
 
     /// One fault of each kind, with the name that scenarios use for it.
-    pub const SINGLE: [(&str, Self); 7] = [
+    pub const SINGLE: [(&str, Self); 8] = [
         ("flush", Self { flushes: 1, ..Self::NONE }),
         ("rollback", Self { rollbacks: 1, ..Self::NONE }),
         ("crash", Self { crashes: 1, ..Self::NONE }),
@@ -46,9 +49,11 @@ impl Faults {
         ("feed cut", Self { feed_cuts: 1, ..Self::NONE }),
         // This fault is not in pairs: if Redis lost the seal as well, neither store would know of the end.
         ("postgres failover", Self { postgres_failovers: 1, ..Self::NONE }),
+        // The pairs with this fault are explored for fewer jobs, because it does not interact with most others.
+        ("damage", Self { damages: 1, ..Self::NONE }),
     ];
 
-    /// Every pair of different faults, with its name. Postgres failovers are not in pairs.
+    /// Every pair of different faults, with its name. Postgres failovers and damage are not in these pairs.
     pub fn pairs() -> Vec<(String, Self)> {
         let combinable = &Self::SINGLE[..6];
         let mut pairs = Vec::new();
@@ -58,6 +63,12 @@ impl Faults {
             }
         }
         pairs
+    }
+
+    /// The damage of a tracker together with each other fault except for Postgres failovers, with its name.
+    pub fn pairs_with_damage() -> Vec<(String, Self)> {
+        let damage = Self { damages: 1, ..Self::NONE };
+        Self::SINGLE[..6].iter().map(|(name, other)| (format!("damage and {name}"), damage.plus(*other))).collect()
     }
 
     /// The numbers of faults of both together.
@@ -71,6 +82,7 @@ impl Faults {
             postgres_cuts: self.postgres_cuts + other.postgres_cuts,
             feed_cuts: self.feed_cuts + other.feed_cuts,
             postgres_failovers: self.postgres_failovers + other.postgres_failovers,
+            damages: self.damages + other.damages,
         }
     }
 }
@@ -115,6 +127,11 @@ impl<const N: usize> Scenario<N> {
                 world.truth.end_forgotten = true;
                 world.gateways.iter_mut().for_each(|gateway| gateway.feed = None);
             }
+            Action::Damage { clear } => {
+                remaining.damages -= 1;
+                world.truth.redis_lost_state = true;
+                world.redis.damage(clear);
+            }
             _ => {}
         }
     }
@@ -127,6 +144,9 @@ impl<const N: usize> Scenario<N> {
         }
         if remaining.rollbacks > 0 {
             actions.push(if world.redis.dump.is_none() { Action::Dump } else { Action::RollBack });
+        }
+        if remaining.damages > 0 && world.redis.tracker.is_some() {
+            actions.extend([Action::Damage { clear: false }, Action::Damage { clear: true }]);
         }
         // The protocol guarantees recovery from this fault only while the sealed tracker exists.
         if remaining.postgres_failovers > 0 && world.postgres.final_record.is_some() && !world.truth.tracker_expired {

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     }
     let words: Vec<String> = arguments.collect();
     let mut run = Run { time_limit: Duration::from_secs(seconds.unwrap_or(600)), words, failed: false };
-    for (name, faults) in Faults::pairs() {
+    for (name, faults) in Faults::pairs().into_iter().chain(Faults::pairs_with_damage()) {
         run.explore(
             &format!("two gateways, retry and cancel, {name}"),
             &Scenario::<2>::failure_retried().with_cancel().with_faults(faults),

@@ -32,6 +32,17 @@ impl Marks {
         Self(cells.bytes()[0])
     }
 
+    /// The mark that the first task succeeded.
+    pub fn first_succeeded() -> Self {
+        Self::single(0, Outcome::Succeeded)
+    }
+
+    /// The marks of all tasks except for the first.
+    #[must_use]
+    pub fn without_first(self) -> Self {
+        Self(self.0 & !Self::first_succeeded().0)
+    }
+
     /// Converts the marks to cells.
     pub fn cells(self) -> Option<Cells> {
         Cells::new(LAYOUT, vec![self.0]).ok()

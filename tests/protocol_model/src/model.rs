@@ -47,6 +47,10 @@ pub enum Action {
     HealPostgres(usize),
     CutFeed(usize),
     FailOverPostgres,
+    /// Bits in the tracker's cells flip.
+    Damage {
+        clear: bool,
+    },
 }
 
 impl<const N: usize> Scenario<N> {

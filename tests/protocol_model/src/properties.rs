@@ -111,7 +111,8 @@ fn end_matches_marks<const N: usize>(world: &World<N>) -> bool {
 /// the tracker only if Postgres says that the job runs under the tracker's incarnation. The job then also ran under
 /// this incarnation when the tracker was read, whichever store was read first.
 fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway: &Gateway) -> Result<(), &'static str> {
-    if gateway.knows_end {
+    // The counts of a damaged tracker can be wrong until the damage is found.
+    if gateway.knows_end || world.redis.tracker.is_some_and(|tracker| tracker.damaged) {
         return Ok(());
     }
     let listed = gateway.listed_job().filter(|job| !job.ledger).and_then(|job| known_incarnation(job.incarnation));
@@ -128,7 +129,7 @@ fn check_read<const N: usize>(scenario: &Scenario<N>, world: &World<N>, gateway:
     if source == Source::Live && world.postgres.state == JobState::Pending {
         return Err("shows a job as running before its start");
     }
-    let counted = world.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
+    let counted = world.redis.tracker.map(|tracker| tracker.counted).unwrap_or_default();
     // The feed announces the ledger rows of other gateways with a delay.
     let recorded = if listed.is_some() { gateway.recorded } else { world.truth.recorded };
     if !lower_bound && !end_not_announced && !world.keeps(world.truth.acknowledged.union(recorded), counted) {
@@ -232,10 +233,11 @@ fn has_converged<const N: usize>(world: &World<N>) -> bool {
         }
         _ => (0, false, false, false),
     };
+    let damaged = world.redis.tracker.is_some_and(|tracker| tracker.damaged);
     let is_own = incarnation % u64::from(AFTER_END) == u64::from(world.postgres.incarnation);
     match world.postgres.final_record {
         None if world.postgres.state == JobState::Pending => true,
-        None => is_own && adopted && !sealed && !complete && world.postgres.ledger == 0,
+        None => is_own && adopted && !sealed && !complete && !damaged && world.postgres.ledger == 0,
         Some(record) => !record.lower_bound || !is_own || sealed,
     }
 }

@@ -53,11 +53,19 @@ pub enum Rule {
     ClaimConfirmsInPostgres,
     /// If a claim cannot reach Postgres, it returns only a job with an adopted, open and incomplete tracker.
     ClaimRequiresTrackerWithoutPostgres,
+    /// An end is committed or amended only from cells that match their digest. A damaged tracker is quarantined.
+    VerifyBeforeEnd,
+    /// A mirror takes only cells that match their digest. A damaged tracker is quarantined.
+    VerifyBeforePull,
+    /// Cells are compared with their digest from time to time, even if the tracker has no new marks.
+    VerifyInBackground,
+    /// After a report, the mirror takes the reported marks, and not the other marks in the cells.
+    MirrorTakesReportedMarks,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::StartOpensBeforeCommit,
         Self::StartAbandonsUncertainTracker,
         Self::ReopenChangesIncarnation,
@@ -80,5 +88,9 @@ impl Rule {
         Self::SealSurvivesCommit,
         Self::ClaimConfirmsInPostgres,
         Self::ClaimRequiresTrackerWithoutPostgres,
+        Self::VerifyBeforeEnd,
+        Self::VerifyBeforePull,
+        Self::VerifyInBackground,
+        Self::MirrorTakesReportedMarks,
     ];
 }

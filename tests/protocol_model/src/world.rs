@@ -74,7 +74,8 @@ impl<const N: usize> World<N> {
     /// time for which a gateway trusts a feed that lags. So it has not passed while such a feed still has to deliver a
     /// change of the job's state.
     pub fn settled(&self, outlasts_feed_lag: bool) -> (bool, Marks) {
-        let in_tracker = self.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
+        // Marks that were delivered and then lost from damaged cells are not delivered again.
+        let in_tracker = self.redis.tracker.map(|tracker| tracker.marks.union(tracker.counted)).unwrap_or_default();
         let (mut settled, mut at_risk) = (true, Marks::default());
         for gateway in &self.gateways {
             let in_flight = match gateway.operation {

@@ -56,6 +56,22 @@ fn job_with_a_slow_feed_survives_every_single_fault() {
 }
 
 #[test]
+fn damaged_tracker_falsifies_no_end_and_loses_no_mark() {
+    let jobs = [Scenario::<2>::all_succeed(), Scenario::one_fails(), Scenario::cancelled().with_stall()];
+    let damage = Faults { damages: 1, ..Faults::NONE };
+    for (index, job) in jobs.into_iter().enumerate() {
+        job.with_faults(damage).explore(1, TIME_LIMIT).assert_holds(&format!("damage, job {index}"));
+    }
+}
+
+#[test]
+fn failing_job_survives_damage_and_another_fault() {
+    for (faults, pair) in Faults::pairs_with_damage() {
+        Scenario::<2>::one_fails().with_faults(pair).explore(1, TIME_LIMIT).assert_holds(&format!("failure, {faults}"));
+    }
+}
+
+#[test]
 fn three_gateways_without_a_fault_meet_every_property() {
     Scenario::<3>::failure_retried().explore(1, TIME_LIMIT).assert_holds("three gateways");
 }

@@ -17,6 +17,7 @@ const CRASH: Faults = Faults { crashes: 1, ..Faults::NONE };
 const REDIS_CUT: Faults = Faults { redis_cuts: 1, ..Faults::NONE };
 const POSTGRES_CUT: Faults = Faults { postgres_cuts: 1, ..Faults::NONE };
 const FEED_CUT: Faults = Faults { feed_cuts: 1, ..Faults::NONE };
+const DAMAGE: Faults = Faults { damages: 1, ..Faults::NONE };
 const POSTGRES_FAILOVER: Faults = Faults { postgres_failovers: 1, ..Faults::NONE };
 
 /// Explores a scenario in which the omitted rule matters.
@@ -48,6 +49,8 @@ fn explore_without(rule: Rule) -> Exploration {
         Rule::SealSurvivesCommit => cancelled.with_faults(POSTGRES_FAILOVER),
         Rule::ClaimConfirmsInPostgres => cancelled.with_faults(REDIS_CUT),
         Rule::ClaimRequiresTrackerWithoutPostgres => cancelled.with_faults(REDIS_CUT.plus(POSTGRES_CUT)),
+        Rule::VerifyBeforeEnd | Rule::VerifyBeforePull | Rule::VerifyInBackground => cancelled.with_faults(DAMAGE),
+        Rule::MirrorTakesReportedMarks => Scenario::one_fails().with_faults(DAMAGE),
     };
     explore(scenario, rule)
 }

@@ -12,6 +12,9 @@ impl<const N: usize> Executor<'_, N> {
         let incarnation = pass.incarnation;
         match step {
             Step::SealForAmend => match self.redis(|redis| redis.seal(incarnation, EndCause::Cancelled, false)) {
+                Some(Ok(tracker)) if tracker.damaged && self.scenario.follows(Rule::VerifyBeforeEnd) => {
+                    GoTo(Step::Quarantine { epoch: (tracker.incarnation, tracker.generation) })
+                }
                 Some(Ok(tracker)) if tracker.adopted || !self.scenario.follows(Rule::AmendRequiresAdoption) => {
                     GoTo(Step::Amend { marks: tracker.marks })
                 }

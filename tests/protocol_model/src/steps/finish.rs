@@ -17,6 +17,9 @@ impl<const N: usize> Executor<'_, N> {
                 match self.redis(|redis| redis.seal(incarnation, EndCause::Complete, allow_unadopted)) {
                     None => GoTo(Step::FinishWithoutTracker { incarnation, cancelled: false }),
                     Some(Err(_)) => Return(StepOutcome::Done),
+                    Some(Ok(tracker)) if tracker.damaged && self.scenario.follows(Rule::VerifyBeforeEnd) => {
+                        GoTo(Step::Quarantine { epoch: (tracker.incarnation, tracker.generation) })
+                    }
                     Some(Ok(tracker)) => {
                         let cause = tracker.seal.unwrap_or(EndCause::Complete);
                         let may_miss_marks = self.may_miss_marks(!tracker.adopted);
@@ -36,6 +39,10 @@ impl<const N: usize> Executor<'_, N> {
                 }
                 let pending = PendingEnd { cause, marks, may_miss_marks, sealed: false };
                 GoTo(Step::CommitEnd { incarnation, pending })
+            }
+            Step::Quarantine { epoch } => {
+                self.redis(|redis| redis.quarantine(epoch));
+                Return(StepOutcome::Done)
             }
             Step::CommitEnd { incarnation, pending } => self.commit_end(incarnation, pending),
             Step::Expire { incarnation } => {

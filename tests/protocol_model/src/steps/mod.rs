@@ -108,7 +108,7 @@ impl<const N: usize> Executor<'_, N> {
                 self.restore(step)
             }
             (Step::Seal { .. } | Step::FinishWithoutTracker { .. }, _) => self.finish(step),
-            (Step::CommitEnd { .. } | Step::Expire { .. }, _) => self.finish(step),
+            (Step::CommitEnd { .. } | Step::Expire { .. } | Step::Quarantine { .. }, _) => self.finish(step),
             (Step::CheckBeforeCancel | Step::SealCancelled { .. }, _) => self.cancel(step),
             (_, Caller::Report(report)) => self.mark(step, report),
             (Step::CheckBeforeRevoke { .. } | Step::SealRevoked { .. }, Caller::Pass(pass)) => self.revoke(step, pass),

@@ -132,6 +132,10 @@ pub enum Step {
     CheckBeforeAdopt,
     Adopt,
     PullMarks,
+    /// Puts a tracker aside whose cells do not match their digest.
+    Quarantine {
+        epoch: Epoch,
+    },
     // Amend.
     SealForAmend,
     /// This step is taken only if `AmendSealsFirst` is omitted.
@@ -156,6 +160,7 @@ pub fn writes(step: Step) -> (bool, bool) {
         | Step::SealRevoked { .. }
         | Step::DrainMerge { .. }
         | Step::Adopt
+        | Step::Quarantine { .. }
         | Step::Expire { .. }
         | Step::SealForAmend => (true, false),
         Step::IssueIncarnation

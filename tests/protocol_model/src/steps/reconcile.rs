@@ -32,8 +32,11 @@ impl<const N: usize> Executor<'_, N> {
         };
         let mut repairs = due_repairs(&observation).into_iter();
         let trusted = matches!(tracker, TrackerStatus::Present { adopted: true, sealed: false, .. });
-        let has_new_marks = found.is_some_and(|tracker| !tracker.marks.is_subset_of(self.gateway().mirror.marks));
-        let pull = trusted && has_new_marks && !ended;
+        let has_new_marks = found.is_some_and(|tracker| !tracker.counted.is_subset_of(self.gateway().mirror.marks));
+        // Trackers are also verified from time to time if they have no new marks.
+        let is_damaged = found.is_some_and(|tracker| tracker.damaged);
+        let verify = is_damaged && self.scenario.follows(Rule::VerifyInBackground);
+        let pull = trusted && (has_new_marks || verify) && !ended;
         let mut pass = Pass { repairs: std::array::from_fn(|_| repairs.next()), incarnation, epoch, ended, pull };
         if self.gateway().feed.is_none() {
             // Without a feed session, a gateway only merges its mirror.
@@ -90,7 +93,7 @@ impl<const N: usize> Executor<'_, N> {
             RepairAction::FinishWithoutTracker if !self.can_finish_without_tracker() => return self.next_repair(pass),
             RepairAction::RecordMirror => Step::RecordMirror,
             RepairAction::Revoke => {
-                let observed = self.world.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
+                let observed = self.world.redis.tracker.map(|tracker| tracker.counted).unwrap_or_default();
                 Step::CheckBeforeRevoke { observed }
             }
             RepairAction::Restore => Step::ReadTracker { expected: incarnation },
@@ -103,7 +106,7 @@ impl<const N: usize> Executor<'_, N> {
             RepairAction::FinishWithoutTracker => Step::FinishWithoutTracker { incarnation, cancelled: false },
             RepairAction::Amend if self.scenario.follows(Rule::AmendSealsFirst) => Step::SealForAmend,
             RepairAction::Amend => Step::ReadForAmend,
-            // The model has no corrupt trackers.
+            // The model has no corrupt headers.
             RepairAction::Quarantine => return self.next_repair(pass),
         };
         Some(Operation { step, caller: Caller::Pass(pass) })

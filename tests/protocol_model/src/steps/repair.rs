@@ -57,6 +57,9 @@ impl<const N: usize> Executor<'_, N> {
             Step::PullMarks => {
                 match self.redis(|redis| redis.tracker) {
                     None => return Return(StepOutcome::RedisUnavailable),
+                    Some(Some(tracker)) if tracker.damaged && self.scenario.follows(Rule::VerifyBeforePull) => {
+                        return GoTo(Step::Quarantine { epoch: (tracker.incarnation, tracker.generation) });
+                    }
                     Some(Some(tracker)) => self.gateway().mirror.add(tracker.marks, epoch.0, Some(epoch)),
                     Some(None) => {}
                 }

@@ -43,7 +43,7 @@ impl<const N: usize> Executor<'_, N> {
                 match self.redis(|redis| redis.report(incarnation, requirement, marks)) {
                     None => GoTo(Step::RecordReport),
                     Some(Ok(tracker)) => {
-                        let complete = tracker.marks.is_complete();
+                        let complete = tracker.counted.is_complete();
                         let held_by = Some((tracker.incarnation, tracker.generation));
                         if require_adopted || !self.scenario.follows(Rule::ConfirmBeforeAcknowledging) {
                             GoTo(Step::Acknowledge { held_by, complete })
@@ -72,7 +72,11 @@ impl<const N: usize> Executor<'_, N> {
                 Err(outcome) => self.finish_report(outcome),
             },
             Step::Acknowledge { held_by, complete } => {
-                self.gateway().mirror.add(marks, report.incarnation, held_by);
+                // Without the rule, the mirror also takes the other marks of the task's cell, which may be damaged.
+                let cell = self.world.redis.tracker.map(|tracker| tracker.marks).unwrap_or_default();
+                let mirrored =
+                    if self.scenario.follows(Rule::MirrorTakesReportedMarks) { marks } else { marks.union(cell) };
+                self.gateway().mirror.add(mirrored, report.incarnation, held_by);
                 let truth = &mut self.world.truth;
                 truth.acknowledged = truth.acknowledged.union(marks);
                 if complete { Call(Caller::Detached, Step::Seal { incarnation: report.incarnation }) } else { Stop }

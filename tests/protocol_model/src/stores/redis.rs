@@ -7,7 +7,12 @@ use crate::marks::Marks;
 /// The job's tracker in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tracker {
+    /// The marks in the cells.
     pub marks: Marks,
+    /// The marks that the header counts. They differ from the cells only if the tracker is damaged.
+    pub counted: Marks,
+    /// Whether something else than a script changed the cells, so that the digest in the header does not match them.
+    pub damaged: bool,
     pub incarnation: u8,
     pub generation: u8,
     pub adopted: bool,
@@ -59,8 +64,8 @@ impl Redis {
             adopted: tracker.adopted && current,
             current,
             sealed: tracker.seal.is_some(),
-            marked: tracker.marks.any(),
-            complete: tracker.marks.is_complete(),
+            marked: tracker.counted.any(),
+            complete: tracker.counted.is_complete(),
         }
     }
 
@@ -78,6 +83,8 @@ impl Redis {
         }
         self.tracker = Some(Tracker {
             marks: restored.unwrap_or_default(),
+            counted: restored.unwrap_or_default(),
+            damaged: false,
             incarnation,
             generation: self.generation,
             adopted: false,
@@ -133,6 +140,9 @@ impl Redis {
             MarkRequirement::Adopted if !tracker.adopted => return Err(Refusal::NotAdopted),
             _ => {}
         }
+        if !marks.is_subset_of(tracker.marks) {
+            tracker.counted = tracker.counted.union(marks);
+        }
         tracker.marks = tracker.marks.union(marks);
         Ok(*tracker)
     }
@@ -141,11 +151,11 @@ impl Redis {
     pub fn seal_revoked(&mut self, incarnation: u8, observed: Marks) -> Result<Tracker, Refusal> {
         let generation = self.generation;
         let tracker = self.tracker_of(incarnation)?;
-        if tracker.seal.is_none() && !tracker.marks.is_complete() {
+        if tracker.seal.is_none() && !tracker.counted.is_complete() {
             if !(tracker.adopted && tracker.generation == generation) {
                 return Err(Refusal::NotAdopted);
             }
-            if tracker.marks != observed {
+            if tracker.counted != observed {
                 return Err(Refusal::NotReady);
             }
             tracker.seal = Some(EndCause::Revoked);
@@ -164,7 +174,7 @@ impl Redis {
         }
         let adopted = tracker.adopted && tracker.generation == generation;
         if cause == EndCause::Complete {
-            let counts = tracker.marks.counts();
+            let counts = tracker.counted.counts();
             if !counts.is_complete() {
                 return Err(Refusal::NotReady);
             }
@@ -185,6 +195,22 @@ impl Redis {
         }
         tracker.expires = true;
         Ok(())
+    }
+
+    /// Models `quarantine.lua` for a tracker whose cells do not match their digest.
+    pub fn quarantine(&mut self, (incarnation, generation): (u8, u8)) {
+        let is_damaged = |tracker: &Tracker| {
+            tracker.damaged && (tracker.incarnation, tracker.generation) == (incarnation, generation)
+        };
+        self.tracker = self.tracker.filter(|tracker| !is_damaged(tracker));
+    }
+
+    /// Flips bits in the cells: the first task becomes succeeded, or with `clear` not reported.
+    pub fn damage(&mut self, clear: bool) {
+        let Some(tracker) = &mut self.tracker else { return };
+        let marks = if clear { tracker.marks.without_first() } else { tracker.marks.union(Marks::first_succeeded()) };
+        tracker.damaged |= marks != tracker.marks;
+        tracker.marks = marks;
     }
 
     /// Loses the tracker without a change of generation, as after FLUSHALL or an eviction.
