@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::{Cell, CountsDelta, Disposition, Layout, Mark, Mismatch};
+use super::{Cell, CountsDelta, Digests, Disposition, Layout, Mark, Mismatch};
 
 /// The largest gap, in bytes, across which two runs are joined. One more run costs Redis, with its log, about as much
 /// time as comparing and copying a few hundred more bytes (1.3 µs on one machine). A larger gap would cause more
@@ -43,6 +43,8 @@ pub struct Change {
     pub bytes: Vec<u8>,
     /// The change of the counts.
     pub delta: CountsDelta,
+    /// The change of the digests.
+    pub digests: Digests,
     /// The cell of each task before the change.
     old: Vec<(u32, Cell)>,
 }
@@ -126,10 +128,9 @@ impl MarkStep {
         })
     }
 
-    /// Returns the cell of each task after `change`: the marks of the step, merged with the marks that the cell held
-    /// before.
-    pub fn marked<'a>(&'a self, change: &'a Change) -> impl Iterator<Item = (u32, Cell)> + 'a {
-        self.tasks.iter().zip(&change.old).map(|((task, bits), (_, old))| (*task, old.merge(*bits)))
+    /// Returns the tasks of the step, each with the bits that the step sets.
+    pub fn marks(&self) -> impl Iterator<Item = (u32, Cell)> {
+        self.tasks.iter().copied()
     }
 
     /// Computes the change of runs that hold the bytes `current`, concatenated. Returns `None` if `current` has another
@@ -152,7 +153,11 @@ impl MarkStep {
         }
         let transitions = self.tasks.iter().zip(&old).map(|((_, bits), (_, old))| (*old, old.merge(*bits)));
         let delta = CountsDelta::of(self.layout.stages, transitions);
-        Some(Change { bytes, delta, old })
+        let mut digests = Digests::default();
+        for ((run, before), (_, after)) in self.split(current).zip(self.split(&bytes)) {
+            digests.replace(self.layout, run.start, before, after);
+        }
+        Some(Change { bytes, delta, digests, old })
     }
 }
 

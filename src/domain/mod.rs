@@ -3,6 +3,7 @@
 
 mod claim;
 mod counts;
+mod digest;
 mod ids;
 mod job;
 mod listing;
@@ -24,6 +25,7 @@ mod violation;
 
 pub use claim::{Claimability, claimability};
 pub use counts::{Counts, CountsDelta, StageCounts, StageDelta};
+pub use digest::{Digests, MAX_REGIONS};
 pub use ids::{InvalidId, JobId, MAX_STAGES, StageKey};
 pub use job::{Definition, Job, MAX_TASKS, NewJob, RunningJob, invalid_labels};
 pub use listing::{JobOrder, JobQuery};

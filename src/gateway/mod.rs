@@ -66,7 +66,7 @@ pub use list::{JobsPage, PageRequest, TasksPage};
 pub use read::{Inspection, Watch};
 pub use reconcile::{JITTER as RECONCILE_JITTER, Reconciler, ReconcilerSettings};
 pub use report::ReportOutcome;
-pub use state::{Chunk, ClaimFilter, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadResult};
+pub use state::{ClaimFilter, FEED_TRUSTED_FOR, JobProgress, Manifests, Mirrors, ReadResult};
 
 /// The result of checking both stores.
 #[derive(Debug, Clone, Default)]
@@ -118,7 +118,7 @@ impl Gateway {
         let core = &Core::new(live, store, settings);
         let ends = &Ends::new(core);
         let restorer = Arc::new(Restorer::new(core));
-        let mirror_sync = Arc::new(MirrorSync::new(core));
+        let mirror_sync = Arc::new(MirrorSync::new(core, ends.recounter.clone()));
         let observer = Arc::new(Observer::new(core));
         let known_marks = Arc::new(KnownMarks::new(core));
         let reader = Reader::new(core, observer.clone(), known_marks.clone(), ends.finisher.clone());

@@ -1,4 +1,4 @@
-//! The tracker's header: 380 bytes before the cells, with big-endian numbers. A header with a wrong checksum is
+//! The tracker's header: 428 bytes before the cells, with big-endian numbers. A header with a wrong checksum is
 //! rejected. `scripts/header.lua` implements the same format, and `tests/it/tracker/header.rs` tests that the two
 //! implementations agree.
 //!
@@ -18,20 +18,21 @@
 //! | 68 | time of the seal (8) |
 //! | 76 | for each of 8 stages: succeeded, failed, skipped (4 each) |
 //! | 172 | for each of 8 stages, the rate: time of the last result (6), span, gap (4 each), slow, fast average (5 each) |
-//! | 364 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 364 bytes before |
+//! | 364 | for each of 8 regions of the cells: the digest (6) |
+//! | 412 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 412 bytes before |
 //!
 //! The magic bytes `HWM` and the format version keep their positions in all future versions.
 
 use time::OffsetDateTime;
 
 use crate::domain::{
-    Counts, EndCause, Generation, Incarnation, Layout, MAX_RATE, MAX_STAGES, MarkSummary, Rates, StageCounts,
+    Counts, Digests, EndCause, Generation, Incarnation, Layout, MAX_RATE, MAX_STAGES, MarkSummary, Rates, StageCounts,
     StageRate, TrackerEpoch,
 };
 
 /// The size of the header, in bytes.
-pub const HEADER_BYTES: usize = 380;
-const BODY_BYTES: usize = 364;
+pub const HEADER_BYTES: usize = 428;
+const BODY_BYTES: usize = 412;
 const MAGIC: &[u8] = b"HWM";
 const VERSION: u8 = 2;
 /// The largest 8-byte number in a header: the last millisecond of the year 9999. Lua computes with doubles, which hold
@@ -65,6 +66,8 @@ pub struct Header {
     pub seal_time: Option<OffsetDateTime>,
     /// The recent speed of each stage. Stages that the job does not have were never reported.
     pub rates: Box<[StageRate; MAX_STAGES]>,
+    /// The digests of the cells. If the cells have other digests, something else than a script changed them.
+    pub digests: Box<Digests>,
 }
 
 /// Why bytes are not a header.
@@ -94,6 +97,7 @@ impl Header {
             last_mark_time: None,
             seal_time: None,
             rates: Box::default(),
+            digests: Box::default(),
         }
     }
 
@@ -159,6 +163,9 @@ impl Header {
                 bytes.extend_from_slice(&average.min(MAX_RATE).to_be_bytes()[3..]);
             }
         }
+        for digest in self.digests.0 {
+            bytes.extend_from_slice(&digest.to_be_bytes()[2..]);
+        }
         let mut header = [0; HEADER_BYTES];
         header[..BODY_BYTES].copy_from_slice(&bytes);
         header[BODY_BYTES..].copy_from_slice(&checksum(&bytes));
@@ -194,6 +201,10 @@ impl Header {
         for rate in rates.iter_mut() {
             *rate = reader.rate()?;
         }
+        let mut digests = Box::<Digests>::default();
+        for digest in &mut digests.0 {
+            *digest = reader.short::<6>()?;
+        }
         Ok(Self {
             incarnation,
             generation,
@@ -207,6 +218,7 @@ impl Header {
             last_mark_time,
             seal_time,
             rates,
+            digests,
         })
     }
 }
@@ -322,6 +334,7 @@ mod tests {
         header.last_mark_time = Some(at(1_700_000_001_000));
         header.rates[1] =
             StageRate { last: 1_700_000_001_000, span: 5000, gap: u32::MAX, slow: MAX_RATE, fast: 12_345_678_901 };
+        header.digests.0[7] = (1 << 48) - 1;
         header
     }
 
@@ -346,7 +359,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..450)) {
             prop_assert!(Header::decode(&bytes).is_err());
         }
     }

@@ -2,6 +2,7 @@
 //! Postgres. It makes no decisions about jobs: it only reads from Redis and runs the scripts that change trackers.
 
 mod availability;
+mod cells;
 mod check;
 mod connection;
 mod error;
@@ -15,6 +16,7 @@ mod write;
 
 use std::time::Duration;
 
+pub use cells::{CellsReading, Region};
 pub use check::CheckError;
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, HeaderError};

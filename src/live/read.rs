@@ -2,8 +2,6 @@
 //! Redis. A tracker is trusted only if it was adopted under this generation. The pipeline uses one connection, so the
 //! generation and the trackers are from the same Redis, even if the connection was reopened since the last read.
 
-use std::ops::Range;
-
 use redis::{Pipeline, Value};
 use time::OffsetDateTime;
 
@@ -11,10 +9,7 @@ use super::error_samples::{self, ANSWERS as ERROR_ANSWERS};
 use super::header::time_from_millis;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Errors, Generation, JobId, Layout, MAX_ERROR_SAMPLES, TrackerStatus};
-
-/// The maximum size of the cells that one command reads, in bytes. Redis needs well under a millisecond for it.
-const CHUNK_BYTES: usize = 512 * 1024;
+use crate::domain::{Errors, Generation, JobId, MAX_ERROR_SAMPLES, TrackerStatus};
 
 /// The content of a job's tracker key.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,48 +128,6 @@ impl Live {
         Ok((generation, answers.time))
     }
 
-    /// Reads all cells of a tracker whose header is `header`. Returns `None` if the tracker has another header when the
-    /// cells have been read. The cells are consistent, because every change of the marks changes the header.
-    pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Cells>, Error> {
-        let Some(cells) = self.read_cells(id, header.layout(), deadline).await? else { return Ok(None) };
-        // Every change of the marks increases the revision in the header. If the header is unchanged after the last
-        // chunk, no mark was set meanwhile.
-        let tracker = self.read_tracker(id, deadline).await?.tracker;
-        Ok(tracker.into_header().is_some_and(|now| now == *header).then_some(cells))
-    }
-
-    /// Reads a range of bytes of a tracker's cells. `bytes` are offsets from the first cell. Returns `None` if the
-    /// tracker is missing or too short.
-    pub async fn cells_at(
-        &self,
-        id: &JobId,
-        bytes: Range<usize>,
-        deadline: Deadline,
-    ) -> Result<Option<Vec<u8>>, Error> {
-        let mut commands = redis::pipe();
-        let (first, last) = (HEADER_BYTES + bytes.start, HEADER_BYTES + bytes.end - 1);
-        commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(first).arg(last);
-        match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
-            Some(Value::BulkString(cells)) => Ok((cells.len() == bytes.len()).then_some(cells)),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Reads all cells of a tracker, in chunks. Marks may be set between two chunks. Returns `None` if the tracker is
-    /// missing, is too short, or holds bits that no mark sets.
-    pub async fn read_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
-        let length = layout.bytes();
-        let mut cells = Vec::with_capacity(length);
-        while cells.len() < length {
-            let chunk = cells.len()..length.min(cells.len() + CHUNK_BYTES);
-            match self.cells_at(id, chunk, deadline).await? {
-                Some(bytes) => cells.extend(bytes),
-                None => return Ok(None),
-            }
-        }
-        Ok(Cells::new(layout, cells).ok())
-    }
-
     /// Sends commands in one pipeline, followed by commands that read the time and the generation.
     async fn ask(&self, mut commands: Pipeline, deadline: Deadline) -> Result<Answers, Error> {
         commands.cmd("TIME").cmd("INFO").arg("replication");
@@ -234,7 +187,7 @@ impl Answers {
 }
 
 /// Returns the error for a reply that is missing, is an error, or has an unexpected type.
-fn unexpected(value: Option<Value>) -> Error {
+pub(super) fn unexpected(value: Option<Value>) -> Error {
     match value {
         Some(Value::ServerError(error)) => Error::Refused(error.to_string()),
         Some(_) => Error::Unexpected("a reply has a type that its command never returns".to_owned()),

@@ -12,7 +12,7 @@ use super::header::millis;
 use super::scripts::Call;
 use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Change, Incarnation, JobId, Layout, MarkStep, StallCondition};
+use crate::domain::{Cells, Change, Digests, Incarnation, JobId, Layout, MarkStep, StallCondition, TrackerEpoch};
 
 /// The maximum length of a run that is sent as fields. A run is a range of consecutive bytes that a step touches, and a
 /// field is one byte of a short run that changes. One BITFIELD command writes all fields of a call, so that a field
@@ -126,6 +126,7 @@ impl Live {
         let mut header = Header::open(layout, incarnation, generation, now);
         if let Some(cells) = restored {
             (header.restored, header.counts) = (true, cells.count());
+            *header.digests = Digests::of(layout, cells.bytes());
         }
         let mut image = header.encode().to_vec();
         image.extend(restored.map(Cells::bytes).unwrap_or_default());
@@ -162,11 +163,19 @@ impl Live {
     }
 
     /// Renames a corrupt tracker key, so that a restored tracker can take its place and an operator can inspect the
-    /// value. Returns whether the key was renamed. An intact tracker and a tracker of a newer version are never
-    /// renamed.
-    pub async fn quarantine(&self, id: &JobId, deadline: Deadline) -> Result<bool, Error> {
+    /// value. Returns whether the key was renamed. A tracker with an intact header is renamed only if it has the epoch
+    /// `damaged`: its cells were found not to match their digests. A tracker of a newer version is never renamed.
+    pub async fn quarantine(
+        &self,
+        id: &JobId,
+        damaged: Option<TrackerEpoch>,
+        deadline: Deadline,
+    ) -> Result<bool, Error> {
         let mut call = Call::of(&scripts::QUARANTINE, &[keys::tracker(id), keys::quarantine(id)]);
         call.arg(ttl_millis(self.tracker_ttl));
+        if let Some(TrackerEpoch { incarnation, generation }) = damaged {
+            call.arg(incarnation.get()).arg(&generation.0[..]);
+        }
         Ok(self.call(&call, deadline).await?.status == "QUARANTINED")
     }
 
@@ -235,7 +244,7 @@ impl Live {
         let (fields, whole_runs): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
         let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
         call.arg(incarnation.get()).arg(u8::from(require_adopted)).arg(ttl_millis(self.tracker_ttl));
-        call.arg(delta(change)?).arg(u8::from(counts_in_rates));
+        call.arg(delta(change)?).arg(u8::from(counts_in_rates)).arg(digest_changes(change));
         call.arg(fields.iter().flat_map(|run| run.expected).copied().collect::<Vec<u8>>());
         for (byte, new) in fields.iter().flat_map(|run| run.bytes.clone().zip(run.new)) {
             call.arg(8 * (HEADER_BYTES + byte)).arg(*new);
@@ -403,4 +412,14 @@ fn delta(change: &Change) -> Result<Vec<u8>, Error> {
         }
     }
     Ok(bytes)
+}
+
+/// Encodes the change of the digests as `report.lua` expects it.
+fn digest_changes(change: &Change) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (region, difference) in change.digests.nonzero() {
+        bytes.push(u8::try_from(region).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(&difference.to_be_bytes()[2..]);
+    }
+    bytes
 }

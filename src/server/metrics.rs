@@ -78,7 +78,7 @@ pub const METRICS: [Metric; 16] = [
     ),
     counter(
         "highwater_invariant_violations_total",
-        "Recounts that found wrong counts in a tracker, because of a bug or a write by another program",
+        "Trackers whose counts or marks were found to be wrong, because of a bug, a faulty memory, or a write by another program",
     ),
     Metric {
         name: "highwater_store_up",

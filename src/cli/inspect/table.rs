@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::cli::wording::escaped;
 use crate::domain::{Counts, EndCause, Job, JobId, Resolution, Source, SourceReason};
 use crate::gateway::Inspection;
-use crate::live::{Header, Tracker};
+use crate::live::{CellsReading, Header, Tracker};
 use crate::store::Snapshot;
 
 /// Text in place of a value that a store does not hold.
@@ -35,7 +35,7 @@ pub fn format(id: &JobId, found: &Inspection) -> String {
     lines.push(optional(
         "cells",
         compare(snapshot.map(|snapshot| &snapshot.counts), found.stored.as_ref()),
-        compare(header.map(|header| &header.counts), found.counted.as_ref()),
+        header.zip(found.counted.as_ref()).and_then(|(header, cells)| compare_tracker(&header.counts, cells)),
     ));
     if let Some((rows, marks)) = found.ledger {
         lines.push(line("ledger", &format!("{marks} marks in {rows} rows"), NOTHING));
@@ -133,6 +133,19 @@ fn compare(counts: Option<&Counts>, recount: Option<&Counts>) -> Option<String> 
     let mismatch = "DO NOT MATCH the counts; run inspect again, and if this repeats, see \"A tracker key is corrupt\" \
                     in docs/runbook.md";
     Some(if is_equal { "match the counts" } else { mismatch }.to_owned())
+}
+
+/// Compares the counts in a tracker's header with its cells. Returns `None` if the cells could not be read.
+fn compare_tracker(counts: &Counts, cells: &CellsReading<Counts>) -> Option<String> {
+    match cells {
+        CellsReading::Intact(recount) => compare(Some(counts), Some(recount)),
+        CellsReading::Absent => None,
+        CellsReading::Damaged(_) => Some(
+            "DO NOT MATCH their digest; a gateway will quarantine the key and restore the tracker, see \"A tracker key \
+             is corrupt\" in docs/runbook.md"
+                .to_owned(),
+        ),
+    }
 }
 
 /// Returns the answer to a read, and the rule of the read table that leads to this answer.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::jobs::Jobs;
 use super::super::state::Mirrors;
+use super::Recounter;
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Incarnation, Job, JobId, RunningJob};
 use crate::error::{Error, Result};
@@ -22,16 +23,18 @@ pub struct Amender {
     store: Store,
     jobs: Arc<Jobs>,
     mirrors: Arc<Mirrors>,
+    recounter: Arc<Recounter>,
 }
 
 impl Amender {
     /// Creates an amender.
-    pub fn new(core: &Core) -> Self {
+    pub fn new(core: &Core, recounter: Arc<Recounter>) -> Self {
         Self {
             live: core.live.clone(),
             store: core.store.clone(),
             jobs: core.jobs.clone(),
             mirrors: core.mirrors.clone(),
+            recounter,
         }
     }
 
@@ -79,10 +82,10 @@ impl Amender {
     }
 
     /// Merges the marks of the sealed tracker, the stored end and the mirror. Returns `None` if the tracker has changed
-    /// or the stored end is missing.
+    /// or is damaged, or if the stored end is missing.
     async fn all_cells(&self, job: &Job, sealed: &Header, deadline: Deadline) -> Result<Option<Cells>> {
         let id = &job.definition.id;
-        let Some(tracked) = self.live.cells(id, sealed, deadline).await? else { return Ok(None) };
+        let Some(tracked) = self.recounter.cells(id, sealed, deadline).await? else { return Ok(None) };
         let stored = self.store.cells(id, job.definition.layout(), deadline).await?;
         let Some(mut cells) = stored else { return Ok(None) };
         cells.merge(&tracked);

@@ -84,7 +84,7 @@ impl Ends {
         let finisher = Finisher::new(core, committer.clone(), untracked.clone(), recounter.clone());
         let finisher = Arc::new(finisher);
         Self {
-            amender: Arc::new(Amender::new(core)),
+            amender: Arc::new(Amender::new(core, recounter.clone())),
             revoker: Arc::new(Revoker::new(core, finisher.clone())),
             committer,
             recounter,

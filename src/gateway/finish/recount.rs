@@ -1,11 +1,12 @@
-//! Recounts the cells of trackers, and repairs headers whose counts differ from their cells. The cells are
-//! authoritative. A difference is a broken invariant: it is logged and counted, and repaired before an end is stored.
+//! Verifies trackers. Cells that do not match their digests were changed by something else than a script: the tracker is
+//! quarantined, and restored from mirrors and the ledger. Counts that differ from intact cells are corrected. Both are
+//! broken invariants: they are logged and counted, and handled before an end is stored.
 
 use super::super::core::Core;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, EndCause, JobId};
+use crate::domain::{Cells, Counts, EndCause, JobId, TrackerEpoch};
 use crate::error::{Error, Result};
-use crate::live::{Header, Live, Tracker};
+use crate::live::{CellsReading, Header, Live, Tracker};
 
 /// Recounts trackers.
 pub struct Recounter {
@@ -19,28 +20,62 @@ impl Recounter {
     }
 
     /// Reads and counts the cells of a sealed tracker. Returns the cells with a header whose counts match them. Returns
-    /// `None` if the tracker changed meanwhile, or if it is not complete and its seal was removed.
+    /// `None` if the tracker changed meanwhile, if it was quarantined, or if it is not complete and its seal was
+    /// removed.
     pub async fn recount_sealed(
         &self,
         id: &JobId,
         sealed: Header,
         deadline: Deadline,
     ) -> Result<Option<(Cells, Header)>> {
-        let Some(cells) = self.live.cells(id, &sealed, deadline).await? else { return Ok(None) };
+        let Some(cells) = self.cells(id, &sealed, deadline).await? else { return Ok(None) };
         let (cells, counts) = count_off_runtime(cells).await?;
         let header = self.repair(id, sealed, counts, deadline).await?;
         Ok(header.map(|header| (cells, header)))
     }
 
-    /// Repairs the counts of an open tracker. Does nothing if a mark is set meanwhile; the next report that finds wrong
+    /// Corrects the counts of an open tracker. Does nothing if a mark is set meanwhile; the next report that finds wrong
     /// counts then tries again.
     pub async fn recount_open(&self, id: &JobId, deadline: Deadline) -> Result<()> {
         let Tracker::Present { header, .. } = self.live.read_tracker(id, deadline).await?.tracker else {
             return Ok(());
         };
-        let Some(cells) = self.live.cells(id, &header, deadline).await? else { return Ok(()) };
+        match self.cells(id, &header, deadline).await? {
+            Some(cells) => self.correct_counts(id, header, cells, deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Corrects the counts in the header of a tracker that has these cells.
+    pub async fn correct_counts(&self, id: &JobId, header: Header, cells: Cells, deadline: Deadline) -> Result<()> {
         let (_, counts) = count_off_runtime(cells).await?;
         self.repair(id, header, counts, deadline).await.map(drop)
+    }
+
+    /// Reads the cells of a tracker that has this header. Returns `None` if the header changes meanwhile, or if the
+    /// cells are damaged; the tracker is then quarantined.
+    pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<Option<Cells>> {
+        match self.live.cells(id, header, deadline).await? {
+            CellsReading::Intact(cells) => Ok(Some(cells)),
+            CellsReading::Absent => Ok(None),
+            CellsReading::Damaged(epoch) => self.quarantine(id, epoch, deadline).await.map(|()| None),
+        }
+    }
+
+    /// Quarantines the tracker with this epoch, whose cells do not match their digests. It is missing afterwards, so the
+    /// reconciler restores it.
+    pub async fn quarantine(&self, id: &JobId, damaged: TrackerEpoch, deadline: Deadline) -> Result<()> {
+        if self.live.quarantine(id, Some(damaged), deadline).await? {
+            metrics::counter!("highwater_invariant_violations_total").increment(1);
+            tracing::error!(
+                job = %id,
+                incarnation = damaged.incarnation.get(),
+                "the marks in a tracker do not match their digest, because of a bug, a faulty memory, or another program \
+                 that wrote to the key. The key was renamed, and the tracker is restored from mirrors; the runbook \
+                 describes how to inspect the renamed key"
+            );
+        }
+        Ok(())
     }
 
     /// Replaces the counts in the header by those of the cells, if they differ. If a tracker that was sealed as

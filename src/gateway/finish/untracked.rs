@@ -61,7 +61,7 @@ impl UntrackedFinisher {
     async fn readable_cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Option<Cells> {
         match self.live.read_tracker(id, deadline).await.ok()?.tracker {
             Tracker::Present { header, .. } if header.layout() == layout => {
-                self.live.read_cells(id, layout, deadline).await.ok()?
+                self.live.read_cells(id, layout, deadline).await.ok()?.intact()
             }
             _ => None,
         }

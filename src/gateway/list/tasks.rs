@@ -10,7 +10,6 @@ use super::super::finish::Finisher;
 use super::super::jobs::Jobs;
 use super::super::names::TaskNames;
 use super::super::read::{KnownMarks, Observer, ResolvedRead};
-use super::super::state::byte_range;
 use super::page::{PageRequest, PageSizes, Position, token};
 use crate::deadline::Deadline;
 use crate::domain::{
@@ -175,7 +174,7 @@ impl TaskLister {
             let Some(bytes) = self.bytes(&definition.id, layout, basis, &chunk, deadline).await? else {
                 return Ok(None);
             };
-            let place = (&bytes[..], byte_range(layout, &chunk).start);
+            let place = (&bytes[..], layout.byte_range(&chunk).start);
             let stopped = selection.collect(layout, next..chunk.end, place, ranges, max);
             let full = stopped < chunk.end;
             next = stopped;
@@ -199,7 +198,7 @@ impl TaskLister {
         tasks: &Range<u32>,
         deadline: Deadline,
     ) -> Result<Option<Vec<u8>>> {
-        let range = byte_range(layout, tasks);
+        let range = layout.byte_range(tasks);
         let mut bytes = match basis.tracker {
             Some(_) => match self.live.cells_at(id, range.clone(), deadline).await.map_err(Error::from) {
                 Ok(Some(bytes)) => bytes,

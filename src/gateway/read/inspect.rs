@@ -8,7 +8,7 @@ use super::super::jobs::Jobs;
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, Job, JobId, Resolution, RowStatus, TrackerStatus, resolve};
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{self, Live, Tracker, TrackerReading};
+use crate::live::{self, CellsReading, Live, Tracker, TrackerReading};
 use crate::store::{Snapshot, Store};
 
 /// The state of a job in both stores.
@@ -25,8 +25,9 @@ pub struct Inspection {
     pub ledger: Option<(usize, usize)>,
     /// The tracker, or the reason why it could not be read.
     pub view: std::result::Result<TrackerReading, live::Error>,
-    /// The counts of the tracker's cells, computed by the inspection. It is `None` if the cells could not be read.
-    pub counted: Option<Counts>,
+    /// The counts of the tracker's cells, computed by the inspection, or that the cells are damaged. It is `None` if
+    /// the cells could not be read.
+    pub counted: Option<CellsReading<Counts>>,
     /// The decision of the read table for a gateway without a mirror of the job.
     pub resolution: Resolution,
 }
@@ -67,8 +68,8 @@ impl Inspector {
         let ledger = ledger.map(|rows| (rows.len(), rows.iter().map(|row| row.marks.len()).sum()));
         let counted = match &view {
             Ok(TrackerReading { tracker: Tracker::Present { header, .. }, .. }) => {
-                let cells = self.live.read_cells(id, header.layout(), deadline).await.ok().flatten();
-                cells.as_ref().map(Cells::count)
+                let cells = self.live.read_cells(id, header.layout(), deadline).await.ok();
+                cells.map(|cells| cells.map(|cells| cells.count()))
             }
             _ => None,
         };

@@ -9,7 +9,7 @@ use super::super::state::Mirrors;
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, Definition, JobId, Mark};
 use crate::error::{Error, Result};
-use crate::live::{Header, Live};
+use crate::live::{CellsReading, Header, Live};
 use crate::store::Store;
 
 /// Combines the marks of tracker, mirror and ledger.
@@ -43,13 +43,16 @@ impl KnownMarks {
             return Ok(header.counts.clone());
         }
         match self.live.read_cells(id, definition.layout(), deadline).await.map_err(Error::from) {
-            Ok(Some(tracked)) => {
+            Ok(CellsReading::Intact(tracked)) => {
                 let mut cells = self.without_tracker(definition, ledger);
                 cells.merge(&tracked);
                 Ok(cells.count())
             }
-            // The cells cannot be read. Marks are never revoked, so the counts of the header are still a lower bound.
-            Ok(None) | Err(Error::Unavailable(_)) => Ok(header.counts.clone()),
+            // The cells cannot be read, or are damaged. Marks are never revoked, so the counts of the header are still a
+            // lower bound.
+            Ok(CellsReading::Absent | CellsReading::Damaged(_)) | Err(Error::Unavailable(_)) => {
+                Ok(header.counts.clone())
+            }
             Err(error) => Err(error),
         }
     }

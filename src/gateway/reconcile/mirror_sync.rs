@@ -3,13 +3,15 @@
 //! (docs/design.md).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::core::Core;
-use super::super::state::{Chunk, Mirrors, RunningJobs, byte_range};
+use super::super::finish::Recounter;
+use super::super::state::{Mirrors, RunningJobs};
 use crate::deadline::Deadline;
-use crate::domain::{Incarnation, JobId, Layout, Mark, MarkStep, TrackerEpoch};
+use crate::domain::{Cells, Incarnation, JobId, Layout, Mark, MarkStep, TrackerEpoch};
 use crate::error::{Error, Result, Unavailable};
-use crate::live::{Header, Live, MarkReply, StepWrite};
+use crate::live::{CellsReading, Header, Live, MarkReply, Refusal, Region, StepWrite};
 use crate::store::Store;
 
 /// The maximum number of attempts to merge one step. An attempt fails if a report changed the same bytes first.
@@ -21,16 +23,18 @@ pub struct MirrorSync {
     store: Store,
     mirrors: Arc<Mirrors>,
     running: Arc<RunningJobs>,
+    recounter: Arc<Recounter>,
 }
 
 impl MirrorSync {
     /// Creates a `MirrorSync` for the mirrors of this gateway.
-    pub fn new(core: &Core) -> Self {
+    pub fn new(core: &Core, recounter: Arc<Recounter>) -> Self {
         Self {
             live: core.live.clone(),
             store: core.store.clone(),
             mirrors: core.mirrors.clone(),
             running: core.running.clone(),
+            recounter,
         }
     }
 
@@ -40,9 +44,9 @@ impl MirrorSync {
         let (chunks, version) = self.mirrors.chunks_to_merge(id, epoch);
         for tasks in chunks {
             let Some(chunk) = self.mirrors.chunk(id, &tasks) else { return Ok(false) };
-            let step = MarkStep::from_cells(layout, tasks, &chunk.bytes);
+            let step = MarkStep::from_cells(layout, tasks, &chunk);
             // The tracker most likely holds exactly the bytes of the chunk, because it has usually lost none of them.
-            if !self.merge_step(id, epoch.incarnation, &step, chunk.bytes, deadline).await? {
+            if !self.merge_step(id, epoch.incarnation, &step, chunk, deadline).await? {
                 return Ok(false);
             }
         }
@@ -61,8 +65,8 @@ impl MirrorSync {
         let (chunks, version) = self.mirrors.chunks(id);
         for tasks in chunks {
             let Some(chunk) = self.mirrors.chunk(id, &tasks) else { return Ok(()) };
-            let start = byte_range(layout, &tasks).start;
-            let cells = tasks.map(|task| (task, layout.cell(task, &chunk.bytes, start)));
+            let start = layout.byte_range(&tasks).start;
+            let cells = tasks.map(|task| (task, layout.cell(task, &chunk, start)));
             let marks: Vec<Mark> = cells.flat_map(|(task, cell)| cell.marks(task, layout.stages)).collect();
             if !self.store.record(id, &marks, deadline).await? {
                 return Ok(());
@@ -117,6 +121,11 @@ impl MirrorSync {
             match self.live.merge_marks(id, incarnation, write, deadline).await? {
                 MarkReply::Applied(_) => return Ok(true),
                 MarkReply::Conflict(found) => bytes = found,
+                // The counts would refuse the same step again. The next round merges it.
+                MarkReply::Refused(Refusal::CountsWrong) => {
+                    self.recounter.recount_open(id, deadline).await?;
+                    return Ok(false);
+                }
                 MarkReply::Refused(refusal) => {
                     tracing::debug!(job = %id, ?refusal, "marks cannot be merged into the tracker now");
                     return Ok(false);
@@ -126,19 +135,52 @@ impl MirrorSync {
         Err(Error::Unavailable(Unavailable::Contention))
     }
 
-    /// Reads cells that the mirror may lack from a tracker, chunk by chunk, until it has read `budget` bytes or all
-    /// cells. Returns the number of bytes read; the last chunk may exceed the budget.
-    pub async fn pull(&self, id: &JobId, header: &Header, budget: usize, deadline: Deadline) -> Result<usize> {
-        let layout = header.layout();
-        let epoch = header.epoch();
-        let mut read = 0;
+    /// Reads cells that the mirror may lack from a tracker, region by region, until it has read `budget` bytes or all
+    /// cells. The cells are also read if they were not verified for `verify_after`. Returns the number of bytes read;
+    /// the last region may exceed the budget. A damaged tracker is quarantined.
+    pub async fn pull(
+        &self,
+        id: &JobId,
+        header: &Header,
+        budget: usize,
+        verify_after: Duration,
+        deadline: Deadline,
+    ) -> Result<usize> {
+        let (layout, epoch) = (header.layout(), header.epoch());
+        let (mut read, mut whole) = (0, None);
         while read < budget {
-            let Some(tasks) = self.mirrors.next_pull(id, layout, epoch, header.revision) else { break };
-            let bytes = byte_range(layout, &tasks);
-            let Some(cells) = self.live.cells_at(id, bytes.clone(), deadline).await? else { break };
-            read += bytes.len();
-            self.mirrors.pull(id, layout, &Chunk { tasks, bytes: cells }, epoch);
+            let next = self.mirrors.next_pull(id, layout, epoch, header.revision, verify_after);
+            let Some(next) = next else { break };
+            let region = match self.live.region(id, layout, next.region, deadline).await? {
+                CellsReading::Intact(region) if region.header.epoch() == epoch => region,
+                CellsReading::Intact(_) | CellsReading::Absent => break,
+                CellsReading::Damaged(epoch) => {
+                    self.recounter.quarantine(id, epoch, deadline).await?;
+                    break;
+                }
+            };
+            read += region.bytes.len();
+            self.mirrors.pull(id, layout, &next, &region.bytes, epoch, region.header.revision);
+            if next.verifies_counts {
+                whole = extended(whole, next.region, region);
+            }
+        }
+        if let Some(Region { header, bytes }) = whole
+            && let Ok(cells) = Cells::new(layout, bytes)
+        {
+            self.recounter.correct_counts(id, header, cells, deadline).await?;
         }
         Ok(read)
     }
+}
+
+/// Appends a region to the regions before it. Returns `None` if the tracker changed between them, so that their marks
+/// cannot be compared with the counts in the header.
+fn extended(before: Option<Region>, index: usize, region: Region) -> Option<Region> {
+    if index == 0 {
+        return Some(region);
+    }
+    let mut whole = before.filter(|before| before.header == region.header)?;
+    whole.bytes.extend(region.bytes);
+    Some(whole)
 }

@@ -53,6 +53,9 @@ const CONCURRENCY: usize = 8;
 /// gap restarts the idle time of all jobs. The time must be longer than it takes to replace the only gateway by another
 /// one. If a gateway cannot reach a store, this is a gap at once.
 const AVAILABILITY_GAP: Duration = Duration::from_secs(10);
+/// The number of reconcile intervals after which the cells of a tracker are verified again, if the tracker has no new
+/// marks. Verification uses the budget of pulls.
+const VERIFY_ROUNDS: u32 = 60;
 /// The fraction of the interval by which the pause before a round varies in either direction. Jitter spreads out the
 /// rounds of gateways that were started together.
 pub const JITTER: f64 = 0.2;
@@ -290,8 +293,10 @@ impl Reconciler {
                 break;
             }
             if let Some(header) = job.header.as_ref().filter(|header| job.is_adopted() && header.seal.is_none()) {
-                let pulled = self.parts.mirror_sync.pull(&job.id, header, budget, Deadline::after(ACTION_TIMEOUT));
-                budget = budget.saturating_sub(pulled.await?);
+                let (sync, deadline) = (&self.parts.mirror_sync, Deadline::after(ACTION_TIMEOUT));
+                let verify_after = self.settings.interval * VERIFY_ROUNDS;
+                let pulled = sync.pull(&job.id, header, budget, verify_after, deadline).await?;
+                budget = budget.saturating_sub(pulled);
             }
         }
         Ok(())

@@ -96,7 +96,7 @@ impl Repairer {
     }
 
     async fn quarantine(&self, id: &JobId, deadline: Deadline) -> Result<()> {
-        if self.live.quarantine(id, deadline).await? {
+        if self.live.quarantine(id, None, deadline).await? {
             tracing::error!(
                 job = %id,
                 "quarantined a corrupt tracker key: the key was renamed, and the tracker is restored from mirrors. \

@@ -113,7 +113,7 @@ impl ShutdownMerge {
                 }
                 Ok(job.state.is_ended())
             }
-            (Tracker::Corrupt, _) => self.live.quarantine(id, deadline).await.map(|_| false).map_err(Error::from),
+            (Tracker::Corrupt, _) => self.live.quarantine(id, None, deadline).await.map(|_| false).map_err(Error::from),
             // The tracker of a newer gateway must not be changed.
             (Tracker::UnknownVersion, _) => Ok(false),
         }

@@ -77,11 +77,12 @@ impl Marker {
             };
             fault::point("report.confirmed").await;
             let MarkTarget { incarnation, .. } = target;
+            // The mirror takes only the reported marks. The other marks in the cells were not compared with their digest.
             // The mirror must know that the tracker with this epoch holds the marks, whether or not the tracker is
             // adopted. Otherwise the mirror would count as not merged into that tracker after every report, and a tracker
             // under load would never be adopted again.
             let held_by = Some(TrackerEpoch { incarnation, generation: header.generation });
-            self.mirrors.mark(id, layout, step.marked(&change), Some(incarnation), held_by);
+            self.mirrors.mark(id, layout, step.marks(), Some(incarnation), held_by);
             changes.push(change);
             last = Some(header);
         }

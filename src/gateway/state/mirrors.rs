@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::domain::{Cell, Cells, Incarnation, JobId, Layout, TrackerEpoch};
 use crate::log_throttle::LogThrottle;
@@ -70,17 +70,21 @@ struct Mirror {
     pulled: Option<(TrackerEpoch, u64)>,
     /// The tracker that the last pass, completed or not, reads: its epoch, and its revision when the pass began.
     pulling: Option<(TrackerEpoch, u64)>,
-    /// The index of the chunk to read next.
+    /// The index of the region to read next.
     next_pull: usize,
+    /// When the last completed pass ended. Until then, the tracker was compared with its digests at least once.
+    verified: Option<Instant>,
 }
 
-/// The cells of a range of consecutive tasks.
+/// A region of a tracker's cells that a mirror shall read next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chunk {
-    /// The tasks of the range.
+pub struct NextPull {
+    /// The index of the region.
+    pub region: usize,
+    /// The tasks of the region.
     pub tasks: Range<u32>,
-    /// The bytes of the tasks' cells.
-    pub bytes: Vec<u8>,
+    /// Whether the counts in the header are to be compared with the cells as well.
+    pub verifies_counts: bool,
 }
 
 impl Mirrors {
@@ -126,38 +130,53 @@ impl Mirrors {
         Some(bytes)
     }
 
-    /// Adds a chunk that was read from the tracker with the epoch `held_by`. Does nothing if the mirror does not fit
-    /// into memory.
-    pub fn pull(&self, id: &JobId, layout: Layout, chunk: &Chunk, held_by: TrackerEpoch) {
+    /// Adds a region that was read from the tracker with this epoch and revision, and moves on to the next region. Does
+    /// nothing if the mirror does not fit into memory.
+    pub fn pull(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        pull: &NextPull,
+        bytes: &[u8],
+        held_by: TrackerEpoch,
+        revision: u64,
+    ) {
         let mut state = self.state();
         let Some(mirror) = state.for_read(id, layout, self.max_bytes) else { return };
-        let start = layout.span(chunk.tasks.start).start;
-        for (ours, theirs) in mirror.cells[start..].iter_mut().zip(&chunk.bytes) {
+        let range = layout.byte_range(&pull.tasks);
+        for (ours, theirs) in mirror.cells[range].iter_mut().zip(bytes) {
             *ours |= theirs;
         }
         mirror.marks_added(Some(held_by.incarnation), Some(held_by));
+        if pull.region == 0 {
+            // If a region changes after it was read, the revision of the tracker increases, and the next pass reads the
+            // region again.
+            mirror.pulling = Some((held_by, revision));
+        }
+        mirror.next_pull = pull.region + 1;
+        if pull.tasks.end == layout.total {
+            (mirror.pulled, mirror.next_pull, mirror.verified) = (mirror.pulling, 0, Some(Instant::now()));
+        }
     }
 
-    /// Returns the tasks whose cells are to be read next from a tracker with this epoch and revision. Each call
-    /// advances by one chunk; the chunk counts as read even if the caller fails to read it. Returns `None` if all
-    /// chunks were read at this revision, or if the mirror does not fit into memory.
-    pub fn next_pull(&self, id: &JobId, layout: Layout, epoch: TrackerEpoch, revision: u64) -> Option<Range<u32>> {
+    /// Returns the region to read next from a tracker with this epoch and revision. Returns `None` if all regions were
+    /// read at this revision less than `verify_after` ago, or if the mirror does not fit into memory.
+    pub fn next_pull(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        epoch: TrackerEpoch,
+        revision: u64,
+        verify_after: Duration,
+    ) -> Option<NextPull> {
         let mut state = self.state();
         let mirror = state.for_read(id, layout, self.max_bytes)?;
-        if mirror.pulled == Some((epoch, revision)) {
+        let verifies_counts = mirror.verified.is_none_or(|at| at.elapsed() >= verify_after);
+        if mirror.pulled == Some((epoch, revision)) && !verifies_counts {
             return None;
         }
-        let tasks = chunks(layout).nth(mirror.next_pull)?;
-        if mirror.next_pull == 0 {
-            // If a chunk changes after it was read, the revision of the tracker increases, and the next pass reads the
-            // chunk again.
-            mirror.pulling = Some((epoch, revision));
-        }
-        mirror.next_pull += 1;
-        if tasks.end == layout.total {
-            (mirror.pulled, mirror.next_pull) = (mirror.pulling, 0);
-        }
-        Some(tasks)
+        let region = mirror.next_pull;
+        layout.regions().nth(region).map(|tasks| NextPull { region, tasks, verifies_counts })
     }
 
     /// Returns the chunks to record in the ledger, and the version to pass to [`Self::recorded`]. Chunks without marks
@@ -180,11 +199,9 @@ impl Mirrors {
         (marked.collect(), mirror.version)
     }
 
-    /// Returns the cells of these tasks, which must form a chunk. Returns `None` without a mirror.
-    pub fn chunk(&self, id: &JobId, tasks: &Range<u32>) -> Option<Chunk> {
-        let state = self.state();
-        let bytes = state.mirrors.get(id)?.chunk(tasks).to_vec();
-        Some(Chunk { tasks: tasks.clone(), bytes })
+    /// Returns the bytes of the cells of these tasks, which must form a chunk. Returns `None` without a mirror.
+    pub fn chunk(&self, id: &JobId, tasks: &Range<u32>) -> Option<Vec<u8>> {
+        self.state().mirrors.get(id).map(|mirror| mirror.chunk(tasks).to_vec())
     }
 
     /// Returns a copy of the cells of all tasks. Returns `None` without a mirror.
@@ -335,6 +352,7 @@ impl Mirror {
             pulled: None,
             pulling: None,
             next_pull: 0,
+            verified: None,
         }
     }
 
@@ -358,7 +376,7 @@ impl Mirror {
     }
 
     fn chunk(&self, tasks: &Range<u32>) -> &[u8] {
-        let bytes = byte_range(self.layout, tasks);
+        let bytes = self.layout.byte_range(tasks);
         &self.cells[bytes]
     }
 }
@@ -369,18 +387,13 @@ fn chunks(layout: Layout) -> impl Iterator<Item = Range<u32>> {
     starts.map(move |start| start..layout.total.min(start + CHUNK_TASKS))
 }
 
-/// Returns the bytes that hold the cells of these tasks, as offsets from the first cell. `tasks` must not be empty. It
-/// must start at a multiple of four, so that its first cell starts at a byte boundary.
-pub fn byte_range(layout: Layout, tasks: &Range<u32>) -> Range<usize> {
-    layout.span(tasks.start).start..layout.span(tasks.end - 1).end
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{Generation, Mark, Outcome};
 
     const LAYOUT: Layout = Layout { total: 200_000, stages: 3 };
+    const NEVER: Duration = Duration::MAX;
 
     fn id(name: &str) -> JobId {
         name.parse().unwrap()
@@ -406,9 +419,10 @@ mod tests {
         let (chunks, _) = mirrors.chunks(&one);
         assert_eq!(chunks, [0..65_536, 131_072..196_608]);
         let mut chunk = mirrors.chunk(&one, &(0..65_536)).unwrap();
-        chunk.bytes.fill(0);
-        chunk.bytes[10] = 0b1100_0000;
-        mirrors.pull(&one, LAYOUT, &chunk, epoch(1));
+        chunk.fill(0);
+        chunk[10] = 0b1100_0000;
+        let next = NextPull { region: 0, tasks: 0..65_536, verifies_counts: false };
+        mirrors.pull(&one, LAYOUT, &next, &chunk, epoch(1), 1);
         let counts = mirrors.cells(&one).unwrap().count();
         assert_eq!(counts.stages.iter().map(|stage| stage.succeeded).sum::<u32>(), 3);
     }
@@ -495,7 +509,7 @@ mod tests {
         let size = LAYOUT.bytes();
         let mirrors = Mirrors::new(2 * size);
         let take = |name: &str| mirrors.mark(&id(name), LAYOUT, [mark(1)].into_iter(), Some(incarnation(1)), None);
-        let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, epoch(1), 1).is_some();
+        let read = |name: &str| mirrors.next_pull(&id(name), LAYOUT, epoch(1), 1, NEVER).is_some();
         assert!(read("one") && read("two") && !read("three"));
         // A pulled mirror cannot be evicted any more after the gateway has acknowledged a mark of its job.
         take("one");
@@ -511,12 +525,21 @@ mod tests {
     }
 
     #[test]
-    fn every_chunk_is_read_once_for_a_revision() {
+    fn every_region_is_read_once_for_a_revision_and_again_to_verify_it() {
         let (mirrors, one) = (Mirrors::new(1 << 20), id("one"));
-        let next = |revision| mirrors.next_pull(&one, LAYOUT, epoch(1), revision);
-        let first: Vec<_> = std::iter::from_fn(|| next(5)).collect();
-        assert_eq!(first, [0..65_536, 65_536..131_072, 131_072..196_608, 196_608..200_000]);
-        assert_eq!(next(5), None);
-        assert_eq!(next(6), Some(0..65_536));
+        let next = |revision, verify_after| mirrors.next_pull(&one, LAYOUT, epoch(1), revision, verify_after);
+        let read = |revision, verify_after| {
+            let pull = next(revision, verify_after)?;
+            assert_eq!(next(revision, verify_after), Some(pull.clone()), "a region that was not read is due again");
+            mirrors.pull(&one, LAYOUT, &pull, &[], epoch(1), revision);
+            Some((pull.tasks, pull.verifies_counts))
+        };
+        let regions = [0..65_536, 65_536..131_072, 131_072..196_608, 196_608..200_000];
+        let first: Vec<_> = std::iter::from_fn(|| read(5, NEVER)).collect();
+        assert_eq!(first, regions.clone().map(|tasks| (tasks, true)));
+        assert_eq!(read(5, NEVER), None);
+        let second: Vec<_> = std::iter::from_fn(|| read(6, NEVER)).collect();
+        assert_eq!(second, regions.clone().map(|tasks| (tasks, false)));
+        assert_eq!(read(6, Duration::ZERO), Some((regions[0].clone(), true)));
     }
 }

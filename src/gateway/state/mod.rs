@@ -19,6 +19,6 @@ pub use job_cache::{CachedResult, JobCache};
 pub use job_progress::{JobProgress, ReadResult, pending_progress, running_without_counts};
 pub use layouts::Layouts;
 pub use manifests::{Manifest, Manifests};
-pub use mirrors::{Chunk, Mirrors, byte_range};
+pub use mirrors::Mirrors;
 pub use running_jobs::{FEED_TRUSTED_FOR, RunningJobs};
 pub use turns::ClaimFilter;

@@ -12,11 +12,11 @@
 -- trusted(h)             returns whether the tracker is adopted under the current generation.
 -- now()                  returns the time by Redis's clock, in milliseconds since 1970.
 
-local HEADER, BODY = 380, 364
+local HEADER, BODY = 428, 412
 local STAGES, RATE = 8, 24
 local COMPLETE, REVOKED = 1, 3
--- The format of the header before the counts, the position of the counts, and the position of the rates.
-local PREFIX, COUNTS_AT, RATES_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173
+-- The format of the header before the counts, and the positions of the counts, the rates and the digests.
+local PREFIX, COUNTS_AT, RATES_AT, DIGESTS_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173, 365
 local NO_COUNTS = string.rep('\0', 12 * STAGES)
 -- The largest number in a header: the last millisecond of the year 9999. Lua's numbers are exact up to this number.
 local LARGEST = 253402300799999
@@ -80,7 +80,7 @@ local function parse(bytes)
   h.counts = { struct.unpack(counts_of(h.stages, 'I4'), body, COUNTS_AT) }
   h.counts[3 * h.stages + 1] = nil -- the position of the next field, which struct.unpack returns last
   h.unused = string.sub(NO_COUNTS, 12 * h.stages + 1)
-  h.rates = string.sub(body, RATES_AT)
+  h.rates, h.digests = string.sub(body, RATES_AT, DIGESTS_AT - 1), string.sub(body, DIGESTS_AT)
   if not possible(h, body) then
     return nil, 'CORRUPT'
   end
@@ -92,7 +92,7 @@ local function size(h)
 end
 
 local function load(key)
-  local bytes = redis.pcall('GETRANGE', key, '0', '379')
+  local bytes = redis.pcall('GETRANGE', key, '0', '427')
   if type(bytes) ~= 'string' then
     return nil, 'CORRUPT' -- WRONGTYPE
   end
@@ -118,7 +118,7 @@ local function write(key, h)
   -- The body is built in one expression, because Lua hashes every byte of each intermediate string.
   local body = struct.pack(PREFIX, 'HWM', 2, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
     h.generation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time)
-    .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. h.rates
+    .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. h.rates .. h.digests
   h.raw = body .. checksum(body)
   redis.call('SETRANGE', key, '0', h.raw)
 end

@@ -13,9 +13,11 @@
 -- ARGV[3]  the tracker's time to live, in milliseconds
 -- ARGV[4]  the change of the counts: succeeded, failed, skipped of each stage, as signed 32-bit numbers, big-endian
 -- ARGV[5]  1: the rates of the stages count the new results (a report); 0: they do not (a merge)
--- ARGV[6]  the expected bytes of all fields, concatenated; empty if the counts do not change. There must be fewer than
+-- ARGV[6]  for each region of the cells whose digest changes: its index (1 byte), and the number to add to the digest,
+--          modulo 2^48 (6 bytes, big-endian)
+-- ARGV[7]  the expected bytes of all fields, concatenated; empty if the counts do not change. There must be fewer than
 --          2,000 fields: Lua's unpack passes at most 8,000 arguments to BITFIELD, and a field takes four of them
--- ARGV[7…] for each field, in ascending order: its first bit (counted from the start of the key), its new byte as a
+-- ARGV[8…] for each field, in ascending order: its first bit (counted from the start of the key), its new byte as a
 --          number; then for each run: its first byte, its last byte (both counted from the start of the key), its
 --          expected bytes, its new bytes
 -- Returns {status, header}: APPLIED; SEALED; STALE (the tracker has another generation, so it may have lost a seal; it
@@ -25,12 +27,14 @@
 --          change from these bytes and call again).
 -- Returns {status}: INVALID (the arguments contradict each other or the tracker); OTHER_INCARNATION, MISSING, CORRUPT,
 --          UNKNOWN_VERSION.
--- Guarantees: with APPLIED, marks, counts and rates change together. With any other status, nothing changes.
+-- Guarantees: with APPLIED, marks, counts, digests and rates change together. With any other status, nothing changes.
 
-local key, fields = KEYS[1], ARGV[6]
+local key, fields = KEYS[1], ARGV[7]
 local incarnation, require_adopted, ttl = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
-local delta, counts_in_rates = ARGV[4], ARGV[5]
-local RUNS_AT = 7 + 2 * #fields
+local delta, counts_in_rates, digests = ARGV[4], ARGV[5], ARGV[6]
+local RUNS_AT = 8 + 2 * #fields
+-- The size of the change of one digest, the number of regions, and the number that every digest is smaller than.
+local CHANGE, REGIONS, MODULUS = 7, 8, 281474976710656
 -- The time to live is renewed when it has decreased by this number of milliseconds.
 local RENEW_MS = 4000
 
@@ -69,10 +73,14 @@ if require_adopted and h.adopted == 0 then
 end
 
 local valid = ttl and (counts_in_rates == '0' or counts_in_rates == '1') and #delta == 12 * h.stages
+  and #digests % CHANGE == 0
+for i = 1, #digests, CHANGE do
+  valid = valid and string.byte(digests, i) < REGIONS
+end
 -- `free` is the first bit after the previous field. Fields must not overlap.
 local set_fields, free = { key }, 8 * HEADER
 for i = 1, #fields do
-  local bit, new = ARGV[2 * i + 5], ARGV[2 * i + 6]
+  local bit, new = ARGV[2 * i + 6], ARGV[2 * i + 7]
   local first = tonumber(bit)
   valid = valid and new and first and first >= free
   free = first and first + 8
@@ -135,6 +143,12 @@ if changed then
     if results > 0 and counts_in_rates == '1' then
       h.rates = record(h.rates, stage, time, results)
     end
+  end
+  for i = 1, #digests, CHANGE do
+    local region, difference = struct.unpack('>BI6', digests, i)
+    local at = 6 * region + 1
+    local digest = (struct.unpack('>I6', h.digests, at) + difference) % MODULUS
+    h.digests = string.sub(h.digests, 1, at - 1) .. struct.pack('>I6', digest) .. string.sub(h.digests, at + 6)
   end
   h.last_mark, h.revision = time, h.revision + 1
   write(key, h)

@@ -91,7 +91,7 @@ async fn finish_with_a_stale_seal_does_not_end_the_job() {
 }
 
 /// Writes wrong counts into the header of a job's tracker, with a valid checksum.
-async fn plant_counts(stack: &Stack, id: &str, counts: [StageCounts; 2]) {
+pub async fn plant_counts(stack: &Stack, id: &str, counts: &[StageCounts]) {
     let bytes = stack.redis.tracker(id).await.unwrap();
     let mut header = Header::decode(&bytes[..HEADER_BYTES]).unwrap();
     header.counts.stages = counts.to_vec();
@@ -113,7 +113,7 @@ async fn wrong_complete_header_is_repaired_and_does_not_end_the_job() {
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", first).await.unwrap();
     let before = stack[0].progress("a").await.unwrap().revision;
-    plant_counts(&stack, "a", [all_succeeded(); 2]).await;
+    plant_counts(&stack, "a", &[all_succeeded(); 2]).await;
 
     let logged = async || stack[0].log().contains(WRONG_COUNTS).then_some(());
     eventually("the violation is logged", logged).await;
@@ -139,7 +139,7 @@ async fn verdict_uses_the_cells_not_the_header_counts() {
     let client = stack[0].client();
     let last = spawn_call(async move { client.report("a", failed(0..6, "read")).await });
     stack[0].wait_until_reached("finish.begun").await;
-    plant_counts(&stack, "a", [all_succeeded(); 2]).await;
+    plant_counts(&stack, "a", &[all_succeeded(); 2]).await;
     stack[0].release("finish.begun");
     assert_eq!(last.await.unwrap().unwrap().job_state(), JobState::Failed);
     let end = StoredEnd::load(&stack, "a").await;
@@ -156,7 +156,7 @@ async fn report_repairs_wrong_counts_and_is_applied() {
     let [first, second, last] = reports();
     stack[0].create(six_task_job("a")).await.unwrap();
     stack[0].report("a", first).await.unwrap();
-    plant_counts(&stack, "a", [all_succeeded(), StageCounts { succeeded: 5, ..StageCounts::default() }]).await;
+    plant_counts(&stack, "a", &[all_succeeded(), StageCounts { succeeded: 5, ..StageCounts::default() }]).await;
 
     stack[0].report("a", second).await.unwrap();
     assert_eq!(stack[0].log().matches(WRONG_COUNTS).count(), 1);

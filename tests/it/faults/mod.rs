@@ -1,6 +1,7 @@
 //! Tests with faults between any two steps of a gateway. Gateways are killed or stall, and stores are down, lose data,
 //! or hold wrong data.
 
+mod damaged_cells;
 mod drained_rows;
 mod finishing;
 mod killed_gateways;

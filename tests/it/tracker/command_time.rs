@@ -125,7 +125,7 @@ impl TestRedis {
         let reason = "r".repeat(1024);
         let sealed = self.live.seal(&id, THIRD, Seal::Cancelled(&reason), deadline()).await.unwrap().unwrap();
         times.add("sealing it", self.slowest_command().await);
-        self.live.cells(&id, &sealed, deadline()).await.unwrap().unwrap();
+        self.live.cells(&id, &sealed, deadline()).await.unwrap().intact().unwrap();
         times.add("reading its cells", self.slowest_command().await);
         self.live.expire(&id, THIRD, deadline()).await.unwrap().unwrap();
         times.add("setting its expiry", self.slowest_command().await);
@@ -177,7 +177,7 @@ impl TestRedis {
         let damaged = vec![0; LARGEST.bytes()];
         self.write_tracker(&id, &damaged).await;
         self.slowest_command().await;
-        assert!(self.live.quarantine(&id, deadline()).await.unwrap());
+        assert!(self.live.quarantine(&id, None, deadline()).await.unwrap());
         times.add("quarantining 20 MB", self.slowest_command().await);
     }
 

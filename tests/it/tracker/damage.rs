@@ -175,13 +175,13 @@ impl TestRedis {
             }
         }
         // Only corrupt values are quarantined. They stay unchanged and get a time to live.
-        let quarantined = self.live.quarantine(&id, deadline()).await.unwrap();
+        let quarantined = self.live.quarantine(&id, None, deadline()).await.unwrap();
         assert_eq!(quarantined, damage.validity == Validity::Corrupt, "{}", damage.name);
         let place = if quarantined { format!("hw:{{{id}}}:corrupt") } else { key };
         assert_eq!(self.keys(&id).await, std::slice::from_ref(&place), "{}", damage.name);
         assert!(self.dump(&place).await == before, "quarantining changed {}", damage.name);
         assert!(self.ttl(&place).await <= if quarantined { TRACKER_TTL } else { TTL_BEFORE });
-        assert!(!self.live.quarantine(&id, deadline()).await.unwrap(), "quarantined twice");
+        assert!(!self.live.quarantine(&id, None, deadline()).await.unwrap(), "quarantined twice");
     }
 }
 
@@ -217,7 +217,7 @@ async fn intact_tracker_is_never_quarantined() {
             redis.live.seal(&id, INCARNATION, Seal::Cancelled(""), deadline()).await.unwrap().unwrap();
         }
         let before = redis.tracker_bytes(&id).await;
-        assert!(!redis.live.quarantine(&id, deadline()).await.unwrap());
+        assert!(!redis.live.quarantine(&id, None, deadline()).await.unwrap());
         assert!(redis.tracker_bytes(&id).await == before);
         assert_eq!(redis.keys(&id).await, [tracker_key(&id)]);
     }

@@ -9,7 +9,7 @@ use highwater::live::{HEADER_BYTES, Header, Refusal, Seal, Tracker};
 use super::{TestRedis, deadline, job_id};
 
 /// The offset of the checksum, which covers all bytes before it.
-pub const CHECKSUM_OFFSET: usize = 364;
+pub const CHECKSUM_OFFSET: usize = 412;
 /// The incarnation of all headers in these tests.
 pub const INCARNATION: Incarnation = Incarnation::new(5);
 pub const NEXT_INCARNATION: Incarnation = Incarnation::new(6);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use highwater::domain::{ErrorSample, Layout, MarkStep};
-use highwater::live::{Header, MarkReply, Refusal, Seal, StepWrite, Tracker};
+use highwater::live::{CellsReading, Header, MarkReply, Refusal, Seal, StepWrite, Tracker};
 use time::OffsetDateTime;
 
 use super::{FIRST, SECOND, TRACKER_TTL, TestRedis, deadline, job_id, succeeded, tracker_key};
@@ -49,12 +49,12 @@ async fn late_operations_do_not_recreate_a_missing_tracker() {
     assert_eq!(live.adopt(&id, FIRST, Duration::ZERO, deadline()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.reopen(&id, FIRST, FIRST, deadline()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.reopen(&id, FIRST, SECOND, deadline()).await.unwrap(), Err(Refusal::Missing));
-    assert!(!live.quarantine(&id, deadline()).await.unwrap());
+    assert!(!live.quarantine(&id, None, deadline()).await.unwrap());
     assert_eq!(live.seal(&id, FIRST, Seal::Complete, deadline()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.seal(&id, FIRST, Seal::Cancelled("no need"), deadline()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.expire(&id, FIRST, deadline()).await.unwrap(), Err(Refusal::Missing));
     assert_eq!(live.repair(&id, &header, &header, deadline()).await.unwrap(), Err(Refusal::Missing));
-    assert_eq!(live.cells(&id, &header, deadline()).await.unwrap(), None);
+    assert_eq!(live.cells(&id, &header, deadline()).await.unwrap(), CellsReading::Absent);
     live.renew(std::slice::from_ref(&id), deadline()).await.unwrap();
     assert_eq!(redis.keys(&id).await, [""; 0]);
 }

@@ -5,8 +5,10 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use highwater::domain::{Cells, Counts, EndCause, Incarnation, JobId, Layout, Mark, MarkStep, Outcome, Status};
-use highwater::live::{HEADER_BYTES, Header, MarkReply, Refusal, Seal, StepWrite, Tracker};
+use highwater::domain::{
+    Cells, Counts, Digests, EndCause, Incarnation, JobId, Layout, Mark, MarkStep, Outcome, Status,
+};
+use highwater::live::{CellsReading, HEADER_BYTES, Header, MarkReply, Refusal, Seal, StepWrite, Tracker};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
@@ -220,7 +222,7 @@ impl TrackerAndModel<'_> {
                 prop_assert_eq!(taken.map(drop), expected);
             }
             Command::Merge(incarnation, marks) => return self.merge(*incarnation, marks).await,
-            Command::Quarantine => prop_assert!(!live.quarantine(id, deadline()).await.unwrap()),
+            Command::Quarantine => prop_assert!(!live.quarantine(id, None, deadline()).await.unwrap()),
             Command::Report(incarnation, confirmation, expected, marks) => {
                 return self.report(*incarnation, *confirmation, *expected, marks).await;
             }
@@ -398,9 +400,10 @@ impl TrackerAndModel<'_> {
         }
         let ttl = self.redis.ttl(&tracker_key(&self.id)).await;
         prop_assert!(ttl <= model.ttl && ttl + Duration::from_secs(60) > model.ttl, "{ttl:?} of {:?}", model.ttl);
+        prop_assert_eq!(*header.digests, Digests::of(self.layout, cells.bytes()));
         if seal.is_some() {
             let read = self.redis.live.cells(&self.id, &header, deadline()).await.unwrap();
-            prop_assert_eq!(read.as_ref().map(Cells::bytes), Some(cells.bytes()));
+            prop_assert_eq!(read, CellsReading::Intact(cells));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use crate::marks::Marks;
 
 /// The job's tracker in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags, each of which can occur with any other")]
 pub struct Tracker {
     /// The marks in the cells.
     pub marks: Marks,

@@ -1,0 +1,141 @@
+//! Reads the cells of trackers, region by region. One transaction reads a region and the header, so the digest in the
+//! header tells whether anything but a script changed the region.
+
+use std::ops::Range;
+
+use redis::Value;
+
+use super::read::unexpected;
+use super::{Error, HEADER_BYTES, Header, Live, keys};
+use crate::deadline::Deadline;
+use crate::domain::{Cells, Digests, JobId, Layout, TrackerEpoch};
+
+/// Cells of a tracker, or a region of them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CellsReading<T> {
+    /// The cells match their digests.
+    Intact(T),
+    /// There are no such cells: the tracker is missing, has another layout, or has another header than required.
+    Absent,
+    /// The cells do not match their digests, so they must not be used. The epoch identifies the damaged tracker.
+    Damaged(TrackerEpoch),
+}
+
+/// A region of a tracker's cells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Region {
+    /// The header at the moment at which the region was read.
+    pub header: Header,
+    /// The bytes of the region.
+    pub bytes: Vec<u8>,
+}
+
+impl<T> CellsReading<T> {
+    /// Converts intact cells.
+    pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> CellsReading<U> {
+        match self {
+            Self::Intact(cells) => CellsReading::Intact(convert(cells)),
+            Self::Absent => CellsReading::Absent,
+            Self::Damaged(epoch) => CellsReading::Damaged(epoch),
+        }
+    }
+
+    /// Returns the cells if they are intact.
+    pub fn intact(self) -> Option<T> {
+        match self {
+            Self::Intact(cells) => Some(cells),
+            Self::Absent | Self::Damaged(_) => None,
+        }
+    }
+}
+
+impl Live {
+    /// Reads a region of a tracker with this layout. The region must exist.
+    pub async fn region(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        region: usize,
+        deadline: Deadline,
+    ) -> Result<CellsReading<Region>, Error> {
+        let Some(tasks) = layout.regions().nth(region) else { return Ok(CellsReading::Absent) };
+        let range = layout.byte_range(&tasks);
+        let mut commands = redis::pipe();
+        commands.cmd("MULTI");
+        commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(0).arg(HEADER_BYTES - 1);
+        commands
+            .cmd("GETRANGE")
+            .arg(keys::tracker(id))
+            .arg(HEADER_BYTES + range.start)
+            .arg(HEADER_BYTES + range.end - 1);
+        commands.cmd("EXEC");
+        let replies = match self.connection.pipeline(&mut commands, deadline).await?.pop() {
+            Some(Value::Array(replies)) => replies,
+            other => return Err(unexpected(other)),
+        };
+        let mut replies = replies.into_iter();
+        let (Some(Value::BulkString(header)), Some(Value::BulkString(bytes))) = (replies.next(), replies.next()) else {
+            return Ok(CellsReading::Absent);
+        };
+        let header = Header::decode(&header).ok().filter(|header| header.layout() == layout);
+        let Some(header) = header.filter(|_| bytes.len() == range.len()) else { return Ok(CellsReading::Absent) };
+        Ok(if header.digests.0.get(region) == Some(&Digests::of_region(range.start, &bytes)) {
+            CellsReading::Intact(Region { header, bytes })
+        } else {
+            CellsReading::Damaged(header.epoch())
+        })
+    }
+
+    /// Reads all cells of a tracker whose header is `header`. They are absent if the header changes before all cells
+    /// have been read. The cells are consistent, because every change of the marks changes the header.
+    pub async fn cells(&self, id: &JobId, header: &Header, deadline: Deadline) -> Result<CellsReading<Cells>, Error> {
+        self.all_regions(id, header.layout(), |found| found == header, deadline).await
+    }
+
+    /// Reads all cells of a tracker with this layout. Marks may be set between the reads of two regions.
+    pub async fn read_cells(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        deadline: Deadline,
+    ) -> Result<CellsReading<Cells>, Error> {
+        self.all_regions(id, layout, |_| true, deadline).await
+    }
+
+    async fn all_regions(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        accepts: impl Fn(&Header) -> bool,
+        deadline: Deadline,
+    ) -> Result<CellsReading<Cells>, Error> {
+        let mut cells = Vec::with_capacity(layout.bytes());
+        for region in 0..layout.regions().count() {
+            match self.region(id, layout, region, deadline).await? {
+                CellsReading::Intact(region) if accepts(&region.header) => cells.extend(region.bytes),
+                CellsReading::Intact(_) | CellsReading::Absent => return Ok(CellsReading::Absent),
+                CellsReading::Damaged(epoch) => return Ok(CellsReading::Damaged(epoch)),
+            }
+        }
+        // Bytes that no marks produce but that match their digests can only be written by a program that also writes
+        // digests, such as a faulty gateway.
+        Ok(Cells::new(layout, cells).map_or(CellsReading::Absent, CellsReading::Intact))
+    }
+
+    /// Reads a range of bytes of a tracker's cells, without a comparison with their digests. `bytes` are offsets from
+    /// the first cell. Returns `None` if the tracker is missing or too short.
+    pub async fn cells_at(
+        &self,
+        id: &JobId,
+        bytes: Range<usize>,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut commands = redis::pipe();
+        let (first, last) = (HEADER_BYTES + bytes.start, HEADER_BYTES + bytes.end - 1);
+        commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(first).arg(last);
+        match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
+            Some(Value::BulkString(cells)) => Ok((cells.len() == bytes.len()).then_some(cells)),
+            other => Err(unexpected(other)),
+        }
+    }
+}
