@@ -308,11 +308,11 @@ async fn new_gateway_serves_claims_while_it_loads_thousands_of_jobs_with_large_l
     let mut stack = Stack::builder(1).without_reconciler().start().await;
     stack[0].kill();
     let labels = "(SELECT jsonb_object_agg('label-' || l, repeat('x', 256)) FROM generate_series(1, 64) l)";
-    let jobs = TEN_THOUSAND_RUNNING_JOBS.replace("'{}'", labels).replace("10000", "4000");
+    let jobs = TEN_THOUSAND_RUNNING_JOBS.replace("'{}'", labels).replace("10000", "15000");
     stack.postgres.run(&jobs).await.unwrap();
     stack[0].restart().await;
     let first = async || match stack[0].next_job(&[]).await {
-        Ok(claim) => Some(claim.job.expect("4,000 running jobs exist").job_id),
+        Ok(claim) => Some(claim.job.expect("15,000 running jobs exist").job_id),
         Err(_) => None,
     };
     eventually("a job is claimable", first).await;

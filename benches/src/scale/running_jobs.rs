@@ -25,6 +25,8 @@ const TASKS: i64 = 1000;
 const CONCURRENT_STARTS: usize = 64;
 const READS_PER_SECOND: f64 = 500.0;
 const REPORTS_PER_SECOND: f64 = 200.0;
+/// The number of claims, one after the other.
+const CLAIMS: usize = 1000;
 
 /// A number of running jobs.
 #[derive(Serialize, Deserialize)]
@@ -38,6 +40,8 @@ struct Step {
     read_p50_millis: f64,
     read_p99_millis: f64,
     report_p99_millis: f64,
+    claim_p50_millis: f64,
+    claim_p99_millis: f64,
     /// Reads with a FALLBACK response, because Redis did not respond in time.
     fallback: u64,
 }
@@ -65,6 +69,7 @@ pub async fn measure(environment: &Environment, effort: Effort) -> Result<Runnin
         let (gateway_bytes, redis_bytes) =
             (usage::resident_bytes(gateway.pid())? as f64, redis.used_memory().await? as f64);
         let (reads, reports) = load(&gateway, &tasks, effort).await?;
+        let claims = claim(&gateway, effort).await?;
         steps.push(Step {
             jobs: *jobs,
             started_per_second,
@@ -74,6 +79,8 @@ pub async fn measure(environment: &Environment, effort: Effort) -> Result<Runnin
             read_p50_millis: reads.load.millis(50.0),
             read_p99_millis: reads.load.millis(99.0),
             report_p99_millis: reports.millis(99.0),
+            claim_p50_millis: claims[claims.len() / 2],
+            claim_p99_millis: claims[claims.len() * 99 / 100],
             fallback: reads.fallback,
         });
     }
@@ -115,6 +122,22 @@ async fn load(gateway: &Server, tasks: &[JobTasks], effort: Effort) -> Result<(P
     )
 }
 
+/// Claims jobs one after the other. Returns the times of the calls in milliseconds, in ascending order.
+async fn claim(gateway: &Server, effort: Effort) -> Result<Vec<f64>> {
+    let mut client = ReportServiceClient::new(gateway.channel()?);
+    let mut times = Vec::with_capacity(CLAIMS);
+    for _ in 0..effort.pick(CLAIMS, 10) {
+        let began = Instant::now();
+        let response = client.next_job(pb::NextJobRequest::default()).await?.into_inner();
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+        if response.job.is_none() {
+            return Err("no job is claimable, although jobs run".into());
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
 impl RunningJobs {
     /// The CPU seconds per second and job, of the gateway and of Redis.
     pub fn cpu_per_job(&self) -> (f64, f64) {
@@ -144,6 +167,7 @@ impl RunningJobs {
                 "Redis, MB",
                 "read p50 / p99, ms",
                 "report p99, ms",
+                "claim p50 / p99, ms",
             ],
             &rows,
         );
@@ -164,7 +188,7 @@ impl RunningJobs {
 }
 
 impl Step {
-    fn row(&self) -> [String; 10] {
+    fn row(&self) -> [String; 11] {
         [
             count(self.jobs as f64),
             count(self.started_per_second),
@@ -176,6 +200,7 @@ impl Step {
             format!("{:.1}", self.redis_bytes / 1e6),
             format!("{} / {}", short(self.read_p50_millis), short(self.read_p99_millis)),
             short(self.report_p99_millis),
+            format!("{} / {}", short(self.claim_p50_millis), short(self.claim_p99_millis)),
         ]
     }
 }
