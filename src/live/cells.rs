@@ -1,5 +1,5 @@
-//! Reads the cells of trackers, region by region. One transaction reads a region and the header, so the digest in the
-//! header tells whether anything but a script changed the region.
+//! Reads the cells of trackers, region by region. The header is read with each region, so the digest in the header tells
+//! whether anything but a script changed the region.
 
 use std::ops::Range;
 
@@ -9,6 +9,10 @@ use super::read::unexpected;
 use super::{Error, HEADER_BYTES, Header, Live, keys};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Digests, JobId, Layout, TrackerEpoch};
+
+/// The maximum number of attempts to read a region and its header without a change in between. Redis usually runs the
+/// commands of one pipeline without those of other clients in between.
+const MAX_READS: usize = 8;
 
 /// Cells of a tracker, or a region of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +54,7 @@ impl<T> CellsReading<T> {
 }
 
 impl Live {
-    /// Reads a region of a tracker with this layout. The region must exist.
+    /// Reads a region of a tracker with this layout.
     pub async fn region(
         &self,
         id: &JobId,
@@ -60,30 +64,46 @@ impl Live {
     ) -> Result<CellsReading<Region>, Error> {
         let Some(tasks) = layout.regions().nth(region) else { return Ok(CellsReading::Absent) };
         let range = layout.byte_range(&tasks);
+        for _ in 0..MAX_READS {
+            let Some([before, bytes, after]) = self.between_headers(id, range.clone(), deadline).await? else { break };
+            if before != after {
+                continue;
+            }
+            let header = Header::decode(&before).ok().filter(|header| header.layout() == layout);
+            let Some(header) = header.filter(|_| bytes.len() == range.len()) else { break };
+            let is_intact = header.digests.0.get(region) == Some(&Digests::of_region(range.start, &bytes));
+            return Ok(if is_intact {
+                CellsReading::Intact(Region { header, bytes })
+            } else {
+                CellsReading::Damaged(header.epoch())
+            });
+        }
+        Ok(CellsReading::Absent)
+    }
+
+    /// Reads the header, these bytes of the cells, and the header once more. If both headers are equal, the header
+    /// belongs to the bytes, because every change of the marks changes the header. (A transaction is not used: Redis
+    /// rejects even one that only reads while its memory is full.) Returns `None` if the key is not a string.
+    async fn between_headers(
+        &self,
+        id: &JobId,
+        bytes: Range<usize>,
+        deadline: Deadline,
+    ) -> Result<Option<[Vec<u8>; 3]>, Error> {
+        let (key, header) = (keys::tracker(id), 0..HEADER_BYTES);
         let mut commands = redis::pipe();
-        commands.cmd("MULTI");
-        commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(0).arg(HEADER_BYTES - 1);
-        commands
-            .cmd("GETRANGE")
-            .arg(keys::tracker(id))
-            .arg(HEADER_BYTES + range.start)
-            .arg(HEADER_BYTES + range.end - 1);
-        commands.cmd("EXEC");
-        let replies = match self.connection.pipeline(&mut commands, deadline).await?.pop() {
-            Some(Value::Array(replies)) => replies,
-            other => return Err(unexpected(other)),
-        };
-        let mut replies = replies.into_iter();
-        let (Some(Value::BulkString(header)), Some(Value::BulkString(bytes))) = (replies.next(), replies.next()) else {
-            return Ok(CellsReading::Absent);
-        };
-        let header = Header::decode(&header).ok().filter(|header| header.layout() == layout);
-        let Some(header) = header.filter(|_| bytes.len() == range.len()) else { return Ok(CellsReading::Absent) };
-        Ok(if header.digests.0.get(region) == Some(&Digests::of_region(range.start, &bytes)) {
-            CellsReading::Intact(Region { header, bytes })
-        } else {
-            CellsReading::Damaged(header.epoch())
-        })
+        for range in [header.clone(), HEADER_BYTES + bytes.start..HEADER_BYTES + bytes.end, header] {
+            commands.cmd("GETRANGE").arg(&key).arg(range.start).arg(range.end - 1);
+        }
+        let mut read = Vec::with_capacity(3);
+        for reply in self.connection.pipeline(&mut commands, deadline).await? {
+            match reply {
+                Value::BulkString(bytes) => read.push(bytes),
+                Value::ServerError(error) if error.code() == "WRONGTYPE" => return Ok(None),
+                other => return Err(unexpected(Some(other))),
+            }
+        }
+        Ok(read.try_into().ok())
     }
 
     /// Reads all cells of a tracker whose header is `header`. They are absent if the header changes before all cells
