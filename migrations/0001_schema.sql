@@ -3,6 +3,21 @@
 -- ENABLE ALWAYS, so that they also fire with session_replication_role = replica, which disables ordinary triggers.
 
 ------------------------------------------------------------------------------------------------------------------
+-- Installation
+------------------------------------------------------------------------------------------------------------------
+
+-- Names this installation, so that gateways recognise the Redis that belongs to it. A copy of the database has the same
+-- name, because it continues the installation.
+CREATE TABLE installation (
+    only_row boolean PRIMARY KEY DEFAULT true,
+    id       bytea NOT NULL DEFAULT substring(sha256(gen_random_uuid()::text::bytea) FROM 1 FOR 8),
+
+    CONSTRAINT one_row CHECK (only_row),
+    CONSTRAINT id_has_eight_bytes CHECK (length(id) = 8)
+);
+INSERT INTO installation DEFAULT VALUES;
+
+------------------------------------------------------------------------------------------------------------------
 -- Jobs
 ------------------------------------------------------------------------------------------------------------------
 

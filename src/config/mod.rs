@@ -61,6 +61,12 @@ pub struct RedisLimits {
     /// to Postgres.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::positive_duration)]
     pub redis_timeout: Duration,
+    /// Beginning of the names of all keys in Redis
+    ///
+    /// Installations that share a Redis need different prefixes. The prefix of an installation must never change while
+    /// jobs run, because their marks are found under the old prefix.
+    #[arg(long, value_name = "PREFIX", default_value = "hw", value_parser = values::redis_prefix)]
+    pub redis_prefix: String,
     /// How long Redis keeps the marks of a running job without a renewal
     ///
     /// Reports and running gateways renew this time. With the default, the marks survive a week in which no gateway
@@ -192,6 +198,7 @@ impl RedisLimits {
     pub fn at(&self, url: &str) -> live::Settings {
         live::Settings {
             url: url.to_owned(),
+            prefix: self.redis_prefix.clone(),
             timeout: self.redis_timeout,
             tracker_ttl: self.tracker_ttl,
             sealed_ttl: self.sealed_ttl,

@@ -11,6 +11,8 @@ use crate::domain::JobId;
 const MAX_DURATION: Duration = Duration::from_hours(10 * 366 * 24);
 const DURATION_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 24 * 3_600_000)];
+/// The maximum length of a prefix of keys, in bytes.
+const MAX_PREFIX_BYTES: usize = 64;
 /// Smallest value that the maximum message size can have, in bytes.
 const MIN_MESSAGE_SIZE: usize = 64 << 10;
 const SIZE_UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -62,6 +64,15 @@ pub fn label(text: &str) -> Result<String, String> {
     text.parse::<JobId>().map(|key| key.to_string()).map_err(|error| format!("the key of a label {error}"))
 }
 
+/// Parses the prefix of the keys in Redis. Braces would change the hash tags of the keys.
+pub fn redis_prefix(text: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
+    if (1..=MAX_PREFIX_BYTES).contains(&text.len()) && text.chars().all(is_allowed) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a prefix has 1 to {MAX_PREFIX_BYTES} letters, digits or the characters . _ : -"))
+}
+
 /// Parses a log filter. Rejects an invalid directive, which `EnvFilter::new` would ignore.
 pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|error| error.to_string())
@@ -93,6 +104,14 @@ mod tests {
         }
         assert!(positive_duration("0ms").is_err());
         assert!(std::time::Instant::now().checked_add(MAX_DURATION).is_some());
+    }
+
+    #[test]
+    fn prefixes_have_no_braces_and_a_bounded_length() {
+        assert_eq!(redis_prefix("hw:blue-1"), Ok("hw:blue-1".to_owned()));
+        for invalid in ["", "a b", "{a}", "ä", &"x".repeat(65)] {
+            assert!(redis_prefix(invalid).is_err(), "{invalid:?}");
+        }
     }
 
     #[test]

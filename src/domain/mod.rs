@@ -41,6 +41,6 @@ pub use resolve::{Resolution, RowStatus, resolve};
 pub use selection::{Selection, TaskQuery};
 pub use stall::{Availability, StallCondition};
 pub use state::{EndCause, JobState, UnknownState, complete_state};
-pub use tracker::{Generation, Incarnation, TrackerEpoch, TrackerStatus};
+pub use tracker::{Generation, Incarnation, Installation, TrackerEpoch, TrackerStatus};
 pub use verdict::{Verdict, verdict};
 pub use violation::{MAX_VIOLATIONS, Violation};

@@ -13,6 +13,11 @@ pub struct Incarnation(u64);
 /// for a tracker's header, whose numbers Lua computes exactly.
 const AFTER_END: u64 = 1 << 46;
 
+/// Identifies an installation: a Postgres database, together with the Redis that belongs to it. Postgres chooses the
+/// number at random when the schema is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Installation(pub [u8; 8]);
+
 /// Identifies the history of the Redis server: the first 16 hexadecimal digits of its `master_replid`. It changes on a
 /// restart, on the restore of an older dump, on a failover and on a promotion. A tracker of another generation may have
 /// lost marks.
@@ -46,6 +51,12 @@ impl Incarnation {
     #[must_use]
     pub const fn after_end(self) -> Self {
         Self(self.0 | AFTER_END)
+    }
+}
+
+impl fmt::Display for Installation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

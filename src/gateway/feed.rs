@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::installation;
 use super::state::{JobCache, RunningJobs};
 use crate::deadline::Deadline;
+use crate::live::Live;
 use crate::log_throttle::LogThrottle;
 use crate::store::{self, Feed, FeedEvent, Store};
 
@@ -25,15 +27,16 @@ const REOPEN_DELAY: Duration = Duration::from_millis(250);
 
 /// Follows the feed. When a session ends, opens the next one.
 pub struct FeedFollower {
+    live: Live,
     store: Store,
     running: Arc<RunningJobs>,
     cache: Arc<JobCache>,
 }
 
 impl FeedFollower {
-    /// Creates a follower that writes to `running` and `cache`.
-    pub fn new(store: Store, running: Arc<RunningJobs>, cache: Arc<JobCache>) -> Self {
-        Self { store, running, cache }
+    /// Creates a follower that writes to `running` and `cache`. It also tells `live` the installation.
+    pub fn new(live: Live, store: Store, running: Arc<RunningJobs>, cache: Arc<JobCache>) -> Self {
+        Self { live, store, running, cache }
     }
 
     /// Follows the feed until `shutdown`.
@@ -59,7 +62,9 @@ impl FeedFollower {
 
     /// Runs one session until it fails. Resets `outage` once the session is open.
     async fn session(&self, outage: &mut LogThrottle) -> Result<Infallible, store::Error> {
-        let (mut feed, jobs) = self.store.feed(Deadline::after(OPEN_TIMEOUT)).await?;
+        let deadline = Deadline::after(OPEN_TIMEOUT);
+        installation::learn(&self.store, &self.live, deadline).await?;
+        let (mut feed, jobs) = self.store.feed(deadline).await?;
         tracing::info!(running = jobs.len(), "opened the Postgres feed");
         outage.reset();
         self.cache.list(jobs.iter().filter_map(|(id, job)| Some((id.clone(), job.incarnation?))));

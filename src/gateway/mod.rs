@@ -22,6 +22,7 @@ mod claim;
 mod core;
 mod feed;
 mod finish;
+mod installation;
 mod job_loader;
 mod jobs;
 mod lifecycle;
@@ -152,6 +153,8 @@ impl Gateway {
 
     /// Checks the versions and settings of both stores, the schema of Postgres, and whether Redis runs the scripts.
     pub async fn check(&self, deadline: Deadline) -> StoreCheck {
+        // Without the installation, the check of Redis fails and says why.
+        let _ = installation::learn(&self.store, &self.live, deadline.half()).await;
         let (live, store) = tokio::join!(self.live.check(deadline), self.store.check(deadline));
         let mut check = StoreCheck::default();
         match live {
@@ -266,7 +269,7 @@ impl Gateway {
     /// Follows the feed of Postgres, and loads the jobs that it lists, until `shutdown`. A process must call this only
     /// once.
     pub async fn follow_feed(self, shutdown: CancellationToken) {
-        let follower = FeedFollower::new(self.store, self.running, self.cache.clone());
+        let follower = FeedFollower::new(self.live, self.store, self.running, self.cache.clone());
         let loader = JobLoader::new(self.jobs, self.cache);
         tokio::join!(follower.run(shutdown.clone()), loader.run(shutdown));
     }
@@ -281,7 +284,7 @@ impl Gateway {
 impl From<live::Error> for Error {
     fn from(error: live::Error) -> Self {
         match error {
-            live::Error::Unreachable(_) | live::Error::Refused(_) => {
+            live::Error::Unreachable(_) | live::Error::Refused(_) | live::Error::Foreign(_) => {
                 tracing::debug!(%error, "a call to Redis failed");
                 Self::Unavailable(Unavailable::Redis)
             }

@@ -8,7 +8,7 @@ use redis::Value;
 
 use super::header::time_from_millis;
 use super::scripts::Call;
-use super::{Error, Live, keys, scripts, ttl_millis};
+use super::{Error, Live, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{Availability, JobId};
 
@@ -19,7 +19,7 @@ impl Live {
     /// Checks that Redis accepts writes to the job's keys now. Returns an error if it does not.
     pub async fn check_writable(&self, id: &JobId, deadline: Deadline) -> Result<(), Error> {
         let mut commands = redis::pipe();
-        commands.cmd("SET").arg(keys::probe(id)).arg("").arg("PX").arg(1);
+        commands.cmd("SET").arg(self.keys.probe(id)).arg("").arg("PX").arg(1);
         match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
             Some(Value::ServerError(error)) => Err(Error::Refused(error.to_string())),
             _ => Ok(()),
@@ -35,7 +35,7 @@ impl Live {
         max_gap: Duration,
         deadline: Deadline,
     ) -> Result<Availability, Error> {
-        let mut call = Call::of(&scripts::RECORD_AVAILABILITY, &[keys::availability()]);
+        let mut call = Call::of(&scripts::RECORD_AVAILABILITY, &[self.keys.availability()]);
         call.arg(ttl_millis(max_gap)).arg(u8::from(broken)).arg(ttl_millis(RECORD_TTL.max(max_gap)));
         let (since, now): (u64, u64) = self.connection.script(&call, deadline).await?;
         match (time_from_millis(since), time_from_millis(now)) {

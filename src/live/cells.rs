@@ -6,7 +6,7 @@ use std::ops::Range;
 use redis::Value;
 
 use super::read::unexpected;
-use super::{Error, HEADER_BYTES, Header, Live, keys};
+use super::{Error, HEADER_BYTES, Header, Live};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Digests, JobId, Layout, TrackerEpoch};
 
@@ -64,12 +64,14 @@ impl Live {
     ) -> Result<CellsReading<Region>, Error> {
         let Some(tasks) = layout.regions().nth(region) else { return Ok(CellsReading::Absent) };
         let range = layout.byte_range(&tasks);
+        let installation = self.installation()?;
+        let is_own = |header: &Header| header.layout() == layout && header.installation == installation;
         for _ in 0..MAX_READS {
             let Some([before, bytes, after]) = self.between_headers(id, range.clone(), deadline).await? else { break };
             if before != after {
                 continue;
             }
-            let header = Header::decode(&before).ok().filter(|header| header.layout() == layout);
+            let header = Header::decode(&before).ok().filter(is_own);
             let Some(header) = header.filter(|_| bytes.len() == range.len()) else { break };
             let is_intact = header.digests.0.get(region) == Some(&Digests::of_region(range.start, &bytes));
             return Ok(if is_intact {
@@ -90,7 +92,7 @@ impl Live {
         bytes: Range<usize>,
         deadline: Deadline,
     ) -> Result<Option<[Vec<u8>; 3]>, Error> {
-        let (key, header) = (keys::tracker(id), 0..HEADER_BYTES);
+        let (key, header) = (self.keys.tracker(id), 0..HEADER_BYTES);
         let mut commands = redis::pipe();
         for range in [header.clone(), HEADER_BYTES + bytes.start..HEADER_BYTES + bytes.end, header] {
             commands.cmd("GETRANGE").arg(&key).arg(range.start).arg(range.end - 1);
@@ -152,7 +154,7 @@ impl Live {
     ) -> Result<Option<Vec<u8>>, Error> {
         let mut commands = redis::pipe();
         let (first, last) = (HEADER_BYTES + bytes.start, HEADER_BYTES + bytes.end - 1);
-        commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(first).arg(last);
+        commands.cmd("GETRANGE").arg(self.keys.tracker(id)).arg(first).arg(last);
         match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
             Some(Value::BulkString(cells)) => Ok((cells.len() == bytes.len()).then_some(cells)),
             other => Err(unexpected(other)),

@@ -38,6 +38,9 @@ pub enum CheckError {
          the primary"
     )]
     Replica,
+    /// The keys of this gateway belong to another installation.
+    #[error("{0}")]
+    Foreign(Error),
     /// Redis answers, but a script that jobs need fails or is refused.
     #[error("Redis does not run our scripts: {0}; check its ACL and its free memory, and that it is a primary")]
     Scripts(String),
@@ -56,6 +59,10 @@ impl Live {
             _ => return Err(CheckError::NotRedis),
         };
         let warnings = check_info(&info)?;
+        match self.generation(deadline).await {
+            Err(foreign @ Error::Foreign(_)) => return Err(CheckError::Foreign(foreign)),
+            looked => drop(looked?),
+        }
         match self.rehearse(deadline).await {
             Ok(None) => Ok(warnings),
             Ok(Some(refusal)) => Err(CheckError::Scripts(refusal)),

@@ -12,6 +12,13 @@ pub enum Error {
     /// replicas.
     #[error("Redis refused the call: {0}")]
     Refused(String),
+    /// The keys of this gateway belong to another installation, according to the key with this name.
+    #[error(
+        "the key `{0}` says that the marks in this Redis belong to another installation of Highwater, so this Redis is \
+         not used; set --redis-url to the Redis of this installation, or give each installation its own --redis-prefix. \
+         If the other installation does not exist any more, delete the key"
+    )]
+    Foreign(String),
     /// The command or script never returns such a reply.
     #[error("unexpected reply from Redis: {0}")]
     Unexpected(String),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use redis::{Pipeline, Value};
 
 use super::scripts::Call;
-use super::{Error, Live, keys, scripts, ttl_millis};
+use super::{Error, Live, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{ErrorSample, Errors, JobId, MAX_ERROR_SAMPLES};
 
@@ -15,7 +15,7 @@ use crate::domain::{ErrorSample, Errors, JobId, MAX_ERROR_SAMPLES};
 const COUNTED_CODES: usize = 64;
 /// The code under which all further codes are counted, here and in `record_errors.lua`.
 const OTHER_CODES: &str = "OTHER";
-/// The number of replies to the commands that [`ask`] adds to a pipeline.
+/// The number of replies to the commands that [`Live::ask_errors`] adds to a pipeline.
 pub(super) const ANSWERS: usize = 2;
 
 impl Live {
@@ -23,7 +23,7 @@ impl Live {
     pub async fn record_errors(&self, id: &JobId, errors: &[ErrorSample], deadline: Deadline) -> Result<(), Error> {
         let counts = counts(errors);
         let newest = &errors[errors.len().saturating_sub(MAX_ERROR_SAMPLES)..];
-        let mut call = Call::of(&scripts::RECORD_ERRORS, &[keys::error_samples(id), keys::error_counts(id)]);
+        let mut call = Call::of(&scripts::RECORD_ERRORS, &[self.keys.error_samples(id), self.keys.error_counts(id)]);
         call.arg(MAX_ERROR_SAMPLES).arg(COUNTED_CODES).arg(ttl_millis(self.tracker_ttl)).arg(newest.len());
         for sample in newest {
             call.arg(serde_json::to_vec(sample).map_err(|error| Error::Unexpected(error.to_string()))?);
@@ -32,6 +32,14 @@ impl Live {
             call.arg(code).arg(count);
         }
         self.connection.script::<Value>(&call, deadline).await.map(drop)
+    }
+
+    /// Adds commands that read a job's errors, with at most `samples` of the newest samples.
+    pub(super) fn ask_errors(&self, commands: &mut Pipeline, id: &JobId, samples: usize) {
+        // Without samples, the range begins after its end, so that LRANGE returns no elements.
+        let first = if samples == 0 { MAX_ERROR_SAMPLES } else { 0 };
+        commands.cmd("LRANGE").arg(self.keys.error_samples(id)).arg(first).arg(samples.max(1) - 1);
+        commands.cmd("HGETALL").arg(self.keys.error_counts(id));
     }
 }
 
@@ -49,14 +57,6 @@ fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
         counts.push((OTHER_CODES, others));
     }
     counts
-}
-
-/// Adds commands that read a job's errors, with at most `samples` of the newest samples.
-pub(super) fn ask(commands: &mut Pipeline, id: &JobId, samples: usize) {
-    // Without samples, the range begins after its end, so that LRANGE returns no elements.
-    let first = if samples == 0 { MAX_ERROR_SAMPLES } else { 0 };
-    commands.cmd("LRANGE").arg(keys::error_samples(id)).arg(first).arg(samples.max(1) - 1);
-    commands.cmd("HGETALL").arg(keys::error_counts(id));
 }
 
 /// Parses the replies to the commands of [`ask`]. Leaves out values that cannot be parsed.

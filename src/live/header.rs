@@ -1,4 +1,4 @@
-//! The tracker's header: 428 bytes before the cells, with big-endian numbers. A header with a wrong checksum is
+//! The tracker's header: 436 bytes before the cells, with big-endian numbers. A header with a wrong checksum is
 //! rejected. `scripts/header.lua` implements the same format, and `tests/it/tracker/header.rs` tests that the two
 //! implementations agree.
 //!
@@ -19,20 +19,21 @@
 //! | 76 | for each of 8 stages: succeeded, failed, skipped (4 each) |
 //! | 172 | for each of 8 stages, the rate: time of the last result (6), span, gap (4 each), slow, fast average (5 each) |
 //! | 364 | for each of 8 regions of the cells: the digest (6) |
-//! | 412 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 412 bytes before |
+//! | 412 | installation (8) |
+//! | 420 | checksum: the first 16 hexadecimal digits of the SHA-1 of the 420 bytes before |
 //!
 //! The magic bytes `HWM` and the format version keep their positions in all future versions.
 
 use time::OffsetDateTime;
 
 use crate::domain::{
-    Counts, Digests, EndCause, Generation, Incarnation, Layout, MAX_RATE, MAX_STAGES, MarkSummary, Rates, StageCounts,
-    StageRate, TrackerEpoch,
+    Counts, Digests, EndCause, Generation, Incarnation, Installation, Layout, MAX_RATE, MAX_STAGES, MarkSummary, Rates,
+    StageCounts, StageRate, TrackerEpoch,
 };
 
 /// The size of the header, in bytes.
-pub const HEADER_BYTES: usize = 428;
-const BODY_BYTES: usize = 412;
+pub const HEADER_BYTES: usize = 436;
+const BODY_BYTES: usize = 420;
 const MAGIC: &[u8] = b"HWM";
 const VERSION: u8 = 2;
 /// The largest 8-byte number in a header: the last millisecond of the year 9999. Lua computes with doubles, which hold
@@ -42,6 +43,8 @@ const LARGEST: u64 = 253_402_300_799_999;
 /// The header of a tracker. All times are by Redis's clock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
+    /// The installation to which the tracker belongs.
+    pub installation: Installation,
     /// The incarnation of the tracker.
     pub incarnation: Incarnation,
     /// The generation under which the tracker was opened or reopened.
@@ -83,8 +86,14 @@ pub enum HeaderError {
 
 impl Header {
     /// Creates the header of a tracker that is opened at `now`. The tracker has no marks and is not adopted.
-    pub fn open(layout: Layout, incarnation: Incarnation, generation: Generation, now: OffsetDateTime) -> Self {
+    pub fn open(
+        installation: Installation,
+        layout: Layout,
+        TrackerEpoch { incarnation, generation }: TrackerEpoch,
+        now: OffsetDateTime,
+    ) -> Self {
         Self {
+            installation,
             incarnation,
             generation,
             adopted: false,
@@ -166,6 +175,7 @@ impl Header {
         for digest in self.digests.0 {
             bytes.extend_from_slice(&digest.to_be_bytes()[2..]);
         }
+        bytes.extend_from_slice(&self.installation.0);
         let mut header = [0; HEADER_BYTES];
         header[..BODY_BYTES].copy_from_slice(&bytes);
         header[BODY_BYTES..].copy_from_slice(&checksum(&bytes));
@@ -206,6 +216,7 @@ impl Header {
             *digest = reader.short::<6>()?;
         }
         Ok(Self {
+            installation: Installation(reader.take()?),
             incarnation,
             generation,
             adopted: adopted == 1,
@@ -325,8 +336,8 @@ mod tests {
 
     fn header() -> Header {
         let layout = Layout { total: 1000, stages: 2 };
-        let mut header =
-            Header::open(layout, Incarnation::new(3), Generation(*b"0123456789abcdef"), at(1_700_000_000_123));
+        let epoch = TrackerEpoch { incarnation: Incarnation::new(3), generation: Generation(*b"0123456789abcdef") };
+        let mut header = Header::open(Installation([7; 8]), layout, epoch, at(1_700_000_000_123));
         header.counts.stages[1] = StageCounts { succeeded: 500, failed: 20, skipped: 7 };
         header.adopted = true;
         header.seal = Some(EndCause::Cancelled);

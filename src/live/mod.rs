@@ -9,6 +9,7 @@ mod error;
 mod error_samples;
 mod generation;
 mod header;
+mod installation;
 mod keys;
 mod read;
 mod scripts;
@@ -24,12 +25,15 @@ pub use read::{Tracker, TrackerBatch, TrackerReading};
 pub use write::{MarkReply, Refusal, ScriptOutcome, Seal, StepWrite};
 
 use connection::Connection;
+use keys::Keys;
 
 /// The address of Redis, the timeout of calls, and times to live.
 #[derive(Clone)]
 pub struct Settings {
     /// `redis://[user:password@]host[:port][/db]` or `unix:///path`.
     pub url: String,
+    /// The beginning of the names of all keys.
+    pub prefix: String,
     /// The timeout of one call.
     pub timeout: Duration,
     /// How long a tracker is kept without a report and without renewal by a reconciler.
@@ -47,6 +51,8 @@ pub struct ConfigError(String);
 #[derive(Clone)]
 pub struct Live {
     connection: Connection,
+    keys: Keys,
+    installation: installation::Known,
     tracker_ttl: Duration,
     sealed_ttl: Duration,
 }
@@ -56,7 +62,13 @@ impl Live {
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
         let connection =
             Connection::new(&settings.url, settings.timeout).map_err(|error| ConfigError(error.to_string()))?;
-        Ok(Self { connection, tracker_ttl: settings.tracker_ttl, sealed_ttl: settings.sealed_ttl })
+        Ok(Self {
+            connection,
+            keys: Keys::new(&settings.prefix),
+            installation: installation::Known::default(),
+            tracker_ttl: settings.tracker_ttl,
+            sealed_ttl: settings.sealed_ttl,
+        })
     }
 
     /// Returns how long a tracker is kept without renewal.

@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 
 use super::error_samples::{self, ANSWERS as ERROR_ANSWERS};
 use super::header::time_from_millis;
-use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation, keys};
+use super::{Error, HEADER_BYTES, Header, HeaderError, Live, generation};
 use crate::deadline::Deadline;
-use crate::domain::{Errors, Generation, JobId, MAX_ERROR_SAMPLES, TrackerStatus};
+use crate::domain::{Errors, Generation, Installation, JobId, MAX_ERROR_SAMPLES, TrackerStatus};
 
 /// The content of a job's tracker key.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,8 +98,8 @@ impl Live {
     ) -> Result<Vec<TrackerReading>, Error> {
         let mut commands = redis::pipe();
         for id in ids {
-            ask_header(&mut commands, id);
-            error_samples::ask(&mut commands, id, samples);
+            self.ask_header(&mut commands, id);
+            self.ask_errors(&mut commands, id, samples);
         }
         let mut answers = self.ask(commands, deadline).await?;
         let reading = |_| {
@@ -114,7 +114,7 @@ impl Live {
     pub async fn read_trackers(&self, ids: &[JobId], deadline: Deadline) -> Result<TrackerBatch, Error> {
         let mut commands = redis::pipe();
         for id in ids {
-            ask_header(&mut commands, id);
+            self.ask_header(&mut commands, id);
         }
         let mut answers = self.ask(commands, deadline).await?;
         let trackers = ids.iter().map(|_| answers.tracker()).collect::<Result<_, _>>()?;
@@ -128,9 +128,18 @@ impl Live {
         Ok((generation, answers.time))
     }
 
-    /// Sends commands in one pipeline, followed by commands that read the time and the generation.
+    /// Adds the commands whose replies [`Answers::tracker`] parses.
+    fn ask_header(&self, commands: &mut Pipeline, id: &JobId) {
+        commands.cmd("GETRANGE").arg(self.keys.tracker(id)).arg(0).arg(HEADER_BYTES - 1);
+        commands.cmd("STRLEN").arg(self.keys.tracker(id));
+        // GETRANGE and STRLEN return the same for an empty string and a missing key.
+        commands.cmd("EXISTS").arg(self.keys.tracker(id));
+    }
+
+    /// Sends commands in one pipeline, followed by commands that read the installation, the time and the generation.
     async fn ask(&self, mut commands: Pipeline, deadline: Deadline) -> Result<Answers, Error> {
-        commands.cmd("TIME").cmd("INFO").arg("replication");
+        commands.cmd("GET").arg(self.keys.installation()).cmd("TIME").cmd("INFO").arg("replication");
+        let installation = self.installation()?;
         let mut values = self.connection.pipeline(&mut commands, deadline).await?;
         let generation = match values.pop() {
             Some(Value::BulkString(bytes)) => generation::parse(&String::from_utf8_lossy(&bytes)),
@@ -140,23 +149,17 @@ impl Live {
         let time = values.pop().and_then(|value| redis::from_redis_value::<(u64, u64)>(value).ok());
         let time = time.and_then(|(seconds, micros)| time_from_millis(seconds * 1000 + micros / 1000));
         let time = time.ok_or_else(|| Error::Unexpected("the reply to TIME is not a time".to_owned()))?;
-        Ok(Answers { values: values.into_iter(), generation, time })
+        self.check_installation(values.pop(), generation.is_some(), deadline).await?;
+        Ok(Answers { values: values.into_iter(), installation, generation, time })
     }
 }
 
 /// The replies to a pipeline of [`Live::ask`]. `values` holds the replies to the caller's commands.
 struct Answers {
     values: std::vec::IntoIter<Value>,
+    installation: Installation,
     generation: Option<Generation>,
     time: OffsetDateTime,
-}
-
-/// Adds the commands whose replies [`Answers::tracker`] parses.
-fn ask_header(commands: &mut Pipeline, id: &JobId) {
-    commands.cmd("GETRANGE").arg(keys::tracker(id)).arg(0).arg(HEADER_BYTES - 1);
-    commands.cmd("STRLEN").arg(keys::tracker(id));
-    // GETRANGE and STRLEN return the same for an empty string and a missing key.
-    commands.cmd("EXISTS").arg(keys::tracker(id));
 }
 
 impl Answers {
@@ -180,6 +183,11 @@ impl Answers {
         let expected = i64::try_from(HEADER_BYTES + header.layout().bytes()).unwrap_or(i64::MAX);
         if length != Some(Value::Int(expected)) {
             return Ok(Tracker::Corrupt);
+        }
+        // Another installation left this tracker before this Redis was named. It is left alone, like a tracker of a
+        // newer version.
+        if header.installation != self.installation {
+            return Ok(Tracker::UnknownVersion);
         }
         let current = self.generation == Some(header.generation);
         Ok(Tracker::Present { trusted: header.adopted && current, current, header })

@@ -10,7 +10,7 @@ use redis::Value;
 
 use super::header::millis;
 use super::scripts::Call;
-use super::{Error, HEADER_BYTES, Header, HeaderError, Live, keys, scripts, ttl_millis};
+use super::{Error, HEADER_BYTES, Header, HeaderError, Live, scripts, ttl_millis};
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Change, Digests, Incarnation, JobId, Layout, MarkStep, StallCondition, TrackerEpoch};
 
@@ -123,7 +123,8 @@ impl Live {
         deadline: Deadline,
     ) -> Result<ScriptOutcome<()>, Error> {
         let (generation, now) = self.generation(deadline).await?;
-        let mut header = Header::open(layout, incarnation, generation, now);
+        let epoch = TrackerEpoch { incarnation, generation };
+        let mut header = Header::open(self.installation()?, layout, epoch, now);
         if let Some(cells) = restored {
             (header.restored, header.counts) = (true, cells.count());
             *header.digests = Digests::of(layout, cells.bytes());
@@ -135,14 +136,14 @@ impl Live {
         // block Redis for 26 ms.
         let mut upload = redis::pipe();
         let image_ttl = ttl_millis(deadline.remaining()).max(1000);
-        upload.cmd("SET").arg(keys::image(id, incarnation)).arg(image).arg("PX").arg(image_ttl);
+        upload.cmd("SET").arg(self.keys.image(id, incarnation)).arg(image).arg("PX").arg(image_ttl);
         if let Some(Value::ServerError(error)) =
             self.connection.pipeline(&mut upload, deadline).await?.into_iter().next()
         {
             return Err(Error::Refused(error.to_string()));
         }
-        let mut call = Call::of(&scripts::OPEN, &[keys::image(id, incarnation), keys::tracker(id)]);
-        call.arg(incarnation.get()).arg(ttl_millis(self.tracker_ttl));
+        let mut call = Call::of(&scripts::OPEN, &[self.keys.image(id, incarnation), self.keys.tracker(id)]);
+        call.arg(self.owner(incarnation)?).arg(ttl_millis(self.tracker_ttl));
         let reply = self.call(&call, deadline).await?;
         Ok(if reply.status == "OPENED" { Ok(()) } else { Err(reply.refusal()?) })
     }
@@ -157,8 +158,8 @@ impl Live {
         incarnation: Incarnation,
         deadline: Deadline,
     ) -> Result<ScriptOutcome, Error> {
-        let mut call = Call::of(&scripts::REOPEN, &[keys::tracker(id)]);
-        call.arg(found.get()).arg(incarnation.get()).arg(ttl_millis(self.tracker_ttl));
+        let mut call = Call::of(&scripts::REOPEN, &[self.keys.tracker(id)]);
+        call.arg(self.owner(found)?).arg(incarnation.get()).arg(ttl_millis(self.tracker_ttl));
         self.call(&call, deadline).await?.header_if("REOPENED")
     }
 
@@ -171,10 +172,10 @@ impl Live {
         damaged: Option<TrackerEpoch>,
         deadline: Deadline,
     ) -> Result<bool, Error> {
-        let mut call = Call::of(&scripts::QUARANTINE, &[keys::tracker(id), keys::quarantine(id)]);
+        let mut call = Call::of(&scripts::QUARANTINE, &[self.keys.tracker(id), self.keys.quarantine(id)]);
         call.arg(ttl_millis(self.tracker_ttl));
         if let Some(TrackerEpoch { incarnation, generation }) = damaged {
-            call.arg(incarnation.get()).arg(&generation.0[..]);
+            call.arg(self.owner(incarnation)?).arg(&generation.0[..]);
         }
         Ok(self.call(&call, deadline).await?.status == "QUARANTINED")
     }
@@ -189,8 +190,8 @@ impl Live {
         settle: Duration,
         deadline: Deadline,
     ) -> Result<ScriptOutcome, Error> {
-        let mut call = Call::of(&scripts::ADOPT, &[keys::tracker(id)]);
-        call.arg(incarnation.get()).arg(ttl_millis(settle));
+        let mut call = Call::of(&scripts::ADOPT, &[self.keys.tracker(id)]);
+        call.arg(self.owner(incarnation)?).arg(ttl_millis(settle));
         self.call(&call, deadline).await?.header_if("ADOPTED")
     }
 
@@ -242,8 +243,8 @@ impl Live {
             })
             .collect();
         let (fields, whole_runs): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.is_fields);
-        let mut call = Call::of(&scripts::REPORT, &[keys::tracker(id)]);
-        call.arg(incarnation.get()).arg(u8::from(require_adopted)).arg(ttl_millis(self.tracker_ttl));
+        let mut call = Call::of(&scripts::REPORT, &[self.keys.tracker(id)]);
+        call.arg(self.owner(incarnation)?).arg(u8::from(require_adopted)).arg(ttl_millis(self.tracker_ttl));
         call.arg(delta(change)?).arg(u8::from(counts_in_rates)).arg(digest_changes(change));
         call.arg(fields.iter().flat_map(|run| run.expected).copied().collect::<Vec<u8>>());
         for (byte, new) in fields.iter().flat_map(|run| run.bytes.clone().zip(run.new)) {
@@ -274,20 +275,20 @@ impl Live {
             Seal::Cancelled(reason) => (2, reason),
             Seal::Revoked(_) => (3, ""),
         };
-        let mut call = Call::of(&scripts::SEAL, &[keys::tracker(id), keys::reason(id)]);
-        call.arg(incarnation.get()).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
+        let mut call = Call::of(&scripts::SEAL, &[self.keys.tracker(id), self.keys.reason(id)]);
+        call.arg(self.owner(incarnation)?).arg(cause).arg(reason).arg(ttl_millis(self.tracker_ttl));
         if let Seal::Revoked(StallCondition { revision, timeout, not_before }) = seal {
             call.arg(revision).arg(ttl_millis(timeout)).arg(millis(Some(not_before)));
         }
         // This call is retried on a broken connection. Callers treat a failure as an unreachable Redis, and may end the
         // job as a lower bound.
-        Reply::of(self.connection.idempotent(&call, deadline).await?)?.header_if("SEALED")
+        self.accept(Reply::of(self.connection.idempotent(&call, deadline).await?)?)?.header_if("SEALED")
     }
 
     /// Reads the reason that was stored with the seal of a cancel. The reason is empty if none was stored.
     pub async fn reason(&self, id: &JobId, deadline: Deadline) -> Result<String, Error> {
         let mut commands = redis::pipe();
-        commands.cmd("GET").arg(keys::reason(id));
+        commands.cmd("GET").arg(self.keys.reason(id));
         match self.connection.pipeline(&mut commands, deadline).await?.into_iter().next() {
             Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             // If an error were treated as an empty reason, the empty reason would be committed, and the real one would
@@ -306,9 +307,9 @@ impl Live {
     ) -> Result<ScriptOutcome, Error> {
         let mut call = Call::of(
             &scripts::EXPIRE,
-            &[keys::tracker(id), keys::reason(id), keys::error_samples(id), keys::error_counts(id)],
+            &[self.keys.tracker(id), self.keys.reason(id), self.keys.error_samples(id), self.keys.error_counts(id)],
         );
-        call.arg(incarnation.get()).arg(ttl_millis(self.sealed_ttl));
+        call.arg(self.owner(incarnation)?).arg(ttl_millis(self.sealed_ttl));
         self.call(&call, deadline).await?.header_if("EXPIRES")
     }
 
@@ -320,7 +321,7 @@ impl Live {
         correct: &Header,
         deadline: Deadline,
     ) -> Result<ScriptOutcome, Error> {
-        let mut call = Call::of(&scripts::REPAIR, &[keys::tracker(id)]);
+        let mut call = Call::of(&scripts::REPAIR, &[self.keys.tracker(id)]);
         call.arg(&found.encode()[..]).arg(&correct.encode()[..]);
         self.call(&call, deadline).await?.header_if("REPAIRED")
     }
@@ -329,7 +330,7 @@ impl Live {
     pub async fn renew(&self, ids: &[JobId], deadline: Deadline) -> Result<(), Error> {
         let mut commands = redis::pipe();
         for id in ids {
-            for key in [keys::tracker(id), keys::error_samples(id), keys::error_counts(id)] {
+            for key in [self.keys.tracker(id), self.keys.error_samples(id), self.keys.error_counts(id)] {
                 commands.cmd("PEXPIRE").arg(key).arg(ttl_millis(self.tracker_ttl));
             }
         }
@@ -337,7 +338,12 @@ impl Live {
     }
 
     async fn call(&self, call: &Call, deadline: Deadline) -> Result<Reply, Error> {
-        Reply::of(self.connection.script(call, deadline).await?)
+        self.accept(Reply::of(self.connection.script(call, deadline).await?)?)
+    }
+
+    /// Returns the reply, unless the tracker belongs to another installation. This Redis is then not used.
+    fn accept(&self, reply: Reply) -> Result<Reply, Error> {
+        if reply.status == "FOREIGN" { Err(self.foreign()) } else { Ok(reply) }
     }
 }
 

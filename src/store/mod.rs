@@ -9,6 +9,7 @@ mod check;
 mod ends;
 mod error;
 mod feed;
+mod installation;
 mod jobs;
 mod lease;
 mod ledger;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use highwater::deadline::Deadline;
+use highwater::domain::Installation;
 use highwater::live::{Error, Live, Settings};
 use pb::{Disposition, Source, SourceReason};
 
@@ -169,7 +170,10 @@ async fn redis_that_rejected_the_connection_is_used_again_once_it_accepts() {
     let redis = Redis::start(&directory, &[]);
     let url = redis.url().replace("redis://", "redis://:right@");
     let ttl = Duration::from_secs(60);
-    let live = Live::new(&Settings { url, timeout: TIMEOUT, tracker_ttl: ttl, sealed_ttl: ttl }).unwrap();
+    let live =
+        Live::new(&Settings { url, prefix: "hw".to_owned(), timeout: TIMEOUT, tracker_ttl: ttl, sealed_ttl: ttl })
+            .unwrap();
+    live.set_installation(Installation([1; 8])).unwrap();
     let id = "a".parse().unwrap();
     let read_tracker = async || live.read_tracker(&id, Deadline::after(TIMEOUT)).await;
     redis.run::<()>(redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("wrong")).await;

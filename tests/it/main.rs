@@ -22,6 +22,7 @@ mod estimates;
 mod examples;
 mod faults;
 mod fleet;
+mod installations;
 mod invalid_rows;
 mod jobs;
 mod language;

@@ -46,6 +46,7 @@ async fn start() -> Server {
 async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Server {
     let within = Duration::from_millis(100);
     let redis = live::Settings {
+        prefix: "hw".to_owned(),
         url: "redis://127.0.0.1:1".to_owned(),
         timeout: within,
         tracker_ttl: Duration::from_secs(60),

@@ -15,7 +15,7 @@ async fn ten_million_task_job_runs_from_create_to_cancel() {
     let too_large = stack[0].create(job("b", &STAGES, TASKS + 1)).await.unwrap_err();
     assert_eq!(too_large.code(), tonic::Code::InvalidArgument);
     // A cell of three stages has six bits.
-    assert_eq!(stack.redis.tracker("a").await.unwrap().len(), 428 + 7_500_000);
+    assert_eq!(stack.redis.tracker("a").await.unwrap().len(), 436 + 7_500_000);
 
     // These tasks are as far apart as possible. One script call for all of them would block Redis for too long.
     let scattered = || (0..10_000).map(|number| number * (TASKS / 10_000));

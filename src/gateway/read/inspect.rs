@@ -48,6 +48,9 @@ impl Inspector {
     /// Inspects a job. An inspection reads and counts all cells of the job, which takes time and memory for a large
     /// job.
     pub async fn inspect(&self, id: &JobId, deadline: Deadline) -> Result<Inspection> {
+        if let Ok(installation) = self.store.installation(deadline.half()).await {
+            let _ = self.live.set_installation(installation);
+        }
         // As in a read, Postgres is asked first and the tracker is read afterwards.
         let found = match self.jobs.find(id, deadline.half()).await {
             Ok(job) => Some(job),

@@ -1,16 +1,17 @@
 -- Adopts a tracker. Reads and reports then trust it without Postgres, until the generation changes.
 --
 -- KEYS[1]  the tracker
--- ARGV[1]  the incarnation, which the caller has confirmed with Postgres
+-- ARGV[1]  the owner: the installation (8 bytes), followed by the incarnation, which the caller has confirmed with
+--          Postgres
 -- ARGV[2]  how long a restored tracker must settle, in milliseconds
 -- Returns {status, header}: ADOPTED (also if the tracker was adopted before); SEALED; NOT_ADOPTED (the tracker has
 --          another generation, so it may have lost marks); SETTLING (the tracker was restored less than ARGV[2] ago).
--- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Returns {status}: FOREIGN, OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 -- Guarantees: the script is idempotent, and changes neither the marks nor the time to live.
 
-local key, incarnation, settle = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local key, owner, settle = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
-local h, status = own(key, incarnation)
+local h, status = own(key, owner)
 if not h then
   return { status }
 end

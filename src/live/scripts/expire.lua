@@ -4,15 +4,15 @@
 --
 -- KEYS[1]  the tracker
 -- KEYS[2…] the other keys of the job
--- ARGV[1]  the incarnation
+-- ARGV[1]  the owner: the installation (8 bytes), followed by the incarnation
 -- ARGV[2]  the time to live, in milliseconds
 -- Returns {status, header}: EXPIRES; NOT_SEALED.
--- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Returns {status}: FOREIGN, OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 -- Guarantees: the script is idempotent. It affects only a sealed tracker with this incarnation.
 
-local incarnation, ttl = ARGV[1], ARGV[2]
+local owner, ttl = ARGV[1], ARGV[2]
 
-local h, status = own(KEYS[1], incarnation)
+local h, status = own(KEYS[1], owner)
 if not h then
   return { status }
 end

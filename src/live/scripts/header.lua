@@ -3,7 +3,10 @@
 -- parse(bytes)           returns the header that the bytes encode, or nil and a status (CORRUPT, UNKNOWN_VERSION). It
 --                        rejects exactly the bytes that `Header::decode` rejects.
 -- load(key)              returns the header of the intact tracker in the key, or nil and a status (also MISSING).
--- own(key, incarnation)  like load(key), but returns nil and OTHER_INCARNATION for a tracker of another incarnation.
+-- own(key, owner)         like load(key), but returns nil and FOREIGN for a tracker of another installation, and nil and
+--                        OTHER_INCARNATION for a tracker of another incarnation. `owner` is the installation (8 bytes),
+--                        followed by the incarnation.
+-- is_foreign(h, owner)   returns whether the tracker belongs to another installation.
 -- size(h)                returns the size of the tracker with this header, in bytes.
 -- pending(h)             returns the number of pending results over all stages, and whether every task succeeded at
 --                        every stage.
@@ -12,11 +15,12 @@
 -- trusted(h)             returns whether the tracker is adopted under the current generation.
 -- now()                  returns the time by Redis's clock, in milliseconds since 1970.
 
-local HEADER, BODY = 428, 412
+local HEADER, BODY = 436, 420
 local STAGES, RATE = 8, 24
 local COMPLETE, REVOKED = 1, 3
--- The format of the header before the counts, and the positions of the counts, the rates and the digests.
-local PREFIX, COUNTS_AT, RATES_AT, DIGESTS_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173, 365
+-- The format of the header before the counts, and the positions of the counts, the rates, the digests
+-- and the installation.
+local PREFIX, COUNTS_AT, RATES_AT, DIGESTS_AT, INSTALLATION_AT = '>c3BBBBBI4I8c16I8I8I8I8I8', 77, 173, 365, 413
 local NO_COUNTS = string.rep('\0', 12 * STAGES)
 -- The largest number in a header: the last millisecond of the year 9999. Lua's numbers are exact up to this number.
 local LARGEST = 253402300799999
@@ -80,7 +84,8 @@ local function parse(bytes)
   h.counts = { struct.unpack(counts_of(h.stages, 'I4'), body, COUNTS_AT) }
   h.counts[3 * h.stages + 1] = nil -- the position of the next field, which struct.unpack returns last
   h.unused = string.sub(NO_COUNTS, 12 * h.stages + 1)
-  h.rates, h.digests = string.sub(body, RATES_AT, DIGESTS_AT - 1), string.sub(body, DIGESTS_AT)
+  h.rates, h.digests = string.sub(body, RATES_AT, DIGESTS_AT - 1), string.sub(body, DIGESTS_AT, INSTALLATION_AT - 1)
+  h.installation = string.sub(body, INSTALLATION_AT)
   if not possible(h, body) then
     return nil, 'CORRUPT'
   end
@@ -92,7 +97,7 @@ local function size(h)
 end
 
 local function load(key)
-  local bytes = redis.pcall('GETRANGE', key, '0', '427')
+  local bytes = redis.pcall('GETRANGE', key, '0', '435')
   if type(bytes) ~= 'string' then
     return nil, 'CORRUPT' -- WRONGTYPE
   end
@@ -106,19 +111,29 @@ local function load(key)
   return h, status
 end
 
-local function own(key, incarnation)
+local function is_foreign(h, owner)
+  return h.installation ~= string.sub(owner, 1, 8)
+end
+
+local function own(key, owner)
   local h, status = load(key)
-  if h and h.incarnation ~= tonumber(incarnation) then
+  if not h then
+    return nil, status
+  end
+  if is_foreign(h, owner) then
+    return nil, 'FOREIGN'
+  end
+  if h.incarnation ~= tonumber(string.sub(owner, 9)) then
     return nil, 'OTHER_INCARNATION'
   end
-  return h, status
+  return h
 end
 
 local function write(key, h)
   -- The body is built in one expression, because Lua hashes every byte of each intermediate string.
   local body = struct.pack(PREFIX, 'HWM', 2, h.stages, h.adopted, h.seal, h.restored, h.total, h.incarnation,
     h.generation, h.opened, h.adopt_time, h.last_mark, h.revision, h.seal_time)
-    .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. h.rates .. h.digests
+    .. struct.pack(counts_of(h.stages, 'I4'), unpack(h.counts)) .. h.unused .. h.rates .. h.digests .. h.installation
   h.raw = body .. checksum(body)
   redis.call('SETRANGE', key, '0', h.raw)
 end

@@ -2,19 +2,19 @@
 -- incarnation. The tracker then settles: every gateway merges its mirror into it before it is adopted.
 --
 -- KEYS[1]  the tracker
--- ARGV[1]  its present incarnation
+-- ARGV[1]  the owner: the installation (8 bytes), followed by the present incarnation of the tracker
 -- ARGV[2]  its new incarnation, which Postgres issued to this restore; for an ended job, a number that is never
 --          announced
 -- ARGV[3]  its time to live, in milliseconds
 -- Returns {status, header}: REOPENED (also if the tracker already has this incarnation and the current generation);
 --          SEALED (the tracker is sealed and its incarnation would not change: the job is about to end); NOT_ADOPTED
 --          (this Redis is a replica).
--- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Returns {status}: FOREIGN, OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 -- Guarantees: the marks stay. A new incarnation removes the seal, and Postgres rejects an end with the old incarnation.
 
-local key, present, incarnation, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local key, owner, incarnation, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
-local h, status = own(key, present)
+local h, status = own(key, owner)
 if not h then
   return { status }
 end

@@ -20,7 +20,7 @@ if h.raw ~= found then
   return { 'CHANGED', h.raw }
 end
 local r = parse(correct)
-if not r or r.incarnation ~= h.incarnation or r.total ~= h.total or r.stages ~= h.stages then
+if not r or r.installation ~= h.installation or r.incarnation ~= h.incarnation or r.total ~= h.total or r.stages ~= h.stages then
   return { 'INVALID' }
 end
 

@@ -6,7 +6,7 @@
 -- BITFIELD command writes all fields, so that a field costs Redis less than a run. Fields and runs do not overlap.
 --
 -- KEYS[1]  the tracker
--- ARGV[1]  the incarnation
+-- ARGV[1]  the owner: the installation (8 bytes), followed by the incarnation
 -- ARGV[2]  1: the tracker must be adopted; 0: it need not be. 0 is safe in two cases. In a merge, acknowledged
 --          marks are true under any incarnation. In a report, the caller checks the incarnation with Postgres before
 --          and after this script
@@ -25,12 +25,12 @@
 --          header's counts).
 -- Returns {status, header, fields, run…}: CONFLICT, with the actual bytes of all fields and of each run (compute the
 --          change from these bytes and call again).
--- Returns {status}: INVALID (the arguments contradict each other or the tracker); OTHER_INCARNATION, MISSING, CORRUPT,
+-- Returns {status}: INVALID (the arguments contradict each other or the tracker); FOREIGN, OTHER_INCARNATION, MISSING, CORRUPT,
 --          UNKNOWN_VERSION.
 -- Guarantees: with APPLIED, marks, counts, digests and rates change together. With any other status, nothing changes.
 
 local key, fields = KEYS[1], ARGV[7]
-local incarnation, require_adopted, ttl = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
+local owner, require_adopted, ttl = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 local delta, counts_in_rates, digests = ARGV[4], ARGV[5], ARGV[6]
 local RUNS_AT = 8 + 2 * #fields
 -- The size of the change of one digest, the number of regions, and the number that every digest is smaller than.
@@ -58,7 +58,7 @@ local function record(rates, stage, time, results)
     .. string.sub(rates, at + RATE)
 end
 
-local h, status = own(key, incarnation)
+local h, status = own(key, owner)
 if not h then
   return { status }
 end

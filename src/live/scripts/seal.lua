@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the tracker
 -- KEYS[2]  the reason of a cancel, stored with the seal so that any gateway can commit it
--- ARGV[1]  the incarnation
+-- ARGV[1]  the owner: the installation (8 bytes), followed by the incarnation
 -- ARGV[2]  the cause: 1 complete, 2 cancelled, 3 revoked; 3 becomes 1 if the tracker is complete
 -- ARGV[3]  the reason of a cancel; empty for any other cause
 -- ARGV[4]  the reason's time to live, in milliseconds
@@ -14,15 +14,15 @@
 --          could change the verdict of a complete tracker with failures, and they would be progress of a job that is
 --          to be revoked); CHANGED (not revoked, because the tracker was marked since the caller read it); SETTLING
 --          (not revoked, because the idle time since the last mark, the adoption and ARGV[7] is too short).
--- Returns {status}: OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
+-- Returns {status}: FOREIGN, OTHER_INCARNATION, MISSING, CORRUPT, UNKNOWN_VERSION.
 -- Guarantees: the script is idempotent. After SEALED, the marks do not change under
 -- this incarnation, unless repair.lua removes the seal of a tracker that turned out to be incomplete.
 
 local key, reason_key = KEYS[1], KEYS[2]
-local incarnation, cause, reason, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local owner, cause, reason, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local revision, timeout, not_before = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
-local h, status = own(key, incarnation)
+local h, status = own(key, owner)
 if not h then
   return { status }
 end

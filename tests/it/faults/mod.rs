@@ -15,7 +15,7 @@ mod stalled_gateways;
 use std::time::Duration;
 
 use highwater::deadline::Deadline;
-use highwater::domain::{Cells, Counts, Incarnation, Layout, Mark, Outcome};
+use highwater::domain::{Cells, Counts, Incarnation, Installation, Layout, Mark, Outcome};
 use highwater::live::{self, Live};
 use highwater::store::Snapshot;
 use sqlx::Row;
@@ -99,8 +99,11 @@ async fn replace_tracker(stack: &Stack, id: &str, incarnation: u64) {
     stack.postgres.run(&raise).await.unwrap();
     let timeout = Duration::from_secs(5);
     let ttl = Duration::from_secs(600);
-    let settings = live::Settings { url: stack.redis.url(), timeout, tracker_ttl: ttl, sealed_ttl: ttl };
+    let settings =
+        live::Settings { url: stack.redis.url(), prefix: "hw".to_owned(), timeout, tracker_ttl: ttl, sealed_ttl: ttl };
     let (live, id, within) = (Live::new(&settings).unwrap(), id.parse().unwrap(), Deadline::after(timeout));
+    let installation: Vec<u8> = stack.postgres.value("SELECT id FROM installation").await;
+    live.set_installation(Installation(installation.try_into().unwrap())).unwrap();
     let (layout, incarnation) = (Layout { total: TASKS, stages: STAGES.len() }, Incarnation::new(incarnation));
     live.open(&id, layout, incarnation, None, within).await.unwrap().unwrap();
     live.adopt(&id, incarnation, Duration::ZERO, within).await.unwrap().unwrap();

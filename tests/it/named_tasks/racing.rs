@@ -120,7 +120,7 @@ async fn tracker_left_by_a_dead_start_with_fewer_tasks_is_never_used() {
     stack[0].start("a").await.unwrap_err();
     stack[0].wait_for_exit().await;
     let length = stack.redis.run::<i64>(redis::cmd("STRLEN").arg(tracker_key("a"))).await;
-    assert_eq!(length, 428 + 1, "two tasks");
+    assert_eq!(length, 436 + 1, "two tasks");
     stack[1].grow("a", 5).await.unwrap();
     stack[1].links().redis.set(Link::Cut);
     assert_eq!(stack[1].start("a").await.unwrap().task_count, 5);

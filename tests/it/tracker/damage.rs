@@ -11,7 +11,9 @@ use highwater::domain::{JobId, Mark, MarkStep};
 use highwater::live::{Error, HEADER_BYTES, Header, MarkReply, Refusal, ScriptOutcome, Seal, StepWrite};
 
 use super::header::{self, INCARNATION, LAYOUT, NEXT_INCARNATION, Validity};
-use super::{CALL_TIMEOUT, TRACKER_TTL, TTL_BEFORE, TestRedis, deadline, job_id, script, succeeded, tracker_key};
+use super::{
+    CALL_TIMEOUT, OWNER, TRACKER_TTL, TTL_BEFORE, TestRedis, deadline, job_id, script, succeeded, tracker_key,
+};
 
 /// The operations on a tracker.
 #[derive(Debug, Clone, Copy)]
@@ -237,7 +239,7 @@ async fn damaged_image_is_not_opened_as_a_tracker() {
             command.extend(damage.arguments.iter().map(Vec::as_slice));
             let () = redis.query(&[b"DEL", image.as_bytes()]).await;
             let _: redis::Value = redis.query(&command).await;
-            let status = redis.run_script(&open, &[image.clone(), tracker], &[b"5", b"1000"]).await;
+            let status = redis.run_script(&open, &[image.clone(), tracker], &[OWNER, b"1000"]).await;
             assert_eq!(status, Ok("STALE".to_owned()), "{}", damage.name);
             assert!(redis.dump(&tracker_key(&id)).await == before, "{}", damage.name);
             assert_eq!(redis.dump("hw:{opened}:none").await, None, "{}", damage.name);

@@ -5,7 +5,7 @@ use highwater::domain::ErrorSample;
 use time::OffsetDateTime;
 
 use super::header::{INCARNATION, LAYOUT, NEXT_INCARNATION};
-use super::{TestRedis, deadline, job_id, script, tracker_key};
+use super::{OWNER, TestRedis, deadline, job_id, script, tracker_key};
 
 /// The name of a case, the expected reply of the script, and the arguments that vary.
 type Case<'a> = (&'a str, Result<String, String>, &'a [&'a [u8]]);
@@ -31,53 +31,53 @@ async fn malformed_report_changes_nothing() {
     // bytes of the fields. Then follow the first bit and the new value of each field, and the first byte, the last byte, the expected bytes and
     // the new bytes of each run.
     let cases: [Case; 23] = [
-        ("more new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"", b"428", b"429", blank, b"abc"]),
-        ("fewer new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"", b"428", b"429", blank, b"a"]),
+        ("more new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"", b"436", b"437", blank, b"abc"]),
+        ("fewer new bytes than expected bytes", invalid(), &[&none, b"1", b"", b"", b"436", b"437", blank, b"a"]),
         ("a run in the header", invalid(), &[&none, b"1", b"", b"", b"0", b"1", header, b"ab"]),
-        ("a run after the end", invalid(), &[&none, b"1", b"", b"", b"472", b"473", b"", b"ab"]),
-        ("a run across the end", invalid(), &[&none, b"1", b"", b"", b"433", b"434", b"\0", b"ab"]),
-        ("neither a report nor a merge", invalid(), &[&none, b"many", b"", b"", b"428", b"429", blank, b"ab"]),
-        ("more successes than tasks", wrong(), &[&too_many, b"1", b"", b"", b"428", b"429", blank, b"ab"]),
-        ("negative successes", wrong(), &[&negative, b"1", b"", b"", b"428", b"429", blank, b"ab"]),
-        ("missing counts", invalid(), &[b"", b"1", b"", b"", b"428", b"429", blank, b"ab"]),
+        ("a run after the end", invalid(), &[&none, b"1", b"", b"", b"480", b"481", b"", b"ab"]),
+        ("a run across the end", invalid(), &[&none, b"1", b"", b"", b"441", b"442", b"\0", b"ab"]),
+        ("neither a report nor a merge", invalid(), &[&none, b"many", b"", b"", b"436", b"437", blank, b"ab"]),
+        ("more successes than tasks", wrong(), &[&too_many, b"1", b"", b"", b"436", b"437", blank, b"ab"]),
+        ("negative successes", wrong(), &[&negative, b"1", b"", b"", b"436", b"437", blank, b"ab"]),
+        ("missing counts", invalid(), &[b"", b"1", b"", b"", b"436", b"437", blank, b"ab"]),
         ("a field in the header", invalid(), &[&one, b"1", b"", b"M", b"16", b"7"]),
-        ("a field after the end", invalid(), &[&one, b"1", b"", b"\0\0", b"3424", b"7", b"3472", b"7"]),
-        ("fields not in ascending order", invalid(), &[&one, b"1", b"", b"\0\0", b"3432", b"7", b"3424", b"7"]),
-        ("overlapping fields", invalid(), &[&one, b"1", b"", b"\0\0", b"3424", b"7", b"3428", b"7"]),
+        ("a field after the end", invalid(), &[&one, b"1", b"", b"\0\0", b"3488", b"7", b"3536", b"7"]),
+        ("fields not in ascending order", invalid(), &[&one, b"1", b"", b"\0\0", b"3496", b"7", b"3488", b"7"]),
+        ("overlapping fields", invalid(), &[&one, b"1", b"", b"\0\0", b"3488", b"7", b"3492", b"7"]),
         ("a field offset that is not a number", invalid(), &[&one, b"1", b"", b"\0", b"there", b"7"]),
-        ("a missing field", invalid(), &[&one, b"1", b"", b"\0\0", b"3424", b"7"]),
+        ("a missing field", invalid(), &[&one, b"1", b"", b"\0\0", b"3488", b"7"]),
         (
             "a field value that is not a number",
             Err(String::new()),
-            &[&one, b"1", b"", b"\0\0", b"3424", b"7", b"3432", b"many"],
+            &[&one, b"1", b"", b"\0\0", b"3488", b"7", b"3496", b"many"],
         ),
         (
             "a run in the header, with a field",
             invalid(),
-            &[&one, b"1", b"", b"\0", b"3424", b"7", b"0", b"1", header, b"ab"],
+            &[&one, b"1", b"", b"\0", b"3488", b"7", b"0", b"1", header, b"ab"],
         ),
         (
             "a conflicting run, with a field",
             conflict(),
-            &[&one, b"1", b"", b"\0", b"3424", b"7", b"430", b"431", b"xy", b"ab"],
+            &[&one, b"1", b"", b"\0", b"3488", b"7", b"438", b"439", b"xy", b"ab"],
         ),
         (
             "a conflicting field, with a run",
             conflict(),
-            &[&one, b"1", b"", b"x", b"3424", b"7", b"430", b"431", blank, b"ab"],
+            &[&one, b"1", b"", b"x", b"3488", b"7", b"438", b"439", blank, b"ab"],
         ),
-        ("fields without changed counts", invalid(), &[&none, b"0", b"", b"\0", b"3424", b"7"]),
+        ("fields without changed counts", invalid(), &[&none, b"0", b"", b"\0", b"3488", b"7"]),
         (
             "fields, with more successes than tasks",
             wrong(),
-            &[&too_many, b"1", b"", b"\0\0", b"3424", b"7", b"3432", b"7"],
+            &[&too_many, b"1", b"", b"\0\0", b"3488", b"7", b"3496", b"7"],
         ),
-        ("half of a digest change", invalid(), &[&one, b"1", b"\0\0\0", b"\0\0", b"3424", b"7", b"3432", b"7"]),
-        ("a ninth digest", invalid(), &[&one, b"1", b"\x08\0\0\0\0\0\0", b"\0\0", b"3424", b"7", b"3432", b"7"]),
+        ("half of a digest change", invalid(), &[&one, b"1", b"\0\0\0", b"\0\0", b"3488", b"7", b"3496", b"7"]),
+        ("a ninth digest", invalid(), &[&one, b"1", b"\x08\0\0\0\0\0\0", b"\0\0", b"3488", b"7", b"3496", b"7"]),
     ];
     let report = script!("report.lua");
     for (name, expected, arguments) in cases {
-        let arguments: Vec<&[u8]> = [&b"5"[..], b"1", b"1000"].into_iter().chain(arguments.iter().copied()).collect();
+        let arguments: Vec<&[u8]> = [OWNER, b"1", b"1000"].into_iter().chain(arguments.iter().copied()).collect();
         let status = redis.run_script(&report, &[tracker_key(&id)], &arguments).await;
         assert_eq!(status.map_err(|_| String::new()), expected, "{name}");
         assert!(redis.tracker_bytes(&id).await == before, "{name}");

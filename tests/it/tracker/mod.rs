@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use highwater::deadline::Deadline;
 use highwater::dev::Redis;
-use highwater::domain::{Incarnation, JobId, Layout, Mark, MarkStep, Outcome};
+use highwater::domain::{Incarnation, Installation, JobId, Layout, Mark, MarkStep, Outcome};
 use highwater::live::{Header, Live, MarkReply, ScriptOutcome, Settings, StepWrite, Tracker};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
@@ -32,6 +32,10 @@ macro_rules! script {
 use script;
 
 /// The incarnations that tests use.
+/// The installation of the clients in these tests.
+const INSTALLATION: Installation = Installation(*b"\0tracker");
+/// The argument by which scripts recognise a tracker of this installation with the incarnation 5.
+const OWNER: &[u8] = b"\0tracker5";
 const FIRST: Incarnation = Incarnation::new(1);
 const SECOND: Incarnation = Incarnation::new(2);
 const THIRD: Incarnation = Incarnation::new(3);
@@ -153,7 +157,11 @@ impl TestRedis {
 
 fn connect(redis: &Redis) -> Live {
     let url = redis.socket_url();
-    Live::new(&Settings { url, timeout: CALL_TIMEOUT, tracker_ttl: TRACKER_TTL, sealed_ttl: SEALED_TTL }).unwrap()
+    let prefix = "hw".to_owned();
+    let settings = Settings { url, prefix, timeout: CALL_TIMEOUT, tracker_ttl: TRACKER_TTL, sealed_ttl: SEALED_TTL };
+    let live = Live::new(&settings).unwrap();
+    live.set_installation(INSTALLATION).unwrap();
+    live
 }
 
 /// The key of the tracker. It is written out here, because other gateways, versions and operators rely on it.
