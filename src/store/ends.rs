@@ -9,9 +9,9 @@ use time::OffsetDateTime;
 use super::call::{Close, Session};
 use super::jobs::{from_integer, if_valid, parse, texts, to_bigint, to_incarnation};
 use super::zlib::{self, Compression};
-use super::{Error, Store, ledger};
+use super::{Error, RecordedMarks, Store, ledger};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Errors, Incarnation, Job, JobId, JobState, Layout, Mark, MarkSummary};
+use crate::domain::{Cells, Counts, Errors, Incarnation, Job, JobId, JobState, Layout, MarkSummary};
 use crate::fault;
 
 /// The final progress of an ended job, as it is stored.
@@ -103,29 +103,42 @@ impl Store {
     /// is not RUNNING with this incarnation, or if `draft` returns `None`. `incarnation` is the incarnation of the
     /// tracker that the caller sealed. Without a seal, it is the incarnation that the caller last read from Postgres.
     ///
-    /// `draft` adds the given marks of the ledger to the marks that the caller knows, and computes the end. It returns
+    /// `layout` is the layout of the job. `draft` adds the given marks of the ledger to the marks that the caller knows, and computes the end. It returns
     /// `None` if the job cannot end with these marks. `draft` is called before the transaction, without marks. If the
-    /// ledger has rows of the job, it is called again within the transaction, with their marks.
+    /// ledger has rows of the job, it is called again within the transaction, with their marks. Invalid rows stay.
     pub async fn commit_end(
         &self,
         id: &JobId,
         incarnation: Incarnation,
-        draft: impl Fn(&[Mark]) -> Option<FinalRecord> + Send,
+        layout: Layout,
+        draft: impl Fn(&RecordedMarks) -> Option<FinalRecord> + Send,
         deadline: Deadline,
     ) -> Result<Option<Snapshot>, Error> {
         let incarnation = to_bigint(incarnation.get())?;
-        let mut compressed = compress(draft(&[])).await?;
+        let mut compressed = compress(draft(&RecordedMarks::default())).await?;
         let end = async move |session: &mut Session<'_>| {
             if !lock_running(session, id, incarnation).await? {
                 return Ok(Close::RollBack(None));
             }
             // This must be a separate statement: one that waits for a row lock reads other tables as they were before
             // the wait.
-            let recorded = sqlx::query_scalar!("SELECT marks FROM ledger WHERE job_id = $1", id.as_str());
-            let recorded = session.run(|connection| recorded.fetch_all(connection)).await?;
-            if !recorded.is_empty() {
-                compressed = compress(draft(&ledger::decode(&recorded)?)).await?;
-                let delete = sqlx::query!("DELETE FROM ledger WHERE job_id = $1", id.as_str());
+            let rows = sqlx::query!("SELECT entry, marks FROM ledger WHERE job_id = $1", id.as_str());
+            let rows = session.run(|connection| rows.fetch_all(connection)).await?;
+            if !rows.is_empty() {
+                let mut recorded = RecordedMarks::default();
+                let mut valid = Vec::with_capacity(rows.len());
+                for row in rows {
+                    match ledger::decode(&row.marks, layout) {
+                        None => recorded.incomplete = true,
+                        Some(marks) => {
+                            recorded.marks.extend(marks);
+                            valid.push(row.entry);
+                        }
+                    }
+                }
+                compressed = compress(draft(&recorded)).await?;
+                let delete =
+                    sqlx::query!("DELETE FROM ledger WHERE job_id = $1 AND entry = ANY($2)", id.as_str(), &valid);
                 session.run(|connection| delete.execute(connection)).await?;
             }
             let Some((end, cells)) = compressed else { return Ok(Close::RollBack(None)) };
@@ -205,10 +218,13 @@ impl Store {
     }
 
     /// Reads the IDs and incarnations of at most `limit` ended jobs whose snapshots are lower bounds. The order is
-    /// random, so that repeated calls reach all of these jobs.
+    /// random, so that repeated calls reach all of these jobs. A job with ledger rows is omitted: they are invalid, so
+    /// its end stays a lower bound until an operator has deleted them.
     pub async fn lower_bounds(&self, limit: u32, deadline: Deadline) -> Result<Vec<(JobId, Incarnation)>, Error> {
         let query = sqlx::query!(
-            r#"SELECT job_id, incarnation AS "incarnation?" FROM jobs WHERE lower_bound ORDER BY random() LIMIT $1"#,
+            r#"SELECT job_id, incarnation AS "incarnation?" FROM jobs
+               WHERE lower_bound AND NOT EXISTS (SELECT FROM ledger WHERE ledger.job_id = jobs.job_id)
+               ORDER BY random() LIMIT $1"#,
             i64::from(limit)
         );
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;

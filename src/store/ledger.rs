@@ -4,21 +4,44 @@
 
 use std::collections::HashMap;
 
-use super::jobs::{from_bigint, parse, texts};
+use super::jobs::{from_bigint, parse, texts, to_bigint};
 use super::{Error, Store};
 use crate::deadline::Deadline;
-use crate::domain::{JobId, Mark, Outcome};
+use crate::domain::{JobId, Layout, MAX_STAGES, MAX_TASKS, Mark, Outcome};
 
 /// The size of an encoded mark, in bytes.
 const MARK_BYTES: usize = 6;
+/// The layout of the largest possible job.
+const ANY_LAYOUT: Layout = Layout { total: MAX_TASKS, stages: MAX_STAGES };
 
 /// A row of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
     /// The number of the row. Later rows of a job have higher numbers.
     pub number: u64,
-    /// The marks in the row.
+    /// The marks in the row. `None` if the row is invalid: another program wrote it, or it was damaged.
+    pub marks: Option<Vec<Mark>>,
+}
+
+/// The marks of all rows of a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecordedMarks {
+    /// The marks in the valid rows.
     pub marks: Vec<Mark>,
+    /// Whether there is an invalid row, so that acknowledged marks may be missing.
+    pub incomplete: bool,
+}
+
+impl RecordedMarks {
+    /// Combines the marks of rows.
+    pub fn of(rows: impl IntoIterator<Item = LedgerEntry>) -> Self {
+        let mut recorded = Self::default();
+        for row in rows {
+            recorded.incomplete |= row.marks.is_none();
+            recorded.marks.extend(row.marks.into_iter().flatten());
+        }
+        recorded
+    }
 }
 
 impl Store {
@@ -36,25 +59,37 @@ impl Store {
         Ok(inserted.rows_affected() == 1)
     }
 
-    /// Reads the oldest rows of a job, at most `limit`.
-    pub async fn ledger(&self, id: &JobId, limit: u32, deadline: Deadline) -> Result<Vec<LedgerEntry>, Error> {
+    /// Reads the rows of a job with this layout that follow the row with the number `after`, oldest first, at most
+    /// `limit`.
+    pub async fn ledger(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        after: u64,
+        limit: u32,
+        deadline: Deadline,
+    ) -> Result<Vec<LedgerEntry>, Error> {
         let query = sqlx::query!(
-            "SELECT entry, marks FROM ledger WHERE job_id = $1 ORDER BY entry LIMIT $2",
+            "SELECT entry, marks FROM ledger WHERE job_id = $1 AND entry > $2 ORDER BY entry LIMIT $3",
             id.as_str(),
+            to_bigint(after)?,
             i64::from(limit)
         );
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
-        let entry = |number, marks| Ok(LedgerEntry { number: from_bigint(number)?, marks: decode(&[marks])? });
-        rows.into_iter().map(|row| entry(row.entry, row.marks)).collect()
+        let entry =
+            |number, marks: &[u8]| Ok(LedgerEntry { number: from_bigint(number)?, marks: decode(marks, layout) });
+        rows.iter().map(|row| entry(row.entry, &row.marks)).collect()
     }
 
     /// Reads all marks of these jobs in the ledger. Jobs without rows, normally most jobs, are absent from the result.
+    /// Invalid rows are omitted, because the marks of a running job that has ledger rows are a lower bound anyway. The
+    /// marks may be of tasks or stages that the job does not have.
     pub async fn recorded(&self, ids: &[JobId], deadline: Deadline) -> Result<HashMap<JobId, Vec<Mark>>, Error> {
         let query = sqlx::query!("SELECT job_id, marks FROM ledger WHERE job_id = ANY($1)", &texts(ids));
         let rows = self.call(deadline, async |connection| query.fetch_all(connection).await).await?;
         let mut recorded: HashMap<_, Vec<_>> = HashMap::new();
         for row in rows {
-            recorded.entry(parse(&row.job_id)?).or_default().extend(decode(&[row.marks])?);
+            recorded.entry(parse(&row.job_id)?).or_default().extend(decode(&row.marks, ANY_LAYOUT).unwrap_or_default());
         }
         Ok(recorded)
     }
@@ -82,19 +117,18 @@ fn encode(marks: &[Mark]) -> Vec<u8> {
     bytes
 }
 
-/// Decodes the marks in these values of the column `ledger.marks`.
-pub(super) fn decode(rows: &[Vec<u8>]) -> Result<Vec<Mark>, Error> {
-    let marks = rows.iter().flat_map(|row| row.chunks(MARK_BYTES));
+/// Decodes the marks in a value of the column `ledger.marks`. Returns `None` if a mark is malformed, or is of a task or a
+/// stage that the layout does not have: the other marks of such a row are not believed either.
+pub(super) fn decode(row: &[u8], layout: Layout) -> Option<Vec<Mark>> {
     let mark = |bytes: &[u8]| match *bytes {
         [a, b, c, d, stage, outcome @ 1..=2] => {
             let outcome = if outcome == 1 { Outcome::Failed } else { Outcome::Succeeded };
-            Ok(Mark { task: u32::from_be_bytes([a, b, c, d]), stage: usize::from(stage), outcome })
+            let mark = Mark { task: u32::from_be_bytes([a, b, c, d]), stage: usize::from(stage), outcome };
+            (mark.task < layout.total && mark.stage < layout.stages).then_some(mark)
         }
-        _ => Err(Error::Unexpected(format!(
-            "a ledger row holds the invalid mark {bytes:?}; another program may have written it"
-        ))),
+        _ => None,
     };
-    marks.map(mark).collect()
+    (!row.is_empty()).then(|| row.chunks(MARK_BYTES).map(mark).collect())?
 }
 
 #[cfg(test)]
@@ -107,8 +141,12 @@ mod tests {
             Mark { task: 0, stage: 7, outcome: Outcome::Failed },
             Mark { task: 9_999_999, stage: 0, outcome: Outcome::Succeeded },
         ];
-        assert_eq!(decode(&[encode(&marks), encode(&marks[..1])]), Ok([&marks[..], &marks[..1]].concat()));
-        assert!(decode(&[vec![0; 5]]).is_err());
-        assert!(decode(&[vec![0; 6]]).is_err());
+        let layout = Layout { total: 10_000_000, stages: 8 };
+        assert_eq!(decode(&encode(&marks), layout), Some(marks.to_vec()));
+        let fewer = [Layout { total: 9_999_999, stages: 8 }, Layout { total: 10_000_000, stages: 7 }];
+        assert_eq!(fewer.map(|layout| decode(&encode(&marks), layout)), [None, None]);
+        for garbage in [&[][..], &[0; 5], &[0; 6], &[0, 0, 0, 0, 0, 3], &[0, 0, 0, 0, 0, 1, 0]] {
+            assert_eq!(decode(garbage, layout), None, "{garbage:?}");
+        }
     }
 }

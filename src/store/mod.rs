@@ -31,7 +31,7 @@ pub use check::CheckError;
 pub use ends::{FinalRecord, Snapshot, Snapshots};
 pub use error::Error;
 pub use feed::{Feed, FeedEvent};
-pub use ledger::LedgerEntry;
+pub use ledger::{LedgerEntry, RecordedMarks};
 pub use listing::JobKey;
 pub use migrate::MigrateError;
 pub use names::{AddOutcome, NameBlock};

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::support::{Link, Stack, eventually, job, pb, stage_counts, succeeded};
+use crate::support::{Link, Stack, eventually, failed, job, pb, stage_counts, succeeded};
 use pb::progress_result::Result as Outcome;
+use pb::{JobState, Source};
 
 /// Removes everything in the schema that keeps invalid data out of `jobs` and `ledger`.
 const WITHOUT_CONSTRAINTS: &str = "
@@ -99,7 +100,7 @@ async fn impossible_snapshot_is_not_served() {
     let snapshot = "(SELECT snapshot FROM jobs WHERE job_id = 'model')";
     stack[0].create(job("model", &["s"], 10)).await.unwrap();
     stack[0].report("model", succeeded(0..10, "s")).await.unwrap();
-    let ended = async || (stack[0].get("model").await.ok()?.state() == pb::JobState::Succeeded).then_some(());
+    let ended = async || (stack[0].get("model").await.ok()?.state() == JobState::Succeeded).then_some(());
     eventually("the job ends", ended).await;
     for (index, (change, fault)) in IMPOSSIBLE_SNAPSHOTS.into_iter().enumerate() {
         let bad = format!("bad-{index}");
@@ -141,4 +142,72 @@ async fn invalid_lower_bound_does_not_keep_other_ends_from_being_amended() {
     stack[0].links().redis.set(Link::Open);
     let amended = async || stack[0].progress("good").await.ok().filter(|progress| !progress.lower_bound);
     assert_eq!(stage_counts(&eventually("the end is amended", amended).await), [[1, 2, 0, 0]]);
+}
+
+/// Rows that another program could have written, or that were damaged: too short, unknown outcomes, and tasks or stages
+/// that the job does not have.
+const INVALID_LEDGER_ROWS: [&str; 5] =
+    ["0000000000", "000000000003", "00ffffff0002", "000000000102", "000000000002000000000000"];
+
+async fn plant_ledger_row(stack: &Stack, id: &str, marks: &str) {
+    let insert = format!("INSERT INTO ledger (job_id, marks) VALUES ('{id}', '\\x{marks}')");
+    stack.postgres.run(&insert).await.unwrap();
+}
+
+#[tokio::test]
+async fn invalid_ledger_rows_make_a_lower_bound_and_block_neither_cancels_nor_other_jobs() {
+    let reconciling = Stack::builder(1).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
+    let stack = reconciling.start().await;
+    stack.postgres.run("ALTER TABLE ledger DROP CONSTRAINT marks_have_six_bytes_each").await.unwrap();
+    let jobs: Vec<_> =
+        INVALID_LEDGER_ROWS.iter().enumerate().map(|(index, row)| (format!("bad-{index}"), row)).collect();
+    for id in jobs.iter().map(|(id, _)| id.as_str()).chain(["good"]) {
+        stack[0].create(job(id, &["s"], 3)).await.unwrap();
+        stack[0].report(id, succeeded([0], "s")).await.unwrap();
+    }
+    stack[0].links().redis.set(Link::Cut);
+    for id in jobs.iter().map(|(id, _)| id.as_str()).chain(["good"]) {
+        stack[0].report(id, succeeded([1], "s")).await.unwrap();
+    }
+    for (id, row) in &jobs {
+        plant_ledger_row(&stack, id, row).await;
+        let progress = stack[0].progress(id).await.unwrap();
+        assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[1, 2, 0, 0]], true), "{row}");
+    }
+    stack[0].links().redis.set(Link::Open);
+
+    let drained = async || stack[0].progress("good").await.ok().filter(|progress| progress.source() == Source::Live);
+    assert_eq!(stage_counts(&eventually("the other job is LIVE", drained).await), [[1, 2, 0, 0]]);
+    let logged = async || stack[0].log().contains("a ledger row is invalid").then_some(());
+    eventually("an invalid row is logged", logged).await;
+    for (id, row) in &jobs {
+        let rows = format!("SELECT count(*) FROM ledger WHERE job_id = '{id}'");
+        let valid_rows_are_drained = async || (stack.postgres.value::<i64>(&rows).await == 1).then_some(());
+        eventually("the valid rows are drained", valid_rows_are_drained).await;
+        let progress = stack[0].progress(id).await.unwrap();
+        assert_eq!((progress.state(), progress.lower_bound), (JobState::Running, true), "{row}");
+        let ended = stack[0].cancel(id, "").await.unwrap();
+        assert_eq!(ended.state(), JobState::Cancelled, "{row}");
+        let progress = stack[0].progress(id).await.unwrap();
+        assert_eq!((stage_counts(&progress), progress.lower_bound), (vec![[1, 2, 0, 0]], true), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn job_ends_once_its_invalid_ledger_row_is_deleted() {
+    let stack = Stack::builder(1).reconciling(Duration::from_millis(100), Duration::from_secs(3)).start().await;
+    stack.postgres.run("ALTER TABLE ledger DROP CONSTRAINT marks_have_six_bytes_each").await.unwrap();
+    let request = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job("a", &["s"], 2) };
+    stack[0].create(request).await.unwrap();
+    stack[0].report("a", succeeded([0], "s")).await.unwrap();
+    plant_ledger_row(&stack, "a", "0000000000").await;
+    let found = async || stack[0].log().contains("a ledger row is invalid").then_some(());
+    eventually("the invalid row is logged", found).await;
+    let _ = stack[0].report("a", failed([1], "s")).await;
+    let refused = async || stack[0].log().contains("the job did not end: marks are missing").then_some(());
+    eventually("the end is refused", refused).await;
+    assert_eq!(stack[0].get("a").await.unwrap().state(), JobState::Running);
+    stack.postgres.run("DELETE FROM ledger").await.unwrap();
+    let ended = async || stack[0].get("a").await.ok().filter(|job| job.state() != JobState::Running);
+    assert_eq!(eventually("the job ends", ended).await.state(), JobState::Failed);
 }

@@ -11,7 +11,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Incarnation, JobId, JobState};
 use crate::error::Result;
 use crate::fault;
-use crate::store::Store;
+use crate::store::{RecordedMarks, Store};
 
 /// The time limit for reading the job after a commit that failed, to find out whether it took effect.
 const READ_BACK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +44,10 @@ impl Committer {
         end: &PendingEnd,
         deadline: Deadline,
     ) -> Result<Option<JobState>> {
-        let committed = self.store.commit_end(id, incarnation, |ledger| end.final_record(ledger), deadline).await;
+        let committed = {
+            let draft = |ledger: &RecordedMarks| end.final_record(ledger);
+            self.store.commit_end(id, incarnation, end.cells.layout(), draft, deadline).await
+        };
         if committed.is_ok() {
             fault::point("finish.committed").await;
         }

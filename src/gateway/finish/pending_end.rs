@@ -4,9 +4,9 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::{Cells, Definition, EndCause, Errors, Mark, Verdict, verdict};
+use crate::domain::{Cells, Definition, EndCause, Errors, Verdict, verdict};
 use crate::live::Header;
-use crate::store::{FinalRecord, Snapshot};
+use crate::store::{FinalRecord, RecordedMarks, Snapshot};
 
 /// An end to which only the marks of the ledger must still be added. The commit reads these marks under its row lock.
 #[derive(Clone)]
@@ -68,11 +68,12 @@ impl PendingEnd {
 
     /// Returns the record to store, with the marks of the ledger added. Returns `None` if the job cannot end on these
     /// marks, because a task is pending or a missing mark could change the verdict.
-    pub fn final_record(&self, ledger: &[Mark]) -> Option<FinalRecord> {
+    pub fn final_record(&self, ledger: &RecordedMarks) -> Option<FinalRecord> {
         let mut cells = self.cells.clone();
-        cells.mark(ledger);
+        cells.mark(&ledger.marks);
         let counts = cells.count();
-        let Verdict { state, lower_bound } = verdict(self.cause, &counts, self.marks_missing, self.failure_threshold)?;
+        let marks_missing = self.marks_missing || ledger.incomplete;
+        let Verdict { state, lower_bound } = verdict(self.cause, &counts, marks_missing, self.failure_threshold)?;
         let snapshot = Snapshot {
             counts,
             revision: self.revision,
@@ -88,7 +89,7 @@ impl PendingEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{JobState, Layout, NewJob, Outcome};
+    use crate::domain::{JobState, Layout, Mark, NewJob, Outcome};
 
     fn end(cause: EndCause, tracked: bool, marks: &[Mark]) -> PendingEnd {
         let new = NewJob { stages: vec!["s".into()], task_count: Some(2), ..NewJob::default() };
@@ -104,7 +105,8 @@ mod tests {
     const FAILED: Mark = Mark { task: 1, stage: 0, outcome: Outcome::Failed };
 
     fn outcome(end: &PendingEnd, ledger: &[Mark]) -> Option<(JobState, bool)> {
-        end.final_record(ledger).map(|record| (record.state, record.snapshot.lower_bound))
+        let recorded = RecordedMarks { marks: ledger.to_vec(), incomplete: false };
+        end.final_record(&recorded).map(|record| (record.state, record.snapshot.lower_bound))
     }
 
     #[test]
@@ -121,6 +123,18 @@ mod tests {
         let ledger = [SUCCEEDED[0], FAILED];
         assert_eq!(outcome(&end(EndCause::Complete, true, &[]), &ledger), None);
         assert_eq!(outcome(&end(EndCause::Complete, false, &[]), &ledger), Some((JobState::Succeeded, false)));
+    }
+
+    #[test]
+    fn an_invalid_ledger_row_makes_marks_missing() {
+        let recorded = |marks: &[Mark]| RecordedMarks { marks: marks.to_vec(), incomplete: true };
+        let outcome = |cause, marks| {
+            let record = end(cause, false, &[]).final_record(&recorded(marks))?;
+            Some((record.state, record.snapshot.lower_bound))
+        };
+        assert_eq!(outcome(EndCause::Complete, &[SUCCEEDED[0], FAILED]), None);
+        assert_eq!(outcome(EndCause::Complete, &SUCCEEDED), Some((JobState::Succeeded, false)));
+        assert_eq!(outcome(EndCause::Cancelled, &[FAILED]), Some((JobState::Cancelled, true)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Cells, EndCause, Incarnation, JobId, JobState, Layout};
 use crate::error::Result;
 use crate::live::{Live, Tracker};
-use crate::store::Store;
+use crate::store::{RecordedMarks, Store};
 
 /// Finishes jobs without sealing their trackers.
 pub struct UntrackedFinisher {
@@ -42,9 +42,8 @@ impl UntrackedFinisher {
             end.cells.merge(&cells);
         }
         // The commit reads the ledger again under the row lock; this check only avoids commits that cannot succeed.
-        let entries = self.store.ledger(id, u32::MAX, deadline).await?;
-        let marks: Vec<_> = entries.into_iter().flat_map(|entry| entry.marks).collect();
-        if end.final_record(&marks).is_none() {
+        let entries = self.store.ledger(id, end.cells.layout(), 0, u32::MAX, deadline).await?;
+        if end.final_record(&RecordedMarks::of(entries)).is_none() {
             return Ok(None);
         }
         self.committer.commit(id, incarnation, &end, deadline).await

@@ -65,10 +65,10 @@ impl Inspector {
             stored = self.store.cells(id, job.definition.layout(), deadline).await?.as_ref().map(Cells::count);
         }
         let ledger = match job {
-            Some(_) => Some(self.store.ledger(id, u32::MAX, deadline).await?),
+            Some(job) => Some(self.store.ledger(id, job.definition.layout(), 0, u32::MAX, deadline).await?),
             None => None,
         };
-        let ledger = ledger.map(|rows| (rows.len(), rows.iter().map(|row| row.marks.len()).sum()));
+        let ledger = ledger.map(|rows| (rows.len(), rows.iter().flat_map(|row| &row.marks).map(Vec::len).sum()));
         let counted = match &view {
             Ok(TrackerReading { tracker: Tracker::Present { header, .. }, .. }) => {
                 let cells = self.live.read_cells(id, header.layout(), deadline).await.ok();

@@ -1,6 +1,6 @@
 //! Carries out repair actions. Every action is idempotent, and an action that failed is due again in the next round.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::super::core::Core;
@@ -14,10 +14,14 @@ use crate::domain::{Incarnation, JobId, JobState, RepairAction};
 use crate::error::Result;
 use crate::fault;
 use crate::live::{Header, Live};
-use crate::store::Store;
+use crate::log_throttle::LogThrottle;
+use crate::store::{LedgerEntry, Store};
+use crate::sync::lock;
 
 /// The maximum number of ledger rows that are drained at once.
 const DRAINED_ROWS: u32 = 100;
+/// The minimum interval between errors about invalid ledger rows.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Carries out repair actions.
 pub struct Repairer {
@@ -29,6 +33,8 @@ pub struct Repairer {
     mirror_sync: Arc<MirrorSync>,
     restorer: Arc<Restorer>,
     ends: Ends,
+    /// Limits the errors about invalid ledger rows.
+    invalid_row: Mutex<LogThrottle>,
 }
 
 impl Repairer {
@@ -43,6 +49,7 @@ impl Repairer {
             mirror_sync,
             restorer,
             ends,
+            invalid_row: Mutex::new(LogThrottle::once_per(LOG_INTERVAL)),
         }
     }
 
@@ -133,10 +140,14 @@ impl Repairer {
     /// Merges ledger rows into the tracker, and then deletes the rows.
     async fn drain(&self, id: &JobId, incarnation: Incarnation, deadline: Deadline) -> Result<()> {
         let layout = self.jobs.definition(id, deadline).await?.layout();
+        let mut after = 0;
         loop {
-            let entries = self.store.ledger(id, DRAINED_ROWS, deadline).await?;
-            let marks: Vec<_> = entries.iter().flat_map(|entry| entry.marks.iter().copied()).collect();
-            if entries.is_empty() || !self.mirror_sync.merge_marks(id, incarnation, layout, &marks, deadline).await? {
+            let mut entries = self.store.ledger(id, layout, after, DRAINED_ROWS, deadline).await?;
+            let Some(last) = entries.last() else { return Ok(()) };
+            after = last.number;
+            entries.retain(|entry| self.is_valid(id, entry));
+            let marks: Vec<_> = entries.iter().flat_map(|entry| &entry.marks).flatten().copied().collect();
+            if !self.mirror_sync.merge_marks(id, incarnation, layout, &marks, deadline).await? {
                 return Ok(());
             }
             // Without this copy, only Redis would hold the marks after the rows are deleted.
@@ -145,6 +156,22 @@ impl Repairer {
             fault::point("drain.merged").await;
             self.store.drained(id, &entries, deadline).await?;
         }
+    }
+
+    /// Returns whether the row is valid, and logs an invalid row. It stays in the ledger, because nobody knows its marks:
+    /// until an operator has deleted it, the marks of the job are a lower bound.
+    fn is_valid(&self, id: &JobId, entry: &LedgerEntry) -> bool {
+        if entry.marks.is_none() && lock(&self.invalid_row).should_log() {
+            tracing::error!(
+                job = %id,
+                entry = entry.number,
+                "a ledger row is invalid: its marks must have six bytes each, and be of tasks and stages that the job \
+                 has. Another program wrote it, or it was damaged. Until it is deleted, the counts of the job are a \
+                 lower bound, and the job ends by itself only if every task succeeded. Find out which results it \
+                 held, report them again, and delete the row"
+            );
+        }
+        entry.marks.is_some()
     }
 
     /// Drops the mirrors of jobs that have ended. The mirror of a job whose end is a lower bound is kept, because its
