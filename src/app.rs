@@ -19,6 +19,7 @@ use crate::config::{POSTGRES_FORM, REDIS_FORM, Serving};
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 use crate::live::{self, Live};
+use crate::memory::MemoryBudget;
 use crate::store::{self, Store};
 use crate::{open_files, server};
 
@@ -74,7 +75,8 @@ impl App {
     ) -> Result<Self, Failure> {
         let postgres_connections = usize::try_from(store.max_connections)?;
         let max_connections = open_files::for_clients(open_files::raise_limit(), postgres_connections);
-        let gateway = Gateway::new(open_redis(live)?, open_postgres(store)?, &serving.gateway());
+        let call_memory = MemoryBudget::new(serving.memory().calls);
+        let gateway = Gateway::new(open_redis(live)?, open_postgres(store)?, &serving.gateway(call_memory.clone()));
         let reconciling = serving.reconciler()?;
         let listeners = bind(serving).await?;
         let address = listeners.calls.local_addr()?;
@@ -82,7 +84,7 @@ impl App {
         let background = CancellationToken::new();
         let reconciler = tokio::spawn(gateway.reconciler(reconciling).run(background.clone()));
         let feed = tokio::spawn(gateway.clone().follow_feed(background.clone()));
-        let settings = serving.server(max_connections);
+        let settings = serving.server(max_connections, call_memory);
         let server = tokio::spawn(serve(listeners, gateway, settings, shutdown, background.drop_guard()));
         Ok(Self { address, server, reconciler, feed })
     }

@@ -28,6 +28,7 @@
 //! | [`sync`] | locks that ignore poisoning |
 //! | [`log_throttle`] | decides which occurrences of a repeated condition are logged |
 //! | [`memory`] | the budget of bytes that calls hold in memory |
+//! | [`memory_limit`] | the limit of the process's memory, from which the default of `--memory` follows |
 //!
 //! **A report** enters at `grpc::reports` and is validated by [`domain::Report`]. `gateway::names` looks up tasks that
 //! are reported by name, and `gateway::report` combines reports into batches. [`domain::MarkStep`] plans the change
@@ -59,6 +60,7 @@ pub mod jitter;
 pub mod live;
 pub mod log_throttle;
 pub mod memory;
+pub mod memory_limit;
 pub mod open_files;
 pub mod server;
 pub mod store;

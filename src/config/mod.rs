@@ -11,17 +11,22 @@ mod store_url;
 pub mod values;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 pub use store_url::StoreUrl;
 
-use crate::{gateway, live, server, store};
+use crate::memory::MemoryBudget;
+use crate::{gateway, live, memory_limit, server, store};
 
 /// Time limit for the first bytes of a connection (the HTTP/2 preface). There is no setting for it, because every
 /// client sends these bytes at once.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Memory of a gateway whose process has no limit, in bytes.
+const DEFAULT_MEMORY: usize = 512 << 20;
 
 /// Form of a Redis URL, for messages.
 pub const REDIS_FORM: &str = "redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH";
@@ -130,6 +135,8 @@ pub struct Serving {
     pub max_message_size: usize,
     /// Maximum number of jobs in the memory cache, which holds each job's definition and, after its end, its final
     /// snapshot
+    ///
+    /// The cache also takes at most an eighth of --memory.
     #[arg(long, value_name = "COUNT", default_value = "10000")]
     pub cached_snapshots: usize,
     /// Minimum interval between updates sent to a watcher; values above 10s count as 10s
@@ -145,25 +152,32 @@ pub struct Serving {
     /// Redis.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::positive_duration)]
     pub reconcile_interval: Duration,
-    /// Maximum memory for mirrors: copies of the marks of running jobs, from which marks that Redis loses are restored
+    /// Memory of the gateway [default: 75% of the limit of the container or process, or 512MiB if there is no limit]
     ///
-    /// A mirror takes a quarter of a byte per task and stage, so the default holds about a billion marks. A job whose
+    /// Mirrors, task names and calls get a quarter each, and cached jobs get an eighth. The rest is for connections and
+    /// for the program itself. A call that needs more memory than calls have left fails with RESOURCE_EXHAUSTED.
+    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    pub memory: Option<usize>,
+    /// Maximum memory for mirrors: copies of the marks of running jobs, from which marks that Redis loses are restored
+    /// [default: a quarter of --memory]
+    ///
+    /// A mirror takes a quarter of a byte per task and stage, so 128MiB hold about half a billion marks. A job whose
     /// mirror does not fit has no mirror on this gateway, so this gateway cannot restore its marks.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
-    pub mirror_memory: usize,
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub mirror_memory: Option<usize>,
     /// Maximum size of other gateways' marks that this gateway reads into its mirrors per reconcile interval
     ///
     /// The default covers one job of ten million tasks in three stages.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
     pub mirror_pull: usize,
-    /// Maximum memory for cached task names
+    /// Maximum memory for cached task names [default: a quarter of --memory]
     ///
     /// Reports that name tasks need no Postgres query while the names are cached. A name takes its length plus 10 to
-    /// 16 bytes, so the default holds about ten million names of ten bytes. If the memory is full, the gateway drops
+    /// 16 bytes, so 128MiB hold about five million names of ten bytes. If the memory is full, the gateway drops
     /// the names of the job that was used least recently, and reads them again when a call needs them. If the names of
     /// one job alone exceed the memory, every report that names tasks of this job searches the names in Postgres.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
-    pub manifest_memory: usize,
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub manifest_memory: Option<usize>,
     /// How long a job may run without progress before it is ended as REVOKED, unless the job sets its own limit
     /// [default: no limit]
     ///
@@ -182,6 +196,26 @@ pub struct Serving {
     /// without the label together get the turns of one value.
     #[arg(long, value_name = "LABEL", value_parser = values::label)]
     pub fairness_label: Option<String>,
+}
+
+/// The memory of a gateway in bytes, by use. Connections and the program itself take the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryShares {
+    /// Copies of the marks of running jobs.
+    pub mirrors: usize,
+    /// Cached task names.
+    pub manifests: usize,
+    /// Cached definitions and final snapshots of jobs.
+    pub cached_jobs: usize,
+    /// Requests, responses, and what calls decompress.
+    pub calls: usize,
+}
+
+/// Returns the memory of a gateway whose process may use at most `limit` bytes. A quarter of the limit remains for
+/// fragmentation, and for memory that is not reserved.
+fn default_memory(limit: Option<u64>) -> usize {
+    let available = limit.map(|limit| usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX));
+    available.unwrap_or(DEFAULT_MEMORY).max(values::MIN_MEMORY)
 }
 
 /// The settle time is too short for every gateway to merge its mirror.
@@ -234,25 +268,41 @@ impl Serving {
         Self { listen: free, admin_listen: Some(free), ..self.clone() }
     }
 
-    /// Returns the settings of the use cases.
-    pub fn gateway(&self) -> gateway::Settings {
-        gateway::Settings {
-            mirror_bytes: self.mirror_memory,
-            cached_snapshots: self.cached_snapshots,
-            fairness_label: self.fairness_label.clone(),
-            watch_interval: self.watch_interval,
-            manifest_bytes: self.manifest_memory,
+    /// Returns how the memory of the gateway is divided.
+    pub fn memory(&self) -> MemoryShares {
+        let memory = self.memory.unwrap_or_else(|| default_memory(memory_limit::of_process()));
+        MemoryShares {
+            mirrors: self.mirror_memory.unwrap_or(memory / 4),
+            manifests: self.manifest_memory.unwrap_or(memory / 4),
+            cached_jobs: memory / 8,
+            calls: memory / 4,
         }
     }
 
-    /// Returns the settings of the server, which accepts at most `max_connections` connections.
-    pub fn server(&self, max_connections: usize) -> server::Settings {
+    /// Returns the settings of the use cases, which reserve the memory of calls from `call_memory`.
+    pub fn gateway(&self, call_memory: Arc<MemoryBudget>) -> gateway::Settings {
+        let memory = self.memory();
+        gateway::Settings {
+            mirror_bytes: memory.mirrors,
+            cached_snapshots: self.cached_snapshots,
+            fairness_label: self.fairness_label.clone(),
+            watch_interval: self.watch_interval,
+            manifest_bytes: memory.manifests,
+            cached_job_bytes: memory.cached_jobs,
+            call_memory,
+        }
+    }
+
+    /// Returns the settings of the server, which accepts at most `max_connections` connections and reserves the memory
+    /// of calls from `call_memory`.
+    pub fn server(&self, max_connections: usize, call_memory: Arc<MemoryBudget>) -> server::Settings {
         server::Settings {
             request_timeout: self.request_timeout,
             drain_timeout: self.drain_timeout,
             max_message_bytes: self.max_message_size,
             max_connections,
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            call_memory,
         }
     }
 
@@ -285,11 +335,24 @@ mod tests {
 
     use super::*;
 
+    fn serving(flags: &str) -> Serving {
+        let matches = Serving::augment_args(Command::new("serve")).get_matches_from(flags.split(' '));
+        Serving::from_arg_matches(&matches).unwrap()
+    }
+
     /// Returns the time that the settle time must exceed. Returns `None` if the settle time is long enough.
     fn minimum_if_too_short(flags: &str) -> Option<Duration> {
-        let matches = Serving::augment_args(Command::new("serve")).get_matches_from(flags.split(' '));
-        let serving = Serving::from_arg_matches(&matches).unwrap();
-        serving.reconciler().err().map(|SettleTimeTooShort(minimum)| minimum)
+        serving(flags).reconciler().err().map(|SettleTimeTooShort(minimum)| minimum)
+    }
+
+    #[test]
+    fn memory_is_three_quarters_of_the_limit_and_is_divided() {
+        assert_eq!(default_memory(None), 512 << 20);
+        assert_eq!(default_memory(Some(512 << 20)), 384 << 20);
+        assert_eq!(default_memory(Some(1)), values::MIN_MEMORY);
+        let shares = serving("serve --memory=400MiB --mirror-memory=7MiB").memory();
+        let [mirrors, manifests, cached_jobs, calls] = [7, 100, 50, 100].map(|mib| mib << 20);
+        assert_eq!(shares, MemoryShares { mirrors, manifests, cached_jobs, calls });
     }
 
     #[test]

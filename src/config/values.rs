@@ -15,6 +15,8 @@ const DURATION_UNITS: [(&str, u64); 5] =
 const MAX_PREFIX_BYTES: usize = 64;
 /// Smallest value that the maximum message size can have, in bytes.
 const MIN_MESSAGE_SIZE: usize = 64 << 10;
+/// Smallest memory that a gateway can have, in bytes. Calls get a quarter of it, which must hold a large report.
+pub const MIN_MEMORY: usize = 64 << 20;
 const SIZE_UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Parses a duration: one or more numbers with units, in any order, such as `1h30m`.
@@ -44,12 +46,21 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
 
 /// Parses a size in bytes, which must be at least 1 byte and less than 2 GiB.
 pub fn size(text: &str) -> Result<usize, String> {
-    let invalid = || "a size must be a number of bytes, or a number with KiB, MiB or GiB, such as 8MiB".to_owned();
-    let (number, unit) = split_number(text.trim()).ok_or_else(invalid)?;
-    let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(invalid)?.saturating_mul(number);
+    let (number, unit) = split_number(text.trim()).ok_or_else(invalid_size)?;
+    let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(invalid_size)?.saturating_mul(number);
     match i32::try_from(bytes) {
         Ok(1..) => usize::try_from(bytes).map_err(|error| error.to_string()),
         _ => Err("a size must be at least 1 byte and less than 2GiB".to_owned()),
+    }
+}
+
+/// Parses the memory of a gateway, which must be at least 64 MiB.
+pub fn memory(text: &str) -> Result<usize, String> {
+    let (number, unit) = split_number(text.trim()).ok_or_else(invalid_size)?;
+    let bytes = factor(&SIZE_UNITS, unit.trim()).ok_or_else(invalid_size)?.saturating_mul(number);
+    match usize::try_from(bytes) {
+        Ok(bytes) if bytes >= MIN_MEMORY => Ok(bytes),
+        _ => Err("must be at least 64MiB".to_owned()),
     }
 }
 
@@ -76,6 +87,10 @@ pub fn redis_prefix(text: &str) -> Result<String, String> {
 /// Parses a log filter. Rejects an invalid directive, which `EnvFilter::new` would ignore.
 pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|error| error.to_string())
+}
+
+fn invalid_size() -> String {
+    "a size must be a number of bytes, or a number with KiB, MiB or GiB, such as 8MiB".to_owned()
 }
 
 fn split_number(text: &str) -> Option<(u64, &str)> {
@@ -124,5 +139,8 @@ mod tests {
         }
         assert_eq!(message_size("64KiB"), Ok(65_536));
         assert!(message_size("65535").is_err());
+        assert_eq!(memory("64MiB"), Ok(64 << 20));
+        assert_eq!(memory("16GiB"), Ok(16 << 30));
+        assert!(memory("63MiB").is_err() && memory("").is_err());
     }
 }

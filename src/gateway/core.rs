@@ -8,6 +8,7 @@ use super::jobs::Jobs;
 use super::names::TaskNames;
 use super::state::{JobCache, Layouts, Manifests, Mirrors, RunningJobs};
 use crate::live::Live;
+use crate::memory::MemoryBudget;
 use crate::store::Store;
 
 /// The settings of a gateway.
@@ -25,6 +26,10 @@ pub struct Settings {
     pub watch_interval: Duration,
     /// The maximum size of the cached task names, in bytes.
     pub manifest_bytes: usize,
+    /// The maximum size of the cached jobs that the feed does not list as running, in bytes.
+    pub cached_job_bytes: usize,
+    /// The budget from which use cases reserve the memory that a call needs for a while.
+    pub call_memory: Arc<MemoryBudget>,
 }
 
 /// The stores and the memory from which the use cases are built.
@@ -33,6 +38,8 @@ pub struct Core {
     pub live: Live,
     /// Postgres.
     pub store: Store,
+    /// The budget for memory that calls need for a while.
+    pub call_memory: Arc<MemoryBudget>,
     /// The cache of started jobs.
     pub cache: Arc<JobCache>,
     /// The jobs that the feed announced as running.
@@ -54,6 +61,7 @@ impl Core {
         let mirrors = Arc::new(Mirrors::new(settings.mirror_bytes));
         let manifests = Arc::new(Manifests::new(settings.manifest_bytes));
         Self {
+            call_memory: settings.call_memory.clone(),
             running: Arc::default(),
             layouts: Arc::new(Layouts::new(cache.clone(), mirrors.clone())),
             jobs: Arc::new(Jobs::new(store.clone(), cache.clone())),

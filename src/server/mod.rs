@@ -7,6 +7,7 @@ mod connections;
 mod metrics;
 mod readiness;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -24,6 +25,7 @@ use crate::grpc::{
     DeadlineLayer, ErrorDetailsLayer, JobHandler, Methods, MetricsLayer, ProgressHandler, ReportHandler,
     StreamShutdownLayer,
 };
+use crate::memory::MemoryBudget;
 use connections::{Connections, Limits};
 pub use metrics::{Kind, METRICS, Metric};
 use readiness::Readiness;
@@ -41,6 +43,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// How long a client may take to send the HTTP/2 preface.
     pub handshake_timeout: Duration,
+    /// The budget from which requests and responses are reserved.
+    pub call_memory: Arc<MemoryBudget>,
 }
 
 /// The sockets on which the server listens.

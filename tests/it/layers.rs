@@ -12,7 +12,7 @@ use crate::source::{root, rust_files};
 
 /// Each layer, with the other layers that it may use. A layer is a top-level module with everything below it. To allow
 /// a new dependency, add it here, and explain in the commit why the design still holds.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("domain", &[]),
     ("deadline", &[]),
     ("breaker", &["deadline"]),
@@ -21,6 +21,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ("open_files", &[]),
     ("log_throttle", &[]),
     ("memory", &[]),
+    ("memory_limit", &[]),
     ("sync", &[]),
     ("dev", &[]),
     ("error", &["domain", "memory"]),
@@ -29,7 +30,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ("gateway", &["live", "store", "domain", "error", "deadline", "fault", "jitter", "log_throttle", "memory", "sync"]),
     ("grpc", &["gateway", "domain", "error", "deadline", "jitter", "log_throttle", "memory", "sync"]),
     ("server", &["grpc", "gateway", "deadline", "log_throttle", "memory", "sync"]),
-    ("config", &["server", "gateway", "live", "store", "domain"]),
+    ("config", &["server", "gateway", "live", "store", "domain", "memory", "memory_limit"]),
     ("app", &["config", "server", "gateway", "live", "store", "deadline", "memory", "open_files"]),
     (
         "cli",
@@ -45,6 +46,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "deadline",
             "domain",
             "log_throttle",
+            "memory",
             "sync",
         ],
     ),

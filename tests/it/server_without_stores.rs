@@ -25,6 +25,7 @@ use tonic_types::StatusExt;
 
 use highwater::grpc::pb;
 use highwater::grpc::pb::progress_service_client::ProgressServiceClient;
+use highwater::memory::MemoryBudget;
 use highwater::{gateway, live, server, store};
 
 const DRAIN: Duration = Duration::from_secs(10);
@@ -54,10 +55,13 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
     };
     let postgres =
         store::Settings { url: "postgres://nobody@127.0.0.1:1/none".to_owned(), max_connections: 1, timeout: within };
+    let call_memory = MemoryBudget::new(64 << 20);
     let settings = gateway::Settings {
         mirror_bytes: 1 << 20,
         cached_snapshots: 1,
         manifest_bytes: 1 << 20,
+        cached_job_bytes: 1 << 20,
+        call_memory: call_memory.clone(),
         watch_interval: within,
         fairness_label: None,
     };
@@ -76,6 +80,7 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
             max_message_bytes: 1000,
             max_connections,
             handshake_timeout,
+            call_memory,
         };
         async move { server::serve(listeners, gateway, &settings, shutdown).await }
     });

@@ -14,6 +14,7 @@ use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits};
 use crate::deadline::Deadline;
 use crate::domain::Resolution;
 use crate::gateway::{Gateway, Settings};
+use crate::memory::MemoryBudget;
 
 /// Time limit of the whole command, which may have to read the cells of ten million tasks.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,6 +60,8 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         mirror_bytes: 1,
         cached_snapshots: 1,
         manifest_bytes: 1,
+        cached_job_bytes: 1,
+        call_memory: MemoryBudget::new(usize::MAX),
         fairness_label: None,
         watch_interval: TIMEOUT,
     };
