@@ -110,8 +110,10 @@ pub enum Unavailable {
     /// Every attempt to write conflicted with concurrent writes.
     #[error("too much write contention; nothing was acknowledged, so retry the call")]
     Contention,
-    /// The gateway is shutting down, so it cannot continue a stream.
-    #[error("this gateway is shutting down; retry the call, on another gateway if there is one")]
+    /// The gateway is shutting down or closes an old connection, so it cannot continue a stream.
+    #[error(
+        "this gateway is shutting down or closes the connection; retry the call, on another gateway if there is one"
+    )]
     Stopping,
 }
 

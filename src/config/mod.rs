@@ -133,6 +133,24 @@ pub struct Serving {
     /// errors with messages of 256 bytes, and less than 7MiB if all of them also have the longest task names.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::message_size)]
     pub max_message_size: usize,
+    /// Maximum number of open connections [default: what the limit of open files allows]
+    ///
+    /// A new connection beyond this limit replaces the connection that has had no calls for the longest time. If all
+    /// connections have calls, it waits.
+    #[arg(long, value_name = "COUNT", value_parser = values::positive_count)]
+    pub max_connections: Option<usize>,
+    /// Maximum number of open connections of one client address [default: no limit]
+    ///
+    /// Further connections are closed. There is no limit by default, because all clients behind a proxy have its
+    /// address.
+    #[arg(long, value_name = "COUNT", value_parser = values::positive_count)]
+    pub max_connections_per_peer: Option<usize>,
+    /// How long a connection may be open; 0s means without a limit
+    ///
+    /// Clients then open a new connection, which a load balancer can send to another gateway. Calls finish, and streams
+    /// end with UNAVAILABLE, GATEWAY_STOPPING. The time differs by up to 20% between connections.
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = values::duration)]
+    pub max_connection_age: Duration,
     /// Maximum number of jobs in the memory cache, which holds each job's definition and, after its end, its final
     /// snapshot
     ///
@@ -300,7 +318,9 @@ impl Serving {
             request_timeout: self.request_timeout,
             drain_timeout: self.drain_timeout,
             max_message_bytes: self.max_message_size,
-            max_connections,
+            max_connections: self.max_connections.map_or(max_connections, |limit| limit.min(max_connections)),
+            max_connections_per_peer: self.max_connections_per_peer,
+            max_connection_age: Some(self.max_connection_age).filter(|age| !age.is_zero()),
             handshake_timeout: HANDSHAKE_TIMEOUT,
             call_memory,
         }

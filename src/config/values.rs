@@ -54,6 +54,11 @@ pub fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a count that must not be zero.
+pub fn positive_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a number above zero".to_owned())
+}
+
 /// Parses the memory of a gateway, which must be at least 64 MiB.
 pub fn memory(text: &str) -> Result<usize, String> {
     let (number, unit) = split_number(text.trim()).ok_or_else(invalid_size)?;

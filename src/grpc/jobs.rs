@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::deadline::call_deadline;
 use super::spawn::{spawn_cancellable, spawn_detached};
-use super::{convert, pb};
+use super::{call_memory, convert, pb};
 use crate::gateway::Gateway;
 
 /// Implements `JobService` with the use cases of a gateway.
@@ -25,26 +25,26 @@ impl pb::job_service_server::JobService for JobHandler {
         &self,
         request: Request<pb::CreateJobRequest>,
     ) -> Result<Response<pb::CreateJobResponse>, Status> {
-        let deadline = call_deadline(&request)?;
+        let (deadline, memory) = (call_deadline(&request)?, call_memory::of_request(&request));
         let new = convert::new_job(request.into_inner());
         let gateway = self.gateway.clone();
-        let job = spawn_detached(async move { gateway.create(new, deadline).await }).await?;
+        let job = spawn_detached(memory, async move { gateway.create(new, deadline).await }).await?;
         Ok(Response::new(pb::CreateJobResponse { job: Some(job.into()) }))
     }
 
     async fn add_tasks(&self, request: Request<pb::AddTasksRequest>) -> Result<Response<pb::AddTasksResponse>, Status> {
-        let deadline = call_deadline(&request)?;
+        let (deadline, memory) = (call_deadline(&request)?, call_memory::of_request(&request));
         let (id, new) = convert::new_tasks(request.into_inner())?;
         let gateway = self.gateway.clone();
-        let added = spawn_detached(async move { gateway.add_tasks(&id, new, deadline).await }).await?;
+        let added = spawn_detached(memory, async move { gateway.add_tasks(&id, new, deadline).await }).await?;
         Ok(Response::new(convert::add_tasks_response(added)))
     }
 
     async fn start_job(&self, request: Request<pb::StartJobRequest>) -> Result<Response<pb::StartJobResponse>, Status> {
-        let deadline = call_deadline(&request)?;
+        let (deadline, memory) = (call_deadline(&request)?, call_memory::of_request(&request));
         let id = convert::job_id(&request.get_ref().job_id)?;
         let gateway = self.gateway.clone();
-        let job = spawn_detached(async move { gateway.start(&id, deadline).await }).await?;
+        let job = spawn_detached(memory, async move { gateway.start(&id, deadline).await }).await?;
         Ok(Response::new(pb::StartJobResponse { job: Some(job.into()) }))
     }
 
@@ -52,10 +52,10 @@ impl pb::job_service_server::JobService for JobHandler {
         &self,
         request: Request<pb::CancelJobRequest>,
     ) -> Result<Response<pb::CancelJobResponse>, Status> {
-        let deadline = call_deadline(&request)?;
+        let (deadline, memory) = (call_deadline(&request)?, call_memory::of_request(&request));
         let (id, reason) = convert::cancel_request(request.into_inner())?;
         let gateway = self.gateway.clone();
-        let job = spawn_detached(async move { gateway.cancel(&id, &reason, deadline).await }).await?;
+        let job = spawn_detached(memory, async move { gateway.cancel(&id, &reason, deadline).await }).await?;
         Ok(Response::new(pb::CancelJobResponse { job: Some(job.into()) }))
     }
 
@@ -86,10 +86,10 @@ impl pb::job_service_server::JobService for JobHandler {
     }
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
-        let deadline = call_deadline(&request)?;
+        let (deadline, memory) = (call_deadline(&request)?, call_memory::of_request(&request));
         let request = convert::retry_request(request.get_ref())?;
         let gateway = self.gateway.clone();
-        let job = spawn_detached(async move { gateway.retry(&request, deadline).await }).await?;
+        let job = spawn_detached(memory, async move { gateway.retry(&request, deadline).await }).await?;
         Ok(Response::new(pb::RetryJobResponse { job: Some(job.into()) }))
     }
 }

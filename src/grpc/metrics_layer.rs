@@ -125,6 +125,10 @@ where
         if call.as_mut().is_some_and(|call| call.read_status(response.headers())) {
             call = None;
         }
+        // A request that is not a gRPC call gets an HTTP error without a gRPC status.
+        if let Some(mut call) = call.take_if(|_| !response.status().is_success()) {
+            call.code = Code::Unknown;
+        }
         Poll::Ready(Ok(response.map(|inner| MetricsBody { inner, call })))
     }
 }

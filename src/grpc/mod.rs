@@ -2,29 +2,39 @@
 //! Redis or Postgres.
 //!
 //! A handler (`jobs`, `reports`, `progress`) converts a request, calls one use case and converts its result. `convert`
-//! contains every conversion, and `status` contains the only mapping of errors to statuses. Four tower layers handle
+//! contains every conversion, and `status` contains the only mapping of errors to statuses. Five tower layers handle
 //! the concerns that all calls share: `deadline` enforces deadlines, `error_details` adds details to errors of tonic,
-//! `stream_shutdown` ends streams on shutdown, and `metrics_layer` measures calls.
+//! `stream_shutdown` ends streams on shutdown, `memory_layer` reserves the memory of calls, and `metrics_layer` measures
+//! calls. `memory_layer` uses `message_buffer`, `message_size`, `call_memory` and `response_memory`.
 
+mod call_memory;
+mod connection_context;
 mod convert;
 mod deadline;
 mod error_details;
 mod jobs;
+mod memory_layer;
+mod message_buffer;
+mod message_size;
 mod methods;
 mod metrics_layer;
 mod progress;
 mod reports;
+mod response_memory;
 mod spawn;
 mod status;
 mod stream_shutdown;
 
+pub use connection_context::ConnectionContext;
 pub use deadline::DeadlineLayer;
 pub use error_details::ErrorDetailsLayer;
 pub use jobs::JobHandler;
+pub use memory_layer::MemoryLayer;
 pub use methods::Methods;
 pub use metrics_layer::MetricsLayer;
 pub use progress::ProgressHandler;
 pub use reports::ReportHandler;
+pub use response_memory::Unwritten;
 pub use stream_shutdown::StreamShutdownLayer;
 
 /// The code that `build.rs` generates from `proto/`.

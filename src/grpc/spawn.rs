@@ -7,11 +7,21 @@ use std::future::Future;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::call_memory::CallMemory;
 use crate::error::{Error, Result};
 
 /// Runs `write` to its end, even if the returned future is dropped because the caller is gone. This function is for use
-/// cases that write. They must not stop between two steps, and their own deadlines limit how long they run.
-pub async fn spawn_detached<T: Send + 'static>(write: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+/// cases that write. They must not stop between two steps, and their own deadlines limit how long they run. The memory of
+/// the call stays reserved until then.
+pub async fn spawn_detached<T: Send + 'static>(
+    memory: Option<CallMemory>,
+    write: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let write = async move {
+        let result = write.await;
+        drop(memory);
+        result
+    };
     join_result(tokio::spawn(write).await)
 }
 
@@ -38,7 +48,7 @@ mod tests {
     async fn detached_write_finishes_after_its_caller_is_gone() {
         let (proceed, may_proceed) = oneshot::channel::<()>();
         let (finish, finished) = oneshot::channel();
-        let write = spawn_detached(async move {
+        let write = spawn_detached(None, async move {
             may_proceed.await.unwrap();
             finish.send(()).unwrap();
             Ok(())
@@ -70,7 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_becomes_an_internal_error() {
-        let result = spawn_detached::<()>(async { panic!("on purpose") }).await;
+        let result = spawn_detached::<()>(None, async { panic!("on purpose") }).await;
         assert!(matches!(result, Err(Error::Internal(_))));
     }
 }

@@ -1,4 +1,5 @@
-//! The layer that ends the streams of all services when the gateway shuts down. The final status of a stream is then
+//! The layer that ends the streams of all services when the gateway shuts down, and those of a connection when the
+//! server closes it. The final status of a stream is then
 //! UNAVAILABLE, with the delay after which the client should open the stream again. Without this layer, a single open
 //! stream would delay the shutdown until the drain timeout.
 
@@ -16,7 +17,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::Methods;
+use super::{ConnectionContext, Methods};
 use crate::error::{Error, Unavailable};
 
 /// Ends the responses of streaming methods on shutdown.
@@ -24,7 +25,7 @@ use crate::error::{Error, Unavailable};
 pub struct StreamShutdownLayer {
     /// The methods of the server, from which the layer knows which responses are streams.
     methods: Methods,
-    /// Ends the streams when it is cancelled.
+    /// Ends the streams when it is cancelled, unless their connection has a token of its own.
     shutdown: CancellationToken,
 }
 
@@ -68,11 +69,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let StreamShutdownLayer { methods, shutdown } = &*self.layer;
         let is_stream = methods.get(request.uri().path()).is_some_and(|method| method.streams);
-        let response = self.inner.call(request);
         if !is_stream {
-            return Either::Left(response);
+            return Either::Left(self.inner.call(request));
         }
-        let shutdown = shutdown.clone();
+        let connection = request.extensions().get().map(|context: &ConnectionContext| &context.end_streams);
+        let shutdown = connection.unwrap_or(shutdown).clone();
+        let response = self.inner.call(request);
         Either::Right(Box::pin(async move {
             let response = response.await?;
             // A rejected call has its status in the headers, and its response must end with the headers. Clients based

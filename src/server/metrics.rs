@@ -38,7 +38,7 @@ pub struct Metric {
 const STORES: [&str; 2] = ["redis", "postgres"];
 
 /// All metrics.
-pub const METRICS: [Metric; 16] = [
+pub const METRICS: [Metric; 18] = [
     Metric {
         name: "highwater_request_duration_seconds",
         kind: Kind::Histogram,
@@ -92,6 +92,13 @@ pub const METRICS: [Metric; 16] = [
     ),
     gauge("highwater_running_jobs", "Running jobs that the gateway knows"),
     gauge("highwater_mirror_bytes", "Memory that the mirrors of running jobs use, in bytes"),
+    Metric {
+        name: "highwater_refused_total",
+        kind: Kind::Counter,
+        labels: &["limit"],
+        help: "Calls and connections that a limit of the gateway ended, by limit",
+    },
+    gauge("highwater_call_bytes", "Memory that is reserved for requests and responses, in bytes"),
     gauge("highwater_connections", "Open gRPC connections"),
     gauge("highwater_watch_streams", "Open WatchProgress streams"),
     gauge(

@@ -3,6 +3,7 @@
 
 mod admin;
 mod connection_calls;
+mod connection_state;
 mod connections;
 mod metrics;
 mod readiness;
@@ -22,7 +23,7 @@ use crate::grpc::pb::{
     report_service_server::ReportServiceServer,
 };
 use crate::grpc::{
-    DeadlineLayer, ErrorDetailsLayer, JobHandler, Methods, MetricsLayer, ProgressHandler, ReportHandler,
+    DeadlineLayer, ErrorDetailsLayer, JobHandler, MemoryLayer, Methods, MetricsLayer, ProgressHandler, ReportHandler,
     StreamShutdownLayer,
 };
 use crate::memory::MemoryBudget;
@@ -39,8 +40,12 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// The maximum size of a request, in bytes.
     pub max_message_bytes: usize,
-    /// The maximum number of open connections. Further connections wait to be accepted until an open one ends.
+    /// The maximum number of open connections. A further connection replaces one without calls, or waits.
     pub max_connections: usize,
+    /// The maximum number of open connections of one client address.
+    pub max_connections_per_peer: Option<usize>,
+    /// How long a connection may be open, on average.
+    pub max_connection_age: Option<Duration>,
     /// How long a client may take to send the HTTP/2 preface.
     pub handshake_timeout: Duration,
     /// The budget from which requests and responses are reserved.
@@ -84,13 +89,26 @@ pub async fn serve(
         .layer(MetricsLayer::new(&methods))
         // This layer is outside the layers below, so that it completes their errors as well.
         .layer(ErrorDetailsLayer)
-        .layer(StreamShutdownLayer::new(methods, end_streams.clone()))
+        .layer(StreamShutdownLayer::new(methods.clone(), end_streams.clone()))
         .layer(DeadlineLayer::new(settings.request_timeout))
+        // This layer is inside the deadline, which therefore also limits how long a request takes to arrive.
+        .layer(MemoryLayer::new(
+            methods,
+            settings.max_message_bytes,
+            settings.call_memory.clone(),
+            settings.request_timeout,
+        ))
         .service(routes.prepare());
-    let limits = Limits { connections: settings.max_connections, handshake_timeout: settings.handshake_timeout };
-    let mut connections = Connections::new(limits);
+    let limits = Limits {
+        connections: settings.max_connections,
+        connections_per_peer: settings.max_connections_per_peer.unwrap_or(usize::MAX),
+        age: settings.max_connection_age,
+        handshake_timeout: settings.handshake_timeout,
+        call_timeout: settings.request_timeout,
+    };
+    let mut connections = Connections::new(limits, end_streams.clone());
     let mut admin = JoinSet::new();
-    admin.spawn(admin::serve(listeners.admin, readiness.clone(), recorder));
+    admin.spawn(admin::serve(listeners.admin, readiness.clone(), settings.call_memory.clone(), recorder));
     tokio::select! {
         () = shutdown.cancelled() => {}
         never = connections.accept(&listeners.calls, &service) => match never {},

@@ -29,7 +29,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("store", &["domain", "deadline", "breaker", "fault", "log_throttle", "memory", "sync"]),
     ("gateway", &["live", "store", "domain", "error", "deadline", "fault", "jitter", "log_throttle", "memory", "sync"]),
     ("grpc", &["gateway", "domain", "error", "deadline", "jitter", "log_throttle", "memory", "sync"]),
-    ("server", &["grpc", "gateway", "deadline", "log_throttle", "memory", "sync"]),
+    ("server", &["grpc", "gateway", "deadline", "jitter", "log_throttle", "memory", "sync"]),
     ("config", &["server", "gateway", "live", "store", "domain", "memory", "memory_limit"]),
     ("app", &["config", "server", "gateway", "live", "store", "deadline", "memory", "open_files"]),
     (

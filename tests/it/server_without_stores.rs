@@ -79,6 +79,8 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
             drain_timeout: DRAIN,
             max_message_bytes: 1000,
             max_connections,
+            max_connections_per_peer: None,
+            max_connection_age: None,
             handshake_timeout,
             call_memory,
         };
