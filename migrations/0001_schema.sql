@@ -354,3 +354,16 @@ DECLARE
 BEGIN
     RETURN least(call_time, to_timestamp(earliest_lock + 1577836800));
 END $$;
+
+------------------------------------------------------------------------------------------------------------------
+-- Secrets
+------------------------------------------------------------------------------------------------------------------
+
+-- One row with the random key that authenticates page tokens. All gateways of the installation read it, so that each
+-- gateway accepts the tokens of the others. A UUID has 122 random bits.
+CREATE TABLE secrets (
+    only_row       boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    page_token_key bytea NOT NULL CHECK (length(page_token_key) >= 32)
+);
+INSERT INTO secrets (page_token_key)
+VALUES (sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')));

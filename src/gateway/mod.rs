@@ -53,7 +53,7 @@ use finish::Ends;
 use job_loader::JobLoader;
 use jobs::Jobs;
 use lifecycle::{Canceller, Creator, Retrier, Starter, TaskAdder};
-use list::{JobLister, TaskLister};
+use list::{JobLister, PageTokens, TaskLister};
 use names::TaskNames;
 use read::{CoalescedReads, Inspector, KnownMarks, Observer, Reader, Watcher};
 use reconcile::{MirrorSync, Restorer, ShutdownMerge};
@@ -108,6 +108,7 @@ pub struct Gateway {
     inspector: Arc<Inspector>,
     job_lister: Arc<JobLister>,
     task_lister: Arc<TaskLister>,
+    page_tokens: Arc<PageTokens>,
     claims: Arc<Claims>,
     reconciler: reconcile::Parts,
     shutdown_merge: Arc<ShutdownMerge>,
@@ -126,6 +127,8 @@ impl Gateway {
         let reader = Arc::new(reader);
         let reads = Arc::new(CoalescedReads::new(core, reader.clone()));
         let starter = Arc::new(Starter::new(core));
+        let page_tokens = Arc::new(PageTokens::new(core.store.clone()));
+        let task_lister = TaskLister::new(core, observer, known_marks, ends.finisher.clone(), page_tokens.clone());
         Self {
             live: core.live.clone(),
             store: core.store.clone(),
@@ -141,8 +144,9 @@ impl Gateway {
             reporter: Arc::new(Reporter::new(core, ends, restorer.clone())),
             watcher: Arc::new(Watcher::new(reads.clone(), settings.watch_interval)),
             inspector: Arc::new(Inspector::new(core)),
-            job_lister: Arc::new(JobLister::new(core, reader.clone())),
-            task_lister: Arc::new(TaskLister::new(core, observer, known_marks, ends.finisher.clone())),
+            job_lister: Arc::new(JobLister::new(core, reader.clone(), page_tokens.clone())),
+            task_lister: Arc::new(task_lister),
+            page_tokens,
             claims: Arc::new(Claims::new(core)),
             reconciler: reconcile::Parts::new(core, ends, restorer.clone(), mirror_sync.clone()),
             shutdown_merge: Arc::new(ShutdownMerge::new(core, mirror_sync, restorer)),
@@ -156,6 +160,11 @@ impl Gateway {
         // Without the installation, the check of Redis fails and says why.
         let _ = installation::learn(&self.store, &self.live, deadline.half()).await;
         let (live, store) = tokio::join!(self.live.check(deadline), self.store.check(deadline));
+        if store.is_ok()
+            && let Err(error) = self.page_tokens.load_key(deadline).await
+        {
+            tracing::debug!(%error, "the key of page tokens was not read; the first list that needs it reads it");
+        }
         let mut check = StoreCheck::default();
         match live {
             Ok(warnings) => check.warnings.extend(warnings),

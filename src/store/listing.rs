@@ -53,6 +53,12 @@ struct Page<'a> {
 }
 
 impl Store {
+    /// Reads the key that authenticates page tokens. The migration created it.
+    pub async fn page_token_key(&self, deadline: Deadline) -> Result<Vec<u8>, Error> {
+        let query = sqlx::query_scalar!("SELECT page_token_key FROM secrets");
+        self.call(deadline, async |connection| query.fetch_one(connection).await).await
+    }
+
     /// Lists at most `limit` jobs that follow `after`. The list starts at its beginning if `after` is `None`.
     pub async fn list(
         &self,

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::super::core::Core;
 use super::super::read::Reader;
 use super::super::state::ReadResult;
-use super::page::{PageRequest, PageSizes, Position, token};
+use super::page::{PageRequest, PageSizes, PageTokens, Position};
 use crate::deadline::Deadline;
 use crate::domain::{Definition, Job, JobId, JobQuery};
 use crate::error::{Error, Result};
@@ -35,12 +35,13 @@ pub struct JobsPage {
 pub struct JobLister {
     store: Store,
     reader: Arc<Reader>,
+    tokens: Arc<PageTokens>,
 }
 
 impl JobLister {
     /// Creates a lister. It reads the progress of jobs through `reader`.
-    pub fn new(core: &Core, reader: Arc<Reader>) -> Self {
-        Self { store: core.store.clone(), reader }
+    pub fn new(core: &Core, reader: Arc<Reader>, tokens: Arc<PageTokens>) -> Self {
+        Self { store: core.store.clone(), reader, tokens }
     }
 
     /// Returns a page of the jobs that match `query`. The jobs are as Postgres stores them. If `with_progress` is set,
@@ -52,7 +53,7 @@ impl JobLister {
         with_progress: bool,
         deadline: Deadline,
     ) -> Result<JobsPage> {
-        let (size, after) = page.read(SIZES, query)?;
+        let (size, after) = self.tokens.read(page, SIZES, query, deadline).await?;
         let mut keys = self.store.list(query, after.as_ref(), size + 1, deadline).await?;
         let mut more = keys.len() > size as usize;
         keys.truncate(size as usize);
@@ -74,7 +75,10 @@ impl JobLister {
         jobs.retain(|job| query.wants(job.state));
         let listed: Vec<JobId> = jobs.iter().map(|job| job.definition.id.clone()).collect();
         let progress = if with_progress { self.reader.read_all(&listed, deadline).await } else { Vec::new() };
-        let next = keys.last().filter(|_| more).map(|last| token(last, query)).transpose()?;
+        let next = match keys.last().filter(|_| more) {
+            Some(last) => Some(self.tokens.token(last, query, deadline).await?),
+            None => None,
+        };
         Ok(JobsPage { jobs, progress, unreadable, next })
     }
 }

@@ -5,5 +5,5 @@ mod page;
 mod tasks;
 
 pub use jobs::{JobLister, JobsPage};
-pub use page::PageRequest;
+pub use page::{PageRequest, PageTokens};
 pub use tasks::{TaskLister, TasksPage};

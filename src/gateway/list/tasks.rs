@@ -10,7 +10,7 @@ use super::super::finish::Finisher;
 use super::super::jobs::Jobs;
 use super::super::names::TaskNames;
 use super::super::read::{KnownMarks, Observer, ResolvedRead};
-use super::page::{PageRequest, PageSizes, Position, token};
+use super::page::{PageRequest, PageSizes, PageTokens, Position};
 use crate::deadline::Deadline;
 use crate::domain::{
     Cells, Definition, JobId, JobState, Layout, Resolution, Selection, Source, SourceReason, TaskQuery, TrackerEpoch,
@@ -70,11 +70,18 @@ pub struct TaskLister {
     observer: Arc<Observer>,
     known_marks: Arc<KnownMarks>,
     finisher: Arc<Finisher>,
+    tokens: Arc<PageTokens>,
 }
 
 impl TaskLister {
     /// Creates a lister.
-    pub fn new(core: &Core, observer: Arc<Observer>, known_marks: Arc<KnownMarks>, finisher: Arc<Finisher>) -> Self {
+    pub fn new(
+        core: &Core,
+        observer: Arc<Observer>,
+        known_marks: Arc<KnownMarks>,
+        finisher: Arc<Finisher>,
+        tokens: Arc<PageTokens>,
+    ) -> Self {
         Self {
             live: core.live.clone(),
             store: core.store.clone(),
@@ -83,6 +90,7 @@ impl TaskLister {
             observer,
             known_marks,
             finisher,
+            tokens,
         }
     }
 
@@ -95,7 +103,7 @@ impl TaskLister {
         deadline: Deadline,
     ) -> Result<TasksPage> {
         let list = (id.as_str(), query);
-        let (size, from) = page.read::<u32>(SIZES, &list)?;
+        let (size, from) = self.tokens.read::<u32>(page, SIZES, &list, deadline).await?;
         let from = from.unwrap_or(0);
         let max = usize::try_from(size).unwrap_or(usize::MAX);
         for _ in 0..ATTEMPTS {
@@ -116,7 +124,10 @@ impl TaskLister {
             next = ranges.get(max).map_or(next, |(range, _)| range.start);
             ranges.truncate(max);
             let names = self.names_of(&definition, &ranges, deadline).await?;
-            let next = (next < definition.task_count).then(|| token(&next, &list)).transpose()?;
+            let next = match next < definition.task_count {
+                true => Some(self.tokens.token(&next, &list, deadline).await?),
+                false => None,
+            };
             let Basis { state, source, lower_bound, observe_time, .. } = basis;
             return Ok(TasksPage { state, source, lower_bound, observe_time, ranges, names, next });
         }

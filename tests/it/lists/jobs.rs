@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
+use highwater::domain::{JobOrder, JobQuery};
 use sqlx::{Connection, Executor};
 use tonic::Code;
 
@@ -246,4 +247,34 @@ async fn invalid_job_list_requests_are_rejected() {
         assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
         assert!(refused.message().starts_with(&format!("{field}: ")), "{field}: {refused:?}");
     }
+}
+
+/// A token with a position that Postgres rejects, and a digest that a client can compute.
+#[tokio::test]
+async fn forged_page_token_is_an_invalid_argument_and_writes_no_error() {
+    let stack = Stack::start(1).await;
+    let query = JobQuery { states: vec![], labels: BTreeMap::new(), order: JobOrder::NewestFirst };
+    let position = "-346000000000000000000:a";
+    let bound = [&serde_json::to_vec(&query).unwrap()[..], b"\n", position.as_bytes()].concat();
+    let digest = sha1_smol::Sha1::from(bound).digest().to_string();
+    for digits in [16, 32, 40] {
+        let page_token = format!("{}{position}", &digest[..digits]);
+        let request = pb::ListJobsRequest { page_token, ..pb::ListJobsRequest::default() };
+        let refused = stack[0].list_jobs(request).await.unwrap_err();
+        assert_eq!(code_and_reason(&refused), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        assert!(refused.message().starts_with("page_token: "), "{refused:?}");
+    }
+    assert!(!stack[0].log().contains("ERROR"));
+}
+
+#[tokio::test]
+async fn page_token_of_one_gateway_is_valid_on_another() {
+    let stack = Stack::start(2).await;
+    for id in ["a", "b"] {
+        stack[0].create(job(id, &["s"], 1)).await.unwrap();
+    }
+    let first = pb::ListJobsRequest { page_size: 1, ..pb::ListJobsRequest::default() };
+    let page_token = stack[0].list_jobs(first.clone()).await.unwrap().next_page_token;
+    let next = stack[1].list_jobs(pb::ListJobsRequest { page_token, ..first }).await.unwrap();
+    assert_eq!(ids(&next.jobs), ["a"]);
 }
