@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::blocking::Stopped;
 use crate::domain::{JobId, JobState, Violation};
 use crate::memory::Exhausted;
 
@@ -70,8 +71,10 @@ pub enum Error {
     /// The call needs something that is temporarily unavailable. The call can be retried.
     #[error("{0}")]
     Unavailable(Unavailable),
-    /// The gateway has no memory for the call. Nothing was changed, and the call can be retried.
-    #[error("the gateway has no memory for this call at the moment; nothing was changed, so retry the call later")]
+    /// The gateway has no memory or capacity for the call. Nothing was changed, and the call can be retried.
+    #[error(
+        "the gateway has no memory or capacity for this call at the moment; nothing was changed, so retry the call later"
+    )]
     Overloaded,
     /// A new job would exceed a limit that the operator has set. Nothing was changed.
     #[error("{0}")]
@@ -138,6 +141,12 @@ impl Error {
 impl From<Exhausted> for Error {
     fn from(_: Exhausted) -> Self {
         Self::Overloaded
+    }
+}
+
+impl From<Stopped> for Error {
+    fn from(error: Stopped) -> Self {
+        Self::Internal(error.to_string())
     }
 }
 

@@ -29,6 +29,7 @@
 //! | [`log_throttle`] | decides which occurrences of a repeated condition are logged |
 //! | [`memory`] | the budget of bytes that calls hold in memory |
 //! | [`memory_limit`] | the limit of the process's memory, from which the default of `--memory` follows |
+//! | [`blocking`] | runs work that computes for long, a limited number at once, as long as its caller waits |
 //!
 //! **A report** enters at `grpc::reports` and is validated by [`domain::Report`]. `gateway::names` looks up tasks that
 //! are reported by name, and `gateway::report` combines reports into batches. [`domain::MarkStep`] plans the change
@@ -45,6 +46,7 @@
 //! [`store::Store::commit_end`] commits the end.
 
 pub mod app;
+pub mod blocking;
 pub mod breaker;
 pub mod cli;
 pub mod config;

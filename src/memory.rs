@@ -2,6 +2,7 @@
 //! responses that are not written yet. Whoever allocates memory on behalf of a caller reserves it first, and refuses
 //! the call if the budget is exhausted. The memory of a gateway is therefore bounded, however many calls it gets.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,6 +18,13 @@ pub struct MemoryBudget {
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
     bytes: usize,
+}
+
+/// A value together with the reservation of its memory.
+#[derive(Debug)]
+pub struct Reserved<T> {
+    value: T,
+    reservation: Reservation,
 }
 
 /// The bytes that were asked for exceed what is left of the budget.
@@ -68,6 +76,26 @@ impl Reservation {
     /// Returns the number of bytes that this reservation holds.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl<T> Reserved<T> {
+    /// Creates a value whose memory `reservation` reserves.
+    pub fn new(value: T, reservation: Reservation) -> Self {
+        Self { value, reservation }
+    }
+
+    /// Separates the value from its reservation.
+    pub fn into_parts(self) -> (T, Reservation) {
+        (self.value, self.reservation)
+    }
+}
+
+impl<T> Deref for Reserved<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
     }
 }
 

@@ -27,6 +27,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Memory of a gateway whose process has no limit, in bytes.
 const DEFAULT_MEMORY: usize = 512 << 20;
+/// Maximum number of jobs that clients watch at once through one gateway. Reading so many jobs every half second keeps
+/// a core of the gateway and a core of Redis about half busy.
+const WATCHED_JOBS: usize = 20_000;
 
 /// Form of a Redis URL, for messages.
 pub const REDIS_FORM: &str = "redis://[USER:PASSWORD@]HOST[:PORT][/DB], or unix:///PATH";
@@ -294,6 +297,15 @@ impl Serving {
             manifests: self.manifest_memory.unwrap_or(memory / 4),
             cached_jobs: memory / 8,
             calls: memory / 4,
+    /// Returns the settings of the use cases.
+    pub fn gateway(&self) -> gateway::Settings {
+        gateway::Settings {
+            mirror_bytes: self.mirror_memory,
+            cached_snapshots: self.cached_snapshots,
+            fairness_label: self.fairness_label.clone(),
+            watch_interval: self.watch_interval,
+            watched_jobs: WATCHED_JOBS,
+            manifest_bytes: self.manifest_memory,
         }
     }
 

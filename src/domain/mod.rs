@@ -31,7 +31,7 @@ pub use job::{Definition, Job, MAX_TASKS, NewJob, RunningJob, invalid_labels};
 pub use listing::{JobOrder, JobQuery};
 pub use mark_step::{Change, MarkStep, StepSize, dispositions};
 pub use marks::{Cell, Cells, CellsError, Layout, Mark, Status};
-pub use names::{MAX_NAMES, Names, NewTasks, TaskAddition};
+pub use names::{MAX_NAME_BYTES, MAX_NAMES, Names, NewTasks, TaskAddition};
 pub use origins::{InvalidOrigins, Origins};
 pub use progress::{ErrorSample, Errors, MAX_ERROR_SAMPLES, MarkSummary, Progress, Source, SourceReason};
 pub use rate::{MAX_RATE, Rates, StageRate};

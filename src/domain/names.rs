@@ -7,7 +7,7 @@ use super::{Definition, MAX_TASKS, MAX_VIOLATIONS, Violation};
 /// The maximum number of names that one call can add.
 pub const MAX_NAMES: usize = 10_000;
 /// The maximum length of a name, in bytes.
-const MAX_NAME_BYTES: usize = 256;
+pub const MAX_NAME_BYTES: usize = 256;
 
 /// A list of names, packed into one string to save memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

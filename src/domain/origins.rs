@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use super::MAX_TASKS;
+
 /// Consecutive tasks of the retry whose origins are consecutive too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
@@ -29,7 +31,7 @@ impl Origins {
     /// Creates the origins of a retry of `tasks`. If the retried job is itself a retry, `earlier` holds its origins,
     /// and the result refers to the tasks of the first job.
     pub fn of(tasks: &[Range<u32>], earlier: Option<&Self>) -> Self {
-        let mut origins = Self::default();
+        let mut origins = Self { runs: Vec::with_capacity(Self::max_runs(tasks, earlier)) };
         for range in tasks {
             match earlier {
                 None => origins.push(range.start, range.end - range.start),
@@ -41,6 +43,16 @@ impl Origins {
             }
         }
         origins
+    }
+
+    /// Returns the memory that [`of`](Self::of) allocates for these tasks.
+    pub fn size_of(tasks: &[Range<u32>], earlier: Option<&Self>) -> usize {
+        Self::max_runs(tasks, earlier) * size_of::<Run>()
+    }
+
+    /// Returns the maximum number of runs of a retry of these tasks. Each run of `earlier` can split a range.
+    fn max_runs(tasks: &[Range<u32>], earlier: Option<&Self>) -> usize {
+        tasks.len() + earlier.map_or(0, |earlier| earlier.runs.len())
     }
 
     /// Returns the number of tasks of the retry.
@@ -85,15 +97,32 @@ impl Origins {
         bytes
     }
 
+    /// Returns the maximum size of the encoding for a retry of `tasks` tasks, in bytes. A run takes at most eight bytes.
+    /// A number takes at most as many bytes as its value, except for zero, which only the first gap can be. All numbers
+    /// together are at most the number of tasks of the original job.
+    pub fn max_encoded(tasks: u32) -> usize {
+        (8 * tasks as usize).min(MAX_TASKS as usize + 1)
+    }
+
+    /// Returns the memory that [`decode`](Self::decode) allocates for these bytes.
+    pub fn decoded_size(bytes: &[u8]) -> usize {
+        Self::encoded_runs(bytes) * size_of::<Run>()
+    }
+
+    /// Returns the number of runs that the bytes encode. The last byte of each number is below 0x80.
+    fn encoded_runs(bytes: &[u8]) -> usize {
+        bytes.iter().filter(|byte| **byte < 0x80).count().div_ceil(2)
+    }
+
     /// Decodes the bytes that [`encode`](Self::encode) returns.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidOrigins> {
-        let (mut origins, mut previous_end) = (Self::default(), 0_u32);
+        let (mut origins, mut previous_end) = (Self { runs: Vec::with_capacity(Self::encoded_runs(bytes)) }, 0_u32);
         let mut bytes = bytes.iter();
         while !bytes.as_slice().is_empty() {
             let gap = number(&mut bytes).ok_or(InvalidOrigins)?;
             let count = number(&mut bytes).filter(|count| *count > 0).ok_or(InvalidOrigins)?;
             let origin = previous_end.checked_add(gap).ok_or(InvalidOrigins)?;
-            previous_end = origin.checked_add(count).ok_or(InvalidOrigins)?;
+            previous_end = origin.checked_add(count).filter(|end| *end <= MAX_TASKS).ok_or(InvalidOrigins)?;
             origins.push(origin, count);
         }
         Ok(origins)
@@ -148,11 +177,21 @@ mod tests {
     fn encoding_round_trips_and_invalid_bytes_are_rejected() {
         for tasks in [vec![], vec![0..1, 2..3], vec![5..200, 300..301, 9_000_000..10_000_000]] {
             let written = origins(&tasks);
-            assert_eq!(Origins::decode(&written.encode()), Ok(written));
+            let encoded = written.encode();
+            assert!(encoded.len() <= Origins::max_encoded(written.count()));
+            assert_eq!(Origins::decoded_size(&encoded), written.runs.len() * size_of::<Run>());
+            assert_eq!(Origins::decode(&encoded), Ok(written));
         }
         let scattered: Vec<_> = (0..1000).map(|task| task * 3..task * 3 + 1).collect();
         assert_eq!(origins(&scattered).encode().len(), 2000);
-        for wrong in [&[1][..], &[1, 0], &[0x80, 1], &[0xff; 12], &[0xff, 0xff, 0xff, 0xff, 0x0f, 2]] {
+        for wrong in [
+            &[1][..],
+            &[1, 0],
+            &[0x80, 1],
+            &[0xff; 12],
+            &[0, 0x81, 0xad, 0xe2, 0x04],
+            &[0xff, 0xff, 0xff, 0xff, 0x0f, 2],
+        ] {
             assert_eq!(Origins::decode(wrong), Err(InvalidOrigins), "{wrong:?}");
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ended_cells::EndedCells;
 use super::jobs::Jobs;
 use super::names::TaskNames;
 use super::state::{JobCache, Layouts, Manifests, Mirrors, RunningJobs};
@@ -24,6 +25,8 @@ pub struct Settings {
     pub fairness_label: Option<String>,
     /// The minimum interval between updates sent to a watcher.
     pub watch_interval: Duration,
+    /// The maximum number of jobs that clients watch at once.
+    pub watched_jobs: usize,
     /// The maximum size of the cached task names, in bytes.
     pub manifest_bytes: usize,
     /// The maximum size of the cached jobs that the feed does not list as running, in bytes.
@@ -52,11 +55,14 @@ pub struct Core {
     pub jobs: Arc<Jobs>,
     /// The lookup of task names.
     pub names: Arc<TaskNames>,
+    /// The loader of ended jobs' cells.
+    pub ended_cells: Arc<EndedCells>,
 }
 
 impl Core {
     /// Creates the shared parts of a gateway that uses these stores.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
+        let store = store.with_memory(settings.call_memory.clone());
         let cache = Arc::new(JobCache::new(settings.cached_snapshots, settings.fairness_label.clone()));
         let mirrors = Arc::new(Mirrors::new(settings.mirror_bytes));
         let manifests = Arc::new(Manifests::new(settings.manifest_bytes));
@@ -66,6 +72,7 @@ impl Core {
             layouts: Arc::new(Layouts::new(cache.clone(), mirrors.clone())),
             jobs: Arc::new(Jobs::new(store.clone(), cache.clone())),
             names: Arc::new(TaskNames::new(store.clone(), manifests)),
+            ended_cells: Arc::new(EndedCells::new(store.clone())),
             live,
             store,
             cache,

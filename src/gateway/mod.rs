@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `state` | the memory of the gateway: job cache, running jobs, mirrors, manifests, coalescing (I4, I6) |
 //! | `jobs`, `names` | look up jobs and task names |
+//! | `ended_cells` | loads the cells of ended jobs |
 //! | `feed` | follows the notifications of Postgres (I6) |
 //! | `job_loader` | loads the jobs that the feed lists |
 //! | `finish` | ends jobs: seal, recount, commit, expire; also amend, revoke (I1, I2) |
@@ -20,6 +21,7 @@
 
 mod claim;
 mod core;
+mod ended_cells;
 mod feed;
 mod finish;
 mod installation;
@@ -55,14 +57,14 @@ use jobs::Jobs;
 use lifecycle::{Canceller, Creator, Retrier, Starter, TaskAdder};
 use list::{JobLister, PageTokens, TaskLister};
 use names::TaskNames;
-use read::{CoalescedReads, Inspector, KnownMarks, Observer, Reader, Watcher};
+use read::{BatchedReads, CoalescedReads, Inspector, KnownMarks, Observer, Reader, Watcher};
 use reconcile::{MirrorSync, Restorer, ShutdownMerge};
 use report::Reporter;
 use state::{JobCache, RunningJobs};
 
 pub use self::core::Settings;
 pub use claim::Claim;
-pub use lifecycle::{AddedTasks, RetryRequest};
+pub use lifecycle::{AddedTasks, PreparedRetry, RetryRequest};
 pub use list::{JobsPage, PageRequest, TasksPage};
 pub use read::{Inspection, Watch};
 pub use reconcile::{JITTER as RECONCILE_JITTER, Reconciler, ReconcilerSettings};
@@ -126,6 +128,8 @@ impl Gateway {
         let reader = Reader::new(core, observer.clone(), known_marks.clone(), ends.finisher.clone());
         let reader = Arc::new(reader);
         let reads = Arc::new(CoalescedReads::new(core, reader.clone()));
+        let batched_reads = Arc::new(BatchedReads::new(reader.clone(), reads.clone()));
+        let watcher = Watcher::new(batched_reads, settings.watch_interval, settings.watched_jobs);
         let starter = Arc::new(Starter::new(core));
         let page_tokens = Arc::new(PageTokens::new(core.store.clone()));
         let task_lister = TaskLister::new(core, observer, known_marks, ends.finisher.clone(), page_tokens.clone());
@@ -142,7 +146,7 @@ impl Gateway {
             starter,
             jobs: core.jobs.clone(),
             reporter: Arc::new(Reporter::new(core, ends, restorer.clone())),
-            watcher: Arc::new(Watcher::new(reads.clone(), settings.watch_interval)),
+            watcher: Arc::new(watcher),
             inspector: Arc::new(Inspector::new(core)),
             job_lister: Arc::new(JobLister::new(core, reader.clone(), page_tokens.clone())),
             task_lister: Arc::new(task_lister),
@@ -203,9 +207,14 @@ impl Gateway {
         self.canceller.cancel(id, reason, deadline).await
     }
 
-    /// Returns the retry of an ended job, and creates it unless an earlier call did.
-    pub async fn retry(&self, request: &RetryRequest, deadline: Deadline) -> Result<Job> {
-        self.retrier.retry(request, deadline).await
+    /// Looks up or plans the retry of an ended job, without any change. This may compute for long.
+    pub async fn prepare_retry(&self, request: RetryRequest, deadline: Deadline) -> Result<PreparedRetry> {
+        self.retrier.prepare(request, deadline).await
+    }
+
+    /// Returns the prepared retry, and creates it unless an earlier call did.
+    pub async fn retry(&self, prepared: PreparedRetry, deadline: Deadline) -> Result<Job> {
+        self.retrier.retry(prepared, deadline).await
     }
 
     /// Marks the results of one report.
@@ -233,8 +242,9 @@ impl Gateway {
         self.reader.read_all(ids, deadline).await
     }
 
-    /// Watches a job. If the job does not exist, the first update is the error.
-    pub fn watch(&self, id: &JobId) -> Watch {
+    /// Watches a job. If the job does not exist, the first update is the error. Fails if too many other jobs are
+    /// watched.
+    pub fn watch(&self, id: &JobId) -> Result<Watch> {
         self.watcher.watch(id)
     }
 
@@ -314,6 +324,7 @@ impl From<store::Error> for Error {
                 log_invalid_data(&job, &fault);
                 Self::InvalidData { job, fault }
             }
+            store::Error::Overloaded(_) => Self::Overloaded,
         }
     }
 }

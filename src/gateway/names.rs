@@ -2,9 +2,11 @@
 //! of recently used jobs in manifests. Cells, trackers, mirrors and the ledger know only task indexes.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::state::{Manifest, Manifests};
+use crate::blocking;
 use crate::deadline::Deadline;
 use crate::domain::{Definition, ErrorSample, JobId};
 use crate::error::{Error, Result};
@@ -51,7 +53,7 @@ impl TaskNames {
             }
             missing.retain(|task| !found.contains_key(task));
             if missing.first() == Some(&first) {
-                return Err(Error::Internal(format!("task {first} of job {id} has no name")));
+                return Err(missing_names(definition, first));
             }
         }
         Ok(tasks.iter().filter_map(|task| found.get(task).cloned()).collect())
@@ -119,15 +121,18 @@ impl TaskNames {
                 return Ok(None);
             }
             let growing = manifest.clone();
-            let reserved = tokio::task::spawn_blocking(move || growing.reserve(names, bytes));
-            reserved.await.map_err(|error| Error::Internal(error.to_string()))?;
+            blocking::run(move |_| Ok::<_, Error>(growing.reserve(names, bytes))).await?;
         }
         while count() < total {
             let blocks = self.store.names_from(id, count(), deadline).await?;
             if blocks.is_empty() {
                 return Err(missing_names(definition, count()));
             }
+            let before = count();
             self.extend(id, manifest.clone(), blocks).await?;
+            if count() == before {
+                return Err(missing_names(definition, before));
+            }
         }
         drop(loading);
         Ok(Some(manifest))
@@ -135,13 +140,20 @@ impl TaskNames {
 
     /// Adds blocks of names to a job's manifest. The work runs on a blocking thread, because growing a table of
     /// millions of names takes a while.
-    pub async fn extend(&self, id: &JobId, manifest: Arc<Manifest>, blocks: Vec<NameBlock>) -> Result<()> {
-        let extended = tokio::task::spawn_blocking(move || {
-            for block in &blocks {
+    pub async fn extend(
+        &self,
+        id: &JobId,
+        manifest: Arc<Manifest>,
+        blocks: impl Deref<Target = Vec<NameBlock>> + Send + 'static,
+    ) -> Result<()> {
+        let extended = blocking::run(move |caller| {
+            for block in &*blocks {
+                caller.check()?;
                 manifest.extend(block.first, &block.names);
             }
+            Ok::<_, Error>(())
         });
-        extended.await.map_err(|error| Error::Internal(error.to_string()))?;
+        extended.await?;
         self.manifests.resized(id);
         Ok(())
     }
@@ -154,7 +166,8 @@ impl TaskNames {
 
 fn missing_names(definition: &Definition, count: u32) -> Error {
     let Definition { id, task_count, .. } = definition;
-    Error::Internal(format!("job {id} has {task_count} tasks, but names for {count} of them"))
+    let fault = format!("task_names has no name of task {count}, but the job has {task_count} tasks");
+    Error::InvalidData { job: id.clone(), fault }
 }
 
 /// The names to find in a job, and the tasks that were found so far.

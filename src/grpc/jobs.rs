@@ -89,7 +89,9 @@ impl pb::job_service_server::JobService for JobHandler {
         let (deadline, memory) = (call_deadline(&request)?, call_memory::of_request(&request));
         let request = convert::retry_request(request.get_ref())?;
         let gateway = self.gateway.clone();
-        let job = spawn_detached(memory, async move { gateway.retry(&request, deadline).await }).await?;
+        let planner = gateway.clone();
+        let prepared = spawn_cancellable(async move { planner.prepare_retry(request, deadline).await }).await?;
+        let job = spawn_detached(memory, async move { gateway.retry(prepared, deadline).await }).await?;
         Ok(Response::new(pb::RetryJobResponse { job: Some(job.into()) }))
     }
 }

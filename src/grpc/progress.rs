@@ -70,7 +70,7 @@ impl pb::progress_service_server::ProgressService for ProgressHandler {
         request: Request<pb::WatchProgressRequest>,
     ) -> Result<Response<Self::WatchProgressStream>, Status> {
         let id = convert::job_id(&request.get_ref().job_id)?;
-        let mut watch = self.gateway.watch(&id);
+        let mut watch = self.gateway.watch(&id)?;
         // The first update is awaited before the response, so that an unknown job fails the call within its deadline.
         let first = watch.next().await.transpose()?;
         let later = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));

@@ -6,13 +6,16 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
+use super::blob::Blob;
 use super::call::{Close, Session};
 use super::jobs::{from_integer, if_valid, parse, texts, to_bigint, to_incarnation};
 use super::zlib::{self, Compression};
 use super::{Error, RecordedMarks, Store, ledger};
+use crate::blocking;
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, Errors, Incarnation, Job, JobId, JobState, Layout, MarkSummary};
 use crate::fault;
+use crate::memory::{Reservation, Reserved};
 
 /// The final progress of an ended job, as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -206,15 +209,16 @@ impl Store {
     }
 
     /// Reads the cells of an ended job. Returns `None` if the job has not ended or does not exist. `layout` must be the
-    /// layout of the job.
-    pub async fn cells(&self, id: &JobId, layout: Layout, deadline: Deadline) -> Result<Option<Cells>, Error> {
-        let query = sqlx::query_scalar!(
-            r#"SELECT cells AS "cells!" FROM jobs WHERE job_id = $1 AND cells IS NOT NULL"#,
-            id.as_str()
-        );
-        let compressed = self.long_call(deadline, async |connection| query.fetch_optional(connection).await).await?;
-        let Some(compressed) = compressed else { return Ok(None) };
-        decompress(compressed, layout).await.map(Some)
+    /// layout of the job. Cells that do not fit the layout are [`Error::Invalid`].
+    pub async fn cells(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        deadline: Deadline,
+    ) -> Result<Option<Reserved<Cells>>, Error> {
+        let Some(blob) = self.blob(Blob::Cells, id, layout.bytes(), deadline).await? else { return Ok(None) };
+        let (compressed, reservation) = blob.into_parts();
+        decompress(id.clone(), compressed, layout, reservation).await.map(Some)
     }
 
     /// Reads the IDs and incarnations of at most `limit` ended jobs whose snapshots are lower bounds. The order is
@@ -282,17 +286,26 @@ async fn write_end(session: &mut Session<'_>, id: &JobId, end: &FinalRecord, cel
 /// Compresses the cells of an end, if there is an end.
 async fn compress(end: Option<FinalRecord>) -> Result<Option<(FinalRecord, Vec<u8>)>, Error> {
     let Some(end) = end else { return Ok(None) };
-    let compressed = zlib::off_runtime(move || {
-        let cells = zlib::compress(end.cells.bytes(), Compression::fast())?;
+    let compressed = blocking::run(move |caller| {
+        let cells = zlib::compress(end.cells.bytes(), Compression::fast(), caller)?;
         Ok((end, cells))
     });
     compressed.await.map(Some)
 }
 
-async fn decompress(compressed: Vec<u8>, layout: Layout) -> Result<Cells, Error> {
-    let cells = zlib::off_runtime(move || {
-        let bytes = zlib::decompress(&compressed, layout.bytes())?;
-        Cells::new(layout, bytes).map_err(|error| Error::Unexpected(error.to_string()))
+async fn decompress(
+    id: JobId,
+    compressed: Vec<u8>,
+    layout: Layout,
+    mut reservation: Reservation,
+) -> Result<Reserved<Cells>, Error> {
+    let cells = blocking::run(move |caller| {
+        let bytes = zlib::decompress(&compressed, layout.bytes(), caller)?;
+        let cells = bytes.and_then(|bytes| Cells::new(layout, bytes).map_err(|error| error.to_string()));
+        let cells = cells.map_err(|fault| Blob::Cells.invalid(&id, &fault))?;
+        drop(compressed);
+        reservation.shrink_to(layout.bytes());
+        Ok(Reserved::new(cells, reservation))
     });
     cells.await
 }

@@ -1,8 +1,10 @@
 //! Errors of calls to Postgres.
 
+use crate::blocking::Stopped;
 use crate::breaker::NoResponse;
 use crate::deadline::Elapsed;
 use crate::domain::JobId;
+use crate::memory::Exhausted;
 
 /// A call to Postgres failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +24,9 @@ pub enum Error {
         /// What is invalid: the column and the rule, without the value.
         fault: String,
     },
+    /// The stored data do not fit into the memory that is left for calls. The call can be retried.
+    #[error(transparent)]
+    Overloaded(#[from] Exhausted),
 }
 
 /// Prefixes of the SQLSTATE codes that report the state of the server or of the connection, not a wrong statement.
@@ -61,6 +66,12 @@ impl From<sqlx::Error> for Error {
 impl From<NoResponse> for Error {
     fn from(error: NoResponse) -> Self {
         Self::Unreachable(error.to_string())
+    }
+}
+
+impl From<Stopped> for Error {
+    fn from(error: Stopped) -> Self {
+        Self::Unexpected(error.to_string())
     }
 }
 

@@ -4,6 +4,7 @@
 //! Every write is a guarded statement that reports whether it took effect. The triggers of the schema (`migrations/`)
 //! enforce invariant I1 for all clients of the database, not only for gateways.
 
+mod blob;
 mod call;
 mod check;
 mod ends;
@@ -22,6 +23,7 @@ mod zlib;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -38,6 +40,7 @@ pub use names::{AddOutcome, NameBlock};
 pub use retries::{Retry, RetryPlan};
 
 use crate::breaker::Breaker;
+use crate::memory::MemoryBudget;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 /// The time limit of a call that may transfer megabytes of cells or names. It is also the server's limit for every
@@ -77,6 +80,8 @@ pub struct Store {
     pool: PgPool,
     breaker: Breaker,
     timeout: Duration,
+    /// The memory for decompressed data.
+    memory: Arc<MemoryBudget>,
 }
 
 impl Store {
@@ -99,6 +104,13 @@ impl Store {
             .acquire_timeout(settings.timeout)
             .connect_lazy_with(options);
         let breaker = lease::breaker(&pool, settings.timeout);
-        Ok(Self { pool, breaker, timeout: settings.timeout })
+        Ok(Self { pool, breaker, timeout: settings.timeout, memory: MemoryBudget::new(usize::MAX) })
+    }
+
+    /// Limits the memory that the store takes for cells, origins and names to what is left of `memory`. Without this
+    /// call, there is no limit.
+    #[must_use]
+    pub fn with_memory(self, memory: Arc<MemoryBudget>) -> Self {
+        Self { memory, ..self }
     }
 }

@@ -1,11 +1,14 @@
 //! Tests that data in Postgres that contradict the schema or the job's definition are reported for their job only. The
 //! tests remove the constraints and triggers first, as a superuser can.
 
+use std::io::Write;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use tonic::Code;
 
-use crate::support::{Link, Stack, eventually, failed, job, pb, stage_counts, succeeded};
+use crate::support::{Link, Stack, eventually, failed, job, named_job, pb, stage_counts, succeeded};
 use pb::progress_result::Result as Outcome;
 use pb::{JobState, Source};
 
@@ -210,4 +213,62 @@ async fn job_ends_once_its_invalid_ledger_row_is_deleted() {
     stack.postgres.run("DELETE FROM ledger").await.unwrap();
     let ended = async || stack[0].get("a").await.ok().filter(|job| job.state() != JobState::Running);
     assert_eq!(eventually("the job ends", ended).await.state(), JobState::Failed);
+}
+
+/// Compressed bytes that decompress to 256 MiB.
+fn bomb() -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    for _ in 0..256 {
+        encoder.write_all(&[0; 1 << 20]).unwrap();
+    }
+    encoder.finish().unwrap()
+}
+
+/// Stored bytes of one job that are too long before or after decompression, or that do not belong to the job.
+#[tokio::test]
+async fn stored_bytes_beyond_the_limits_fail_only_their_job() {
+    let stack = Stack::builder(2).without_reconciler().start().await;
+    for (id, tasks) in [("small", 4), ("large", 8_000_000), ("retried", 2), ("good", 4)] {
+        stack[0].create(pb::CreateJobRequest { start: false, ..job(id, &["s"], tasks) }).await.unwrap();
+    }
+    stack[0].create(named_job("names", &["s"])).await.unwrap();
+    stack[0].add("names", &["a", "b", "c"]).await.unwrap();
+    for id in ["small", "large", "retried", "good", "names"] {
+        stack[0].cancel(id, "").await.unwrap();
+    }
+    let retry = pb::RetryJobRequest { job_id: "retried".into(), include_outstanding: true, ..Default::default() };
+    stack[0].retry(pb::RetryJobRequest { new_job_id: "retry".into(), ..retry }).await.unwrap();
+    stack.postgres.run(WITHOUT_CONSTRAINTS).await.unwrap();
+    stack.postgres.run("ALTER TABLE retries DISABLE TRIGGER ALL").await.unwrap();
+    stack.postgres.run("ALTER TABLE task_names DISABLE TRIGGER ALL").await.unwrap();
+    stack.postgres.run("ALTER TABLE task_names DROP CONSTRAINT block_has_tasks").await.unwrap();
+    let hex: String = bomb().iter().map(|byte| format!("{byte:02x}")).collect();
+    // The first gateway has the names in memory.
+    let before = stack[1].resident_bytes();
+    let cases = [
+        ("small", "jobs", format!("cells = '\\x{hex}'"), "cells"),
+        ("small", "jobs", "cells = 'no zlib'".to_owned(), "cells"),
+        ("large", "jobs", format!("cells = '\\x{hex}'"), "cells"),
+        ("large", "jobs", "cells = (SELECT cells FROM jobs WHERE job_id = 'good')".to_owned(), "cells"),
+        ("retry", "retries", format!("origins = '\\x{hex}'"), "origins"),
+        ("retry", "retries", "origins = (SELECT cells FROM jobs WHERE job_id = 'good')".to_owned(), "origins"),
+        ("names", "task_names", format!("names = '\\x{hex}'"), "task_names"),
+        ("names", "task_names", "names = (SELECT cells FROM jobs WHERE job_id = 'good')".to_owned(), "task_names"),
+        ("names", "task_names", "task_count = 2147483647".to_owned(), "task_names"),
+        ("names", "task_names", "task_count = 2, name_bytes = 2147483647".to_owned(), "task_names"),
+        ("names", "task_names", "task_count = 2, name_bytes = 3".to_owned(), "task_names"),
+        ("names", "task_names", "task_count = 0".to_owned(), "task_names"),
+    ];
+    let list = |id: &str| pb::ListTasksRequest {
+        job_id: id.to_owned(),
+        status: pb::TaskStatus::Outstanding.into(),
+        ..pb::ListTasksRequest::default()
+    };
+    for (id, table, change, fault) in cases {
+        stack.postgres.run(&format!("UPDATE {table} SET {change} WHERE job_id = '{id}'")).await.unwrap();
+        only_internal(&stack[1].list_tasks(list(id)).await.unwrap_err(), fault);
+        assert_eq!(stack[1].list_tasks(list("good")).await.unwrap().ranges.len(), 1);
+    }
+    let grown = stack[1].peak_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "the memory grew by {grown} bytes");
 }

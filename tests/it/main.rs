@@ -20,6 +20,7 @@ mod end_constraints;
 mod ending;
 mod estimates;
 mod examples;
+mod expensive_calls;
 mod faults;
 mod fleet;
 mod installations;

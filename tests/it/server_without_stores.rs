@@ -63,6 +63,7 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
         cached_job_bytes: 1 << 20,
         call_memory: call_memory.clone(),
         watch_interval: within,
+        watched_jobs: 0,
         fairness_label: None,
     };
     let gateway =
@@ -264,4 +265,17 @@ fn reflection_includes_every_imported_file() {
     assert!(imported.is_subset(&names), "{:?}", imported.difference(&names));
     assert!(names.contains("error_details.proto"), "{names:?}");
     assert!(names.contains("highwater/v1/error_reason.proto"), "{names:?}");
+}
+
+/// The server of these tests allows no watched job.
+#[tokio::test]
+async fn watch_beyond_the_limit_of_watched_jobs_is_refused_with_a_retry_delay() {
+    let server = start().await;
+    let request = pb::WatchProgressRequest { job_id: "a".to_owned() };
+    let mut client = ProgressServiceClient::new(server.channel.clone());
+    let refused = tokio::time::timeout(Duration::from_secs(2), client.watch_progress(request)).await.unwrap();
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "OVERLOADED");
+    assert!(refused.get_details_retry_info().unwrap().retry_delay.is_some());
 }

@@ -253,6 +253,36 @@ async fn commands(stack: &Stack, id: &str, watchers: usize, window: Duration) ->
     ran
 }
 
+/// Reads of watched jobs share round trips. Without a shared round trip, each read of each job takes one INFO command.
+#[tokio::test]
+async fn reads_of_watched_jobs_share_round_trips() {
+    const JOBS: usize = 150;
+    let (window, interval) = (Duration::from_secs(2), 100);
+    let flag = format!("{interval}ms");
+    let stack = Stack::builder(1).without_reconciler().setting("watch-interval", &flag).start().await;
+    let mut watchers = Vec::new();
+    for number in 0..JOBS {
+        let id = format!("job-{number}");
+        stack[0].create(job(&id, &["s"], 10)).await.unwrap();
+        let mut watcher = Watcher::through(&stack[0], &id).await.unwrap();
+        watcher.next().await.unwrap().unwrap();
+        watchers.push((id, watcher));
+    }
+    stack.redis.take_command_stats().await;
+    tokio::time::sleep(window).await;
+    let stats = stack.redis.take_command_stats().await;
+    let calls = |command| stats.get(command).map_or(0, |(calls, _)| *calls);
+    let reads = calls("getrange");
+    assert!(reads > 10 * JOBS as u64, "the jobs are read: {reads}");
+    for shared in ["info", "time"] {
+        assert!(calls(shared) < reads / 10, "{} {shared} for {reads} reads", calls(shared));
+    }
+    for (id, watcher) in &mut watchers {
+        stack[0].report(id, succeeded([1], "s")).await.unwrap();
+        watcher.until("its own report", |state| state.succeeded_task_count == Some(1)).await;
+    }
+}
+
 /// Redis runs fewer commands for a job without watchers.
 #[tokio::test]
 async fn many_watchers_cost_redis_no_more_than_one() {

@@ -64,6 +64,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         call_memory: MemoryBudget::new(usize::MAX),
         fairness_label: None,
         watch_interval: TIMEOUT,
+        watched_jobs: 0,
     };
     let gateway = Gateway::new(live, store, &settings);
     let found = gateway.inspect(&id, Deadline::after(TIMEOUT)).await.map_err(|error| error.to_string())?;

@@ -12,6 +12,7 @@ use crate::deadline::Deadline;
 use crate::domain::{Cells, Incarnation, Job, JobId, RunningJob};
 use crate::error::{Error, Result};
 use crate::live::{Header, Live, Seal};
+use crate::memory::Reserved;
 use crate::store::{FinalRecord, Snapshot, Store};
 
 /// The maximum number of lower-bound ends that one reconcile round observes.
@@ -87,7 +88,7 @@ impl Amender {
         let id = &job.definition.id;
         let Some(tracked) = self.recounter.cells(id, sealed, deadline).await? else { return Ok(None) };
         let stored = self.store.cells(id, job.definition.layout(), deadline).await?;
-        let Some(mut cells) = stored else { return Ok(None) };
+        let Some((mut cells, _reservation)) = stored.map(Reserved::into_parts) else { return Ok(None) };
         cells.merge(&tracked);
         if let Some(mirror) = self.mirrors.cells(id) {
             cells.merge(&mirror);

@@ -3,9 +3,10 @@
 //! broken invariants: they are logged and counted, and handled before an end is stored.
 
 use super::super::core::Core;
+use crate::blocking;
 use crate::deadline::Deadline;
 use crate::domain::{Cells, Counts, EndCause, JobId, TrackerEpoch};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::live::{CellsReading, Header, Live, Tracker};
 
 /// Recounts trackers.
@@ -108,9 +109,9 @@ impl Recounter {
 
 /// Counts cells on a blocking thread, because ten million cells take a while.
 async fn count_off_runtime(cells: Cells) -> Result<(Cells, Counts)> {
-    let counted = tokio::task::spawn_blocking(move || {
+    let counted = blocking::run(move |_| {
         let counts = cells.count();
-        (cells, counts)
+        Ok((cells, counts))
     });
-    counted.await.map_err(|error| Error::Internal(error.to_string()))
+    counted.await
 }

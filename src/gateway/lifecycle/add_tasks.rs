@@ -94,7 +94,7 @@ impl TaskAdder {
                 AddOutcome::From(before, after) => {
                     search.look_in(&new_blocks[new_blocks.len() - 1..]);
                     if let Some(manifest) = manifest {
-                        self.names.extend(id, manifest, new_blocks).await?;
+                        self.names.extend(id, manifest, Box::new(new_blocks)).await?;
                     }
                     let added = after - before;
                     let existing = u32::try_from(names.len()).unwrap_or(u32::MAX) - added;

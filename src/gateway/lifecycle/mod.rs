@@ -9,7 +9,7 @@ mod start;
 pub use add_tasks::{AddedTasks, TaskAdder};
 pub use cancel::Canceller;
 pub use create::Creator;
-pub use retry::{Retrier, RetryRequest};
+pub use retry::{PreparedRetry, Retrier, RetryRequest};
 pub use start::Starter;
 
 use crate::domain::{Cells, Counts, Definition, JobState, Layout};

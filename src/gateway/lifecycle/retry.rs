@@ -6,11 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::core::Core;
+use super::super::ended_cells::EndedCells;
 use super::super::jobs::Jobs;
 use super::Starter;
+use crate::blocking::{self, Caller};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Job, JobId, JobState, Names, Origins, Selection, Status};
+use crate::domain::{Cells, Job, JobId, JobState, Origins, Selection, Status};
 use crate::error::{Error, Result};
+use crate::memory::{MemoryBudget, Reserved};
 use crate::store::{RetryPlan, Store};
 
 /// A request to retry tasks of an ended job.
@@ -29,24 +32,56 @@ pub struct RetryRequest {
     pub accept_lower_bound: bool,
 }
 
+/// A retry that was looked up or planned, but not created yet.
+pub struct PreparedRetry {
+    request: RetryRequest,
+    next: Step,
+}
+
+/// The next step of a retry.
+enum Step {
+    /// An earlier call created the retry with this ID.
+    Existing(JobId),
+    /// The retry is to be created.
+    Create(Reserved<RetryPlan>),
+}
+
 /// Creates retries.
 pub struct Retrier {
     store: Store,
     jobs: Arc<Jobs>,
+    ended_cells: Arc<EndedCells>,
+    memory: Arc<MemoryBudget>,
     starter: Arc<Starter>,
 }
 
 impl Retrier {
     /// Creates a retrier.
     pub fn new(core: &Core, starter: Arc<Starter>) -> Self {
-        Self { store: core.store.clone(), jobs: core.jobs.clone(), starter }
+        Self {
+            store: core.store.clone(),
+            jobs: core.jobs.clone(),
+            ended_cells: core.ended_cells.clone(),
+            memory: core.call_memory.clone(),
+            starter,
+        }
     }
 
-    /// Returns the retry of an ended job, and creates it unless an earlier call did.
-    pub async fn retry(&self, request: &RetryRequest, deadline: Deadline) -> Result<Job> {
-        let new = match self.existing(request, deadline).await? {
-            Some(new) => new,
-            None => self.create(request, deadline).await?,
+    /// Looks up the retry of an ended job, or plans it. Nothing is changed, so the call can be dropped at any time.
+    pub async fn prepare(&self, request: RetryRequest, deadline: Deadline) -> Result<PreparedRetry> {
+        let next = match self.existing(&request, deadline).await? {
+            Some(retry) => Step::Existing(retry),
+            None => Step::Create(self.plan(&request, deadline).await?),
+        };
+        Ok(PreparedRetry { request, next })
+    }
+
+    /// Returns the prepared retry, and creates it unless it exists.
+    pub async fn retry(&self, prepared: PreparedRetry, deadline: Deadline) -> Result<Job> {
+        let PreparedRetry { request, next } = prepared;
+        let new = match next {
+            Step::Existing(retry) => retry,
+            Step::Create(plan) => self.create(&request, plan, deadline).await?,
         };
         let job = self.jobs.get(&new, deadline).await?;
         let starts = request.start && job.state == JobState::Pending;
@@ -61,7 +96,7 @@ impl Retrier {
         if same { Ok(Some(retry.id)) } else { Err(Error::Retried { id: request.id.clone(), by: retry.id }) }
     }
 
-    async fn create(&self, request: &RetryRequest, deadline: Deadline) -> Result<JobId> {
+    async fn plan(&self, request: &RetryRequest, deadline: Deadline) -> Result<Reserved<RetryPlan>> {
         let id = &request.id;
         let old = self.jobs.get(id, deadline).await?;
         if !old.state.is_ended() {
@@ -71,11 +106,27 @@ impl Retrier {
         if result.snapshot.lower_bound && !request.accept_lower_bound {
             return Err(Error::LowerBound(id.clone()));
         }
-        let (tasks, origins) = self.select(&old, request, deadline).await?;
-        let names = if old.definition.named_tasks { Some(self.names(id, &tasks, deadline).await?) } else { None };
-        let task_count = origins.count();
-        let new = request.new_id.clone().unwrap_or_else(JobId::generate);
-        let plan = RetryPlan { id: new.clone(), outstanding: request.outstanding, origins, names };
+        let cells = self.ended_cells.load(&result, deadline).await?;
+        let earlier = match &old.definition.retry_of {
+            Some(_) => self.store.origins(id, old.definition.task_count, deadline).await?,
+            None => None,
+        };
+        let (id, new_id, outstanding, memory) =
+            (id.clone(), request.new_id.clone(), request.outstanding, self.memory.clone());
+        blocking::run(move |caller| {
+            let (tasks, mut reservation) = tasks_to_retry(&id, &cells, outstanding, &memory, caller)?.into_parts();
+            reservation.grow(Origins::size_of(&tasks, earlier.as_deref()))?;
+            let origins = Origins::of(&tasks, earlier.as_deref());
+            let id = new_id.unwrap_or_else(JobId::generate);
+            let plan = RetryPlan { id, outstanding, tasks, origins, named_tasks: old.definition.named_tasks };
+            Ok(Reserved::new(plan, reservation))
+        })
+        .await
+    }
+
+    async fn create(&self, request: &RetryRequest, plan: Reserved<RetryPlan>, deadline: Deadline) -> Result<JobId> {
+        let id = &request.id;
+        let (new, task_count) = (plan.id.clone(), plan.origins.count());
         if self.store.create_retry(id, plan, deadline).await? {
             tracing::info!(job = %new, retry_of = %id, tasks = task_count, "created a retry");
             return Ok(new);
@@ -89,69 +140,55 @@ impl Retrier {
             None => Err(Error::Deleted(new)),
         }
     }
-
-    /// Returns the tasks to retry and their origins. The origin of a task is the same task in the first job of the
-    /// chain of retries.
-    async fn select(
-        &self,
-        old: &Job,
-        request: &RetryRequest,
-        deadline: Deadline,
-    ) -> Result<(Vec<Range<u32>>, Origins)> {
-        let id = &request.id;
-        let cells = self.store.cells(id, old.definition.layout(), deadline).await?;
-        let cells = cells.ok_or_else(|| Error::NotFound(id.clone()))?;
-        let earlier = match &old.definition.retry_of {
-            Some(_) => self.store.origins(id, deadline).await?,
-            None => None,
-        };
-        let outstanding = request.outstanding;
-        // This runs on a blocking thread, because ten million cells take a while.
-        let selected = tokio::task::spawn_blocking(move || {
-            let tasks = tasks_to_retry(&cells, outstanding);
-            if tasks.is_empty() {
-                return Err(tasks_to_retry(&cells, true).iter().map(ExactSizeIterator::len).sum());
-            }
-            let origins = Origins::of(&tasks, earlier.as_ref());
-            Ok((tasks, origins))
-        });
-        let selected = selected.await.map_err(|error| Error::Internal(error.to_string()))?;
-        selected.map_err(|outstanding| Error::NothingToRetry { id: id.clone(), outstanding })
-    }
-
-    /// Returns the names of these tasks, in order.
-    async fn names(&self, id: &JobId, tasks: &[Range<u32>], deadline: Deadline) -> Result<Names> {
-        let mut names = Names::default();
-        let mut remaining = tasks.iter().cloned().flatten().peekable();
-        while let Some(first) = remaining.peek().copied() {
-            for block in self.store.names_from(id, first, deadline).await? {
-                while let Some(name) = remaining.peek().and_then(|task| block.name(*task)) {
-                    names.push(name);
-                    remaining.next();
-                }
-            }
-            if remaining.peek() == Some(&first) {
-                return Err(Error::Internal(format!("task {first} of job {id} has no name")));
-            }
-        }
-        Ok(names)
-    }
 }
+
+/// The number of tasks whose cells are examined before the work checks whether its caller is gone. They take less than
+/// a millisecond.
+const CHUNK_TASKS: u32 = 1 << 16;
 
 /// Returns the tasks that have failed as a whole (see [`Selection`]) and, with `outstanding`, those that are pending as
 /// a whole.
-fn tasks_to_retry(cells: &Cells, outstanding: bool) -> Vec<Range<u32>> {
+fn tasks_to_retry(
+    id: &JobId,
+    cells: &Cells,
+    outstanding: bool,
+    memory: &Arc<MemoryBudget>,
+    caller: &Caller,
+) -> Result<Reserved<Vec<Range<u32>>>> {
+    let mut count = 0_usize;
+    each_range(cells, outstanding, caller, |_| count += 1)?;
+    if count == 0 {
+        let mut outstanding = 0;
+        each_range(cells, true, caller, |range| outstanding += range.len())?;
+        return Err(Error::NothingToRetry { id: id.clone(), outstanding });
+    }
+    let reservation = memory.reserve(count * size_of::<Range<u32>>())?;
+    let mut ranges = Vec::with_capacity(count);
+    each_range(cells, outstanding, caller, |range| ranges.push(range))?;
+    Ok(Reserved::new(ranges, reservation))
+}
+
+/// Calls `take` with each maximal range of tasks to retry, in order.
+fn each_range(cells: &Cells, outstanding: bool, caller: &Caller, mut take: impl FnMut(Range<u32>)) -> Result<()> {
     let layout = cells.layout();
-    let retried = |task: &u32| {
-        let has = |status| Selection { stage: None, status }.selects(cells.cell(*task), layout.stages);
+    let retried = |task: u32| {
+        let has = |status| Selection { stage: None, status }.selects(cells.cell(task), layout.stages);
         has(Status::Failed) || outstanding && has(Status::Pending)
     };
-    let mut ranges: Vec<Range<u32>> = Vec::new();
-    for task in (0..layout.total).filter(retried) {
-        match ranges.last_mut() {
-            Some(last) if last.end == task => last.end += 1,
-            _ => ranges.push(task..task + 1),
+    let mut begin = None;
+    for task in 0..layout.total {
+        if task % CHUNK_TASKS == 0 {
+            caller.check()?;
+        }
+        match (retried(task), begin) {
+            (true, None) => begin = Some(task),
+            (false, Some(first)) => {
+                take(first..task);
+                begin = None;
+            }
+            _ => {}
         }
     }
-    ranges
+    begin.into_iter().for_each(|first| take(first..layout.total));
+    Ok(())
 }

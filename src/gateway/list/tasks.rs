@@ -6,6 +6,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::super::core::Core;
+use super::super::ended_cells::{EndedCells, LoadedCells};
 use super::super::finish::Finisher;
 use super::super::jobs::Jobs;
 use super::super::names::TaskNames;
@@ -55,10 +56,27 @@ struct Basis {
     lower_bound: bool,
     observe_time: OffsetDateTime,
     /// Marks that were read as a whole. `None` means that there are none.
-    cells: Option<Cells>,
+    cells: Option<KnownCells>,
     /// The epoch of the tracker whose cells are read in chunks and merged with `cells`. It is `None` if no tracker is
     /// read.
     tracker: Option<TrackerEpoch>,
+}
+
+/// Cells in memory.
+enum KnownCells {
+    /// The stored cells of an ended job.
+    Ended(Arc<LoadedCells>),
+    /// The cells of a mirror, merged with the marks of the ledger.
+    Merged(Cells),
+}
+
+impl KnownCells {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Ended(cells) => cells.bytes(),
+            Self::Merged(cells) => cells.bytes(),
+        }
+    }
 }
 
 /// Lists tasks.
@@ -70,6 +88,7 @@ pub struct TaskLister {
     observer: Arc<Observer>,
     known_marks: Arc<KnownMarks>,
     finisher: Arc<Finisher>,
+    ended_cells: Arc<EndedCells>,
     tokens: Arc<PageTokens>,
 }
 
@@ -90,6 +109,7 @@ impl TaskLister {
             observer,
             known_marks,
             finisher,
+            ended_cells: core.ended_cells.clone(),
             tokens,
         }
     }
@@ -117,6 +137,9 @@ impl TaskLister {
             let mut ranges = Vec::new();
             let scan = Scan { definition: &definition, basis: &basis, selection, from };
             let Some(mut next) = self.scan(scan, &mut ranges, max, deadline).await? else { continue };
+            let Basis { state, source, lower_bound, observe_time, cells, .. } = basis;
+            // The memory is released before the stores are asked again.
+            drop(cells);
             if definition.named_tasks {
                 next = cut(&mut ranges, size).unwrap_or(next);
             }
@@ -128,7 +151,6 @@ impl TaskLister {
                 true => Some(self.tokens.token(&next, &list, deadline).await?),
                 false => None,
             };
-            let Basis { state, source, lower_bound, observe_time, .. } = basis;
             return Ok(TasksPage { state, source, lower_bound, observe_time, ranges, names, next });
         }
         Err(Error::Unavailable(Unavailable::Tracker))
@@ -143,7 +165,9 @@ impl TaskLister {
         deadline: Deadline,
     ) -> Result<Vec<(Range<u32>, Option<u32>)>> {
         let origins = match definition.retry_of {
-            Some(_) if !ranges.is_empty() => self.store.origins(&definition.id, deadline).await?,
+            Some(_) if !ranges.is_empty() => {
+                self.store.origins(&definition.id, definition.task_count, deadline).await?
+            }
             _ => None,
         };
         let Some(origins) = origins else { return Ok(ranges.into_iter().map(|range| (range, None)).collect()) };
@@ -261,12 +285,13 @@ impl TaskLister {
                 self.finisher.finish_if_due(id, &header);
                 let cells = match source {
                     Source::Live => None,
-                    _ => Some(self.known_marks.read_without_tracker(definition, deadline).await?),
+                    _ => Some(KnownCells::Merged(self.known_marks.read_without_tracker(definition, deadline).await?)),
                 };
                 Basis { source, lower_bound, cells, tracker: Some(header.epoch()), ..running }
             }
             (Resolution::Mirror(reason), _) => {
-                let cells = Some(self.known_marks.read_without_tracker(definition, deadline).await?);
+                let cells = self.known_marks.read_without_tracker(definition, deadline).await?;
+                let cells = Some(KnownCells::Merged(cells));
                 Basis { source: Source::Fallback(reason), lower_bound: true, cells, ..running }
             }
             (Resolution::Snapshot, _) => self.stored(definition, deadline).await?,
@@ -291,13 +316,13 @@ impl TaskLister {
         // The snapshot is read before the cells. If the end is amended in between, complete cells are reported as a
         // lower bound, but a lower bound is never reported as complete.
         let result = self.jobs.result(id, deadline).await?;
-        let cells = self.store.cells(id, definition.layout(), deadline).await?;
+        let cells = self.ended_cells.load(&result, deadline).await?;
         Ok(Basis {
             state: result.job.state,
             source: Source::Snapshot,
             lower_bound: result.snapshot.lower_bound,
             observe_time: result.job.end_time.unwrap_or(result.job.create_time),
-            cells: Some(cells.ok_or_else(|| Error::NotFound(id.clone()))?),
+            cells: Some(KnownCells::Ended(cells)),
             tracker: None,
         })
     }

@@ -62,7 +62,7 @@ impl Inspector {
         let (mut snapshot, mut stored) = (None, None);
         if let Some(job) = job.filter(|job| job.state.is_ended()) {
             snapshot = self.store.snapshots(std::slice::from_ref(id), deadline).await?.remove(id).transpose()?;
-            stored = self.store.cells(id, job.definition.layout(), deadline).await?.as_ref().map(Cells::count);
+            stored = self.store.cells(id, job.definition.layout(), deadline).await?.map(|cells| cells.count());
         }
         let ledger = match job {
             Some(job) => Some(self.store.ledger(id, job.definition.layout(), 0, u32::MAX, deadline).await?),

@@ -3,12 +3,13 @@
 //! ([`crate::domain::resolve`]) decides what the observations mean. A read never waits for an end that is under way.
 //!
 //! A read enters at [`CoalescedReads`]. [`Observer`] observes the stores, [`Reader`] builds the answer, and [`Watcher`]
-//! repeats reads for watchers. This module upholds invariants I5, I6 and I7.
+//! repeats reads for watchers, in batches ([`BatchedReads`]). This module upholds invariants I5, I6 and I7.
 //!
 //! In a call for many jobs, all jobs that need no answer from Postgres together cost one round trip to Redis. All other
 //! jobs together cost at most five statements in Postgres and one more round trip to Redis, in addition to reads of
 //! cells.
 
+mod batched;
 mod coalesced;
 mod inspect;
 mod known_marks;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
+pub use batched::BatchedReads;
 pub use coalesced::CoalescedReads;
 pub use inspect::{Inspection, Inspector};
 pub use known_marks::KnownMarks;
@@ -84,6 +86,25 @@ impl Reader {
             answers.push(self.answer(id, read, 0, background, deadline));
         }
         stream::iter(answers).buffered(CONCURRENT_CELL_READS).collect().await
+    }
+
+    /// Reads the progress of these jobs with few calls to the stores, and returns the answers in order. An answer that
+    /// needs the ledger or cells is `None`.
+    pub async fn read_together(&self, ids: &[JobId], deadline: Deadline) -> Vec<Option<ReadResult>> {
+        let reads = self.observer.observe_all(ids, MAX_ERROR_SAMPLES, deadline).await;
+        fault::point("read.looked").await;
+        let alone = |read: &Result<ResolvedRead>| read.as_ref().is_ok_and(|read| needs_ledger(read.resolution));
+        let together = || ids.iter().zip(&reads).filter(|(_, read)| !alone(read));
+        let background = self.background(together(), deadline).await;
+        let mut answers = Vec::with_capacity(ids.len());
+        for (id, read) in ids.iter().zip(reads) {
+            let answer = match alone(&read) {
+                true => None,
+                false => Some(self.answer(id, read, MAX_ERROR_SAMPLES, &background, deadline).await),
+            };
+            answers.push(answer);
+        }
+        answers
     }
 
     async fn background(

@@ -1,5 +1,5 @@
 //! Watches jobs. Each watched job has one poller, which reads the job for all of its watchers. A job without watchers
-//! has no poller.
+//! has no poller. All pollers read at the same ticks, so that their reads share round trips ([`BatchedReads`]).
 //!
 //! A watcher gets the newest state whenever it is ready for one, but at most one state per interval; states in between
 //! are skipped. The first state was read after the watcher arrived, as with every read (I6): a watcher that arrives
@@ -14,10 +14,10 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
 use super::super::state::{JobProgress, ReadResult};
-use super::CoalescedReads;
+use super::BatchedReads;
 use crate::deadline::Deadline;
 use crate::domain::{JobId, Progress};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::sync::lock;
 
 /// The longest pause between updates to a watcher, and the maximum of `--watch-interval`. Load balancers close streams
@@ -57,8 +57,11 @@ struct Poll {
 
 /// Watches jobs.
 pub struct Watcher {
-    reads: Arc<CoalescedReads>,
+    reads: Arc<BatchedReads>,
     interval: Duration,
+    /// The first tick. A tick follows after each interval.
+    first_tick: Instant,
+    max_jobs: usize,
     polls: Mutex<HashMap<JobId, Arc<Poll>>>,
 }
 
@@ -82,15 +85,21 @@ pub struct Watch {
 
 impl Watcher {
     /// Creates a watcher that reads through `reads`. `interval` is the minimum time between two updates to a watcher;
-    /// an interval above [`HEARTBEAT`] is reduced to it.
-    pub fn new(reads: Arc<CoalescedReads>, interval: Duration) -> Self {
-        Self { reads, interval: interval.min(HEARTBEAT), polls: Mutex::default() }
+    /// an interval above [`HEARTBEAT`] is reduced to it. At most `max_jobs` jobs are watched at once.
+    pub fn new(reads: Arc<BatchedReads>, interval: Duration, max_jobs: usize) -> Self {
+        let (interval, first_tick) = (interval.min(HEARTBEAT), Instant::now());
+        Self { reads, interval, first_tick, max_jobs, polls: Mutex::default() }
     }
 
-    /// Watches a job. If the job does not exist, the first update is the error [`Error::NotFound`].
-    pub fn watch(self: &Arc<Self>, id: &JobId) -> Watch {
+    /// Watches a job. If the job does not exist, the first update is the error [`Error::NotFound`]. Returns
+    /// [`Error::Overloaded`] if too many other jobs are watched.
+    pub fn watch(self: &Arc<Self>, id: &JobId) -> Result<Watch> {
         let arrived = Instant::now();
         let mut polls = self.polls();
+        if polls.len() >= self.max_jobs && !polls.contains_key(id) {
+            metrics::counter!("highwater_refused_total", "limit" => "watched_jobs").increment(1);
+            return Err(Error::Overloaded);
+        }
         let poll = polls.entry(id.clone()).or_insert_with(|| {
             let poll = Arc::new(Poll {
                 newest: watch::channel(None).0,
@@ -107,7 +116,15 @@ impl Watcher {
         poll.awaited.store(true, Ordering::Release);
         poll.arrived.notify_one();
         metrics::gauge!("highwater_watch_streams").increment(1);
-        Watch { states, interval: self.interval, arrived, sent: None, over: false }
+        Ok(Watch { states, interval: self.interval, arrived, sent: None, over: false })
+    }
+
+    /// Returns the first tick after `time`.
+    fn tick_after(&self, time: Instant) -> Instant {
+        let elapsed = time.saturating_duration_since(self.first_tick).as_nanos();
+        let since_tick = elapsed.checked_rem(self.interval.as_nanos()).unwrap_or(0);
+        let since_tick = Duration::from_nanos(u64::try_from(since_tick).unwrap_or(0));
+        time + self.interval.saturating_sub(since_tick)
     }
 
     fn polls(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Poll>>> {
@@ -116,10 +133,9 @@ impl Watcher {
 }
 
 impl Poller {
-    /// Reads the job at every interval and whenever a watcher arrives. Returns when the job has ended, when reads fail
+    /// Reads the job at every tick and whenever a watcher arrives. Returns when the job has ended, when reads fail
     /// for good, or when no watcher is left.
     async fn run(self) {
-        let interval = self.watcher.interval;
         let mut last_success = Instant::now();
         loop {
             let awaited = self.poll.awaited.swap(false, Ordering::AcqRel);
@@ -134,7 +150,7 @@ impl Poller {
                 return;
             }
             tokio::select! {
-                () = tokio::time::sleep(interval.saturating_sub(begun.elapsed())) => {}
+                () = tokio::time::sleep_until(self.watcher.tick_after(begun).into()) => {}
                 () = self.poll.arrived.notified() => {}
                 () = self.poll.newest.closed() => if self.stop() { return },
             }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use highwater::dev::Process;
 use highwater::fault::POINTS;
@@ -54,9 +55,28 @@ impl Gateway {
 
     /// The memory that the process has in RAM.
     pub fn resident_bytes(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that the process ever had in RAM.
+    pub fn peak_bytes(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
+    /// The CPU time that the process has used.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap();
+        // The fields after the name of the program: the user time and the system time are fields 14 and 15, in ticks of
+        // ten milliseconds.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
     /// Waits until the gateway reports that it is ready.
