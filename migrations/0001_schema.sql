@@ -21,6 +21,11 @@ INSERT INTO installation DEFAULT VALUES;
 -- Jobs
 ------------------------------------------------------------------------------------------------------------------
 
+-- The size of all keys and values of a job's labels, in bytes.
+CREATE FUNCTION label_bytes(labels jsonb) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0)::bigint FROM jsonb_each_text(labels)
+$$;
+
 -- One row per job: its definition, its state and, once it has ended, its final progress. The end and the snapshot are
 -- columns of one row, so that a single UPDATE writes both and a single guard protects both.
 CREATE TABLE jobs (
@@ -62,6 +67,7 @@ CREATE TABLE jobs (
     -- These limits equal the limits in src/domain/. Here they also apply to clients other than gateways.
     CONSTRAINT job_id_format CHECK (job_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$'),
     CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'),
+    CONSTRAINT labels_are_small CHECK (jsonb_typeof(labels) <> 'object' OR label_bytes(labels) <= 4096),
     CONSTRAINT stage_count_in_range CHECK (cardinality(stages) BETWEEN 1 AND 8),
     CONSTRAINT task_count_in_range CHECK (task_count BETWEEN 0 AND 10000000),
     CONSTRAINT created_task_count_in_range CHECK (created_task_count BETWEEN 0 AND task_count - 1),

@@ -84,7 +84,7 @@ pub struct RedisLimits {
     /// How long Redis keeps the marks of an ended job
     ///
     /// If Postgres loses the end of a job in a failover, gateways end the job again from these marks. The default
-    /// leaves an hour for this.
+    /// leaves an hour for this. Marks that take more than 1 MiB are kept for at most one minute.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::positive_duration)]
     pub sealed_ttl: Duration,
 }
@@ -217,6 +217,32 @@ pub struct Serving {
     /// without the label together get the turns of one value.
     #[arg(long, value_name = "LABEL", value_parser = values::label)]
     pub fairness_label: Option<String>,
+    /// Limits for new jobs.
+    #[command(flatten)]
+    pub quotas: Quotas,
+}
+
+/// Limits for new jobs, which protect both stores. Set the same limits on all gateways.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Quotas")]
+pub struct Quotas {
+    /// Maximum number of jobs that have not ended, in the whole installation
+    ///
+    /// CreateJob and RetryJob fail with RESOURCE_EXHAUSTED beyond it. Each gateway counts the jobs every five seconds,
+    /// so the number can be exceeded by what all gateways together create in this time.
+    #[arg(long, value_name = "COUNT", default_value = "100000")]
+    pub max_open_jobs: u64,
+    /// Maximum number of tasks of all jobs that have not ended, in the whole installation
+    ///
+    /// The default takes a quarter of a gigabyte of Redis memory for each stage.
+    #[arg(long, value_name = "COUNT", default_value = "1000000000")]
+    pub max_open_tasks: u64,
+    /// Share of Redis's maxmemory, in percent, above which no new job is started; 100 turns this limit off
+    ///
+    /// The memory above it is left for reports of running jobs and for restores. There is no limit if Redis has no
+    /// maxmemory.
+    #[arg(long, value_name = "PERCENT", default_value = "85", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub redis_high_water: u8,
 }
 
 /// The memory of a gateway in bytes, by use. Connections and the program itself take the rest.
@@ -297,15 +323,6 @@ impl Serving {
             manifests: self.manifest_memory.unwrap_or(memory / 4),
             cached_jobs: memory / 8,
             calls: memory / 4,
-    /// Returns the settings of the use cases.
-    pub fn gateway(&self) -> gateway::Settings {
-        gateway::Settings {
-            mirror_bytes: self.mirror_memory,
-            cached_snapshots: self.cached_snapshots,
-            fairness_label: self.fairness_label.clone(),
-            watch_interval: self.watch_interval,
-            watched_jobs: WATCHED_JOBS,
-            manifest_bytes: self.manifest_memory,
         }
     }
 
@@ -317,8 +334,14 @@ impl Serving {
             cached_snapshots: self.cached_snapshots,
             fairness_label: self.fairness_label.clone(),
             watch_interval: self.watch_interval,
+            watched_jobs: WATCHED_JOBS,
             manifest_bytes: memory.manifests,
             cached_job_bytes: memory.cached_jobs,
+            quotas: gateway::QuotaSettings {
+                max_open_jobs: self.quotas.max_open_jobs,
+                max_open_tasks: self.quotas.max_open_tasks,
+                redis_high_water: self.quotas.redis_high_water,
+            },
             call_memory,
         }
     }

@@ -16,6 +16,8 @@ pub const MAX_TASKS: u32 = 10_000_000;
 const MAX_DISPLAY_NAME_BYTES: usize = 256;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_VALUE_BYTES: usize = 256;
+/// The maximum size of all keys and values of a job's labels. Gateways hold the labels of every running job in memory.
+const MAX_LABELS_BYTES: usize = 4096;
 const DEFAULT_FAILURE_THRESHOLD: f64 = 0.5;
 const SHORTEST_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_STALL_TIMEOUT: Duration = Duration::from_hours(3660 * 24);
@@ -241,6 +243,9 @@ pub fn invalid_labels(labels: &BTreeMap<String, String>) -> Vec<String> {
     let mut faults = Vec::new();
     if labels.len() > MAX_LABELS {
         faults.push(format!("must have at most {MAX_LABELS} entries"));
+    }
+    if labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_LABELS_BYTES {
+        faults.push(format!("must have at most {MAX_LABELS_BYTES} bytes in total, keys and values together"));
     }
     for (key, value) in labels {
         // Postgres cannot store NUL, neither in text nor in jsonb.

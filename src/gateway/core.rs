@@ -31,8 +31,21 @@ pub struct Settings {
     pub manifest_bytes: usize,
     /// The maximum size of the cached jobs that the feed does not list as running, in bytes.
     pub cached_job_bytes: usize,
+    /// The limits for new jobs.
+    pub quotas: QuotaSettings,
     /// The budget from which use cases reserve the memory that a call needs for a while.
     pub call_memory: Arc<MemoryBudget>,
+}
+
+/// The limits for new jobs. All gateways of an installation should have the same limits.
+#[derive(Debug, Clone, Copy)]
+pub struct QuotaSettings {
+    /// The maximum number of jobs that have not ended.
+    pub max_open_jobs: u64,
+    /// The maximum number of tasks of these jobs.
+    pub max_open_tasks: u64,
+    /// The share of Redis's maximum memory, in percent, above which no job is started. 100 means no limit.
+    pub redis_high_water: u8,
 }
 
 /// The stores and the memory from which the use cases are built.
@@ -43,6 +56,8 @@ pub struct Core {
     pub store: Store,
     /// The budget for memory that calls need for a while.
     pub call_memory: Arc<MemoryBudget>,
+    /// The limits for new jobs.
+    pub quotas: QuotaSettings,
     /// The cache of started jobs.
     pub cache: Arc<JobCache>,
     /// The jobs that the feed announced as running.
@@ -68,6 +83,7 @@ impl Core {
         let manifests = Arc::new(Manifests::new(settings.manifest_bytes));
         Self {
             call_memory: settings.call_memory.clone(),
+            quotas: settings.quotas,
             running: Arc::default(),
             layouts: Arc::new(Layouts::new(cache.clone(), mirrors.clone())),
             jobs: Arc::new(Jobs::new(store.clone(), cache.clone())),

@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::fault;
 use crate::log_throttle::LogThrottle;
 
-/// The maximum number of rows per query. A row has at most 64 labels of 384 bytes, so a page has at most 5 MB.
+/// The maximum number of rows per query. A row has at most 4 KiB of labels, so a page has at most 1 MB.
 const MAX_PAGE: usize = 200;
 /// The time limit of one query. The time limit of Postgres calls may be shorter.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(5);

@@ -9,6 +9,7 @@
 //! | `state` | the memory of the gateway: job cache, running jobs, mirrors, manifests, coalescing (I4, I6) |
 //! | `jobs`, `names` | look up jobs and task names |
 //! | `ended_cells` | loads the cells of ended jobs |
+//! | `quotas` | refuses new jobs beyond the limits |
 //! | `feed` | follows the notifications of Postgres (I6) |
 //! | `job_loader` | loads the jobs that the feed lists |
 //! | `finish` | ends jobs: seal, recount, commit, expire; also amend, revoke (I1, I2) |
@@ -30,6 +31,7 @@ mod jobs;
 mod lifecycle;
 mod list;
 mod names;
+mod quotas;
 mod read;
 mod reconcile;
 mod report;
@@ -57,12 +59,13 @@ use jobs::Jobs;
 use lifecycle::{Canceller, Creator, Retrier, Starter, TaskAdder};
 use list::{JobLister, PageTokens, TaskLister};
 use names::TaskNames;
+use quotas::Quotas;
 use read::{BatchedReads, CoalescedReads, Inspector, KnownMarks, Observer, Reader, Watcher};
 use reconcile::{MirrorSync, Restorer, ShutdownMerge};
 use report::Reporter;
 use state::{JobCache, RunningJobs};
 
-pub use self::core::Settings;
+pub use self::core::{QuotaSettings, Settings};
 pub use claim::Claim;
 pub use lifecycle::{AddedTasks, PreparedRetry, RetryRequest};
 pub use list::{JobsPage, PageRequest, TasksPage};
@@ -130,7 +133,8 @@ impl Gateway {
         let reads = Arc::new(CoalescedReads::new(core, reader.clone()));
         let batched_reads = Arc::new(BatchedReads::new(reader.clone(), reads.clone()));
         let watcher = Watcher::new(batched_reads, settings.watch_interval, settings.watched_jobs);
-        let starter = Arc::new(Starter::new(core));
+        let quotas = Arc::new(Quotas::new(core));
+        let starter = Arc::new(Starter::new(core, quotas.clone()));
         let page_tokens = Arc::new(PageTokens::new(core.store.clone()));
         let task_lister = TaskLister::new(core, observer, known_marks, ends.finisher.clone(), page_tokens.clone());
         Self {
@@ -139,10 +143,10 @@ impl Gateway {
             names: core.names.clone(),
             cache: core.cache.clone(),
             running: core.running.clone(),
-            creator: Arc::new(Creator::new(core, starter.clone())),
-            task_adder: Arc::new(TaskAdder::new(core)),
+            creator: Arc::new(Creator::new(core, starter.clone(), quotas.clone())),
+            task_adder: Arc::new(TaskAdder::new(core, quotas.clone())),
             canceller: Arc::new(Canceller::new(core, ends, restorer.clone())),
-            retrier: Arc::new(Retrier::new(core, starter.clone())),
+            retrier: Arc::new(Retrier::new(core, starter.clone(), quotas)),
             starter,
             jobs: core.jobs.clone(),
             reporter: Arc::new(Reporter::new(core, ends, restorer.clone())),
@@ -324,7 +328,10 @@ impl From<store::Error> for Error {
                 log_invalid_data(&job, &fault);
                 Self::InvalidData { job, fault }
             }
-            store::Error::Overloaded(_) => Self::Overloaded,
+            store::Error::Overloaded(_) => {
+                metrics::counter!("highwater_refused_total", "limit" => "memory").increment(1);
+                Self::Overloaded
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod generation;
 mod header;
 mod installation;
 mod keys;
+mod memory;
 mod read;
 mod scripts;
 mod write;
@@ -21,6 +22,7 @@ pub use cells::{CellsReading, Region};
 pub use check::CheckError;
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, HeaderError};
+pub use memory::RedisMemory;
 pub use read::{Tracker, TrackerBatch, TrackerReading};
 pub use write::{MarkReply, Refusal, ScriptOutcome, Seal, StepWrite};
 

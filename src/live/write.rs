@@ -18,6 +18,11 @@ use crate::domain::{Cells, Change, Digests, Incarnation, JobId, Layout, MarkStep
 /// field is one byte of a short run that changes. One BITFIELD command writes all fields of a call, so that a field
 /// costs Redis half as much time as a run.
 const FIELD_BYTES: usize = 2;
+/// The size of the cells of a tracker from which the tracker is large, in bytes.
+const LARGE_TRACKER: usize = 1 << 20;
+/// How long a large sealed tracker is kept after its job's end was committed, if `sealed_ttl` is longer. Postgres must
+/// forget the end within this time for the tracker to end the job again.
+const LARGE_SEALED_TTL: Duration = Duration::from_secs(60);
 /// The limit for the number of arguments that Lua passes to one command (the limit of `unpack`). A field takes four
 /// arguments.
 const MAX_ARGUMENTS: usize = 8_000;
@@ -298,19 +303,30 @@ impl Live {
         }
     }
 
-    /// Sets the time to live of a sealed tracker and of the job's other keys. The job's end must have been committed.
+    /// Sets the time to live of a sealed tracker and of the job's other keys, which is shorter for a large tracker. The
+    /// job's end must have been committed.
     pub async fn expire(
         &self,
         id: &JobId,
         incarnation: Incarnation,
         deadline: Deadline,
     ) -> Result<ScriptOutcome, Error> {
-        let mut call = Call::of(
-            &scripts::EXPIRE,
-            &[self.keys.tracker(id), self.keys.reason(id), self.keys.error_samples(id), self.keys.error_counts(id)],
-        );
-        call.arg(self.owner(incarnation)?).arg(ttl_millis(self.sealed_ttl));
-        self.call(&call, deadline).await?.header_if("EXPIRES")
+        let owner = self.owner(incarnation)?;
+        let expire = |ttl| {
+            let mut call = Call::of(
+                &scripts::EXPIRE,
+                &[self.keys.tracker(id), self.keys.reason(id), self.keys.error_samples(id), self.keys.error_counts(id)],
+            );
+            call.arg(owner.as_slice()).arg(ttl_millis(ttl));
+            call
+        };
+        let outcome = self.call(&expire(self.sealed_ttl), deadline).await?.header_if("EXPIRES")?;
+        // Otherwise, clients that create and cancel large jobs would fill Redis.
+        let large = outcome.as_ref().is_ok_and(|header| header.layout().bytes() > LARGE_TRACKER);
+        if large && self.sealed_ttl > LARGE_SEALED_TTL {
+            return self.call(&expire(LARGE_SEALED_TTL), deadline).await?.header_if("EXPIRES");
+        }
+        Ok(outcome)
     }
 
     /// Replaces the header `found` with `correct`, which has correct counts and may lack the seal.

@@ -17,6 +17,7 @@ mod ledger;
 mod listing;
 mod migrate;
 mod names;
+mod open_jobs;
 mod retries;
 mod row_status;
 mod zlib;
@@ -37,6 +38,7 @@ pub use ledger::{LedgerEntry, RecordedMarks};
 pub use listing::JobKey;
 pub use migrate::MigrateError;
 pub use names::{AddOutcome, NameBlock};
+pub use open_jobs::OpenJobs;
 pub use retries::{Retry, RetryPlan};
 
 use crate::breaker::Breaker;

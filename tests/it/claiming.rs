@@ -307,7 +307,7 @@ async fn locked_table_makes_claims_unavailable_but_not_empty() {
 async fn new_gateway_serves_claims_while_it_loads_thousands_of_jobs_with_large_labels() {
     let mut stack = Stack::builder(1).without_reconciler().start().await;
     stack[0].kill();
-    let labels = "(SELECT jsonb_object_agg('label-' || l, repeat('x', 256)) FROM generate_series(1, 64) l)";
+    let labels = "(SELECT jsonb_object_agg('label-' || l, repeat('x', 54)) FROM generate_series(1, 64) l)";
     let jobs = TEN_THOUSAND_RUNNING_JOBS.replace("'{}'", labels).replace("10000", "15000");
     stack.postgres.run(&jobs).await.unwrap();
     stack[0].restart().await;

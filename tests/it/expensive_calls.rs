@@ -15,8 +15,8 @@ const TASKS: i64 = 10_000_000;
 const ALLOWED_GROWTH: usize = 160 << 20;
 
 /// Creates and cancels a job without starting it, so that the job never needs Redis.
-async fn ended(client: &Client, id: &str) {
-    client.create(pb::CreateJobRequest { start: false, ..job(id, &STAGES, TASKS) }).await.unwrap();
+async fn ended(client: &Client, id: &str, tasks: i64) {
+    client.create(pb::CreateJobRequest { start: false, ..job(id, &STAGES, tasks) }).await.unwrap();
     client.cancel(id, "").await.unwrap();
 }
 
@@ -29,7 +29,7 @@ fn list(id: &str) -> pb::ListTasksRequest {
 async fn lists_of_large_ended_jobs_share_limited_memory() {
     let stack = Stack::builder(1).without_reconciler().start().await;
     let ids = ["one", "two", "three"];
-    join_all(ids.map(|id| ended(&stack[0], id))).await;
+    join_all(ids.map(|id| ended(&stack[0], id, TASKS))).await;
     let before = stack[0].resident_bytes();
     let calls = (0..24).map(|call| {
         let client = stack[0].client();
@@ -51,8 +51,8 @@ async fn lists_of_large_ended_jobs_share_limited_memory() {
 #[tokio::test]
 async fn retry_stops_computing_when_its_caller_is_gone() {
     let stack = Stack::builder(1).without_reconciler().start().await;
-    ended(&stack[0], "old").await;
-    ended(&stack[0], "other").await;
+    ended(&stack[0], "old", TASKS / 5).await;
+    ended(&stack[0], "other", TASKS / 5).await;
     let calls = (0..60).map(|_| {
         let mut jobs = JobServiceClient::new(stack[0].channel());
         let mut request =

@@ -37,6 +37,7 @@ mod outages;
 mod packaging;
 mod private_servers;
 mod prose;
+mod quotas;
 mod reading;
 mod runbook;
 mod server_without_stores;

@@ -61,6 +61,7 @@ async fn start_with(max_connections: usize, handshake_timeout: Duration) -> Serv
         cached_snapshots: 1,
         manifest_bytes: 1 << 20,
         cached_job_bytes: 1 << 20,
+        quotas: gateway::QuotaSettings { max_open_jobs: 1000, max_open_tasks: 1_000_000, redis_high_water: 100 },
         call_memory: call_memory.clone(),
         watch_interval: within,
         watched_jobs: 0,

@@ -13,7 +13,7 @@ use crate::app;
 use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits};
 use crate::deadline::Deadline;
 use crate::domain::Resolution;
-use crate::gateway::{Gateway, Settings};
+use crate::gateway::{Gateway, QuotaSettings, Settings};
 use crate::memory::MemoryBudget;
 
 /// Time limit of the whole command, which may have to read the cells of ten million tasks.
@@ -61,6 +61,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         cached_snapshots: 1,
         manifest_bytes: 1,
         cached_job_bytes: 1,
+        quotas: QuotaSettings { max_open_jobs: 0, max_open_tasks: 0, redis_high_water: 100 },
         call_memory: MemoryBudget::new(usize::MAX),
         fairness_label: None,
         watch_interval: TIMEOUT,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::jobs::Jobs;
 use super::super::names::TaskNames;
+use super::super::quotas::Quotas;
 use crate::deadline::Deadline;
 use crate::domain::{Definition, JobId, JobState, MAX_TASKS, Names, NewTasks, TaskAddition};
 use crate::error::{Error, Result, Unavailable};
@@ -31,12 +32,13 @@ pub struct TaskAdder {
     store: Store,
     jobs: Arc<Jobs>,
     names: Arc<TaskNames>,
+    quotas: Arc<Quotas>,
 }
 
 impl TaskAdder {
     /// Creates a task adder.
-    pub fn new(core: &Core) -> Self {
-        Self { store: core.store.clone(), jobs: core.jobs.clone(), names: core.names.clone() }
+    pub fn new(core: &Core, quotas: Arc<Quotas>) -> Self {
+        Self { store: core.store.clone(), jobs: core.jobs.clone(), names: core.names.clone(), quotas }
     }
 
     /// Adds tasks to a PENDING job. Adding the same tasks again changes nothing.
@@ -56,13 +58,16 @@ impl TaskAdder {
         }
         let added = match addition {
             TaskAddition::Names(names) => self.add_names(&job.definition, &names, deadline).await?,
-            TaskAddition::Total(total) => self.grow(id, total, deadline).await?,
+            TaskAddition::Total(total) => self.grow(id, job.definition.task_count, total, deadline).await?,
         };
         tracing::debug!(job = %id, added = added.added, tasks = added.task_count, "added tasks");
         Ok(added)
     }
 
-    async fn grow(&self, id: &JobId, total: u32, deadline: Deadline) -> Result<AddedTasks> {
+    async fn grow(&self, id: &JobId, known: u32, total: u32, deadline: Deadline) -> Result<AddedTasks> {
+        if total > known {
+            self.quotas.admit_tasks((total - known) as usize, deadline).await?;
+        }
         match self.store.grow(id, total, deadline).await? {
             AddOutcome::From(before, after) if after == total => {
                 Ok(AddedTasks { added: after - before, existing: 0, tasks: Vec::new(), task_count: after })
@@ -81,6 +86,10 @@ impl TaskAdder {
         for _ in 0..ATTEMPTS {
             let (mut search, manifest) = self.names.search(definition, &names, deadline).await?;
             let searched = search.searched();
+            let missing = search.missing().count();
+            if missing > 0 {
+                self.quotas.admit_tasks(missing, deadline).await?;
+            }
             // The blocks of names that the manifest will lack after this call, added by other calls and by this call.
             let mut new_blocks = Vec::new();
             let choose = |added_since: &[NameBlock]| {

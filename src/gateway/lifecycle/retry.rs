@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::ended_cells::EndedCells;
 use super::super::jobs::Jobs;
+use super::super::quotas::Quotas;
 use super::Starter;
 use crate::blocking::{self, Caller};
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Job, JobId, JobState, Origins, Selection, Status};
+use crate::domain::{Cells, Job, JobId, JobState, Layout, Origins, Selection, Status};
 use crate::error::{Error, Result};
 use crate::memory::{MemoryBudget, Reserved};
 use crate::store::{RetryPlan, Store};
@@ -53,17 +54,19 @@ pub struct Retrier {
     ended_cells: Arc<EndedCells>,
     memory: Arc<MemoryBudget>,
     starter: Arc<Starter>,
+    quotas: Arc<Quotas>,
 }
 
 impl Retrier {
     /// Creates a retrier.
-    pub fn new(core: &Core, starter: Arc<Starter>) -> Self {
+    pub fn new(core: &Core, starter: Arc<Starter>, quotas: Arc<Quotas>) -> Self {
         Self {
             store: core.store.clone(),
             jobs: core.jobs.clone(),
             ended_cells: core.ended_cells.clone(),
             memory: core.call_memory.clone(),
             starter,
+            quotas,
         }
     }
 
@@ -127,6 +130,9 @@ impl Retrier {
     async fn create(&self, request: &RetryRequest, plan: Reserved<RetryPlan>, deadline: Deadline) -> Result<JobId> {
         let id = &request.id;
         let (new, task_count) = (plan.id.clone(), plan.origins.count());
+        let stages = self.jobs.definition(id, deadline).await?.stages.len();
+        self.quotas.check_start(Layout { total: task_count, stages }, deadline).await?;
+        self.quotas.admit_job(task_count, deadline).await?;
         if self.store.create_retry(id, plan, deadline).await? {
             tracing::info!(job = %new, retry_of = %id, tasks = task_count, "created a retry");
             return Ok(new);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::super::core::Core;
 use super::super::jobs::Jobs;
+use super::super::quotas::Quotas;
 use super::blank_record;
 use crate::deadline::Deadline;
 use crate::domain::{Job, JobId, JobState, Layout};
@@ -27,12 +28,13 @@ pub struct Starter {
     live: Live,
     store: Store,
     jobs: Arc<Jobs>,
+    quotas: Arc<Quotas>,
 }
 
 impl Starter {
     /// Creates a starter.
-    pub fn new(core: &Core) -> Self {
-        Self { live: core.live.clone(), store: core.store.clone(), jobs: core.jobs.clone() }
+    pub fn new(core: &Core, quotas: Arc<Quotas>) -> Self {
+        Self { live: core.live.clone(), store: core.store.clone(), jobs: core.jobs.clone(), quotas }
     }
 
     /// Starts a PENDING job and returns it. A RUNNING job is returned unchanged. A job without tasks succeeds at once,
@@ -45,6 +47,7 @@ impl Starter {
                 JobState::Pending if attempt == ATTEMPTS => break,
                 JobState::Pending if job.definition.task_count == 0 => self.succeed_at_start(&job, deadline).await?,
                 JobState::Pending => {
+                    self.quotas.admit_start(job.definition.layout(), deadline).await?;
                     tokio::time::sleep(backoff(attempt, last_attempt).min(deadline.remaining() / 4)).await;
                     let begun = Instant::now();
                     self.try_start(&job, deadline).await?;

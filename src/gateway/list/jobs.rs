@@ -9,15 +9,13 @@ use super::super::read::Reader;
 use super::super::state::ReadResult;
 use super::page::{PageRequest, PageSizes, PageTokens, Position};
 use crate::deadline::Deadline;
-use crate::domain::{Definition, Job, JobId, JobQuery};
+use crate::domain::{Job, JobId, JobQuery};
 use crate::error::{Error, Result};
 use crate::store::{self, JobKey, Store};
 
-/// The page sizes, in jobs. With progress, the largest page stays below the 4 MiB that gRPC clients accept by default,
-/// unless the jobs have many long labels.
+/// The page sizes, in jobs. With progress and the longest labels, the largest page stays below the 4 MiB that gRPC
+/// clients accept by default.
 const SIZES: PageSizes = PageSizes { default: 50, max: 200 };
-/// The maximum size of the labels and display names on a page, in bytes. A page ends before the job that exceeds it.
-const MAX_LABEL_BYTES: usize = 2 << 20;
 
 /// A page of jobs.
 pub struct JobsPage {
@@ -55,21 +53,13 @@ impl JobLister {
     ) -> Result<JobsPage> {
         let (size, after) = self.tokens.read(page, SIZES, query, deadline).await?;
         let mut keys = self.store.list(query, after.as_ref(), size + 1, deadline).await?;
-        let mut more = keys.len() > size as usize;
+        let more = keys.len() > size as usize;
         keys.truncate(size as usize);
         let ids: Vec<JobId> = keys.iter().map(|key| key.id.clone()).collect();
         let rows = if ids.is_empty() { Vec::new() } else { self.store.jobs(&ids, deadline).await? };
-        let (mut jobs, mut unreadable) = split(rows)?;
+        let (mut jobs, unreadable) = split(rows)?;
         let position = |job: &Job| ids.iter().position(|id| *id == job.definition.id);
         jobs.sort_by_key(position);
-        let fitting = fitting(&jobs);
-        if fitting < jobs.len() {
-            jobs.truncate(fitting);
-            keys.truncate(jobs.last().and_then(position).map_or(0, |last| last + 1));
-            more = true;
-            // Jobs after the last job of this page belong to the next page.
-            unreadable.retain(|id| keys.iter().any(|key| key.id == *id));
-        }
         // A job whose state has changed since the keys were listed may no longer match. Deleted jobs are absent
         // already.
         jobs.retain(|job| query.wants(job.state));
@@ -95,22 +85,6 @@ fn split(rows: Vec<(JobId, std::result::Result<Job, store::Error>)>) -> Result<(
     }
     unreadable.sort();
     Ok((jobs, unreadable))
-}
-
-/// Returns the number of jobs that fit on a page, counted from the first job.
-fn fitting(jobs: &[Job]) -> usize {
-    let mut bytes = 0;
-    let fits = |job: &&Job| {
-        bytes += label_bytes(&job.definition);
-        bytes <= MAX_LABEL_BYTES
-    };
-    jobs.iter().take_while(fits).count()
-}
-
-/// Returns the approximate size of a job's labels and display name in an answer, in bytes.
-fn label_bytes(definition: &Definition) -> usize {
-    let labels: usize = definition.labels.iter().map(|(key, value)| key.len() + value.len() + 10).sum();
-    labels + definition.display_name.len()
 }
 
 impl Position for JobKey {

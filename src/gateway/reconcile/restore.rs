@@ -64,6 +64,9 @@ impl Restorer {
         // Issuing an incarnation marks the job as tracked. From then on, the ledger alone can end the job only if every
         // task succeeded. This must not happen if Redis takes no writes, because then no tracker can be opened.
         self.live.check_writable(id, deadline).await?;
+        if found.is_none() {
+            self.live.check_room(layout, deadline).await?;
+        }
         fault::point("restore.begun").await;
         let Some(incarnation) = self.store.reissue_incarnation(id, seen, deadline).await? else { return Ok(()) };
         fault::point("restore.issued").await;

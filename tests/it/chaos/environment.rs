@@ -16,12 +16,14 @@ use crate::support::{Client, Database, Gateway, Link, Proxy, Redis};
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// The settle time of the gateways.
 pub const SETTLE: Duration = Duration::from_secs(3);
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 7] = [
     "--request-timeout=2s",
     "--reconcile-interval=200ms",
     "--settle-time=3s",
     "--redis-timeout=500ms",
     "--postgres-timeout=1s",
+    // Jobs are created while the memory of Redis is full.
+    "--redis-high-water=100",
     "--log=info,sqlx=warn,highwater=debug",
 ];
 const POSTGRES: [(&str, &str); 1] = [("log_min_messages", "warning")];
