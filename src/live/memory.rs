@@ -32,11 +32,12 @@ impl Live {
     /// uploaded and then refused, again and again.
     pub async fn check_room(&self, layout: Layout, deadline: Deadline) -> Result<(), Error> {
         let memory = self.memory(deadline).await?;
-        let needed = (HEADER_BYTES + layout.bytes()) as u64;
+        // Redis keeps a receive buffer of the size of the last large value that a connection has sent.
+        let needed = 2 * (HEADER_BYTES + layout.bytes()) as u64;
         match memory.max {
-            Some(max) if memory.used.saturating_add(needed) > max => {
-                Err(Error::Refused(format!("Redis has no memory for a tracker of {needed} bytes")))
-            }
+            Some(max) if memory.used.saturating_add(needed) > max => Err(Error::Refused(format!(
+                "Redis has no room for a tracker, which takes {needed} bytes during its upload"
+            ))),
             _ => Ok(()),
         }
     }

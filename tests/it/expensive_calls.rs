@@ -68,6 +68,7 @@ async fn retry_stops_computing_when_its_caller_is_gone() {
     stack[0].list_tasks(list("other")).await.unwrap();
     let used = stack[0].cpu_time() - before;
     assert!(used < Duration::from_secs(5), "{used:?} of CPU time were used for callers that are gone");
-    let refused = stack[0].retry(pb::RetryJobRequest { job_id: "old".to_owned(), ..Default::default() }).await;
+    ended(&stack[0], "small", 10).await;
+    let refused = stack[0].retry(pb::RetryJobRequest { job_id: "small".to_owned(), ..Default::default() }).await;
     assert_eq!(code_and_reason(&refused.unwrap_err()).0, Code::FailedPrecondition);
 }
