@@ -121,7 +121,11 @@ impl TaskNames {
                 return Ok(None);
             }
             let growing = manifest.clone();
-            blocking::run(move |_| Ok::<_, Error>(growing.reserve(names, bytes))).await?;
+            let reserved = blocking::run(move |_| {
+                growing.reserve(names, bytes);
+                Ok::<_, Error>(())
+            });
+            reserved.await?;
         }
         while count() < total {
             let blocks = self.store.names_from(id, count(), deadline).await?;

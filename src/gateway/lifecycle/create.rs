@@ -43,10 +43,10 @@ impl Creator {
         if !fields.is_empty() {
             return Err(Error::Exists { id: definition.id, fields });
         }
-        if !created {
-            self.quotas.release_job(definition.task_count).await;
-        } else {
+        if created {
             tracing::debug!(job = %definition.id, tasks = definition.task_count, "created");
+        } else {
+            self.quotas.release_job(definition.task_count).await;
         }
         let starts = start && job.state == JobState::Pending;
         if starts { self.starter.start(&definition.id, deadline).await } else { Ok(job) }

@@ -195,6 +195,8 @@ fn each_range(cells: &Cells, outstanding: bool, caller: &Caller, mut take: impl 
             _ => {}
         }
     }
-    begin.into_iter().for_each(|first| take(first..layout.total));
+    if let Some(first) = begin {
+        take(first..layout.total);
+    }
     Ok(())
 }

@@ -118,8 +118,11 @@ impl TokenKey {
     fn token(&self, position: &impl Position, query: &impl Serialize) -> Result<String> {
         let position = position.write();
         let hash = self.hash(&position, query)?.finalize().into_bytes();
-        let digits: String = hash[..HASH_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(digits + &position)
+        let mut token = String::with_capacity(2 * HASH_BYTES + position.len());
+        for byte in &hash[..HASH_BYTES] {
+            token += &format!("{byte:02x}");
+        }
+        Ok(token + &position)
     }
 
     fn position<P: Position>(&self, token: &str, query: &impl Serialize) -> Option<P> {
@@ -134,7 +137,9 @@ impl TokenKey {
         let query = serde_json::to_vec(query).map_err(|error| Error::Internal(error.to_string()))?;
         let mut hash = Hmac::<Sha256>::new_from_slice(&self.0).map_err(|error| Error::Internal(error.to_string()))?;
         // JSON contains no unescaped newline, so the two parts cannot be confused.
-        [&query[..], b"\n", position.as_bytes()].into_iter().for_each(|part| hash.update(part));
+        for part in [&query[..], b"\n", position.as_bytes()] {
+            hash.update(part);
+        }
         Ok(hash)
     }
 }

@@ -147,9 +147,10 @@ impl TaskLister {
             next = ranges.get(max).map_or(next, |(range, _)| range.start);
             ranges.truncate(max);
             let names = self.names_of(&definition, &ranges, deadline).await?;
-            let next = match next < definition.task_count {
-                true => Some(self.tokens.token(&next, &list, deadline).await?),
-                false => None,
+            let next = if next < definition.task_count {
+                Some(self.tokens.token(&next, &list, deadline).await?)
+            } else {
+                None
             };
             return Ok(TasksPage { state, source, lower_bound, observe_time, ranges, names, next });
         }

@@ -98,9 +98,10 @@ impl Reader {
         let background = self.background(together(), deadline).await;
         let mut answers = Vec::with_capacity(ids.len());
         for (id, read) in ids.iter().zip(reads) {
-            let answer = match alone(&read) {
-                true => None,
-                false => Some(self.answer(id, read, MAX_ERROR_SAMPLES, &background, deadline).await),
+            let answer = if alone(&read) {
+                None
+            } else {
+                Some(self.answer(id, read, MAX_ERROR_SAMPLES, &background, deadline).await)
             };
             answers.push(answer);
         }
