@@ -99,6 +99,14 @@ impl MemoryLayer {
     }
 }
 
+impl Limits {
+    /// Returns the maximum size of a message. A message takes its size twice before it is decoded, and calls beyond half
+    /// of the budget can be refused. A larger message would therefore be refused again and again.
+    fn max_bytes(&self, kind: MessageKind) -> usize {
+        kind.max_bytes().unwrap_or(usize::MAX).min(self.max_message_bytes).min(self.budget.limit() / 4)
+    }
+}
+
 impl<S> Layer<S> for MemoryLayer {
     type Service = MemoryService<S>;
 
@@ -132,7 +140,7 @@ where
         };
         request.extensions_mut().insert(memory.clone());
         let kind = self.limits.methods.get(request.uri().path()).map(|method| method.input).unwrap_or_default();
-        let limit = kind.max_bytes().unwrap_or(usize::MAX).min(self.limits.max_message_bytes);
+        let limit = self.limits.max_bytes(kind);
         let request = request.map(|inner| RequestBody {
             inner,
             buffer: MessageBuffer::new(limit),
@@ -254,9 +262,8 @@ fn admit(message: Bytes, kind: MessageKind, memory: &CallMemory, limits: &Limits
         return Err(too_large(&format!("found more than {MAX_FIELDS} fields")));
     };
     let bytes = message.len() + decoded;
-    // Such a message would be refused again and again, because calls never get more than half of the budget.
     let most = limits.budget.limit() / 2;
-    if bytes > most {
+    if message.len() + bytes > most {
         return Err(too_large(&format!("found {bytes} bytes in memory, the limit is: {most} bytes")));
     }
     if kind.is_streamed {

@@ -122,7 +122,7 @@ impl Connections {
         loop {
             #[expect(clippy::cast_precision_loss, reason = "a number of sockets, far below 2^52")]
             metrics::gauge!("highwater_connections").set(self.open.len() as f64);
-            let has_room = self.make_room();
+            let has_room = self.has_room();
             if !has_room && full_log.should_log() {
                 tracing::warn!(
                     connections = self.open.len(),
@@ -167,30 +167,41 @@ impl Connections {
             return;
         }
         *of_peer += 1;
+        self.make_room();
         let state = Arc::new(ConnectionState::new(&self.end_streams));
         let serving = serve_connection(stream, service, state.clone(), self.draining.clone(), self.limits);
         let id = self.open.spawn(serving).id();
         self.states.insert(id, (state, peer));
     }
 
-    /// Returns whether a connection can be accepted. If the limit is reached, the connection that has had no calls for
-    /// the longest time is closed to make room.
-    fn make_room(&mut self) -> bool {
+    /// Returns whether a connection can be accepted: the limit is not reached, or another connection can give way.
+    fn has_room(&self) -> bool {
+        self.open.len() < self.limits.connections
+            || self.open.len() < self.limits.connections + MAX_REPLACING
+                && (self.remaining() < self.limits.connections || self.longest_idle().is_some())
+    }
+
+    /// Closes the connection that has had no calls for the longest time, if the limit is reached.
+    fn make_room(&self) {
+        if self.remaining() >= self.limits.connections
+            && let Some(longest_idle) = self.longest_idle()
+        {
+            longest_idle.make_room.cancel();
+            refused("connections");
+        }
+    }
+
+    /// The number of connections that are not being closed to make room.
+    fn remaining(&self) -> usize {
         if self.open.len() < self.limits.connections {
-            return true;
+            return self.open.len();
         }
-        if self.open.len() >= self.limits.connections + MAX_REPLACING {
-            return false;
-        }
-        let closing = self.states.values().filter(|(state, _)| state.make_room.is_cancelled()).count();
-        if self.open.len() - closing < self.limits.connections {
-            return true;
-        }
-        let idle = self.states.values().filter_map(|(state, _)| Some((state.idle_since()?, state)));
-        let Some((_, longest_idle)) = idle.min_by_key(|(since, _)| *since) else { return false };
-        longest_idle.make_room.cancel();
-        refused("connections");
-        true
+        self.states.values().filter(|(state, _)| !state.make_room.is_cancelled()).count()
+    }
+
+    fn longest_idle(&self) -> Option<&ConnectionState> {
+        let idle = self.states.values().filter_map(|(state, _)| Some((state.idle_since()?, &**state)));
+        idle.min_by_key(|(since, _)| *since).map(|(_, state)| state)
     }
 
     fn remove(&mut self, id: Id) {

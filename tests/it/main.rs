@@ -28,6 +28,7 @@ mod invalid_rows;
 mod jobs;
 mod language;
 mod layers;
+mod limits;
 mod lists;
 mod mentions;
 mod named_tasks;

@@ -197,19 +197,17 @@ async fn shutdown_is_bounded_despite_silent_clients() {
     drop(silent);
 }
 
-/// Neither connections that send nothing nor connections that send a part of the preface keep active clients out for
-/// long.
+/// Connections that send nothing, or only a part of the preface, give way to active clients and are closed.
 #[tokio::test]
 async fn silent_connections_are_closed_and_free_their_slots() {
-    let server = start_with(3, Duration::from_millis(500)).await;
+    let server = start_with(2, Duration::from_millis(500)).await;
+    server.health("").await.expect("the connection is active");
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let mut partial = TcpStream::connect(server.address).await.unwrap();
     partial.write_all(b"PRI * HTTP").await.unwrap();
-    let begun = Instant::now();
     let later = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
     let request = HealthCheckRequest { service: String::new() };
     HealthClient::new(later).check(request).await.unwrap();
-    assert!(begun.elapsed() > Duration::from_millis(300), "the connection limit was exceeded");
     for peer in [&mut silent, &mut partial] {
         let ended =
             tokio::time::timeout(Duration::from_secs(5), peer.read(&mut [0])).await.expect("the connection is closed");
