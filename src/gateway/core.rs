@@ -12,6 +12,10 @@ use crate::live::Live;
 use crate::memory::MemoryBudget;
 use crate::store::Store;
 
+/// The memory that a cached job is assumed to take, in bytes: its definition with a few KiB of labels, its final
+/// snapshot, and the progress computed from it.
+const CACHED_JOB_BYTES: usize = 6 << 10;
+
 /// The settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -78,7 +82,8 @@ impl Core {
     /// Creates the shared parts of a gateway that uses these stores.
     pub fn new(live: Live, store: Store, settings: &Settings) -> Self {
         let store = store.with_memory(settings.call_memory.clone());
-        let cache = Arc::new(JobCache::new(settings.cached_snapshots, settings.fairness_label.clone()));
+        let cached_jobs = settings.cached_snapshots.min(settings.cached_job_bytes / CACHED_JOB_BYTES);
+        let cache = Arc::new(JobCache::new(cached_jobs, settings.fairness_label.clone()));
         let mirrors = Arc::new(Mirrors::new(settings.mirror_bytes));
         let manifests = Arc::new(Manifests::new(settings.manifest_bytes));
         Self {

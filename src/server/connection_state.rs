@@ -118,11 +118,11 @@ mod tests {
         assert_eq!(unused.idle_since(), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn age_ends_a_connection_and_shutdown_ends_it_earlier() {
         let state = ConnectionState::new(&CancellationToken::new());
         let draining = CancellationToken::new();
-        let age = Some(Duration::from_secs(60));
+        let age = Some(Duration::from_millis(20));
         assert_eq!(state.close_cause(age, &draining).await, Cause::Age);
         draining.cancel();
         assert_eq!(state.close_cause(age, &draining).await, Cause::Draining);
