@@ -218,8 +218,9 @@ async fn job_ends_once_its_invalid_ledger_row_is_deleted() {
 /// Compressed bytes that decompress to 256 MiB.
 fn bomb() -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    let zeros = vec![0; 1 << 20];
     for _ in 0..256 {
-        encoder.write_all(&[0; 1 << 20]).unwrap();
+        encoder.write_all(&zeros).unwrap();
     }
     encoder.finish().unwrap()
 }
@@ -242,7 +243,7 @@ async fn stored_bytes_beyond_the_limits_fail_only_their_job() {
     stack.postgres.run("ALTER TABLE retries DISABLE TRIGGER ALL").await.unwrap();
     stack.postgres.run("ALTER TABLE task_names DISABLE TRIGGER ALL").await.unwrap();
     stack.postgres.run("ALTER TABLE task_names DROP CONSTRAINT block_has_tasks").await.unwrap();
-    let hex: String = bomb().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = bomb().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     // The first gateway has the names in memory.
     let before = stack[1].resident_bytes();
     let cases = [

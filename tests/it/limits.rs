@@ -123,7 +123,9 @@ async fn announced_size_allocates_nothing_and_arriving_bytes_are_reserved() {
     eventually("the requests have arrived", has_arrived).await;
     let grown = stack[0].resident_bytes().saturating_sub(before);
     assert!(grown < MAX_GROWTH, "{grown}");
-    open.iter().for_each(|call| call.abort());
+    for call in &open {
+        call.abort();
+    }
     until_memory_is_released(&stack[0]).await;
 
     // Bytes that arrive are reserved. Once half of the memory is used, the connection gets no more.

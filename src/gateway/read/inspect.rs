@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::jobs::Jobs;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, Job, JobId, Resolution, RowStatus, TrackerStatus, resolve};
+use crate::domain::{Counts, Job, JobId, Resolution, RowStatus, TrackerStatus, resolve};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::{self, CellsReading, Live, Tracker, TrackerReading};
 use crate::store::{Snapshot, Store};
