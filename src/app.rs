@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::{POSTGRES_FORM, REDIS_FORM, Serving};
+use crate::config::{ListenAddress, POSTGRES_FORM, REDIS_FORM, Serving};
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 use crate::live::{self, Live};
@@ -135,13 +135,13 @@ async fn serve(
 }
 
 async fn bind(serving: &Serving) -> Result<server::Listeners, Failure> {
-    let calls = listen("listen", serving.listen).await?;
-    let admin = listen("admin-listen", serving.admin_address()).await?;
+    let calls = listen("listen", &serving.listen).await?;
+    let admin = listen("admin-listen", &serving.admin_address()).await?;
     Ok(server::Listeners { calls, admin })
 }
 
-async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    let bound = TcpListener::bind(address).await;
+async fn listen(flag: &str, address: &ListenAddress) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address.host_and_port()).await;
     bound.map_err(|error| {
         format!("cannot listen on {address}: {error}; set --{flag} to another address, or to port 0 for any free port")
             .into()

@@ -158,10 +158,7 @@ fn job_id(text: &str) -> Result<JobId, UsageError> {
 
 /// Runs the command given by the process arguments and returns the exit code.
 pub fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let matches = sources::parse(&Cli::command(), &arguments, variable);
-    let command = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let command = match parse() {
         Ok(cli) => cli.command,
         Err(error) => {
             return match error.print() {
@@ -178,6 +175,14 @@ pub fn main() -> ExitCode {
         }
     }
     run(command).unwrap_or_else(|failure| failed(&failure))
+}
+
+/// Parses the process arguments, with the environment and the file.
+fn parse() -> Result<Cli, clap::Error> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let matches = sources::parse(&Cli::command(), &arguments, variable)?;
+    Cli::from_arg_matches(&matches)
 }
 
 /// Whether the command is a demo worker. A demo worker inherits the environment of the demo, and the demo has already

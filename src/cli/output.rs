@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 use super::Common;
 
@@ -88,14 +88,39 @@ pub enum LogFormat {
     Json,
 }
 
+/// Replaces the filter of the log while the program runs.
+pub struct FilterReload(Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl FilterReload {
+    /// Uses this filter from now on.
+    pub fn apply(&self, filter: EnvFilter) -> Result<(), reload::Error> {
+        (self.0)(filter)
+    }
+}
+
+/// Returns the filter from the flags or, if they set none, the filter `default`.
+pub fn log_filter(flags: &Common, default: &str) -> EnvFilter {
+    flags.log.clone().unwrap_or_else(|| EnvFilter::new(default))
+}
+
 /// Starts logging to stderr, with the filter from the flags or, if they set none, with `default`.
-pub fn init_log(flags: &Common, default: &str) {
-    let filter = flags.log.clone().unwrap_or_else(|| EnvFilter::new(default));
+pub fn init_log(flags: &Common, default: &str) -> FilterReload {
+    let filter = log_filter(flags, default);
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // This fails only if a subscriber is already installed.
-    let _ = match flags.log_format {
-        LogFormat::Text => log.with_ansi(colours).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
+    // Installing a subscriber fails only if one is already installed.
+    match flags.log_format {
+        LogFormat::Text => {
+            let log = log.with_ansi(colours).with_filter_reloading();
+            let reload = log.reload_handle();
+            let _ = log.try_init();
+            FilterReload(Box::new(move |filter| reload.reload(filter)))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
+            let reload = log.reload_handle();
+            let _ = log.try_init();
+            FilterReload(Box::new(move |filter| reload.reload(filter)))
+        }
+    }
 }

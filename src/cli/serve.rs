@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use tokio::signal::unix::Signal;
 
-use super::output::{SERVER_LOG_FILTER, init_log, print_line};
-use super::{Common, Failure, signals};
+use super::output::{FilterReload, SERVER_LOG_FILTER, init_log, log_filter, print_line};
+use super::{Command, Common, Failure, signals};
 use crate::app::App;
 use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits, Serving};
 
@@ -16,6 +17,8 @@ use crate::config::{PostgresAddress, PostgresLimits, RedisAddress, RedisLimits, 
 ///
 /// SIGTERM or Ctrl-C stops the gateway in order. Calls in flight finish, and the gateway merges its copies of marks
 /// into Redis, in case Redis has just lost some. A second signal stops the gateway at once.
+///
+/// SIGHUP reads the settings again and applies the log filter. Every other setting needs a restart. SIGUSR1 is ignored.
 #[derive(Debug, Args)]
 pub struct Flags {
     #[command(flatten)]
@@ -34,7 +37,8 @@ pub struct Flags {
 
 /// Serves until a signal stops the gateway.
 pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
-    init_log(&flags.common, SERVER_LOG_FILTER);
+    let reload = init_log(&flags.common, SERVER_LOG_FILTER);
+    tokio::spawn(reload_on(signals::hangups()?, reload));
     let shutdown = signals::shutdown(|| tracing::info!("stopping; a second signal stops at once"))?;
     tracing::info!(redis = %flags.redis.redis_url, postgres = %flags.postgres.postgres_url, "starting");
     let live = flags.redis_limits.at(flags.redis.redis_url.expose());
@@ -47,4 +51,22 @@ pub async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     gateway.stopped().await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Applies the log filter of the present settings at each SIGHUP.
+async fn reload_on(mut hangups: Signal, reload: FilterReload) {
+    while hangups.recv().await.is_some() {
+        let filter = match super::parse().map(|cli| cli.command) {
+            Ok(Command::Serve(flags)) => log_filter(&flags.common, SERVER_LOG_FILTER),
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "the settings are invalid, so nothing was reloaded; correct them and try again");
+                continue;
+            }
+        };
+        match reload.apply(filter) {
+            Ok(()) => tracing::info!("reloaded the log filter; all other settings need a restart"),
+            Err(error) => tracing::warn!(%error, "the log filter could not be replaced"),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Signals that stop a command.
+//! Signals to a command.
 
 use std::io;
 
@@ -24,6 +24,13 @@ pub fn shutdown(announce: impl FnOnce() + Send + 'static) -> io::Result<Cancella
         std::process::exit(STOPPED_AT_ONCE);
     });
     Ok(token)
+}
+
+/// Returns the stream of SIGHUP signals. From now on, SIGHUP and SIGUSR1 no longer kill the process.
+pub fn hangups() -> io::Result<Signal> {
+    // A signal that was registered once never again has its default action, even if nobody waits for it.
+    drop(signal(SignalKind::user_defined1())?);
+    signal(SignalKind::hangup())
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {

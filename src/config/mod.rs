@@ -6,16 +6,17 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "the docs of a setting are its help: brackets mean optional")]
 
+mod listen_address;
 pub mod sources;
 mod store_url;
 pub mod values;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
+pub use listen_address::ListenAddress;
 pub use store_url::StoreUrl;
 
 use crate::memory::MemoryBudget;
@@ -109,15 +110,17 @@ pub struct PostgresLimits {
 pub struct Serving {
     /// Address on which to serve gRPC calls; port 0 selects a free port
     ///
+    /// If the host is a name, the gateway listens on the first of its IP addresses that it can bind.
+    ///
     /// There is no authentication yet: every client that reaches this address can report results and cancel jobs. The
     /// default is therefore reachable only from this machine.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
-    pub listen: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
+    pub listen: ListenAddress,
     /// Address on which to serve /livez, /readyz and /metrics [default: on 127.0.0.1, one port above --listen]
     ///
     /// The admin port serves plain HTTP without authentication, for probes and Prometheus.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub admin_listen: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin_listen: Option<ListenAddress>,
     /// Time limit of a call without a deadline, and upper bound of the deadlines that clients set
     ///
     /// A stream, such as WatchProgress, must open within this time and can then stay open.
@@ -303,16 +306,17 @@ impl Serving {
     ///
     /// Without `--admin-listen`, the port is one above the port for calls. If the port for calls is 0 or the highest
     /// port, the admin port is 0, which selects a free port.
-    pub fn admin_address(&self) -> SocketAddr {
-        let next_port = self.listen.port().checked_add(1).filter(|port| *port > 1).unwrap_or_default();
-        self.admin_listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, next_port)))
+    pub fn admin_address(&self) -> ListenAddress {
+        let (_, port) = self.listen.host_and_port();
+        let next_port = port.checked_add(1).filter(|port| *port > 1).unwrap_or_default();
+        self.admin_listen.clone().unwrap_or_else(|| ListenAddress::loopback(next_port))
     }
 
     /// Returns these settings with free ports on 127.0.0.1, for another gateway on the same machine.
     #[must_use]
     pub fn on_free_ports(&self) -> Self {
-        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { listen: free, admin_listen: Some(free), ..self.clone() }
+        let free = ListenAddress::loopback(0);
+        Self { listen: free.clone(), admin_listen: Some(free), ..self.clone() }
     }
 
     /// Returns how the memory of the gateway is divided.
