@@ -373,3 +373,16 @@ CREATE TABLE secrets (
 );
 INSERT INTO secrets (page_token_key)
 VALUES (sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')));
+
+------------------------------------------------------------------------------------------------------------------
+-- Write probe
+------------------------------------------------------------------------------------------------------------------
+
+-- One row, which the readiness check of a gateway writes to find out whether Postgres accepts writes. It belongs to no
+-- job.
+CREATE TABLE write_probe (
+    single     boolean PRIMARY KEY DEFAULT true,
+    probe_time timestamptz NOT NULL DEFAULT now(),
+
+    CONSTRAINT only_one_row CHECK (single)
+);

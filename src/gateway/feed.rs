@@ -20,6 +20,12 @@ use crate::store::{self, Feed, FeedEvent, Store};
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 /// The time limit of one round trip on the feed's connection.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(900);
+/// The interval at which the feed notifies itself. It is long, because every notification takes a lock that all
+/// transactions of the server share, and a transaction ID.
+const HEAR_INTERVAL: Duration = Duration::from_secs(10);
+/// The time limit for sending and for hearing the feed's own notification. It is short, because meanwhile no round trip
+/// keeps the session trusted.
+const HEAR_TIMEOUT: Duration = Duration::from_millis(500);
 /// The time limit for opening a session, which includes reading the list of running jobs.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between the end of a session and the next attempt to open one.
@@ -53,7 +59,7 @@ impl FeedFollower {
                 tracing::warn!(
                     %error,
                     "the Postgres feed is closed. Until it is open again, reads and reports query Postgres about each \
-                     job. The gateway reconnects by itself; check that Postgres is reachable"
+                     job. The gateway reconnects by itself; if it does not, check Postgres and every pooler in front of it"
                 );
             }
             tokio::time::sleep(REOPEN_DELAY).await;
@@ -65,10 +71,16 @@ impl FeedFollower {
         let deadline = Deadline::after(OPEN_TIMEOUT);
         installation::learn(&self.store, &self.live, deadline).await?;
         let (mut feed, jobs) = self.store.feed(deadline).await?;
+        feed.announce(Deadline::after(OPEN_TIMEOUT)).await?;
+        let early_events = feed.hear(Deadline::after(OPEN_TIMEOUT)).await?;
+        let mut heard = Instant::now();
         tracing::info!(running = jobs.len(), "opened the Postgres feed");
         outage.reset();
         self.cache.list(jobs.iter().filter_map(|(id, job)| Some((id.clone(), job.incarnation?))));
         self.running.open_session(jobs);
+        for event in early_events {
+            self.apply(&mut feed, event).await?;
+        }
         loop {
             let asked = Instant::now();
             // Postgres delivers notifications of earlier commits before the response.
@@ -76,6 +88,12 @@ impl FeedFollower {
                 self.apply(&mut feed, event).await?;
             }
             self.running.confirm(asked);
+            if heard.elapsed() >= HEAR_INTERVAL && feed.announce(Deadline::after(HEAR_TIMEOUT)).await.is_ok() {
+                for event in feed.hear(Deadline::after(HEAR_TIMEOUT)).await? {
+                    self.apply(&mut feed, event).await?;
+                }
+                heard = Instant::now();
+            }
             while let Some(patience) = CONFIRM_INTERVAL.checked_sub(asked.elapsed()) {
                 if let Some(event) = feed.next(patience).await? {
                     self.apply(&mut feed, event).await?;

@@ -185,6 +185,11 @@ impl Gateway {
         check
     }
 
+    /// Whether the feed of Postgres is open and was confirmed a short time ago.
+    pub fn has_feed(&self) -> bool {
+        self.running.is_trusted()
+    }
+
     /// Creates a job, and starts it if `new.start` is set. A repeated call with the same definition returns the
     /// existing job.
     pub async fn create(&self, new: NewJob, deadline: Deadline) -> Result<Job> {
@@ -319,7 +324,7 @@ impl From<live::Error> for Error {
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         match error {
-            store::Error::Unreachable(_) => {
+            store::Error::Unreachable(_) | store::Error::Refused { .. } | store::Error::Deaf => {
                 tracing::debug!(%error, "a call to Postgres failed");
                 Self::Unavailable(Unavailable::Postgres)
             }

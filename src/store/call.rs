@@ -60,12 +60,15 @@ impl Store {
         deadline: Deadline,
         statement: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
-        let mut lease = self.lease(limit, deadline).await?;
         // The future is boxed, here and below. Otherwise it would make the future of every caller several times larger.
-        let statement = Box::pin(statement(&mut lease.connection));
-        let value = lease.budget.bound(statement).await??;
-        lease.give_back();
-        Ok(value)
+        let called = Box::pin(async {
+            let mut lease = self.lease(limit, deadline).await?;
+            let statement = statement(&mut lease.connection);
+            let value = lease.budget.bound(statement).await??;
+            lease.give_back();
+            Ok(value)
+        });
+        self.refusals.noted(called.await)
     }
 
     /// Runs several statements on one connection. Together they may take at most the store's timeout.
@@ -74,11 +77,14 @@ impl Store {
         deadline: Deadline,
         work: impl AsyncFnOnce(&mut Session<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut lease = self.lease(self.timeout, deadline).await?;
-        let mut session = Session { connection: &mut lease.connection, budget: &lease.budget };
-        let value = Box::pin(work(&mut session)).await?;
-        lease.give_back();
-        Ok(value)
+        let called = Box::pin(async {
+            let mut lease = self.lease(self.timeout, deadline).await?;
+            let mut session = Session { connection: &mut lease.connection, budget: &lease.budget };
+            let value = work(&mut session).await?;
+            lease.give_back();
+            Ok(value)
+        });
+        self.refusals.noted(called.await)
     }
 
     /// Runs a transaction, which may take at most [`LONG_CALL_LIMIT`]. The result of `work` decides between commit and
@@ -88,21 +94,24 @@ impl Store {
         deadline: Deadline,
         work: impl AsyncFnOnce(&mut Session<'_>) -> Result<Close<T>, Error>,
     ) -> Result<T, Error> {
-        let mut lease = self.lease(LONG_CALL_LIMIT, deadline).await?;
-        let budget = &lease.budget;
-        let mut transaction = budget.bound(lease.connection.begin()).await??;
-        let close = Box::pin(work(&mut Session { connection: &mut transaction, budget })).await?;
-        let value = match close {
-            Close::Commit(value) => {
-                budget.bound(transaction.commit()).await??;
-                value
-            }
-            Close::RollBack(value) => {
-                budget.bound(transaction.rollback()).await??;
-                value
-            }
-        };
-        lease.give_back();
-        Ok(value)
+        let called = Box::pin(async {
+            let mut lease = self.lease(LONG_CALL_LIMIT, deadline).await?;
+            let budget = &lease.budget;
+            let mut transaction = budget.bound(lease.connection.begin()).await??;
+            let close = work(&mut Session { connection: &mut transaction, budget }).await?;
+            let value = match close {
+                Close::Commit(value) => {
+                    budget.bound(transaction.commit()).await??;
+                    value
+                }
+                Close::RollBack(value) => {
+                    budget.bound(transaction.rollback()).await??;
+                    value
+                }
+            };
+            lease.give_back();
+            Ok(value)
+        });
+        self.refusals.noted(called.await)
     }
 }

@@ -7,8 +7,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::PgConnection;
+use sqlx::postgres::PgListener;
+use uuid::Uuid;
 
+use super::connection::pool_options;
 use super::jobs::{parse, stall_timeout, to_incarnation};
 use super::{Error, Store};
 use crate::deadline::Deadline;
@@ -20,6 +23,13 @@ const CHANNEL: &str = "highwater";
 /// A session of the feed. Dropping this value ends the session.
 pub struct Feed {
     listener: PgListener,
+    store: Store,
+    /// A channel on which only this session listens, to hear itself.
+    own_channel: String,
+    /// The payload of the last notification on [`Feed::own_channel`].
+    announced: u64,
+    /// The ID of the server process of this session.
+    backend: i32,
 }
 
 /// A change that the feed announces.
@@ -40,17 +50,19 @@ pub enum FeedEvent {
 impl Store {
     /// Opens a session and lists the running jobs.
     pub async fn feed(&self, deadline: Deadline) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
-        self.breaker.budget(deadline).bound(self.open_feed()).await?
+        self.refusals.noted(self.breaker.budget(deadline).bound(self.open_feed()).await?)
     }
 
     async fn open_feed(&self) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
         // Each session has a separate pool: a listener keeps its connection, and a dead connection must not block the
         // next session.
         let options = self.pool.connect_options().as_ref().clone();
-        let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_lazy_with(options);
+        let pool = pool_options(1).test_before_acquire(false).connect_lazy_with(options);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
+        let own_channel = format!("{CHANNEL}_{}", Uuid::now_v7().simple());
+        listener.listen_all([CHANNEL, &own_channel]).await?;
+        let backend = backend(&mut listener).await?;
         // The jobs are listed after LISTEN, so that no change is missed between the list and the first event.
         let rows = sqlx::query!(
             r#"SELECT job_id, incarnation AS "incarnation?", stall_timeout,
@@ -80,7 +92,7 @@ impl Store {
                 ),
             }
         }
-        Ok((Feed { listener }, running))
+        Ok((Feed { listener, store: self.clone(), own_channel, announced: 0, backend }, running))
     }
 }
 
@@ -89,8 +101,40 @@ impl Feed {
     pub async fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, Error> {
         let Ok(received) = tokio::time::timeout(patience, self.listener.try_recv()).await else { return Ok(None) };
         match received? {
+            Some(notification) if notification.channel() == self.own_channel => Ok(None),
             Some(notification) => event(notification.payload()).map(Some),
-            None => Err(Error::Unreachable("the feed's connection was closed".to_owned())),
+            None => Err(closed()),
+        }
+    }
+
+    /// Sends a notification to this session over another connection, for [`Feed::hear`]. An error does not mean that
+    /// the session has failed.
+    ///
+    /// The other connection matters. A connection pooler in transaction mode delivers the notifications that arrive
+    /// while a statement of the session runs, and drops all others.
+    pub async fn announce(&mut self, deadline: Deadline) -> Result<(), Error> {
+        self.announced += 1;
+        let (channel, payload) = (&self.own_channel, self.announced.to_string());
+        let notify = async |connection: &mut PgConnection| {
+            sqlx::query!("SELECT pg_notify($1, $2)", channel, payload).execute(connection).await
+        };
+        self.store.call(deadline, notify).await.map(drop)
+    }
+
+    /// Waits for the last announced notification without using the connection in any other way. Returns the events that
+    /// arrived before it. Fails with [`Error::Deaf`] if it does not arrive. An error ends the session.
+    pub async fn hear(&mut self, deadline: Deadline) -> Result<Vec<FeedEvent>, Error> {
+        let (expected, mut events) = (self.announced.to_string(), Vec::new());
+        loop {
+            let Ok(received) = deadline.bound(self.listener.try_recv()).await else {
+                self.store.doubt_sessions();
+                return Err(Error::Deaf);
+            };
+            match received?.ok_or_else(closed)? {
+                heard if heard.channel() != self.own_channel => events.push(event(heard.payload())?),
+                heard if heard.payload() == expected => return Ok(events),
+                _ => {}
+            }
         }
     }
 
@@ -98,8 +142,14 @@ impl Feed {
     /// every change that was committed before it has been returned, by `next` or by this method. An error ends the
     /// session.
     pub async fn confirm(&mut self, deadline: Deadline) -> Result<Vec<FeedEvent>, Error> {
-        deadline.bound(sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&mut self.listener)).await??;
-        std::iter::from_fn(|| self.listener.next_buffered()).map(|notification| event(notification.payload())).collect()
+        if deadline.bound(backend(&mut self.listener)).await?? != self.backend {
+            self.store.doubt_sessions();
+            return Err(Error::Deaf);
+        }
+        std::iter::from_fn(|| self.listener.next_buffered())
+            .filter(|notification| notification.channel() == CHANNEL)
+            .map(|notification| event(notification.payload()))
+            .collect()
     }
 
     /// Reads whether the job has ledger rows or is not RUNNING. The commit of an end deletes the ledger rows, and the
@@ -113,6 +163,15 @@ impl Feed {
         );
         Ok(deadline.bound(query.fetch_one(&mut self.listener)).await??)
     }
+}
+
+/// Returns the ID of the server process that answers.
+async fn backend(listener: &mut PgListener) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "pid!""#).fetch_one(listener).await
+}
+
+fn closed() -> Error {
+    Error::Unreachable("the feed's connection was closed".to_owned())
 }
 
 /// Parses a notification. The triggers in `migrations/0001_schema.sql` define the format.

@@ -2,12 +2,19 @@
 //!
 //! A connection whose call hung, failed or was cancelled may be dead, because sqlx sets no TCP keepalive. Such a
 //! connection is closed. Only a connection whose call succeeded returns to the pool.
+//!
+//! The limit of connections also counts server processes whose connection was closed while a statement ran, until they
+//! have ended. Otherwise calls that give up while a table is locked would use up the connections of the server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::connection::BACKEND_EXIT_TIME;
+use super::refusals::Refusals;
 use super::{Error, Store};
 use crate::breaker::{Breaker, CallBudget};
 use crate::deadline::Deadline;
@@ -20,7 +27,8 @@ pub(super) struct Lease {
     pub connection: PoolConnection<Postgres>,
     /// Bounds each statement by the caller's deadline, by the time limit of the call, and by the circuit breaker.
     pub budget: CallBudget,
-    sound: bool,
+    /// The permit of the connection. It is `None` after the connection was given back.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Store {
@@ -29,40 +37,51 @@ impl Store {
     pub(super) async fn lease(&self, limit: Duration, deadline: Deadline) -> Result<Lease, Error> {
         // sqlx's future has five kilobytes, because it can also open a connection. It is boxed, so that it does not
         // enlarge the future of every call that may query Postgres.
-        let acquire = Box::pin(self.pool.acquire());
+        let acquire = Box::pin(async {
+            let permit = self.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+            Ok::<_, sqlx::Error>((permit, self.pool.acquire().await?))
+        });
         let acquired = self.breaker.budget(deadline.at_most(self.timeout)).bound(acquire).await?;
-        let connection = acquired.inspect_err(|_| self.breaker.report_failure())?;
-        Ok(Lease { connection, budget: self.breaker.budget(deadline.at_most(limit)), sound: false })
+        let acquired = acquired.inspect_err(|_| self.breaker.report_failure()).map_err(Error::from);
+        let (permit, connection) = acquired?;
+        Ok(Lease { connection, budget: self.breaker.budget(deadline.at_most(limit)), permit: Some(permit) })
     }
 }
 
 impl Lease {
     /// Returns the connection to the pool. This is allowed only after the whole call succeeded.
     pub fn give_back(mut self) {
-        self.sound = true;
-        // The pool pings the connection. Without the timeout, a ping that hangs would occupy a slot of the pool
-        // forever.
-        tokio::spawn(tokio::time::timeout(RETURN_WITHIN, self.connection.return_to_pool()));
+        let (permit, returning) = (self.permit.take(), self.connection.return_to_pool());
+        tokio::spawn(async move {
+            // The pool pings the connection. Without the timeout, a ping that hangs would occupy a slot of the pool
+            // forever.
+            let _ = tokio::time::timeout(RETURN_WITHIN, returning).await;
+            drop(permit);
+        });
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.sound {
+        if let Some(permit) = self.permit.take() {
             self.connection.close_on_drop();
+            tokio::spawn(async move {
+                tokio::time::sleep(BACKEND_EXIT_TIME).await;
+                drop(permit);
+            });
         }
     }
 }
 
 /// Creates the circuit breaker of Postgres. The breaker probes Postgres over a separate connection, because all
 /// connections of the pool may be in use or dead.
-pub(super) fn breaker(pool: &PgPool, timeout: Duration) -> Breaker {
+pub(super) fn breaker(pool: &PgPool, refusals: Arc<Refusals>, timeout: Duration) -> Breaker {
     let pool = pool.clone();
-    Breaker::new("postgres", timeout, move || probe(pool.clone()))
+    Breaker::new("postgres", timeout, move || probe(pool.clone(), refusals.clone()))
 }
 
 /// Connects to Postgres and pings it. The error says why Postgres is unreachable.
-async fn probe(pool: PgPool) -> Result<(), String> {
+async fn probe(pool: PgPool, refusals: Arc<Refusals>) -> Result<(), String> {
     let mut cleanup = IdleCleanup { pool: &pool, away: true };
     let answer = async {
         let mut connection = pool.connect_options().connect().await?;
@@ -78,7 +97,12 @@ async fn probe(pool: PgPool) -> Result<(), String> {
     };
     match answer {
         Err(error) if cleanup.away => Err(error.to_string()),
-        _ => Ok(()),
+        // A call that waits for a new connection only times out, because the pool repeats refused logins.
+        Err(error) => {
+            refusals.note(&error.into());
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

@@ -5,20 +5,46 @@ use sqlx::migrate::Migrator;
 use super::Store;
 
 /// All migrations, compiled into the program.
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
+static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 #[error("the schema could not be brought up to date: {0}")]
 pub struct MigrateError(String);
 
+/// What a migration did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Migrated {
+    /// These migrations were missing and were applied, oldest first.
+    Applied(Vec<String>),
+    /// The schema was created by a newer program, and was not changed.
+    Newer {
+        /// The version of the schema.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
+    },
+}
+
+/// Returns the newest version of the schema that this program knows.
+pub(super) fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
 impl Store {
-    /// Brings the schema up to date. Returns the migrations that were missing, oldest first.
-    pub async fn migrate(&self) -> Result<Vec<String>, MigrateError> {
+    /// Brings the schema up to date. A schema of a newer program is left as it is, so that a deployment can be rolled
+    /// back: an older gateway works with a newer schema.
+    pub async fn migrate(&self) -> Result<Migrated, MigrateError> {
         let before = self.applied().await?;
+        let (found, known) = (before.iter().copied().max().unwrap_or(0), newest());
+        if found > known {
+            return Ok(Migrated::Newer { found, known });
+        }
         MIGRATIONS.run(&self.pool).await.map_err(|error| MigrateError(error.to_string()))?;
         let new = MIGRATIONS.iter().filter(|migration| !before.contains(&migration.version));
-        Ok(new.map(|migration| format!("{:04} {}", migration.version, migration.description)).collect())
+        Ok(Migrated::Applied(
+            new.map(|migration| format!("{:04} {}", migration.version, migration.description)).collect(),
+        ))
     }
 
     /// Reads the versions of the applied migrations.

@@ -7,6 +7,7 @@
 mod blob;
 mod call;
 mod check;
+mod connection;
 mod ends;
 mod error;
 mod feed;
@@ -18,17 +19,21 @@ mod listing;
 mod migrate;
 mod names;
 mod open_jobs;
+mod pooler;
+mod refusals;
 mod retries;
 mod row_status;
 mod zlib;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Semaphore;
 
 pub use check::CheckError;
 pub use ends::{FinalRecord, Snapshot, Snapshots};
@@ -36,20 +41,20 @@ pub use error::Error;
 pub use feed::{Feed, FeedEvent};
 pub use ledger::{LedgerEntry, RecordedMarks};
 pub use listing::JobKey;
-pub use migrate::MigrateError;
+pub use migrate::{MigrateError, Migrated};
 pub use names::{AddOutcome, NameBlock};
 pub use open_jobs::OpenJobs;
+pub use refusals::Refusal;
 pub use retries::{Retry, RetryPlan};
 
 use crate::breaker::Breaker;
 use crate::memory::MemoryBudget;
+use refusals::Refusals;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 /// The time limit of a call that may transfer megabytes of cells or names. It is also the server's limit for every
 /// statement. The cells of the largest job have 20 MB before compression.
 const LONG_CALL_LIMIT: Duration = Duration::from_secs(30);
-/// The time after which Postgres closes a connection whose transaction is idle.
-const IDLE_TRANSACTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// The settings of the store.
 #[derive(Clone)]
@@ -80,8 +85,16 @@ pub struct ConfigError(String);
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
+    /// One permit for each connection of the pool. A permit is held until the server process of its connection has
+    /// ended, or the connection is in the pool again.
+    permits: Arc<Semaphore>,
     breaker: Breaker,
     timeout: Duration,
+    refusals: Arc<Refusals>,
+    /// Whether each connection was found to be a session of its own.
+    has_sessions: Arc<AtomicBool>,
+    /// When the last write probe succeeded.
+    last_write_probe: Arc<Mutex<Option<Instant>>>,
     /// The memory for decompressed data.
     memory: Arc<MemoryBudget>,
 }
@@ -95,18 +108,24 @@ impl Store {
             return Err(ConfigError(format!("the address must begin with {}", SCHEMES[0])));
         }
         let options = PgConnectOptions::from_str(&settings.url).map_err(|error| ConfigError(error.to_string()))?;
-        let options = options.application_name("highwater").options([
-            // With these limits, Postgres stops the statements of a gateway that has died, and unlocks the job's row of
-            // a gateway that stalls within a transaction.
-            ("statement_timeout", LONG_CALL_LIMIT.as_millis()),
-            ("idle_in_transaction_session_timeout", IDLE_TRANSACTION_LIMIT.as_millis()),
-        ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.max_connections)
-            .acquire_timeout(settings.timeout)
-            .connect_lazy_with(options);
-        let breaker = lease::breaker(&pool, settings.timeout);
-        Ok(Self { pool, breaker, timeout: settings.timeout, memory: MemoryBudget::new(usize::MAX) })
+        let options = options.application_name("highwater");
+        let pool = connection::pool_options(settings.max_connections);
+        let pool = pool.acquire_timeout(settings.timeout).connect_lazy_with(options);
+        // No machine has memory for more connections than the semaphore can count.
+        let permits = usize::try_from(settings.max_connections).unwrap_or(Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        let refusals = Arc::new(Refusals::default());
+        let breaker = lease::breaker(&pool, refusals.clone(), settings.timeout);
+        Ok(Self {
+            pool,
+            permits,
+            breaker,
+            timeout: settings.timeout,
+            refusals,
+            has_sessions: Arc::default(),
+            last_write_probe: Arc::default(),
+            memory: MemoryBudget::new(usize::MAX),
+        })
     }
 
     /// Limits the memory that the store takes for cells, origins and names to what is left of `memory`. Without this
