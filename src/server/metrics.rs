@@ -86,11 +86,21 @@ pub const METRICS: [Metric; 18] = [
         labels: &["store"],
         help: "1 while the store responds. 0 while it does not respond, so that calls to it fail at once",
     },
+    Metric {
+        name: "highwater_store_refusals_total",
+        kind: Kind::Counter,
+        labels: &["store", "reason"],
+        help: "Calls that a store answered with a refusal, by reason: read_only, missing_grant, login, too_many_connections, disk_full, resources or no_database",
+    },
     gauge(
         "highwater_feed_up",
         "1 while the gateway receives the feed of running jobs. 0 while every read queries Postgres instead",
     ),
     gauge("highwater_running_jobs", "Running jobs that the gateway knows"),
+    gauge(
+        "highwater_unended_jobs",
+        "Complete jobs whose end is not committed yet, as of the last reconcile round. Above 0 for long only if Postgres cannot commit ends",
+    ),
     gauge("highwater_mirror_bytes", "Memory that the mirrors of running jobs use, in bytes"),
     Metric {
         name: "highwater_refused_total",

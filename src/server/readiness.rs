@@ -1,6 +1,6 @@
 //! The readiness of a gateway, as the standard health service and `/readyz` report it. A gateway becomes ready once
-//! both stores respond and meet its requirements. It then stays ready until it shuts down, with one exception: during
-//! an outage of both stores, `/readyz` reports that it is not ready.
+//! both stores respond and meet its requirements. It then stays ready until it shuts down, with one exception: while
+//! both stores fail their checks, it is not ready. Both reports use the same checks.
 //!
 //! During an outage of one store, gateways stay ready. The outage affects all gateways at once. If all of them were
 //! taken out of service, the calls that do not need this store would fail as well.
@@ -38,6 +38,8 @@ pub struct Readiness {
     phase: Arc<Mutex<Phase>>,
     /// The time and the result of the last check for a probe.
     last_check: Arc<tokio::sync::Mutex<Option<(Instant, StoreCheck)>>>,
+    /// The status that the health service reports.
+    status: Arc<tokio::sync::Mutex<ServingStatus>>,
 }
 
 enum Phase {
@@ -52,12 +54,14 @@ impl Readiness {
     pub async fn new(gateway: Gateway) -> (Self, HealthServer<impl Health>) {
         let (reporter, service) = health_reporter();
         let phase = Arc::new(Mutex::new(Phase::Starting(vec!["the stores have not been checked yet".to_owned()])));
-        let readiness = Self { gateway, reporter, phase, last_check: Arc::default() };
+        let status = Arc::new(tokio::sync::Mutex::new(ServingStatus::NotServing));
+        let readiness = Self { gateway, reporter, phase, last_check: Arc::default(), status };
         readiness.report(ServingStatus::NotServing).await;
         (readiness, service)
     }
 
     /// Checks the stores until both meet the requirements, and then becomes ready. Logs each distinct problem once.
+    /// Afterwards, checks the stores only while they may both be away, for the health service.
     pub async fn run(&self) -> Infallible {
         let mut logged = HashSet::new();
         loop {
@@ -80,9 +84,15 @@ impl Readiness {
             tokio::time::sleep(CHECK_PAUSE).await;
         }
         *self.phase() = Phase::Ready;
-        self.report(ServingStatus::Serving).await;
+        self.publish(true).await;
         tracing::info!("ready");
-        std::future::pending().await
+        loop {
+            tokio::time::sleep(CHECK_PAUSE).await;
+            // Without Postgres, there is no feed.
+            if !self.gateway.has_feed() || *self.status.lock().await != ServingStatus::Serving {
+                self.check().await;
+            }
+        }
     }
 
     /// Returns whether the server is ready, and a text. If the server is not ready, the text contains the reasons.
@@ -100,7 +110,9 @@ impl Readiness {
         };
         let check = &check.1;
         let faults: Vec<String> = check.faults().cloned().collect();
-        if check.redis.is_some() && check.postgres.is_some() {
+        let is_ready = check.redis.is_none() || check.postgres.is_none();
+        self.publish(is_ready).await;
+        if !is_ready {
             return (false, lines("not ready", &faults));
         }
         (true, format!("ready\n{}", lines("without", &faults)))
@@ -110,9 +122,22 @@ impl Readiness {
     /// the drain.
     pub async fn shut_down(mut self) {
         *self.phase() = Phase::ShuttingDown;
+        let status = self.status.clone();
+        let _no_later_change = status.lock().await;
         self.report(ServingStatus::NotServing).await;
         for service in SERVICES {
             self.reporter.clear_service_status(service).await;
+        }
+    }
+
+    /// Changes what the health service reports, unless the server shuts down.
+    async fn publish(&self, is_ready: bool) {
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let mut published = self.status.lock().await;
+        // Streams of the health service receive every report, so only changes are reported.
+        if *published != status && matches!(*self.phase(), Phase::Ready) {
+            *published = status;
+            self.report(status).await;
         }
     }
 

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
+use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use uuid::Uuid;
 
 use super::connection::pool_options;
@@ -114,10 +114,10 @@ impl Feed {
     /// while a statement of the session runs, and drops all others.
     pub async fn announce(&mut self, deadline: Deadline) -> Result<(), Error> {
         self.announced += 1;
-        let (channel, payload) = (&self.own_channel, self.announced.to_string());
-        let notify = async |connection: &mut PgConnection| {
-            sqlx::query!("SELECT pg_notify($1, $2)", channel, payload).execute(connection).await
-        };
+        // The name of the channel contains no character that needs escaping. The simple protocol is used, because a
+        // pooler in transaction mode may break prepared statements.
+        let statement = format!("NOTIFY {}, '{}'", self.own_channel, self.announced);
+        let notify = async |connection: &mut PgConnection| raw_sql(AssertSqlSafe(statement)).execute(connection).await;
         self.store.call(deadline, notify).await.map(drop)
     }
 

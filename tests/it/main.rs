@@ -36,6 +36,7 @@ mod no_postgres_writes;
 mod observability;
 mod outages;
 mod packaging;
+mod postgres;
 mod private_servers;
 mod prose;
 mod quotas;

@@ -55,6 +55,50 @@ async fn transient_errors_never_fail_a_job() {
     assert_eq!(gateway.report("a", succeeded([task], "s")).await.unwrap().job_state(), pb::JobState::Succeeded);
 }
 
+/// Without the feed, a report would ask Postgres first. If the gateway knows the job's tracker, the report does not wait
+/// for a Postgres that does not answer.
+#[tokio::test]
+async fn report_on_a_known_tracker_does_not_wait_for_a_silent_postgres() {
+    // The timeout of Postgres is long, so that the outage is not detected during the test.
+    let stack = Stack::builder(1).links().setting("postgres-timeout", "8s").start().await;
+    let gateway = &stack[0];
+    gateway.create(job("a", &["s"], 10)).await.unwrap();
+    gateway.report("a", succeeded([0], "s")).await.unwrap();
+    gateway.links().postgres.set(Link::Blackhole);
+    let feed_is_closed = async || gateway.log().contains("the Postgres feed is closed").then_some(());
+    eventually("the feed is closed", feed_is_closed).await;
+    for task in 1..4 {
+        let begun = std::time::Instant::now();
+        let answer = gateway.report("a", succeeded([task], "s")).await.unwrap();
+        assert_eq!(dispositions(&answer), [pb::Disposition::Applied]);
+        assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    }
+}
+
+/// The health service, `/readyz` and `healthcheck` agree, also after both stores are back.
+#[tokio::test]
+async fn all_health_reports_agree_while_both_stores_are_away() {
+    let stack = stack().await;
+    let gateway = &stack[0];
+    let reports = async || {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
+        let address = format!("--address={}", gateway.address());
+        let command = command.args(["healthcheck", &address]).env_clear().output().await.unwrap();
+        [gateway.http("/readyz").await.0 == 200, gateway.is_ready().await.unwrap(), command.status.success()]
+    };
+    assert_eq!(reports().await, [true; 3]);
+    let links = [&gateway.links().redis, &gateway.links().postgres];
+    links[0].set(Link::Cut);
+    assert_eq!(reports().await, [true; 3], "one store is away");
+    for (state, is_ready) in [(Link::Cut, false), (Link::Open, true)] {
+        links.map(|link| link.set(state));
+        // The health service changes without any request to `/readyz`.
+        let changed = async || (gateway.is_ready().await.unwrap() == is_ready).then_some(());
+        eventually("the health service follows", changed).await;
+        assert_eq!(reports().await, [is_ready; 3], "{state:?}");
+    }
+}
+
 /// A job that completes while Postgres is down stays RUNNING. It ends without further calls after the recovery.
 #[tokio::test]
 async fn job_completed_during_a_postgres_outage_ends_after_recovery() {

@@ -112,9 +112,67 @@ async fn missing_or_old_tables_are_reported_with_the_migrate_command() {
     assert!(String::from_utf8(migrated.stdout).unwrap().starts_with("applied 0001 "));
     let again = highwater(&["migrate", &url]).await;
     assert_eq!(String::from_utf8(again.stdout).unwrap(), "nothing to do: the tables are up to date\n");
+    stack.postgres.grant().await;
     // The waiting gateway becomes ready without a restart.
     stack[0].wait_until_ready().await;
     stack[0].create(job("a", &["s"], 1)).await.unwrap();
+}
+
+/// A rollback of a deployment runs the older program's `migrate`.
+#[tokio::test]
+async fn migrating_a_newer_schema_changes_nothing_and_succeeds() {
+    let stack = Stack::start(1).await;
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9999, 'newer', true, '', 0)";
+    stack.postgres.run(newer).await.unwrap();
+    let migrated = highwater(&["migrate", &format!("--postgres-url={}", stack.postgres.url())]).await;
+    let printed = String::from_utf8(migrated.stdout).unwrap();
+    assert!(
+        migrated.status.success() && printed.starts_with("nothing to do: the tables have version 9999"),
+        "{printed}"
+    );
+    let versions: i64 = stack.postgres.value("SELECT count(*) FROM _sqlx_migrations WHERE version = 9999").await;
+    assert_eq!(versions, 1);
+}
+
+#[tokio::test]
+async fn listen_addresses_may_have_host_names() {
+    let directory = Directory::new();
+    let flags = ["--redis-url=redis://127.0.0.1:1", "--postgres-url=postgres://127.0.0.1:1/none"];
+    let flags = flags.into_iter().chain(["--listen=localhost:0", "--admin-listen=localhost:0"]).map(str::to_owned);
+    let gateway = Gateway::start(directory.join("gateway"), flags.collect(), None).await;
+    assert!(gateway.address().ip().is_loopback() && gateway.admin().ip().is_loopback());
+    assert!(!gateway.is_ready().await.unwrap());
+    assert_eq!(gateway.http("/livez").await.0, 200);
+    let malformed = highwater(&["serve", "--listen=localhost", "--redis-url=redis://a", "--postgres-url=postgres://a"]);
+    let malformed = malformed.await;
+    let error = String::from_utf8(malformed.stderr).unwrap();
+    assert!(malformed.status.code() == Some(2) && error.contains("an address must be HOST:PORT"), "{error}");
+}
+
+/// Other programs rotate logs with SIGHUP, and some supervisors send SIGUSR1. Neither may stop a gateway.
+#[tokio::test]
+async fn hangup_reloads_the_log_filter_and_user_signal_is_ignored() {
+    let directory = Directory::new();
+    let file = directory.join("settings.toml");
+    let configure = |log: &str| std::fs::write(&file, format!("log = {log:?}\n")).unwrap();
+    configure("info");
+    let flags = ["--redis-url=redis://127.0.0.1:1", "--postgres-url=postgres://127.0.0.1:1/none"];
+    let flags = flags.into_iter().map(str::to_owned).chain([format!("--config={}", file.display())]);
+    let mut gateway = Gateway::start(directory.join("gateway"), flags.collect(), None).await;
+    gateway.signal(libc::SIGUSR1);
+    configure("no[filter");
+    gateway.signal(libc::SIGHUP);
+    logs(&gateway, "the settings are invalid, so nothing was reloaded").await;
+    assert!(!gateway.log().contains("DEBUG"));
+    configure("debug");
+    gateway.signal(libc::SIGHUP);
+    logs(&gateway, "reloaded the log filter").await;
+    // The transport logs each connection at this level.
+    assert!(!gateway.is_ready().await.unwrap());
+    logs(&gateway, "DEBUG").await;
+    gateway.terminate().await;
+    assert!(gateway.log().contains("stopped"));
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ use super::core::Core;
 use super::finish::{Amender, Ends};
 use super::state::{Mirrors, RunningJobs};
 use crate::deadline::Deadline;
-use crate::domain::{Availability, JobId, RepairAction, RunningJob, TrackerStatus, due_repairs};
+use crate::domain::{Availability, JobId, JobObservation, RepairAction, RunningJob, TrackerStatus, due_repairs};
 use crate::error::{Error, Result, Unavailable};
 use crate::jitter;
 use crate::live::Live;
@@ -180,6 +180,7 @@ impl Reconciler {
                 outcome = Err(error);
             }
         }
+        measure_unended(&observed);
         self.gap |= observed.iter().any(|job| job.observation.tracker == TrackerStatus::Unreachable);
         if renew && outcome.is_ok() {
             self.renewed = Some(Instant::now());
@@ -203,19 +204,23 @@ impl Reconciler {
     async fn merge_mirrors(&self) -> Result<()> {
         let unannounced = |id| (id, RunningJob { incarnation: None, ledger: false, stall_timeout: None });
         let mirrored: Vec<_> = self.parts.mirrors.jobs().into_iter().map(unannounced).collect();
-        let mut outcome = Ok(());
+        let (mut outcome, mut observed) = (Ok(()), Vec::with_capacity(mirrored.len()));
         for page in mirrored.chunks(PAGE) {
-            if let Err(error) = self.merge_page(page).await {
+            if let Err(error) = self.merge_page(page, &mut observed).await {
                 outcome = Err(error);
             }
         }
+        measure_unended(&observed);
         outcome
     }
 
-    async fn merge_page(&self, page: &[(JobId, RunningJob)]) -> Result<()> {
-        let mut observed = self.parts.observer.observe(page, false, None, Deadline::after(PAGE_TIMEOUT)).await?;
-        observed.retain(|job| due_repairs(&job.observation).contains(&RepairAction::MergeMirror));
-        concurrently(observed.iter().map(|job| self.apply(RepairAction::MergeMirror, job))).await
+    async fn merge_page(&self, page: &[(JobId, RunningJob)], observed: &mut Vec<ObservedJob>) -> Result<()> {
+        let jobs = self.parts.observer.observe(page, false, None, Deadline::after(PAGE_TIMEOUT)).await?;
+        let is_due = |job: &&ObservedJob| due_repairs(&job.observation).contains(&RepairAction::MergeMirror);
+        let merged =
+            concurrently(jobs.iter().filter(is_due).map(|job| self.apply(RepairAction::MergeMirror, job))).await;
+        observed.extend(jobs);
+        merged
     }
 
     /// Records in Redis that this gateway reaches both stores, or that it could not reach one of them since the last
@@ -301,6 +306,18 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// Publishes how many of the observed jobs are complete but have not ended.
+fn measure_unended(observed: &[ObservedJob]) {
+    #![expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let is_complete = |job: &&ObservedJob| {
+        matches!(
+            job.observation,
+            JobObservation { ended: false, tracker: TrackerStatus::Present { complete: true, .. }, .. }
+        )
+    };
+    metrics::gauge!("highwater_unended_jobs").set(observed.iter().filter(is_complete).count() as f64);
 }
 
 /// Runs the futures of several jobs, at most [`CONCURRENCY`] at once. Concurrency is needed because the mirrors of

@@ -2,6 +2,7 @@
 //! Defines the possible targets ([`TargetDecision`]) and the outcomes ([`MarkOutcome`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::core::Core;
 use super::super::finish::{Ends, Finisher, Recounter};
@@ -12,6 +13,10 @@ use crate::deadline::Deadline;
 use crate::domain::{Incarnation, JobId, JobState};
 use crate::error::{Error, Result, Unavailable};
 use crate::live::Refusal;
+
+/// How long a report waits for Postgres if the gateway knows the incarnation of the job's tracker. A healthy Postgres
+/// answers sooner.
+const MAX_WAIT_IF_KNOWN: Duration = Duration::from_millis(100);
 
 /// The tracker that takes the marks of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -74,21 +79,34 @@ impl Targets {
     }
 
     /// Returns the target of the first attempt. The incarnation comes from the feed, or from Postgres if the feed does
-    /// not list the job. If Postgres is unavailable, the incarnation is the one that this gateway saw last; a tracker
-    /// with that incarnation that is adopted and open proves that the job still runs.
-    pub async fn initial(&self, id: &JobId, deadline: Deadline) -> Result<TargetDecision> {
+    /// not list the job. If Postgres is unavailable or does not answer within [`MAX_WAIT_IF_KNOWN`], the incarnation is
+    /// the one that this gateway saw last; a tracker with that incarnation that is adopted and open proves that the job
+    /// still runs.
+    pub async fn initial(self: &Arc<Self>, id: &JobId, deadline: Deadline) -> Result<TargetDecision> {
         if let Some(state) = self.cache.final_state(id) {
             return Ok(TargetDecision::Ended(state));
         }
         if let Some(incarnation) = self.running.get(id).and_then(|running| running.incarnation) {
             return Ok(TargetDecision::Mark(MarkTarget { incarnation, require_adopted: true }));
         }
-        match (Box::pin(self.resolve_target(id, deadline.half())).await, self.cache.incarnation(id)) {
-            (Err(Error::Unavailable(_)), Some(incarnation)) => {
+        let Some(incarnation) = self.cache.incarnation(id) else {
+            return Box::pin(self.resolve_target(id, deadline.half())).await;
+        };
+        match self.resolve_shortly(id, deadline.half()).await {
+            None | Some(Err(Error::Unavailable(_))) => {
                 Ok(TargetDecision::Mark(MarkTarget { incarnation, require_adopted: true }))
             }
-            (decision, _) => decision,
+            Some(decision) => decision,
         }
+    }
+
+    /// Asks Postgres for the target, and returns `None` if it does not answer soon. The query continues on a task of
+    /// its own, because an abandoned query would cost its connection.
+    async fn resolve_shortly(self: &Arc<Self>, id: &JobId, deadline: Deadline) -> Option<Result<TargetDecision>> {
+        let (targets, asked) = (self.clone(), id.clone());
+        let query = tokio::spawn(async move { targets.resolve_target(&asked, deadline).await });
+        let answer = deadline.at_most(MAX_WAIT_IF_KNOWN).bound(query).await.ok()?;
+        Some(answer.unwrap_or_else(|panic| Err(Error::Internal(panic.to_string()))))
     }
 
     /// Returns the target according to the job's row in Postgres, or [`Error::NotStarted`] for a PENDING job.

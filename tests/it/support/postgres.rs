@@ -25,6 +25,9 @@ const SETTINGS: [(&str, &str); 3] = [("fsync", "off"), ("full_page_writes", "off
 /// The migrated database of which every test's database is a copy.
 const TEMPLATE: &str = "highwater";
 
+/// The page whose SQL creates the role of the gateways.
+const OPERATING: &str = include_str!("../../../docs/operating.md");
+
 /// A Postgres server with its template database.
 struct Server {
     postgres: dev::Postgres,
@@ -47,7 +50,9 @@ impl Server {
         let url = postgres.url(TEMPLATE);
         blocking(async move {
             let settings = store::Settings { url, max_connections: 1, timeout: Duration::from_secs(10) };
+            let owner = settings.url.clone();
             Store::new(&settings).unwrap().migrate().await.unwrap();
+            connect(&owner).await.execute(AssertSqlSafe(role_statements())).await.unwrap();
         });
         Self { postgres, _directory: directory }
     }
@@ -59,7 +64,16 @@ impl Server {
     }
 }
 
+/// The statements of docs/operating.md that create the role of the gateways and grant its privileges.
+fn role_statements() -> String {
+    let block = OPERATING.split("```sql\n").find(|block| block.starts_with("CREATE ROLE"));
+    block.and_then(|block| block.split("```").next()).expect("docs/operating.md creates the role").to_owned()
+}
+
 impl Database {
+    /// The role as which gateways log in. It has only the privileges that docs/operating.md grants.
+    pub const GATEWAY_ROLE: &str = "highwater_gateway";
+
     /// A database in the shared server.
     pub async fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -78,6 +92,21 @@ impl Database {
 
     pub fn url(&self) -> String {
         self.server().postgres.url(&self.name)
+    }
+
+    /// The URL with which gateways log in.
+    pub fn gateway_url(&self) -> String {
+        self.url().replace("postgres://postgres@", &format!("postgres://{}@", Self::GATEWAY_ROLE))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Grants the privileges again, for tables that were created again.
+    pub async fn grant(&self) {
+        let grants: String = role_statements().split_inclusive(';').filter(|sql| sql.contains("GRANT")).collect();
+        self.run(&grants).await.unwrap();
     }
 
     pub fn port(&self) -> u16 {

@@ -106,7 +106,7 @@ impl Builder {
 
 /// The flags of a gateway: store URLs, debug logs for failing tests, and the settings of the test.
 fn flags(stack: &Stack, links: Option<&Links>, settings: &[String]) -> Vec<String> {
-    let (redis, postgres) = (stack.redis.url(), stack.postgres.url());
+    let (redis, postgres) = (stack.redis.url(), stack.postgres.gateway_url());
     let through = |url: String, port: u16, proxy: Option<u16>| {
         proxy.map_or(url.clone(), |proxy| url.replace(&format!(":{port}"), &format!(":{proxy}")))
     };
