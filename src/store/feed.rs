@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::connection::pool_options;
 use super::jobs::{parse, stall_timeout, to_incarnation};
+use super::pooler::backend;
 use super::{Error, Store};
 use crate::deadline::Deadline;
 use crate::domain::{Incarnation, JobId, RunningJob};
@@ -50,6 +51,8 @@ pub enum FeedEvent {
 impl Store {
     /// Opens a session and lists the running jobs.
     pub async fn feed(&self, deadline: Deadline) -> Result<(Feed, HashMap<JobId, RunningJob>), Error> {
+        // The last session may have ended because of a pooler.
+        self.doubt_sessions();
         self.refusals.noted(self.breaker.budget(deadline).bound(self.open_feed()).await?)
     }
 
@@ -126,10 +129,7 @@ impl Feed {
     pub async fn hear(&mut self, deadline: Deadline) -> Result<Vec<FeedEvent>, Error> {
         let (expected, mut events) = (self.announced.to_string(), Vec::new());
         loop {
-            let Ok(received) = deadline.bound(self.listener.try_recv()).await else {
-                self.store.doubt_sessions();
-                return Err(Error::Deaf);
-            };
+            let Ok(received) = deadline.bound(self.listener.try_recv()).await else { return Err(Error::Deaf) };
             match received?.ok_or_else(closed)? {
                 heard if heard.channel() != self.own_channel => events.push(event(heard.payload())?),
                 heard if heard.payload() == expected => return Ok(events),
@@ -143,7 +143,6 @@ impl Feed {
     /// session.
     pub async fn confirm(&mut self, deadline: Deadline) -> Result<Vec<FeedEvent>, Error> {
         if deadline.bound(backend(&mut self.listener)).await?? != self.backend {
-            self.store.doubt_sessions();
             return Err(Error::Deaf);
         }
         std::iter::from_fn(|| self.listener.next_buffered())
@@ -163,11 +162,6 @@ impl Feed {
         );
         Ok(deadline.bound(query.fetch_one(&mut self.listener)).await??)
     }
-}
-
-/// Returns the ID of the server process that answers.
-async fn backend(listener: &mut PgListener) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "pid!""#).fetch_one(listener).await
 }
 
 fn closed() -> Error {

@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use sqlx::postgres::PgRow;
-use sqlx::{ConnectOptions, PgConnection, Row, raw_sql};
+use sqlx::{ConnectOptions, Executor, Postgres, Row, raw_sql};
 
 use super::{Error, Store};
 use crate::deadline::Deadline;
@@ -16,7 +16,7 @@ const ROUNDS: usize = 3;
 
 impl Store {
     /// Whether each connection is a session of its own. After this was found once, it is not checked again, unless the
-    /// feed became deaf.
+    /// feed was opened again.
     pub(super) async fn has_sessions(&self, deadline: Deadline) -> Result<bool, Error> {
         if !self.has_sessions.load(Ordering::Relaxed) {
             let checked = self.breaker.budget(deadline).bound(Box::pin(self.compare_connections())).await?;
@@ -37,7 +37,7 @@ impl Store {
         let mut seen = Vec::with_capacity(ROUNDS);
         for _ in 0..ROUNDS {
             let [one, other] = &mut pair;
-            seen.push((backend(one).await?, backend(other).await?));
+            seen.push((backend(&mut *one).await?, backend(&mut *other).await?));
         }
         Ok(seen.iter().all(|pids| *pids == seen[0] && pids.0 != pids.1))
     }
@@ -45,7 +45,7 @@ impl Store {
 
 /// Returns the ID of the server process. The simple protocol is used, because a pooler may not support prepared
 /// statements.
-async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+pub(super) async fn backend(connection: impl Executor<'_, Database = Postgres>) -> Result<i32, sqlx::Error> {
     let row: PgRow = raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?;
     row.try_get(0)
 }

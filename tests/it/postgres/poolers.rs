@@ -26,15 +26,15 @@ async fn transaction_pooler_is_refused_with_instructions() {
 async fn session_pooler_works_and_a_feed_that_becomes_deaf_is_closed() {
     let stack = Stack::start(1).await;
     let mut pooler = PgBouncer::start(&stack, PoolMode::Session).await;
-    let pooled = pooler.gateway(&stack, &["--postgres-timeout=200ms"]).await;
-    pooled.wait_until_ready().await;
+    let gateway = pooler.gateway(&stack, &["--postgres-timeout=200ms"]).await;
+    gateway.wait_until_ready().await;
     stack[0].create(job("a", &["s"], 2)).await.unwrap();
-    let claimed = async || (pooled.next_job(&[]).await.ok()?.job?.job_id == "a").then_some(());
+    let claimed = async || (gateway.next_job(&[]).await.ok()?.job?.job_id == "a").then_some(());
     eventually("the feed announces a job that another gateway started", claimed).await;
 
     let mut locking = stack.postgres.connection().await;
     locking.execute("BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    pooled.get("unknown").await.unwrap_err();
+    gateway.get("unknown").await.unwrap_err();
     // Without the settings, the server process would wait for the lock for as long as the table is locked.
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
@@ -44,9 +44,9 @@ async fn session_pooler_works_and_a_feed_that_becomes_deaf_is_closed() {
 
     pooler.set_mode(PoolMode::Transaction);
     let deaf = "the feed does not receive its own notification";
-    eventually(deaf, async || pooled.log().contains(deaf).then_some(())).await;
-    let named = async || pooled.http("/readyz").await.1.contains("set its pool_mode to session").then_some(());
+    eventually(deaf, async || gateway.log().contains(deaf).then_some(())).await;
+    let named = async || gateway.http("/readyz").await.1.contains("set its pool_mode to session").then_some(());
     eventually("the readiness text names the pooler", named).await;
-    let ended = async || Some(pooled.report("a", succeeded(0..2, "s")).await.ok()?.stop).filter(|stop| *stop);
+    let ended = async || Some(gateway.report("a", succeeded(0..2, "s")).await.ok()?.stop).filter(|stop| *stop);
     eventually("reports are still accepted", ended).await;
 }
