@@ -38,7 +38,7 @@ pub struct Metric {
 const STORES: [&str; 2] = ["redis", "postgres"];
 
 /// All metrics.
-pub const METRICS: [Metric; 18] = [
+pub const METRICS: [Metric; 20] = [
     Metric {
         name: "highwater_request_duration_seconds",
         kind: Kind::Histogram,
