@@ -1,6 +1,6 @@
 //! Digests of cells. A tracker's header holds a digest of each region of its cells. Every script that changes marks adds
 //! the change of the digests in the same step, so a digest that does not match its region shows that something else
-//! changed the cells: a faulty memory, a bug, or another program.
+//! changed the cells: faulty memory, a bug, or another program.
 //!
 //! A digest is the sum of one pseudorandom number for each byte that is not zero, modulo 2^48. A change of a few bytes
 //! therefore changes the digest by a difference that needs no other bytes. A damaged region keeps its digest with a

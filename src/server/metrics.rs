@@ -78,7 +78,7 @@ pub const METRICS: [Metric; 20] = [
     ),
     counter(
         "highwater_invariant_violations_total",
-        "Trackers whose counts or marks were found to be wrong, because of a bug, a faulty memory, or a write by another program",
+        "Trackers whose counts or marks were found to be wrong, because of a bug, faulty memory, or a write by another program",
     ),
     Metric {
         name: "highwater_store_up",

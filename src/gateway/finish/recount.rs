@@ -2,22 +2,26 @@
 //! quarantined, and restored from mirrors and the ledger. Counts that differ from intact cells are corrected. Both are
 //! broken invariants: they are logged and counted, and handled before an end is stored.
 
+use std::sync::Arc;
+
 use super::super::core::Core;
+use super::super::state::Mirrors;
 use crate::blocking;
 use crate::deadline::Deadline;
-use crate::domain::{Cells, Counts, EndCause, JobId, TrackerEpoch};
+use crate::domain::{Cells, Counts, EndCause, JobId, Layout, TrackerEpoch};
 use crate::error::Result;
 use crate::live::{CellsReading, Header, Live, Tracker};
 
 /// Recounts trackers.
 pub struct Recounter {
     live: Live,
+    mirrors: Arc<Mirrors>,
 }
 
 impl Recounter {
     /// Creates a recounter.
     pub fn new(core: &Core) -> Self {
-        Self { live: core.live.clone() }
+        Self { live: core.live.clone(), mirrors: core.mirrors.clone() }
     }
 
     /// Reads and counts the cells of a sealed tracker. Returns the cells with a header whose counts match them. Returns
@@ -59,19 +63,33 @@ impl Recounter {
         match self.live.cells(id, header, deadline).await? {
             CellsReading::Intact(cells) => Ok(Some(cells)),
             CellsReading::Absent => Ok(None),
-            CellsReading::Damaged(epoch) => self.quarantine(id, epoch, deadline).await.map(|()| None),
+            CellsReading::Damaged(epoch) => self.quarantine(id, header.layout(), epoch, deadline).await.map(|()| None),
         }
     }
 
     /// Quarantines the tracker with this epoch, whose cells do not match their digests. It is missing afterwards, so the
-    /// reconciler restores it.
-    pub async fn quarantine(&self, id: &JobId, damaged: TrackerEpoch, deadline: Deadline) -> Result<()> {
+    /// reconciler restores it. The regions that are intact are copied into the mirror before, so that the restored
+    /// tracker lacks no marks of theirs.
+    pub async fn quarantine(
+        &self,
+        id: &JobId,
+        layout: Layout,
+        damaged: TrackerEpoch,
+        deadline: Deadline,
+    ) -> Result<()> {
+        for (region, tasks) in layout.regions().enumerate() {
+            if let CellsReading::Intact(read) = self.live.region(id, layout, region, deadline).await?
+                && read.header.epoch() == damaged
+            {
+                self.mirrors.salvage(id, layout, &tasks, &read.bytes, damaged.incarnation);
+            }
+        }
         if self.live.quarantine(id, Some(damaged), deadline).await? {
             metrics::counter!("highwater_invariant_violations_total").increment(1);
             tracing::error!(
                 job = %id,
                 incarnation = damaged.incarnation.get(),
-                "the marks in a tracker do not match their digest, because of a bug, a faulty memory, or another program \
+                "the marks in a tracker do not match their digest, because of a bug, faulty memory, or another program \
                  that wrote to the key. The key was renamed, and the tracker is restored from mirrors; the runbook \
                  describes how to inspect the renamed key"
             );

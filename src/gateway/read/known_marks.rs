@@ -48,11 +48,10 @@ impl KnownMarks {
                 cells.merge(&tracked);
                 Ok(cells.count())
             }
-            // The cells cannot be read, or are damaged. Marks are never revoked, so the counts of the header are still a
-            // lower bound.
-            Ok(CellsReading::Absent | CellsReading::Damaged(_)) | Err(Error::Unavailable(_)) => {
-                Ok(header.counts.clone())
-            }
+            // Neither the cells nor the counts of a damaged tracker can be used.
+            Ok(CellsReading::Damaged(_)) => Ok(self.without_tracker(definition, ledger).count()),
+            // The cells cannot be read. Marks are never revoked, so the counts of the header are still a lower bound.
+            Ok(CellsReading::Absent) | Err(Error::Unavailable(_)) => Ok(header.counts.clone()),
             Err(error) => Err(error),
         }
     }

@@ -17,6 +17,9 @@ use crate::store::Store;
 /// The maximum number of attempts to merge one step. An attempt fails if a report changed the same bytes first.
 const MAX_CONFLICTS: usize = 64;
 
+/// The number of bytes for which a region counts at least. A round trip costs about as much as reading so many bytes.
+const MIN_READ_BYTES: usize = 1024;
+
 /// Synchronises mirrors with trackers and the ledger.
 pub struct MirrorSync {
     live: Live,
@@ -136,8 +139,8 @@ impl MirrorSync {
     }
 
     /// Reads cells that the mirror may lack from a tracker, region by region, until it has read `budget` bytes or all
-    /// cells. The cells are also read if they were not verified for `verify_after`. Returns the number of bytes read;
-    /// the last region may exceed the budget. A damaged tracker is quarantined.
+    /// cells. The cells are also read if they were not verified for `verify_after`. Returns the number of bytes read, at
+    /// least [`MIN_READ_BYTES`] per region; the last region may exceed the budget. A damaged tracker is quarantined.
     pub async fn pull(
         &self,
         id: &JobId,
@@ -155,11 +158,11 @@ impl MirrorSync {
                 CellsReading::Intact(region) if region.header.epoch() == epoch => region,
                 CellsReading::Intact(_) | CellsReading::Absent => break,
                 CellsReading::Damaged(epoch) => {
-                    self.recounter.quarantine(id, epoch, deadline).await?;
+                    self.recounter.quarantine(id, layout, epoch, deadline).await?;
                     break;
                 }
             };
-            read += region.bytes.len();
+            read += region.bytes.len().max(MIN_READ_BYTES);
             self.mirrors.pull(id, layout, &next, &region.bytes, epoch, region.header.revision);
             if next.verifies_counts {
                 whole = extended(whole, next.region, region);

@@ -288,10 +288,10 @@ impl Reconciler {
     }
 
     /// Pulls marks into mirrors until the budget of the round is used up. The next round continues with the next job,
-    /// so that every job has its turn.
+    /// so that every job has its turn. If a pull fails, the other jobs are still pulled, and the last error is returned.
     async fn pull(&mut self, jobs: &[ObservedJob]) -> Result<()> {
         let first = self.pull_from.take().map_or(0, |from| jobs.partition_point(|job| job.id < from));
-        let mut budget = self.settings.pull_bytes;
+        let (mut budget, mut outcome) = (self.settings.pull_bytes, Ok(()));
         for job in jobs[first..].iter().chain(&jobs[..first]) {
             if budget == 0 {
                 self.pull_from = Some(job.id.clone());
@@ -300,11 +300,16 @@ impl Reconciler {
             if let Some(header) = job.header.as_ref().filter(|header| job.is_adopted() && header.seal.is_none()) {
                 let (sync, deadline) = (&self.parts.mirror_sync, Deadline::after(ACTION_TIMEOUT));
                 let verify_after = self.settings.interval * VERIFY_ROUNDS;
-                let pulled = sync.pull(&job.id, header, budget, verify_after, deadline).await?;
-                budget = budget.saturating_sub(pulled);
+                match sync.pull(&job.id, header, budget, verify_after, deadline).await {
+                    Ok(pulled) => budget = budget.saturating_sub(pulled),
+                    Err(error) => {
+                        tracing::debug!(job = %job.id, %error, "the marks of a tracker were not pulled");
+                        outcome = Err(error);
+                    }
+                }
             }
         }
-        Ok(())
+        outcome
     }
 }
 

@@ -160,7 +160,7 @@ impl Mirrors {
     }
 
     /// Returns the region to read next from a tracker with this epoch and revision. Returns `None` if all regions were
-    /// read at this revision less than `verify_after` ago, or if the mirror does not fit into memory.
+    /// read at this revision or a later one less than `verify_after` ago, or if the mirror does not fit into memory.
     pub fn next_pull(
         &self,
         id: &JobId,
@@ -172,11 +172,24 @@ impl Mirrors {
         let mut state = self.state();
         let mirror = state.for_read(id, layout, self.max_bytes)?;
         let verifies_counts = mirror.verified.is_none_or(|at| at.elapsed() >= verify_after);
-        if mirror.pulled == Some((epoch, revision)) && !verifies_counts {
+        // The last pass may have begun after the caller read `revision`, which only grows within an epoch.
+        let is_read = mirror.pulled.is_some_and(|(read, at)| read == epoch && at >= revision);
+        if is_read && !verifies_counts {
             return None;
         }
         let region = mirror.next_pull;
         layout.regions().nth(region).map(|tasks| NextPull { region, tasks, verifies_counts })
+    }
+
+    /// Adds the cells of these tasks, which were read from a tracker that is about to be replaced. Does nothing if the
+    /// mirror does not fit into memory.
+    pub fn salvage(&self, id: &JobId, layout: Layout, tasks: &Range<u32>, bytes: &[u8], under: Incarnation) {
+        let mut state = self.state();
+        let Some(mirror) = state.for_acknowledged(id, layout, self.max_bytes) else { return };
+        for (ours, theirs) in mirror.cells[layout.byte_range(tasks)].iter_mut().zip(bytes) {
+            *ours |= theirs;
+        }
+        mirror.marks_added(Some(under), None);
     }
 
     /// Returns the chunks to record in the ledger, and the version to pass to [`Self::recorded`]. Chunks without marks
@@ -540,6 +553,7 @@ mod tests {
         assert_eq!(read(5, NEVER), None);
         let second: Vec<_> = std::iter::from_fn(|| read(6, NEVER)).collect();
         assert_eq!(second, regions.clone().map(|tasks| (tasks, false)));
+        assert_eq!(next(5, NEVER), None, "the caller knows an older revision than the last pass");
         assert_eq!(read(6, Duration::ZERO), Some((regions[0].clone(), true)));
     }
 }

@@ -16,9 +16,13 @@ use pb::{Disposition, JobState, Source};
 const DAMAGED: &str = "the marks in a tracker do not match their digest";
 
 async fn start(gateways: usize) -> Stack {
+    start_with_tasks(gateways, 4).await
+}
+
+async fn start_with_tasks(gateways: usize, tasks: i64) -> Stack {
     let stack = Stack::builder(gateways).links().reconciling(Duration::from_millis(100), Duration::from_secs(3));
     let stack = stack.start().await;
-    let request = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job("a", &["s"], 4) };
+    let request = pb::CreateJobRequest { failure_threshold: Some(0.0), ..job("a", &["s"], tasks) };
     stack[0].create(request).await.unwrap();
     stack
 }
@@ -118,4 +122,16 @@ async fn wrong_counts_do_not_keep_the_ledger_from_being_drained() {
         (progress.source() == Source::Live && stage_counts(&progress) == [[2, 1, 1, 0]]).then_some(())
     };
     eventually("the ledger is drained", drained).await;
+}
+
+/// The job has three regions. No gateway has a copy of its marks when the damage is found.
+#[tokio::test]
+async fn marks_of_intact_regions_survive_the_damage_of_another_region() {
+    let mut stack = start_with_tasks(1, 140_000).await;
+    stack[0].report("a", succeeded([1, 70_000, 139_999], "s")).await.unwrap();
+    stack[0].kill();
+    set_bits(&stack, 0, [1, 1]).await;
+    stack[0].restart().await;
+    let progress = live_after_restore(&stack[0]).await;
+    assert_eq!(stage_counts(&progress), [[139_998, 2, 0, 0]]);
 }
