@@ -100,6 +100,10 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one value per process, and which variant is large depends on features"
+)]
 enum Command {
     #[command(after_help = SETTINGS_HELP)]
     Serve(serve::Flags),

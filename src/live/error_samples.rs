@@ -59,7 +59,7 @@ fn counts(errors: &[ErrorSample]) -> Vec<(&str, u64)> {
     counts
 }
 
-/// Parses the replies to the commands of [`ask`]. Leaves out values that cannot be parsed.
+/// Parses the replies to the commands of [`Live::ask_errors`]. Leaves out values that cannot be parsed.
 pub(super) fn read(mut answers: impl Iterator<Item = Value>) -> Errors {
     let mut next = || answers.next().unwrap_or_default();
     let samples: Vec<Vec<u8>> = redis::from_redis_value(next()).unwrap_or_default();

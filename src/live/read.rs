@@ -163,7 +163,7 @@ struct Answers {
 }
 
 impl Answers {
-    /// Parses the next replies to the commands of [`ask_header`].
+    /// Parses the next replies to the commands of [`Live::ask_header`].
     fn tracker(&mut self) -> Result<Tracker, Error> {
         let (range, length, exists) = (self.values.next(), self.values.next(), self.values.next());
         let bytes = match range {

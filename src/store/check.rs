@@ -16,12 +16,14 @@ const OLDEST_MAJOR_VERSION: i32 = 14;
 /// The time for which a successful write probe is not repeated.
 const WRITE_PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// The privileges that the statements of the store need. docs/operating.md grants them.
-const PRIVILEGES: [(&str, &[&str]); 7] = [
+const PRIVILEGES: [(&str, &[&str]); 9] = [
     ("jobs", &["SELECT", "INSERT", "UPDATE"]),
     ("tombstones", &["SELECT"]),
     ("ledger", &["SELECT", "INSERT", "DELETE"]),
     ("task_names", &["SELECT", "INSERT", "DELETE"]),
     ("retries", &["SELECT", "INSERT"]),
+    ("installation", &["SELECT"]),
+    ("secrets", &["SELECT"]),
     ("write_probe", &["SELECT", "INSERT", "UPDATE"]),
     ("_sqlx_migrations", &["SELECT"]),
 ];

@@ -91,7 +91,9 @@ async fn all_health_reports_agree_while_both_stores_are_away() {
     links[0].set(Link::Cut);
     assert_eq!(reports().await, [true; 3], "one store is away");
     for (state, is_ready) in [(Link::Cut, false), (Link::Open, true)] {
-        links.into_iter().for_each(|link| link.set(state));
+        for link in links {
+            link.set(state);
+        }
         // The health service changes without any request to `/readyz`.
         let changed = async || (gateway.is_ready().await.unwrap() == is_ready).then_some(());
         eventually("the health service follows", changed).await;
