@@ -78,8 +78,14 @@ impl EndedCells {
             None
         };
         let cells = deadline.bound(self.store.cells(id, layout, deadline)).await.map_err(deadline_exceeded)??;
-        let cells = cells.ok_or_else(|| Error::NotFound(id.clone()))?;
-        Ok(Arc::new(LoadedCells { cells, _large: large }))
+        if let Some(cells) = cells {
+            return Ok(Arc::new(LoadedCells { cells, _large: large }));
+        }
+        // The caller has seen the end of the job, so its row was deleted since, or lacks the cells.
+        match self.store.is_lower_bound(id, deadline).await? {
+            None => Err(Error::NotFound(id.clone())),
+            Some(_) => Err(Error::InvalidData { job: id.clone(), fault: "cells is missing".to_owned() }),
+        }
     }
 
     /// Returns the entry of a job. Removes the entries of other jobs that no call uses.

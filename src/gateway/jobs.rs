@@ -87,7 +87,13 @@ impl Jobs {
         // The snapshots are read later than the jobs, so that every ended job among them has one.
         let mut snapshots = self.store.snapshots(&missing, deadline).await?;
         for (id, job) in jobs {
-            let Some(snapshot) = snapshots.remove(&id) else { continue };
+            let snapshot = match snapshots.remove(&id) {
+                Some(snapshot) => snapshot.map_err(Error::from),
+                None if job.as_ref().is_ok_and(|job| job.state.is_ended()) => {
+                    Err(Error::InvalidData { job: id.clone(), fault: "snapshot is missing".to_owned() })
+                }
+                None => continue,
+            };
             let result = job.and_then(|job| Ok((snapshot?.checked(&job)?, job)));
             let result = result.map(|(snapshot, job)| Arc::new(CachedResult::new(job, snapshot)));
             if let Ok(result) = &result {

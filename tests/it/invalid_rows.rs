@@ -273,3 +273,29 @@ async fn stored_bytes_beyond_the_limits_fail_only_their_job() {
     let grown = stack[1].peak_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "the memory grew by {grown} bytes");
 }
+
+#[tokio::test]
+async fn missing_snapshot_or_cells_of_an_ended_job_are_reported_for_this_job() {
+    let stack = Stack::builder(1).without_reconciler().setting("cached-snapshots", "1").start().await;
+    stack.postgres.run(WITHOUT_CONSTRAINTS).await.unwrap();
+    for (id, column) in [("snapshotless", "snapshot"), ("cellless", "cells"), ("good", "cancel_reason")] {
+        stack[0].create(job(id, &["s"], 1)).await.unwrap();
+        stack[0].report(id, failed([0], "s")).await.unwrap();
+        let ended = async || (stack[0].get(id).await.ok()?.state() == JobState::Failed).then_some(());
+        eventually("the job ends", ended).await;
+        let value = if id == "good" { "''" } else { "NULL" };
+        stack.postgres.run(&format!("UPDATE jobs SET {column} = {value} WHERE job_id = '{id}'")).await.unwrap();
+    }
+    let failed_tasks = |id: &str| pb::ListTasksRequest {
+        job_id: id.to_owned(),
+        status: pb::TaskStatus::Failed.into(),
+        ..pb::ListTasksRequest::default()
+    };
+    let retry = |id: &str| pb::RetryJobRequest { job_id: id.to_owned(), ..pb::RetryJobRequest::default() };
+    only_internal(&stack[0].progress("snapshotless").await.unwrap_err(), "snapshot is missing");
+    only_internal(&stack[0].list_tasks(failed_tasks("snapshotless")).await.unwrap_err(), "snapshot is missing");
+    only_internal(&stack[0].list_tasks(failed_tasks("cellless")).await.unwrap_err(), "cells is missing");
+    only_internal(&stack[0].retry(retry("cellless")).await.unwrap_err(), "cells is missing");
+    assert_eq!(stage_counts(&stack[0].progress("good").await.unwrap()), [[0, 0, 1, 0]]);
+    assert_eq!(stack[0].list_tasks(failed_tasks("good")).await.unwrap().ranges.len(), 1);
+}
