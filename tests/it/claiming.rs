@@ -354,6 +354,7 @@ async fn invalid_row_of_a_running_job_affects_no_claim_of_another_job() {
         stack[0].cancel(&later, "").await.unwrap();
         stack[0].kill();
         stack[0].restart().await;
+        eventually("the new gateway serves claims", async || stack[0].next_job(&[]).await.ok()).await;
     }
 }
 

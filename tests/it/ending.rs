@@ -5,8 +5,8 @@ use std::time::Instant;
 use pb::Disposition::Superseded;
 
 use crate::support::{
-    Client, Fault, Stack, WAIT_TIMEOUT, dispositions, eventually, failed, failed_with, job, pb, stage_counts,
-    succeeded, system_time, task_counts,
+    Client, Fault, Stack, dispositions, eventually, failed, failed_with, job, patience, pb, stage_counts, succeeded,
+    system_time, task_counts,
 };
 
 /// The number of commits of ends that the gateways logged.
@@ -112,7 +112,7 @@ async fn follow(gateway: Client, id: String) -> (Option<Instant>, Instant) {
     let (mut running, started) = (None, Instant::now());
     loop {
         let begun = Instant::now();
-        assert!(started.elapsed() < WAIT_TIMEOUT, "{id} is still shown as running");
+        assert!(started.elapsed() < patience(), "{id} is still shown as running");
         match gateway.progress(&id).await.unwrap().state() {
             pb::JobState::Running => running = Some(begun),
             _ => return (running, Instant::now()),

@@ -29,4 +29,4 @@ pub use random::Random;
 pub use redis::{Redis, tracker_key};
 pub use requests::{failed, failed_with, job, named_job, succeeded, succeeded_by_name};
 pub use stack::{Builder, Stack};
-pub use wait::{WAIT_TIMEOUT, eventually, holds_for};
+pub use wait::{eventually, holds_for, patience};
