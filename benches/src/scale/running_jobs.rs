@@ -40,10 +40,17 @@ struct Step {
     read_p50_millis: f64,
     read_p99_millis: f64,
     report_p99_millis: f64,
-    claim_p50_millis: f64,
-    claim_p99_millis: f64,
+    /// The times of claims; `None` in a data file from before they were measured.
+    claim_millis: Option<ClaimTimes>,
     /// Reads with a FALLBACK response, because Redis did not respond in time.
     fallback: u64,
+}
+
+/// The times of claims in milliseconds.
+#[derive(Serialize, Deserialize)]
+struct ClaimTimes {
+    p50: f64,
+    p99: f64,
 }
 
 /// The results by number of jobs.
@@ -79,8 +86,7 @@ pub async fn measure(environment: &Environment, effort: Effort) -> Result<Runnin
             read_p50_millis: reads.load.millis(50.0),
             read_p99_millis: reads.load.millis(99.0),
             report_p99_millis: reports.millis(99.0),
-            claim_p50_millis: claims[claims.len() / 2],
-            claim_p99_millis: claims[claims.len() * 99 / 100],
+            claim_millis: Some(claims),
             fallback: reads.fallback,
         });
     }
@@ -122,8 +128,8 @@ async fn load(gateway: &Server, tasks: &[JobTasks], effort: Effort) -> Result<(P
     )
 }
 
-/// Claims jobs one after the other. Returns the times of the calls in milliseconds, in ascending order.
-async fn claim(gateway: &Server, effort: Effort) -> Result<Vec<f64>> {
+/// Claims jobs one after the other, and measures each call.
+async fn claim(gateway: &Server, effort: Effort) -> Result<ClaimTimes> {
     let mut client = ReportServiceClient::new(gateway.channel()?);
     let mut times = Vec::with_capacity(CLAIMS);
     for _ in 0..effort.pick(CLAIMS, 10) {
@@ -135,7 +141,7 @@ async fn claim(gateway: &Server, effort: Effort) -> Result<Vec<f64>> {
         }
     }
     times.sort_by(f64::total_cmp);
-    Ok(times)
+    Ok(ClaimTimes { p50: times[times.len() / 2], p99: times[times.len() * 99 / 100] })
 }
 
 impl RunningJobs {
@@ -200,7 +206,9 @@ impl Step {
             format!("{:.1}", self.redis_bytes / 1e6),
             format!("{} / {}", short(self.read_p50_millis), short(self.read_p99_millis)),
             short(self.report_p99_millis),
-            format!("{} / {}", short(self.claim_p50_millis), short(self.claim_p99_millis)),
+            self.claim_millis
+                .as_ref()
+                .map_or("–".to_owned(), |times| format!("{} / {}", short(times.p50), short(times.p99))),
         ]
     }
 }
